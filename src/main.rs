@@ -1,0 +1,3 @@
+//! The `kloros` binary.
+
+fn main() {}
