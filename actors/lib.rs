@@ -1,1 +1,5 @@
-//! The loop.
+//! The loop of kloros, room by room.
+
+pub mod facts;
+
+pub mod seams;

@@ -1,0 +1,321 @@
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Key, Risk, Value};
+
+/// One service and all that kloros may know and do about it: the content of `config/domains/NAME.toml`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Domain {
+    /// The domain's name: the file's stem, lowercase letters, digits and underscores.
+    pub name: String,
+    /// Raises the risk class of the domain; a lower class than the gate's table gives has no effect.
+    #[serde(default)]
+    pub risk: Option<Risk>,
+    /// Where candidates are measured.
+    pub isolation: Isolation,
+    /// How the service is started, found ready and read back.
+    pub service: ServiceSpec,
+    /// The allow-list: what may be changed, and how far.
+    pub knobs: BTreeMap<Key, Knob>,
+    /// How a configuration is measured.
+    pub bench: BenchSpec,
+    /// What the bench's numbers mean.
+    pub metrics: BTreeMap<String, MetricSpec>,
+    /// What the running service must hold; a breach is an anomaly.
+    #[serde(default)]
+    pub objectives: Vec<Objective>,
+}
+
+/// Where a candidate is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Isolation {
+    /// On a second instance of the service, on a port of its own, beside the one that serves.
+    Shadow,
+}
+
+/// How the service runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceSpec {
+    /// Who starts and stops it.
+    pub manager: Manager,
+    /// The command of an instance; `{port}`, `{env_file}` and `{kloros}` (this program) are replaced.
+    pub argv: Vec<String>,
+    /// The loopback port of the instance that serves; 0 chooses a free one at start.
+    pub port: u16,
+    /// The env file the service reads; relative paths are under the home.
+    pub env_file: PathBuf,
+    /// When an instance counts as ready.
+    pub ready: Ready,
+    /// How the values in effect are read back.
+    pub read_back: ReadBack,
+    /// The path of the Prometheus text on the instance, if it has one.
+    #[serde(default)]
+    pub metrics_path: Option<String>,
+}
+
+/// Who starts and stops the serving instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Manager {
+    /// kloros itself: the instance is a child process.
+    Child,
+    /// Another supervisor, asked by this command, which is run without a shell.
+    Command {
+        /// Program and arguments that restart the service and return when asked.
+        restart: Vec<String>,
+    },
+}
+
+/// When an instance counts as ready.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ready {
+    /// The path that answers 200 when the instance is ready.
+    pub http_path: String,
+    /// How long a start may take, in seconds.
+    pub within_s: u64,
+    /// How many answers in a row count.
+    pub passes: u32,
+}
+
+/// How the values in effect are read back from a running instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ReadBack {
+    /// A JSON object of keys and values at this path.
+    HttpJson(String),
+    /// The environment of the process itself, from `/proc/PID/environ`.
+    ProcEnviron,
+}
+
+/// One env key that may be changed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Knob {
+    /// Kind and range.
+    pub range: KnobKind,
+    /// What the service runs with when the env file does not name the key.
+    pub default: Value,
+    /// What it takes for a change to take effect.
+    #[serde(default)]
+    pub apply: Apply,
+    /// The largest factor a single deployment may move a number by; unlimited when absent.
+    #[serde(default)]
+    pub step_max: Option<f64>,
+    /// Whether setting the old value again undoes everything the new one did.
+    #[serde(default = "yes")]
+    pub reversible: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// The kind of a knob or of a search dimension, with its range; both ends belong to it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum KnobKind {
+    /// Whole numbers.
+    Integer {
+        /// Smallest value.
+        min: i64,
+        /// Largest value.
+        max: i64,
+        /// Whether ratios matter rather than differences; needs `min` above 0.
+        #[serde(default)]
+        log: bool,
+    },
+    /// Finite decimal numbers.
+    Float {
+        /// Smallest value.
+        min: f64,
+        /// Largest value.
+        max: f64,
+        /// Whether ratios matter rather than differences; needs `min` above 0.
+        #[serde(default)]
+        log: bool,
+    },
+    /// On or off.
+    Boolean,
+    /// One of a list, without an order.
+    Choice {
+        /// The list.
+        values: Vec<String>,
+    },
+}
+
+impl KnobKind {
+    /// Returns why `value` is not one of this kind and range, or `None` when it is.
+    pub fn refuses(&self, value: &Value) -> Option<String> {
+        match (self, value) {
+            (KnobKind::Integer { min, max, .. }, Value::Integer(value)) if (min..=max).contains(&value) => None,
+            (KnobKind::Integer { min, max, .. }, Value::Integer(value)) => {
+                Some(format!("{value} is outside {min} to {max}"))
+            }
+            (KnobKind::Float { min, max, .. }, Value::Float(_) | Value::Integer(_)) => {
+                let number = value.as_number().unwrap_or(f64::NAN);
+                let inside = number.is_finite() && *min <= number && number <= *max;
+                (!inside).then(|| format!("{number} is outside {min} to {max}"))
+            }
+            (KnobKind::Boolean, Value::Boolean(_)) => None,
+            (KnobKind::Choice { values }, Value::Choice(value)) if values.contains(value) => None,
+            (KnobKind::Choice { values }, Value::Choice(value)) => {
+                Some(format!("{value:?} is not one of {}", values.join(", ")))
+            }
+            (kind, value) => Some(format!("{value} is not {}", kind.noun())),
+        }
+    }
+
+    /// Returns the value that `text`, as it stands in an env file, means for this kind; `None` when it means none.
+    pub fn parse(&self, text: &str) -> Option<Value> {
+        match self {
+            KnobKind::Integer { .. } => text.parse().ok().map(Value::Integer),
+            KnobKind::Float { .. } => text.parse().ok().filter(|number: &f64| number.is_finite()).map(Value::Float),
+            KnobKind::Boolean => match text {
+                "true" | "1" => Some(Value::Boolean(true)),
+                "false" | "0" => Some(Value::Boolean(false)),
+                _ => None,
+            },
+            KnobKind::Choice { values } => {
+                values.iter().any(|value| value == text).then(|| Value::Choice(text.to_owned()))
+            }
+        }
+    }
+
+    fn noun(&self) -> &'static str {
+        match self {
+            KnobKind::Integer { .. } => "a whole number",
+            KnobKind::Float { .. } => "a number",
+            KnobKind::Boolean => "true or false",
+            KnobKind::Choice { .. } => "a choice",
+        }
+    }
+}
+
+/// What it takes for a change to take effect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Apply {
+    /// The service is restarted.
+    #[default]
+    Restart,
+}
+
+/// How a configuration is measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum BenchSpec {
+    /// Chat requests against an OpenAI-style endpoint.
+    OpenaiChat {
+        /// How requests arrive.
+        load: ChatLoad,
+        /// Length of the prompts.
+        prompt_tokens: TokenRange,
+        /// Length of the answers that are asked for.
+        output_tokens: TokenRange,
+        /// What is thrown away at the start, in seconds.
+        warmup_s: f64,
+        /// The window that counts, in seconds.
+        window_s: f64,
+        /// What makes a request a good one.
+        slo: ChatSlo,
+        /// When a request is given up, in seconds.
+        request_timeout_s: f64,
+    },
+    /// Any program that prints one JSON object of numbers; `{url}`, `{port}` and `{seed}` are replaced.
+    Command {
+        /// Program and arguments, run without a shell.
+        argv: Vec<String>,
+        /// When it is ended and the trial counts as failed, in seconds.
+        timeout_s: u64,
+    },
+}
+
+/// How the requests of a bench arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ChatLoad {
+    /// So many clients, each sending its next request when the last one is answered.
+    Closed {
+        /// The number of clients.
+        clients: u32,
+    },
+    /// Requests at random moments whether or not earlier ones were answered (a Poisson process).
+    Poisson {
+        /// Mean arrivals a second.
+        rate_per_s: f64,
+        /// When so many are in flight, further arrivals count as refused.
+        in_flight_max: u32,
+    },
+}
+
+/// A uniform range of token counts; both ends belong to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRange {
+    /// Fewest tokens.
+    pub min: u32,
+    /// Most tokens.
+    pub max: u32,
+}
+
+/// What makes a request a good one.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChatSlo {
+    /// Latest first token, in milliseconds.
+    pub ttft_ms: f64,
+    /// Latest last token, in milliseconds.
+    pub e2e_ms: f64,
+}
+
+/// What a metric of the bench means.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricSpec {
+    /// Which way is better.
+    pub direction: Direction,
+    /// Its share of the objective; 0 makes it a guard only.
+    pub weight: f64,
+    /// When it trips on its own, whatever the others gain.
+    #[serde(default)]
+    pub guard: Option<Guard>,
+}
+
+/// Which way a metric is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// More is better.
+    Up,
+    /// Less is better.
+    Down,
+}
+
+/// When a metric trips on its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Guard {
+    /// The largest loss against the baseline, as a ratio: 0.05 is five percent.
+    #[serde(default)]
+    pub loss_max: Option<f64>,
+    /// The largest value at all, in the metric's own unit.
+    #[serde(default)]
+    pub value_max: Option<f64>,
+}
+
+/// What a reading of the running service must hold.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Objective {
+    /// The reading, as the probe names it, e.g. `e2e_p95_ms`.
+    pub reading: String,
+    /// The largest value that is fine.
+    pub max: f64,
+    /// How many readings in a row must breach it.
+    pub readings: u32,
+}

@@ -1,0 +1,203 @@
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Anomaly, Answer, CycleId, Deployment, DeploymentId, Experiment, ExperimentEnd, Generation, Lesson, Measurement,
+    Promotion, Question, QuestionEnd, Ruling, Step, Trial, TrialFailure, Verdict,
+};
+
+/// A fact on its way into the journal.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// The cycle it belongs to.
+    pub cycle: CycleId,
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// What happened.
+    pub fact: Fact,
+    /// A name that may stand in the journal only once: a second entry with it is not written.
+    pub once: Option<String>,
+}
+
+impl Entry {
+    /// Returns an entry that may be written any number of times.
+    pub fn new(cycle: &CycleId, at_ms: u64, fact: Fact) -> Self {
+        Self { cycle: cycle.clone(), at_ms, fact, once: None }
+    }
+
+    /// Returns an entry of which the journal keeps the first alone.
+    pub fn once(cycle: &CycleId, at_ms: u64, name: String, fact: Fact) -> Self {
+        Self { cycle: cycle.clone(), at_ms, fact, once: Some(name) }
+    }
+}
+
+/// A fact in the journal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recorded {
+    /// Its place: larger is later, whatever the clock said.
+    pub seq: u64,
+    /// The cycle it belongs to.
+    pub cycle: CycleId,
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// What happened.
+    #[serde(flatten)]
+    pub fact: Fact,
+}
+
+/// What the journal can hold.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "body", rename_all = "snake_case")]
+pub enum Fact {
+    /// Something was noticed.
+    Anomaly(Anomaly),
+    /// A question was asked.
+    Question(Question),
+    /// A question ended.
+    QuestionEnd(QuestionEnd),
+    /// An experiment began.
+    Experiment(Experiment),
+    /// A candidate was tried.
+    Trial(Trial),
+    /// A generation was measured whole.
+    Generation(Generation),
+    /// An experiment ended.
+    ExperimentEnd(ExperimentEnd),
+    /// A change was proposed.
+    Promotion(Promotion),
+    /// The gate ruled.
+    Ruling(Ruling),
+    /// Somebody answered the gate.
+    Answer(Answer),
+    /// A deployment was planned.
+    Deployment(Deployment),
+    /// A deployment moved on.
+    Step {
+        /// The deployment.
+        deployment: DeploymentId,
+        /// What was done.
+        step: Step,
+    },
+    /// One run of a validation.
+    Run {
+        /// The deployment.
+        deployment: DeploymentId,
+        /// Its block, from 1.
+        block: u32,
+        /// Its place in the block, from 1 to 4.
+        place: u32,
+        /// Whether the new settings ran.
+        candidate: bool,
+        /// What was measured, or why not.
+        outcome: Result<Measurement, TrialFailure>,
+    },
+    /// A deployment was judged.
+    Verdict(Verdict),
+    /// A verdict taught something.
+    Lesson(Lesson),
+    /// A turn of a conversation.
+    Turn(Turn),
+}
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turn {
+    /// The conversation; never empty.
+    pub conversation: String,
+    /// Whether the user said it.
+    pub from_user: bool,
+    /// What was said.
+    pub text: String,
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+}
+
+/// The kind of a fact, as the journal indexes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "each is the kind of the fact of the same name")]
+pub enum Kind {
+    Anomaly,
+    Question,
+    QuestionEnd,
+    Experiment,
+    Trial,
+    Generation,
+    ExperimentEnd,
+    Promotion,
+    Ruling,
+    Answer,
+    Deployment,
+    Step,
+    Run,
+    Verdict,
+    Lesson,
+    Turn,
+}
+
+impl Kind {
+    /// Returns the kind as it stands in the journal.
+    pub fn label(self) -> &'static str {
+        match self {
+            Kind::Anomaly => "anomaly",
+            Kind::Question => "question",
+            Kind::QuestionEnd => "question_end",
+            Kind::Experiment => "experiment",
+            Kind::Trial => "trial",
+            Kind::Generation => "generation",
+            Kind::ExperimentEnd => "experiment_end",
+            Kind::Promotion => "promotion",
+            Kind::Ruling => "ruling",
+            Kind::Answer => "answer",
+            Kind::Deployment => "deployment",
+            Kind::Step => "step",
+            Kind::Run => "run",
+            Kind::Verdict => "verdict",
+            Kind::Lesson => "lesson",
+            Kind::Turn => "turn",
+        }
+    }
+}
+
+impl Fact {
+    /// Returns the kind of the fact.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Fact::Anomaly(_) => Kind::Anomaly,
+            Fact::Question(_) => Kind::Question,
+            Fact::QuestionEnd(_) => Kind::QuestionEnd,
+            Fact::Experiment(_) => Kind::Experiment,
+            Fact::Trial(_) => Kind::Trial,
+            Fact::Generation(_) => Kind::Generation,
+            Fact::ExperimentEnd(_) => Kind::ExperimentEnd,
+            Fact::Promotion(_) => Kind::Promotion,
+            Fact::Ruling(_) => Kind::Ruling,
+            Fact::Answer(_) => Kind::Answer,
+            Fact::Deployment(_) => Kind::Deployment,
+            Fact::Step { .. } => Kind::Step,
+            Fact::Run { .. } => Kind::Run,
+            Fact::Verdict(_) => Kind::Verdict,
+            Fact::Lesson(_) => Kind::Lesson,
+            Fact::Turn(_) => Kind::Turn,
+        }
+    }
+
+    /// Returns the id of what the fact is about: the journal finds a thing's whole history by it.
+    pub fn subject(&self) -> &str {
+        match self {
+            Fact::Anomaly(anomaly) => &anomaly.subject,
+            Fact::Question(question) => question.question_id.as_str(),
+            Fact::QuestionEnd(end) => end.question.as_str(),
+            Fact::Experiment(experiment) => experiment.id.as_str(),
+            Fact::Trial(trial) => trial.experiment.as_str(),
+            Fact::Generation(generation) => generation.experiment.as_str(),
+            Fact::ExperimentEnd(end) => end.experiment().as_str(),
+            Fact::Promotion(promotion) => promotion.id.as_str(),
+            Fact::Ruling(ruling) => ruling.promotion().as_str(),
+            Fact::Answer(answer) => answer.promotion.as_str(),
+            Fact::Deployment(deployment) => deployment.id.as_str(),
+            Fact::Step { deployment, .. } | Fact::Run { deployment, .. } => deployment.as_str(),
+            Fact::Verdict(verdict) => verdict.deployment.as_str(),
+            Fact::Lesson(lesson) => &lesson.domain,
+            Fact::Turn(turn) => &turn.conversation,
+        }
+    }
+}

@@ -1,0 +1,241 @@
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{CycleId, Direction, ExperimentId, Key, KnobKind, Metrics, Params, QuestionId, Settings};
+
+/// What an experiment does: the part that travels with the question.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExperimentSpec {
+    /// The experiment's name.
+    pub name: String,
+    /// The domain it works on.
+    pub domain: String,
+    /// What is varied.
+    pub search_space: BTreeMap<String, KnobKind>,
+    /// What is measured, and which way is better.
+    pub metrics: BTreeMap<String, Direction>,
+    /// Which env key each parameter sets; every key must be in the domain's allow-list.
+    pub param_mapping: BTreeMap<String, Key>,
+    /// How much may be spent.
+    pub budget: Budget,
+}
+
+/// How much an experiment may spend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Budget {
+    /// Candidates a generation.
+    pub max_candidates: u32,
+    /// Generations.
+    pub max_generations: u32,
+}
+
+/// One experiment under way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Experiment {
+    /// Its id.
+    pub id: ExperimentId,
+    /// The question it answers.
+    pub question: QuestionId,
+    /// What the question suspects.
+    pub hypothesis: String,
+    /// The cycle it belongs to.
+    pub cycle: CycleId,
+    /// What it does.
+    pub spec: ExperimentSpec,
+    /// The seed of its random numbers: the same seed and outcomes give the same candidates.
+    pub seed: u64,
+    /// When it began, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// The causal depth of the question behind it.
+    pub depth: u32,
+}
+
+/// One candidate, measured or failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// The experiment.
+    pub experiment: ExperimentId,
+    /// Its generation, from 1.
+    pub generation: u32,
+    /// Its place in the generation, from 1.
+    pub number: u32,
+    /// What was tried.
+    pub params: Params,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// When it ended, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+}
+
+/// What came of a trial. A failure is a variant, never a number.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It ran and was measured.
+    Measured(Measurement),
+    /// It could not be measured.
+    Failed(TrialFailure),
+}
+
+/// Numbers, and where they come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measurement {
+    /// What was measured; always finite numbers.
+    pub metrics: Metrics,
+    /// How many requests or observations stand behind them.
+    pub samples: u64,
+    /// How long the window was, in milliseconds.
+    pub window_ms: u64,
+    /// What the measured instance said it ran with.
+    pub in_effect: BTreeMap<String, String>,
+    /// Who measured: the bench's name and the instance's address.
+    pub source: String,
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+}
+
+/// Why a candidate could not be measured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{kind}: {detail}")]
+pub struct TrialFailure {
+    /// The kind, for counting and learning.
+    pub kind: FailureKind,
+    /// The details, for a person.
+    pub detail: String,
+}
+
+/// The kinds of failed measurements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The instance exited before it was ready: these settings are not feasible.
+    DidNotStart,
+    /// The instance was not ready in time.
+    NotReady,
+    /// The instance runs with other values than it was given.
+    NotInEffect,
+    /// The instance died or stopped answering under load.
+    Died,
+    /// The bench did not end in time.
+    TimedOut,
+    /// The bench failed or printed something that is no set of metrics.
+    BenchFailed,
+    /// kloros itself could not run the trial: no file, port, process or memory to be had.
+    Infrastructure,
+}
+
+impl FailureKind {
+    /// Returns the kind as one word, also used as a metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            FailureKind::DidNotStart => "did_not_start",
+            FailureKind::NotReady => "not_ready",
+            FailureKind::NotInEffect => "not_in_effect",
+            FailureKind::Died => "died",
+            FailureKind::TimedOut => "timed_out",
+            FailureKind::BenchFailed => "bench_failed",
+            FailureKind::Infrastructure => "infrastructure",
+        }
+    }
+}
+
+impl std::fmt::Display for FailureKind {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(self.label())
+    }
+}
+
+/// A generation that was measured whole: the checkpoint of an experiment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Generation {
+    /// The experiment.
+    pub experiment: ExperimentId,
+    /// Its number, from 1.
+    pub number: u32,
+    /// How many candidates were measured in it.
+    pub measured: u32,
+    /// How many failed in it.
+    pub failed: u32,
+    /// The best of all generations so far.
+    pub best: Option<Best>,
+}
+
+/// A candidate with its numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// What was set.
+    pub params: Params,
+    /// Its fitness: the weighted mean of oriented log ratios to the live settings; 0 is as good as those. A claim, not evidence.
+    pub fitness: f64,
+    /// What was measured.
+    pub metrics: Metrics,
+}
+
+/// What an experiment recommends: the content of a file in `artifacts/dream/winners`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Winner {
+    /// The experiment's name.
+    pub experiment: String,
+    /// The domain it is for.
+    pub domain: String,
+    /// The candidate.
+    pub best: Best,
+    /// The settings of the service that it was compared with.
+    pub incumbent: Settings,
+    /// The experiment that found it.
+    pub experiment_id: ExperimentId,
+    /// How many candidates were measured.
+    pub measured: u32,
+    /// How many candidates failed.
+    pub failed: u32,
+}
+
+/// How an experiment ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "how", rename_all = "snake_case")]
+pub enum ExperimentEnd {
+    /// It found something better than the live settings.
+    Won {
+        /// The experiment.
+        experiment: ExperimentId,
+        /// What it found.
+        winner: Winner,
+    },
+    /// Nothing measured better than the live settings.
+    NoBetter {
+        /// The experiment.
+        experiment: ExperimentId,
+        /// In words.
+        why: String,
+    },
+    /// It says nothing: too much of it could not be measured.
+    Void {
+        /// The experiment.
+        experiment: ExperimentId,
+        /// In words.
+        why: String,
+    },
+}
+
+impl ExperimentEnd {
+    /// Returns which experiment ended.
+    pub fn experiment(&self) -> &ExperimentId {
+        match self {
+            ExperimentEnd::Won { experiment, .. }
+            | ExperimentEnd::NoBetter { experiment, .. }
+            | ExperimentEnd::Void { experiment, .. } => experiment,
+        }
+    }
+
+    /// Returns the end as one word: `won`, `no_better` or `void`.
+    pub fn label(&self) -> &'static str {
+        match self {
+            ExperimentEnd::Won { .. } => "won",
+            ExperimentEnd::NoBetter { .. } => "no_better",
+            ExperimentEnd::Void { .. } => "void",
+        }
+    }
+}

@@ -1,0 +1,66 @@
+use serde::{Deserialize, Serialize};
+
+use super::{CycleId, ExperimentSpec, Promotion, QuestionId};
+
+/// What somebody wants the coordinator to bring about.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", content = "data", rename_all = "snake_case")]
+pub enum Intent {
+    /// Curiosity, or a file in the inbox, asks a question.
+    CuriosityQuestion(Question),
+    /// A person proposes a change of their own.
+    Proposal(Promotion),
+}
+
+/// A question, with the very experiment that would answer it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Question {
+    /// Domain, hypothesis and how often it was asked.
+    pub question_id: QuestionId,
+    /// What is suspected, e.g. `LAB_LATENCY_DEGRADATION`.
+    pub hypothesis: String,
+    /// The experiment that answers it.
+    pub dream_experiment: ExperimentSpec,
+    /// The cycle it belongs to.
+    pub cycle: CycleId,
+    /// What was seen.
+    pub evidence: Vec<Evidence>,
+    /// How much an answer is worth, 0 to 1; what experience says of questions like it.
+    pub interest: f64,
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// The causal depth of the anomaly behind it.
+    pub depth: u32,
+}
+
+/// What was seen, where: a claim without a source raises no question.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// The reading's name.
+    pub metric: String,
+    /// What was seen.
+    pub observed: f64,
+    /// What was expected.
+    pub expected: f64,
+    /// How many readings stand behind it.
+    pub samples: u64,
+    /// Where it was read.
+    pub source: String,
+}
+
+/// How a question ended. Every question ends.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QuestionEnd {
+    /// The question.
+    pub question: QuestionId,
+    /// What it asked.
+    pub hypothesis: String,
+    /// The domain it was about.
+    pub domain: String,
+    /// How it ended, in one closed word: `deployed`, `rolled_back`, `no_better`, `void`, `refused`, `expired`.
+    pub how: String,
+    /// The reason in words.
+    pub why: String,
+    /// From when it may be asked again, in milliseconds since the Unix epoch.
+    pub eligible_at_ms: u64,
+}

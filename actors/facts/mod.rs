@@ -1,0 +1,47 @@
+//! What flows through the loop: plain data, written to the journal as it is.
+//!
+//! Reading -> [`Anomaly`] -> [`Question`] -> [`Experiment`] -> [`Trial`]* -> [`Winner`] -> [`Promotion`] ->
+//! [`Approved`] -> [`Deployment`] -> [`Verdict`] -> [`Lesson`] -> back to the observer and curiosity.
+//! Every fact carries the id of the cycle that caused it, so one cycle reads as one story.
+
+mod ids;
+
+mod value;
+
+mod domain;
+
+mod signal;
+
+mod intent;
+
+mod experiment;
+
+mod promotion;
+
+mod deployment;
+
+mod verdict;
+
+mod lesson;
+
+mod entry;
+
+pub use deployment::{Deployment, IllegalStep, Stage, Step};
+pub use domain::{
+    Apply, BenchSpec, ChatLoad, ChatSlo, Direction, Domain, Guard, Isolation, Knob, KnobKind, Manager, MetricSpec,
+    Objective, ReadBack, Ready, ServiceSpec, TokenRange,
+};
+pub use entry::{Entry, Fact, Kind, Recorded, Turn};
+pub use experiment::{
+    Best, Budget, Experiment, ExperimentEnd, ExperimentSpec, FailureKind, Generation, Measurement, Outcome, Trial,
+    TrialFailure, Winner,
+};
+pub use ids::{CycleId, DeploymentId, ExperimentId, Key, PromotionId, QuestionId, short_hash};
+pub use intent::{Evidence, Intent, Question, QuestionEnd};
+pub use lesson::Lesson;
+pub use promotion::{
+    Answer, Approved, Authority, Autonomy, Change, MappingProblem, Origin, Promotion, Risk, Ruling, map_params,
+};
+pub use signal::{Anomaly, AnomalyKind, Reading};
+pub use value::{Metrics, Params, Settings, Value};
+pub use verdict::{Estimate, Reason, Ruled, Verdict};

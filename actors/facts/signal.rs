@@ -1,0 +1,61 @@
+use serde::{Deserialize, Serialize};
+
+use super::CycleId;
+
+/// One number that a probe read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reading {
+    /// Who it is about: a domain's name, `host`, or `gpu`.
+    pub subject: String,
+    /// What was read, unit last: `e2e_p95_ms`, `memory_used_ratio`.
+    pub metric: String,
+    /// The number; always finite.
+    pub value: f64,
+    /// How many observations stand behind it.
+    pub samples: u64,
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// Where it was read: a URL or a file.
+    pub source: String,
+}
+
+/// Something unlike its own past, or outside what its owner promised.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Anomaly {
+    /// The cycle it begins.
+    pub cycle: CycleId,
+    /// Who: the readings' subject.
+    pub subject: String,
+    /// What: the readings' metric.
+    pub metric: String,
+    /// Why it was noticed.
+    pub kind: AnomalyKind,
+    /// The value that was seen: the median of the readings that raised it.
+    pub observed: f64,
+    /// What was expected: the median of its past, or the objective's limit.
+    pub expected: f64,
+    /// The robust spread of its past (1.4826 x MAD); 0 for an objective.
+    pub spread: f64,
+    /// How far out it is, in spreads; for an objective the ratio to its limit.
+    pub score: f64,
+    /// How many readings stand behind `expected`.
+    pub samples: u64,
+    /// Where the readings came from.
+    pub source: String,
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// How many of the daemon's own doings stand between a cause outside and this; 0 is outside.
+    pub depth: u32,
+}
+
+/// Why an anomaly was noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnomalyKind {
+    /// Unlike its own past.
+    Deviation,
+    /// An objective of the domain file is breached.
+    Objective,
+    /// A resource is under pressure.
+    Pressure,
+}

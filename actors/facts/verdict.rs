@@ -1,0 +1,197 @@
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Change, CycleId, DeploymentId, Key, Metrics, QuestionId};
+
+/// What the validator says of a deployment; exactly one each.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// The cycle it belongs to.
+    pub cycle: CycleId,
+    /// The experiment's name, or `try`.
+    pub experiment: String,
+    /// The domain.
+    pub domain: String,
+    /// The question behind it, if one was asked.
+    pub question: Option<QuestionId>,
+    /// What the question suspects, if one was asked.
+    pub hypothesis: Option<String>,
+    /// What was changed.
+    pub changes: BTreeMap<Key, Change>,
+    /// Kept with a new baseline, kept, or undone.
+    pub outcome: Ruled,
+    /// Why.
+    pub reason: Reason,
+    /// How much better the new settings are; absent when it could not be measured.
+    pub improvement: Option<Estimate>,
+    /// Medians of the old settings, metric by metric.
+    pub before: Metrics,
+    /// Medians of the new settings, metric by metric.
+    pub after: Metrics,
+    /// How many blocks of four runs stand behind it.
+    pub blocks: u32,
+    /// How many requests or observations stand behind it.
+    pub samples: u64,
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+}
+
+/// The three verdicts of Pattern 3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ruled {
+    /// At least two percent better: kept, and the baseline moves.
+    Success,
+    /// In between: kept, and the baseline stays.
+    Neutral,
+    /// More than five percent worse, or not proven to be better than that: undone.
+    Rollback,
+}
+
+impl Ruled {
+    /// Returns the verdict as one word: `success`, `neutral` or `rollback`.
+    pub fn label(self) -> &'static str {
+        match self {
+            Ruled::Success => "success",
+            Ruled::Neutral => "neutral",
+            Ruled::Rollback => "rollback",
+        }
+    }
+}
+
+impl fmt::Display for Ruled {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.label())
+    }
+}
+
+/// An estimate with its interval.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// The estimate, as a ratio: 0.02 is two percent better.
+    pub ratio: f64,
+    /// The lower end of the interval.
+    pub low: f64,
+    /// The upper end of the interval.
+    pub high: f64,
+}
+
+/// Why a verdict is what it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum Reason {
+    /// It measured at least as good as the threshold asks.
+    Improved,
+    /// It measured neither better nor worse enough.
+    InBetween,
+    /// It measured worse than the limit.
+    Worse,
+    /// At the end of the budget a loss beyond the limit could not be excluded.
+    Unproven,
+    /// A metric tripped its own guard.
+    Guard {
+        /// The metric.
+        metric: String,
+    },
+    /// A metric that the old settings had is gone.
+    MetricLost {
+        /// The metric.
+        metric: String,
+    },
+    /// Too many runs could not be measured.
+    Inconclusive {
+        /// In words.
+        why: String,
+    },
+    /// The service did not come up with the new values.
+    NotHealthy {
+        /// In words.
+        why: String,
+    },
+    /// The service came up, but with other values.
+    NotEffective {
+        /// In words.
+        why: String,
+    },
+    /// The change could not be made; nothing or everything was undone.
+    Aborted {
+        /// In words.
+        why: String,
+    },
+    /// kloros died or was stopped while the change was not yet proven.
+    Crash,
+    /// A person undid it.
+    Person {
+        /// The user id.
+        uid: u32,
+    },
+    /// A person changed one of its keys meanwhile; theirs stands.
+    HumanOverride {
+        /// The key.
+        key: Key,
+    },
+}
+
+impl Reason {
+    /// Returns the reason as one word, also used as a metric label.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Reason::Improved => "improved",
+            Reason::InBetween => "in_between",
+            Reason::Worse => "worse",
+            Reason::Unproven => "unproven",
+            Reason::Guard { .. } => "guard",
+            Reason::MetricLost { .. } => "metric_lost",
+            Reason::Inconclusive { .. } => "inconclusive",
+            Reason::NotHealthy { .. } => "not_healthy",
+            Reason::NotEffective { .. } => "not_effective",
+            Reason::Aborted { .. } => "aborted",
+            Reason::Crash => "crash",
+            Reason::Person { .. } => "person",
+            Reason::HumanOverride { .. } => "human_override",
+        }
+    }
+
+    /// Returns whether it tells something about the settings themselves, rather than about the circumstances.
+    pub fn blames_the_settings(&self) -> bool {
+        matches!(
+            self,
+            Reason::Worse
+                | Reason::Unproven
+                | Reason::Guard { .. }
+                | Reason::MetricLost { .. }
+                | Reason::NotHealthy { .. }
+                | Reason::NotEffective { .. }
+        )
+    }
+}
+
+/// Prints the reason as part of a sentence.
+impl fmt::Display for Reason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Improved => formatter.write_str("it measured better"),
+            Reason::InBetween => formatter.write_str("it measured neither better nor worse"),
+            Reason::Worse => formatter.write_str("it measured worse"),
+            Reason::Unproven => formatter.write_str("a loss beyond the limit could not be excluded"),
+            Reason::Guard { metric } => write!(formatter, "{metric} tripped its guard"),
+            Reason::MetricLost { metric } => {
+                write!(formatter, "{metric} was there before and is gone")
+            }
+            Reason::Inconclusive { why } => write!(formatter, "it could not be measured: {why}"),
+            Reason::NotHealthy { why } => write!(formatter, "the service did not come up: {why}"),
+            Reason::NotEffective { why } => {
+                write!(formatter, "the service runs with other values: {why}")
+            }
+            Reason::Aborted { why } => write!(formatter, "the change could not be made: {why}"),
+            Reason::Crash => formatter.write_str("kloros ended before it was proven"),
+            Reason::Person { uid } => write!(formatter, "user {uid} asked for it"),
+            Reason::HumanOverride { key } => {
+                write!(formatter, "{key} was edited by hand meanwhile")
+            }
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! What is plugged in: the loop does no file, process, GPU or network I/O itself, it asks these traits for it.
+//!
+//! Each is the consumer's: it says what the loop needs, in the loop's words. The adapters in `src/` decide nothing.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use async_trait::async_trait;
+
+use crate::facts::{CycleId, Domain, Entry, Kind, Measurement, Reading, Recorded, Settings, TrialFailure};
+
+/// Everything that is plugged in.
+#[derive(Clone)]
+pub struct Seams {
+    /// Where facts become durable.
+    pub journal: Arc<dyn Journal>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// How candidates are measured.
+    pub bench: Arc<dyn Bench>,
+    /// How env files are read and replaced.
+    pub env: Arc<dyn EnvStore>,
+    /// How services are restarted and read back.
+    pub services: Arc<dyn ServiceControl>,
+    /// Where what undoes a deployment lies, outside the journal.
+    pub pending: Arc<dyn PendingStore>,
+}
+
+/// Where facts become durable. A fact is durable before anyone acts on it.
+#[async_trait]
+pub trait Journal: Send + Sync {
+    /// Writes `entries` all or none, durably, with their projections, and says of each whether it was written:
+    /// one whose `once` name already stands in the journal is skipped.
+    async fn append(&self, entries: Vec<Entry>) -> Result<Vec<Appended>, JournalError>;
+
+    /// Returns what matches `query`.
+    async fn read(&self, query: Query) -> Result<Vec<Recorded>, JournalError>;
+}
+
+/// Whether an entry was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// It was, at this place.
+    At(u64),
+    /// Its `once` name stands there already.
+    Already,
+}
+
+/// Which facts are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    /// Only these kinds; all when empty.
+    pub kinds: Vec<Kind>,
+    /// Only about this id.
+    pub subject: Option<String>,
+    /// Only of this cycle.
+    pub cycle: Option<CycleId>,
+    /// Only later than this place.
+    pub after: u64,
+    /// Newest first rather than oldest first.
+    pub newest_first: bool,
+    /// At most so many; 0 means [`Query::LIMIT_DEFAULT`].
+    pub limit: usize,
+}
+
+impl Query {
+    /// How many facts are returned when no limit is given.
+    pub const LIMIT_DEFAULT: usize = 10_000;
+
+    /// Returns the query for facts of these kinds, oldest first.
+    pub fn kinds(kinds: &[Kind]) -> Self {
+        Self { kinds: kinds.to_vec(), ..Self::default() }
+    }
+
+    /// Returns the query for the newest `limit` facts of these kinds, newest first.
+    pub fn newest(kinds: &[Kind], limit: usize) -> Self {
+        Self { kinds: kinds.to_vec(), newest_first: true, limit, ..Self::default() }
+    }
+
+    /// Narrows the query to facts about this id.
+    #[must_use]
+    pub fn about(mut self, subject: &str) -> Self {
+        self.subject = Some(subject.to_owned());
+        self
+    }
+}
+
+/// Why the journal could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The disk is full or the file cannot be written.
+    #[error("the journal cannot be written: {0}")]
+    Unwritable(String),
+    /// What lies there is no journal, or a damaged one.
+    #[error("the journal is damaged: {0}")]
+    Damaged(String),
+}
+
+/// What time it is.
+pub trait Clock: Send + Sync {
+    /// Returns the wall clock, in milliseconds since the Unix epoch.
+    fn now_ms(&self) -> u64;
+}
+
+/// Something that can be read again and again.
+#[async_trait]
+pub trait Probe: Send + Sync {
+    /// Returns a short name for logs: `host`, `gpu`, `lab`.
+    fn name(&self) -> String;
+
+    /// Returns what is there now; what could not be read is absent.
+    async fn read(&self) -> Result<Vec<Reading>, ProbeError>;
+}
+
+/// Why nothing could be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProbeError {
+    /// What is to be read does not exist on this machine: a state, not a failure.
+    #[error("absent: {0}")]
+    Absent(String),
+    /// It exists and does not answer.
+    #[error("unreachable: {0}")]
+    Unreachable(String),
+}
+
+/// How a configuration is measured.
+#[async_trait]
+pub trait Bench: Send + Sync {
+    /// Starts an instance of the domain's service with `settings` over its env file, waits until it is ready and
+    /// runs with them, measures it, ends it, and returns what was measured. Dropping the future ends the instance.
+    async fn measure(&self, domain: &Domain, assignment: Assignment) -> Result<Measurement, TrialFailure>;
+}
+
+/// What is to be measured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Assignment {
+    /// A name for files and logs: the trial's or run's id.
+    pub label: String,
+    /// The values to run with, laid over the env file of the service.
+    pub settings: Settings,
+    /// The seed of the load: equal seeds send equal requests.
+    pub seed: u64,
+}
+
+/// How env files are read and replaced.
+#[async_trait]
+pub trait EnvStore: Send + Sync {
+    /// Returns the whole file as it is; an absent file is empty with `exists` false.
+    async fn read(&self, file: &Path) -> Result<EnvFile, EnvStoreError>;
+
+    /// Replaces the file by `bytes`, whole or not at all, if it still is what `expected` says, keeping owner and mode.
+    async fn replace(&self, file: &Path, expected: &EnvFile, bytes: Vec<u8>) -> Result<(), EnvStoreError>;
+}
+
+/// The bytes of an env file. They may hold secrets, so they are not printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EnvFile {
+    /// The content.
+    pub bytes: Vec<u8>,
+    /// Whether the file is there.
+    pub exists: bool,
+}
+
+impl std::fmt::Debug for EnvFile {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "EnvFile({} bytes)", self.bytes.len())
+    }
+}
+
+/// Why an env file was left as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum EnvStoreError {
+    /// It cannot be read.
+    #[error("cannot read {path}: {why}")]
+    Read {
+        /// The file.
+        path: String,
+        /// In words.
+        why: String,
+    },
+    /// It cannot be written.
+    #[error("cannot write {path}: {why}")]
+    Write {
+        /// The file.
+        path: String,
+        /// In words.
+        why: String,
+    },
+    /// Somebody else changed it meanwhile; theirs stands.
+    #[error("{path} was changed by somebody else meanwhile")]
+    Raced {
+        /// The file.
+        path: String,
+    },
+    /// It is something that is not written to: a link, a device, a folder, or linked twice.
+    #[error("{path} is not written to: {why}")]
+    Refused {
+        /// The file.
+        path: String,
+        /// In words.
+        why: String,
+    },
+}
+
+/// How services are restarted and read back.
+#[async_trait]
+pub trait ServiceControl: Send + Sync {
+    /// Restarts the serving instance and returns when it is ready.
+    async fn restart(&self, domain: &Domain) -> Result<(), ServiceError>;
+
+    /// Returns the values of `keys` that the serving instance says it runs with.
+    async fn in_effect(&self, domain: &Domain) -> Result<BTreeMap<String, String>, ServiceError>;
+}
+
+/// Why a service did not do what was wanted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ServiceError {
+    /// It could not be started, or ended before it was ready.
+    #[error("did not start: {0}")]
+    DidNotStart(String),
+    /// It was not ready in time.
+    #[error("not ready: {0}")]
+    NotReady(String),
+    /// It cannot be asked.
+    #[error("unreachable: {0}")]
+    Unreachable(String),
+}
+
+/// Where what undoes a deployment lies, outside the journal: it needs no database and no free disk to be used.
+#[async_trait]
+pub trait PendingStore: Send + Sync {
+    /// Writes the text of the pending file of `domain`, durably, before anything is touched.
+    async fn arm(&self, domain: &str, text: String) -> Result<(), EnvStoreError>;
+
+    /// Returns the text of the pending file of `domain`, if there is one.
+    async fn armed(&self, domain: &str) -> Result<Option<String>, EnvStoreError>;
+
+    /// Removes the pending file of `domain`.
+    async fn disarm(&self, domain: &str) -> Result<(), EnvStoreError>;
+}
