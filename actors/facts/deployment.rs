@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     fn walk(steps: &[Step]) -> Result<Stage, IllegalStep> {
-        steps.iter().try_fold(Stage::Planned, |stage, step| stage.after(step))
+        steps.iter().try_fold(Stage::Planned, Stage::after)
     }
 
     const FORWARD: [Step; 6] =

@@ -1,0 +1,35 @@
+//! The deployer: changes a running service, and can always change it back.
+//!
+//! Hears `Approved<Promotion>` from the gate and `Verdict`s from the validator. Says `Deployment` to the validator.
+//! Invariants: what undoes a change lies on disk before the change is made; a person's edit always wins; a deployment
+//! without a durable verdict is undone.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Check, Problem};
+
+/// The room's settings; the section `[deployer]` of `kloros.toml`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How long the service must stay healthy before it is measured, in seconds.
+    pub bake_s: f64,
+    /// How often an undo is tried before the domain is called stuck.
+    pub undo_attempts_max: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { bake_s: 1.0, undo_attempts_max: 3 }
+    }
+}
+
+impl Config {
+    /// Returns what is wrong with the settings: the key, and what to do, in the operator's words.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut check = Check::of("deployer");
+        check.between("bake_s", self.bake_s, 0.0, 86_400.0);
+        check.between("undo_attempts_max", f64::from(self.undo_attempts_max), 1.0, 100.0);
+        check.problems()
+    }
+}

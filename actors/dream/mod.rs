@@ -1,0 +1,54 @@
+//! D-REAM: which settings would be better, measured?
+//!
+//! Hears `Experiment` from the coordinator. Says `Winner` to the coordinator when one was found.
+//! Invariants: a failed trial is a variant, never a number; the live settings are always among the candidates; an
+//! experiment that breaks off is resumed from the journal and repeats no finished trial.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Check, Problem};
+
+/// The room's settings; the section `[dream]` of `kloros.toml`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How many candidates are chosen at once; smaller lots learn faster.
+    pub lot_max: u32,
+    /// How many candidates must have been measured before one can win.
+    pub measured_min: u32,
+    /// The smallest claimed gain over the live settings that is worth a promotion, as a ratio.
+    pub gain_min: f64,
+    /// How often the best candidate and the live settings are measured again before the claim is made.
+    pub confirm_runs: u32,
+    /// The experiment is void when a larger share of its first generation failed.
+    pub failed_max_ratio: f64,
+    /// When a trial is ended, in seconds.
+    pub trial_timeout_s: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            lot_max: 4,
+            measured_min: 4,
+            gain_min: 0.03,
+            confirm_runs: 2,
+            failed_max_ratio: 0.7,
+            trial_timeout_s: 300,
+        }
+    }
+}
+
+impl Config {
+    /// Returns what is wrong with the settings: the key, and what to do, in the operator's words.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut check = Check::of("dream");
+        check.between("lot_max", f64::from(self.lot_max), 1.0, 1000.0);
+        check.between("measured_min", f64::from(self.measured_min), 1.0, 1000.0);
+        check.between("gain_min", self.gain_min, 0.0, 10.0);
+        check.between("confirm_runs", f64::from(self.confirm_runs), 0.0, 20.0);
+        check.between("failed_max_ratio", self.failed_max_ratio, 0.0, 1.0);
+        check.between("trial_timeout_s", self.trial_timeout_s as f64, 1.0, 86_400.0);
+        check.problems()
+    }
+}
