@@ -6,6 +6,8 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 
+pub use kloros_supervision::{Collected, Down, Outlet, Socket};
+
 use crate::facts::{CycleId, Domain, Entry, Kind, Measurement, Reading, Recorded, Settings, TrialFailure};
 
 /// Everything that is plugged in.
@@ -144,7 +146,7 @@ pub struct Assignment {
 /// How env files are read and replaced.
 #[async_trait]
 pub trait EnvStore: Send + Sync {
-    /// Returns the whole file as it is; an absent file is empty with `exists` false.
+    /// Returns the whole file as it is; an absent file is empty with `exists` false. Relative paths are under the home.
     async fn read(&self, file: &Path) -> Result<EnvFile, EnvStoreError>;
 
     /// Replaces the file by `bytes`, whole or not at all, if it still is what `expected` says, keeping owner and mode.

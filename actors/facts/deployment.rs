@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::{Authority, DeploymentId, Promotion, Ruled};
+use super::{Authority, DeploymentId, Fact, Promotion, Ruled};
 
 /// One change of a running service, from its plan to its end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -139,6 +139,27 @@ impl Stage {
             Stage::Stuck => "stuck",
         }
     }
+}
+
+/// Replays `facts`, oldest first, and returns each deployment among them with the stage it stands at.
+///
+/// A step that is illegal where it stands is left out: the journal's first word on a deployment holds.
+pub fn stages(facts: impl IntoIterator<Item = Fact>) -> Vec<(Deployment, Stage)> {
+    let mut found: Vec<(Deployment, Stage)> = Vec::new();
+    for fact in facts {
+        match fact {
+            Fact::Deployment(deployment) => found.push((deployment, Stage::Planned)),
+            Fact::Step { deployment, step } => {
+                if let Some((_, stage)) = found.iter_mut().find(|(each, _)| each.id == deployment)
+                    && let Ok(next) = stage.after(&step)
+                {
+                    *stage = next;
+                }
+            }
+            _ => {}
+        }
+    }
+    found
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::{CycleId, ExperimentSpec, Promotion, QuestionId};
+use super::{CycleId, ExperimentSpec, Origin, QuestionId, Settings};
 
 /// What somebody wants the coordinator to bring about.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -8,8 +8,33 @@ use super::{CycleId, ExperimentSpec, Promotion, QuestionId};
 pub enum Intent {
     /// Curiosity, or a file in the inbox, asks a question.
     CuriosityQuestion(Question),
-    /// A person proposes a change of their own.
-    Proposal(Promotion),
+    /// Somebody proposes settings: an experiment that won, a person, or a winner file.
+    Proposal(Proposal),
+}
+
+/// Settings that somebody proposes for a service; not yet compared with what it runs with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Proposal {
+    /// The cycle it belongs to.
+    pub cycle: CycleId,
+    /// Who proposes it.
+    pub origin: Origin,
+    /// The experiment's name, or `try` for a person's own proposal.
+    pub experiment: String,
+    /// The question it answers, if one was asked.
+    pub question: Option<QuestionId>,
+    /// What the question suspects, if one was asked.
+    pub hypothesis: Option<String>,
+    /// The domain it is for.
+    pub domain: String,
+    /// What the service is to run with.
+    pub settings: Settings,
+    /// What the experiment claims for it; never evidence.
+    pub fitness: Option<f64>,
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// The causal depth of the question behind it.
+    pub depth: u32,
 }
 
 /// A question, with the very experiment that would answer it.

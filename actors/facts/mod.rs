@@ -26,7 +26,7 @@ mod lesson;
 
 mod entry;
 
-pub use deployment::{Deployment, IllegalStep, Stage, Step};
+pub use deployment::{Deployment, IllegalStep, Stage, Step, stages};
 pub use domain::{
     Apply, BenchSpec, ChatLoad, ChatSlo, Direction, Domain, Guard, Isolation, Knob, KnobKind, Manager, MetricSpec,
     Objective, ReadBack, Ready, ServiceSpec, TokenRange,
@@ -37,7 +37,7 @@ pub use experiment::{
     TrialFailure, Winner,
 };
 pub use ids::{CycleId, DeploymentId, ExperimentId, Key, PromotionId, QuestionId, short_hash};
-pub use intent::{Evidence, Intent, Question, QuestionEnd};
+pub use intent::{Evidence, Intent, Proposal, Question, QuestionEnd};
 pub use lesson::Lesson;
 pub use promotion::{
     Answer, Approved, Authority, Autonomy, Change, MappingProblem, Origin, Promotion, Risk, Ruling, map_params,

@@ -1,0 +1,406 @@
+//! One experiment: asks the search, measures what it proposes, and says what came of it.
+
+use std::{sync::Arc, time::Duration};
+
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+
+use super::{
+    Config,
+    fitness::{Choice, choose, fitness},
+    search::{Candidate, Search, Told},
+    space::Space,
+    trial_actor,
+};
+use crate::{
+    config::Catalogue,
+    facts::{
+        Best, Domain, Entry, Experiment, ExperimentEnd, Fact, FailureKind, Generation, Kind, Measurement, Outcome,
+        Params, QuestionEnd, Settings, Trial, TrialFailure, Winner, map_params,
+    },
+    meters,
+    record::{record, wake},
+    seams::{Assignment, Outlet, Query, Seams},
+};
+
+/// What an experiment says.
+#[derive(Clone, Debug)]
+pub struct Exits {
+    /// It ended.
+    pub ended: Outlet<ExperimentEnd>,
+    /// Its question ended with it, because nothing is worth a deployment.
+    pub questions: Outlet<QuestionEnd>,
+}
+
+/// What an experiment hears.
+#[derive(Debug)]
+pub enum Msg {
+    /// It is time for the next trial.
+    Proceed,
+    /// A trial is over.
+    Tried(Outcome),
+}
+
+/// What an experiment needs.
+#[derive(Clone)]
+pub struct Arguments {
+    /// What is plugged in.
+    pub seams: Seams,
+    /// Where its end goes.
+    pub exits: Exits,
+    /// The room's settings.
+    pub config: Config,
+    /// The domains.
+    pub catalogue: Arc<Catalogue>,
+    /// What is to be found out.
+    pub experiment: Experiment,
+    /// How long a question rests that ended without a deployment, in seconds.
+    pub rest_s: u64,
+}
+
+/// Runs one experiment to its end.
+pub struct ExperimentActor;
+
+/// What an experiment remembers: a fold of its trials in the journal.
+pub struct State {
+    seams: Seams,
+    exits: Exits,
+    config: Config,
+    domain: Domain,
+    experiment: Experiment,
+    rest_s: u64,
+    search: Search,
+    live: Params,
+    lot: Vec<Candidate>,
+    trials: Vec<Trial>,
+    under_way: Option<Candidate>,
+    trial: Option<ActorId>,
+    generations_recorded: u32,
+}
+
+impl Actor for ExperimentActor {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Arguments;
+
+    async fn pre_start(&self, myself: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
+        let state = State::resume(arguments).await?;
+        myself.send_message(Msg::Proceed)?;
+        Ok(state)
+    }
+
+    async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+        match msg {
+            Msg::Proceed => state.proceed(&myself).await,
+            Msg::Tried(outcome) => state.note(&myself, outcome).await,
+        }
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<Msg>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let (trial, detail) = match event {
+            SupervisionEvent::ActorFailed(trial, error) => (trial, format!("the trial failed: {error}")),
+            SupervisionEvent::ActorTerminated(trial, _, _) => (trial, "the trial was ended".to_owned()),
+            _ => return Ok(()),
+        };
+        // A trial that measured told its outcome before it stopped: that message lies before this one and wins.
+        if state.trial == Some(trial.get_id()) {
+            let failure = TrialFailure { kind: FailureKind::Infrastructure, detail };
+            myself.send_message(Msg::Tried(Outcome::Failed(failure)))?;
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// Returns the state that the journal's trials lead to: none of them is repeated.
+    async fn resume(arguments: Arguments) -> Result<State, ActorProcessingErr> {
+        let Arguments { seams, exits, config, catalogue, experiment, rest_s } = arguments;
+        let domain = catalogue
+            .domains
+            .get(&experiment.spec.domain)
+            .cloned()
+            .ok_or_else(|| format!("there is no domain {:?}", experiment.spec.domain))?;
+        let kinds = [Kind::Trial, Kind::Generation];
+        let recorded = seams.journal.read(Query::kinds(&kinds).about(experiment.id.as_str())).await?;
+        let mut trials = Vec::new();
+        let mut generations_recorded = 0;
+        for each in recorded {
+            match each.fact {
+                Fact::Trial(trial) => trials.push(trial),
+                Fact::Generation(generation) => generations_recorded = generation.number,
+                _ => {}
+            }
+        }
+        let live = match trials.first() {
+            Some(first) => first.params.clone(),
+            None => live_params(&seams, &domain, &experiment).await,
+        };
+        let space = Space::new(&experiment.spec.search_space)?;
+        let search = Search::new(space, experiment.spec.budget, config.lot_max, experiment.seed, live.clone());
+        let (lot, under_way) = (Vec::new(), None);
+        let mut state = State {
+            seams,
+            exits,
+            config,
+            domain,
+            experiment,
+            rest_s,
+            search,
+            live,
+            lot,
+            trials: Vec::new(),
+            under_way,
+            trial: None,
+            generations_recorded,
+        };
+        for trial in trials {
+            // Asking as it was asked then keeps the search's own count of candidates.
+            if state.lot.is_empty() {
+                state.lot = state.search.ask();
+                state.lot.reverse();
+            }
+            if !state.is_confirmation(trial.generation) {
+                state.lot.pop();
+            }
+            state.tell(trial);
+        }
+        Ok(state)
+    }
+
+    fn is_confirmation(&self, generation: u32) -> bool {
+        generation > self.experiment.spec.budget.max_generations
+    }
+
+    async fn proceed(&mut self, myself: &ActorRef<Msg>) -> Result<(), ActorProcessingErr> {
+        if self.under_way.is_some() {
+            return Ok(());
+        }
+        let Some(candidate) = self.next_candidate() else { return self.end(myself).await };
+        let settings = match map_params(&candidate.params, &self.experiment.spec.param_mapping, &self.domain) {
+            Ok(settings) => settings,
+            Err(problem) => {
+                self.under_way = Some(candidate);
+                let failure = TrialFailure { kind: FailureKind::Infrastructure, detail: problem.to_string() };
+                return self.note(myself, Outcome::Failed(failure)).await;
+            }
+        };
+        self.measure(myself, candidate, settings).await
+    }
+
+    /// Returns what is tried next: what the search asks for, then the best and the live settings once more.
+    fn next_candidate(&mut self) -> Option<Candidate> {
+        if self.first_generation_is_hopeless() {
+            return None;
+        }
+        if self.lot.is_empty() {
+            self.lot = self.search.ask();
+            self.lot.reverse();
+        }
+        self.lot.pop().or_else(|| self.confirmation())
+    }
+
+    fn first_generation_is_hopeless(&self) -> bool {
+        let live_failed = self.trials.first().is_some_and(|first| matches!(first.outcome, Outcome::Failed(_)));
+        let first: Vec<&Trial> = self.trials.iter().filter(|trial| trial.generation == 1).collect();
+        let failed = first.iter().filter(|trial| matches!(trial.outcome, Outcome::Failed(_))).count();
+        let whole = first.len() >= self.experiment.spec.budget.max_candidates as usize;
+        live_failed || (whole && failed as f64 > self.config.failed_max_ratio * first.len() as f64)
+    }
+
+    /// The claim of a single lucky measurement is worth little: best and live take turns once more.
+    fn confirmation(&self) -> Option<Candidate> {
+        let generation = self.experiment.spec.budget.max_generations + 1;
+        let done = self.trials.iter().filter(|trial| trial.generation == generation).count() as u32;
+        let (best, gain) = self.search.best()?;
+        if done >= 2 * self.config.confirm_runs || gain < self.config.gain_min.ln_1p() {
+            return None;
+        }
+        let params = if done.is_multiple_of(2) { self.live.clone() } else { best.params.clone() };
+        Some(Candidate { generation, number: done + 1, params })
+    }
+
+    async fn measure(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        candidate: Candidate,
+        settings: Settings,
+    ) -> Result<(), ActorProcessingErr> {
+        let label = format!("{}.g{}.t{:02}", self.experiment.id, candidate.generation, candidate.number);
+        tracing::debug!(trial = %label, "trial begins");
+        let done = myself.clone();
+        let arguments = trial_actor::Arguments {
+            bench: Arc::clone(&self.seams.bench),
+            domain: self.domain.clone(),
+            // Every candidate of an experiment meets the same load, so that they differ by their settings alone.
+            assignment: Assignment { label, settings, seed: self.experiment.seed },
+            within: Duration::from_secs(self.config.trial_timeout_s),
+            done: Outlet::to(move |outcome| {
+                // An experiment that is gone is resumed from the journal and measures this candidate again.
+                done.send_message(Msg::Tried(outcome)).ok();
+            }),
+        };
+        self.under_way = Some(candidate);
+        let (trial, _) = Actor::spawn_linked(None, trial_actor::Trial, arguments, myself.get_cell()).await?;
+        self.trial = Some(trial.get_id());
+        Ok(())
+    }
+
+    async fn note(&mut self, myself: &ActorRef<Msg>, outcome: Outcome) -> Result<(), ActorProcessingErr> {
+        let Some(candidate) = self.under_way.take() else { return Ok(()) };
+        self.trial = None;
+        let result = match &outcome {
+            Outcome::Measured(_) => "measured",
+            Outcome::Failed(failure) => failure.kind.label(),
+        };
+        metrics::counter!(meters::TRIALS_TOTAL, "result" => result).increment(1);
+        let trial = Trial {
+            experiment: self.experiment.id.clone(),
+            generation: candidate.generation,
+            number: candidate.number,
+            params: candidate.params,
+            outcome,
+            at_ms: self.seams.clock.now_ms(),
+        };
+        let name = format!("trial:{}:{}:{}", trial.experiment, trial.generation, trial.number);
+        let mut entries = vec![Entry::once(&self.experiment.cycle, trial.at_ms, name, Fact::Trial(trial.clone()))];
+        self.tell(trial);
+        entries.extend(self.finished_generation());
+        record(&self.seams, entries).await?;
+        myself.send_message(Msg::Proceed)?;
+        Ok(())
+    }
+
+    fn tell(&mut self, trial: Trial) {
+        if !self.is_confirmation(trial.generation) {
+            let candidate =
+                Candidate { generation: trial.generation, number: trial.number, params: trial.params.clone() };
+            let told = match &trial.outcome {
+                Outcome::Failed(failure) => Told::Failed(failure.kind),
+                Outcome::Measured(measurement) => match self.fitness_of(&trial, measurement) {
+                    Some(fitness) => Told::Fitness(fitness),
+                    // It ran, and a number that counts could not be measured: that is a failed trial.
+                    None => Told::Failed(FailureKind::BenchFailed),
+                },
+            };
+            self.search.tell(&candidate, told);
+        }
+        self.trials.push(trial);
+    }
+
+    fn fitness_of(&self, trial: &Trial, measurement: &Measurement) -> Option<f64> {
+        let incumbent = match self.trials.first() {
+            Some(Trial { outcome: Outcome::Measured(live), .. }) => &live.metrics,
+            Some(_) => return None,
+            None if trial.params == self.live => &measurement.metrics,
+            None => return None,
+        };
+        fitness(&measurement.metrics, incumbent, &self.domain.metrics)
+    }
+
+    fn finished_generation(&mut self) -> Option<Entry> {
+        let number = self.search.generation_done()?;
+        if number <= self.generations_recorded {
+            return None;
+        }
+        self.generations_recorded = number;
+        let of_it = self.trials.iter().filter(|trial| trial.generation == number);
+        let (measured, failed): (Vec<&Trial>, Vec<&Trial>) =
+            of_it.partition(|trial| matches!(trial.outcome, Outcome::Measured(_)));
+        let generation = Generation {
+            experiment: self.experiment.id.clone(),
+            number,
+            measured: measured.len() as u32,
+            failed: failed.len() as u32,
+            best: self.best(),
+        };
+        tracing::info!(
+            experiment = %self.experiment.id, generation = number, measured = generation.measured,
+            failed = generation.failed, best = generation.best.as_ref().map_or(0.0, |best| best.fitness),
+            "generation measured"
+        );
+        let name = format!("generation:{}:{number}", self.experiment.id);
+        Some(Entry::once(&self.experiment.cycle, self.seams.clock.now_ms(), name, Fact::Generation(generation)))
+    }
+
+    fn best(&self) -> Option<Best> {
+        let (candidate, fitness) = self.search.best()?;
+        let found = self.trials.iter().find(|trial| trial.params == candidate.params)?;
+        let Outcome::Measured(measurement) = &found.outcome else { return None };
+        Some(Best { params: candidate.params.clone(), fitness, metrics: measurement.metrics.clone() })
+    }
+
+    async fn end(&mut self, myself: &ActorRef<Msg>) -> Result<(), ActorProcessingErr> {
+        let experiment = self.experiment.id.clone();
+        let end = match choose(&self.trials, &self.live, &self.experiment.spec.budget, &self.domain.metrics, &self.config)
+        {
+            Choice::Winner(best) => ExperimentEnd::Won { experiment, winner: self.winner(best) },
+            Choice::NoBetter(why) => ExperimentEnd::NoBetter { experiment, why },
+            Choice::Void(why) => ExperimentEnd::Void { experiment, why },
+        };
+        let question = self.end_of_question(&end);
+        let now_ms = self.seams.clock.now_ms();
+        let cycle = &self.experiment.cycle;
+        let name = format!("experiment_end:{}", self.experiment.id);
+        let mut entries = vec![Entry::once(cycle, now_ms, name, Fact::ExperimentEnd(end.clone()))];
+        if let Some(question) = &question {
+            let name = format!("question_end:{}", question.question);
+            entries.push(Entry::once(cycle, now_ms, name, Fact::QuestionEnd(question.clone())));
+        }
+        record(&self.seams, entries).await?;
+        metrics::counter!(meters::EXPERIMENTS_TOTAL, "end" => end.label()).increment(1);
+        tracing::info!(cycle = %cycle, experiment = %self.experiment.id, end = end.label(), "experiment ended");
+        wake(&self.exits.ended, end);
+        if let Some(question) = question {
+            wake(&self.exits.questions, question);
+        }
+        myself.stop(None);
+        Ok(())
+    }
+
+    fn winner(&self, best: Best) -> Winner {
+        let mapping = &self.experiment.spec.param_mapping;
+        let (measured, failed): (Vec<&Trial>, Vec<&Trial>) =
+            self.trials.iter().partition(|trial| matches!(trial.outcome, Outcome::Measured(_)));
+        Winner {
+            experiment: self.experiment.spec.name.clone(),
+            domain: self.domain.name.clone(),
+            best,
+            incumbent: map_params(&self.live, mapping, &self.domain).unwrap_or_default(),
+            experiment_id: self.experiment.id.clone(),
+            measured: measured.len() as u32,
+            failed: failed.len() as u32,
+        }
+    }
+
+    fn end_of_question(&self, end: &ExperimentEnd) -> Option<QuestionEnd> {
+        let why = match end {
+            ExperimentEnd::Won { .. } => return None,
+            ExperimentEnd::NoBetter { why, .. } | ExperimentEnd::Void { why, .. } => why.clone(),
+        };
+        Some(QuestionEnd {
+            question: self.experiment.question.clone(),
+            hypothesis: self.experiment.hypothesis.clone(),
+            domain: self.domain.name.clone(),
+            how: end.label().to_owned(),
+            why,
+            eligible_at_ms: self.seams.clock.now_ms() + self.rest_s * 1000,
+        })
+    }
+}
+
+/// Returns the parameters that the serving instance says it runs with; a value it does not say is the knob's default.
+async fn live_params(seams: &Seams, domain: &Domain, experiment: &Experiment) -> Params {
+    let in_effect = seams.services.in_effect(domain).await.unwrap_or_default();
+    let spec = &experiment.spec;
+    let value_of = |name: &String| {
+        let key = spec.param_mapping.get(name)?;
+        let knob = domain.knobs.get(key)?;
+        let said = in_effect.get(key.as_str()).and_then(|text| knob.range.parse(text));
+        Some(said.unwrap_or_else(|| knob.default.clone()))
+    };
+    spec.search_space.keys().filter_map(|name| Some((name.clone(), value_of(name)?))).collect()
+}

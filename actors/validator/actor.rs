@@ -1,0 +1,307 @@
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::task::AbortHandle;
+
+use super::{
+    Config,
+    baseline::Baseline,
+    verdict::{Course, Judgement, Run, arrange, course},
+};
+use crate::{
+    config::Catalogue,
+    facts::{
+        Deployment, DeploymentId, Domain, Entry, Fact, FailureKind, Kind, Measurement, Reason, Ruled, Settings, Stage, Step,
+        TrialFailure, Verdict, short_hash,
+    },
+    record::{open_deployments, record, record_verdict, wake},
+    seams::{Assignment, JournalError, Outlet, Query, Seams},
+};
+
+/// What the validator says.
+#[derive(Clone, Debug)]
+pub struct Exits {
+    /// A verdict, to the deployer and to feedback.
+    pub verdicts: Vec<Outlet<Verdict>>,
+}
+
+/// What the validator hears.
+#[derive(Debug)]
+pub enum Msg {
+    /// A deployment is live and is to be judged.
+    Deployed(Deployment),
+    /// A run was measured, or could not be.
+    Ran(DeploymentId, Result<Measurement, TrialFailure>),
+    /// A deployment is being undone for another reason: it is not judged any more.
+    Withdrawn(DeploymentId),
+    /// The operator changed the settings.
+    Reconfigured(Config),
+}
+
+/// What the validator needs.
+pub struct Arguments {
+    /// What is plugged in.
+    pub seams: Seams,
+    /// Where verdicts go.
+    pub exits: Exits,
+    /// The room's settings.
+    pub config: Config,
+    /// The domains.
+    pub catalogue: Arc<Catalogue>,
+    /// When a run is ended.
+    pub run_within: Duration,
+}
+
+/// Judges deployments by measuring old and new side by side.
+pub struct Validator;
+
+/// What the validator remembers: a fold of the journal.
+pub struct State {
+    seams: Seams,
+    exits: Exits,
+    config: Config,
+    catalogue: Arc<Catalogue>,
+    run_within: Duration,
+    judging: BTreeMap<DeploymentId, Judging>,
+}
+
+/// A deployment on the scales.
+struct Judging {
+    deployment: Deployment,
+    domain: Domain,
+    anchor: Option<Baseline>,
+    runs: Vec<Run>,
+    next: Option<(u32, u32, bool)>,
+    task: Option<AbortHandle>,
+}
+
+impl Drop for Judging {
+    fn drop(&mut self) {
+        // A run whose result nobody waits for must not go on to load the machine.
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+impl Actor for Validator {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Arguments;
+
+    async fn pre_start(&self, myself: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
+        let Arguments { seams, exits, config, catalogue, run_within } = arguments;
+        // What was on the scales when this room failed goes back on them; the runs are in the journal.
+        for (deployment, stage) in open_deployments(&seams).await? {
+            if matches!(stage, Stage::Healthy | Stage::Measuring) {
+                myself.send_message(Msg::Deployed(deployment))?;
+            }
+        }
+        Ok(State { seams, exits, config, catalogue, run_within, judging: BTreeMap::new() })
+    }
+
+    async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+        match msg {
+            Msg::Deployed(deployment) => state.begin(&myself, deployment).await?,
+            Msg::Ran(id, outcome) => state.weigh(&myself, &id, outcome).await?,
+            Msg::Withdrawn(id) => drop(state.judging.remove(&id)),
+            Msg::Reconfigured(config) => state.config = config,
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// Begins, or after a restart of this room goes on where the journal says.
+    async fn begin(&mut self, myself: &ActorRef<Msg>, deployment: Deployment) -> Result<(), JournalError> {
+        if self.judging.contains_key(&deployment.id) {
+            return Ok(());
+        }
+        let Some(domain) = self.catalogue.domains.get(&deployment.promotion.domain).cloned() else { return Ok(()) };
+        let id = deployment.id.clone();
+        let now_ms = self.seams.clock.now_ms();
+        let step = Fact::Step { deployment: id.clone(), step: Step::Measured };
+        let entry = Entry::once(&deployment.promotion.cycle, now_ms, format!("measuring:{id}"), step);
+        record(&self.seams, vec![entry]).await?;
+        let runs = self.recorded_runs(&id).await?;
+        let anchor = self.anchor(&domain.name).await?;
+        self.judging
+            .insert(id.clone(), Judging { deployment, domain, anchor, runs, next: None, task: None });
+        self.proceed(myself, &id).await
+    }
+
+    async fn recorded_runs(&self, id: &DeploymentId) -> Result<Vec<Run>, JournalError> {
+        let recorded = self.seams.journal.read(Query::kinds(&[Kind::Run]).about(id.as_str())).await?;
+        Ok(recorded
+            .into_iter()
+            .filter_map(|recorded| match recorded.fact {
+                Fact::Run { block, place, candidate, outcome, .. } => Some(run(block, place, candidate, &outcome)),
+                _ => None,
+            })
+            .collect())
+    }
+
+    async fn anchor(&self, domain: &str) -> Result<Option<Baseline>, JournalError> {
+        let recorded = self.seams.journal.read(Query::newest(&[Kind::Verdict], ANCHOR_LOOK_BACK)).await?;
+        Ok(recorded.into_iter().find_map(|recorded| match recorded.fact {
+            Fact::Verdict(verdict) if verdict.domain == domain && verdict.outcome == Ruled::Success => {
+                Some(Baseline::certified(&verdict))
+            }
+            _ => None,
+        }))
+    }
+
+    async fn weigh(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        id: &DeploymentId,
+        outcome: Result<Measurement, TrialFailure>,
+    ) -> Result<(), JournalError> {
+        let Some(judging) = self.judging.get_mut(id) else { return Ok(()) };
+        let Some((block, place, candidate)) = judging.next.take() else { return Ok(()) };
+        judging.task = None;
+        judging.runs.push(run(block, place, candidate, &outcome));
+        let fact = Fact::Run { deployment: id.clone(), block, place, candidate, outcome };
+        let cycle = judging.deployment.promotion.cycle.clone();
+        let entry = Entry::once(&cycle, self.seams.clock.now_ms(), format!("run:{id}:{block}:{place}"), fact);
+        record(&self.seams, vec![entry]).await?;
+        self.proceed(myself, id).await
+    }
+
+    async fn proceed(&mut self, myself: &ActorRef<Msg>, id: &DeploymentId) -> Result<(), JournalError> {
+        let Some(judging) = self.judging.get_mut(id) else { return Ok(()) };
+        let anchor = judging.anchor.as_ref().map(|baseline| &baseline.metrics);
+        match course(&self.config, &judging.domain.metrics, anchor, &judging.runs) {
+            Course::Measure { block, blocks_planned } => {
+                let done = judging.runs.iter().filter(|run| run.block == block).count() as u32;
+                let candidate = arrange(coin(id, block))[done.min(3) as usize];
+                tracing::debug!(deployment = %id, block, blocks_planned, place = done + 1, candidate, "run begins");
+                judging.next = Some((block, done + 1, candidate));
+                let bench = Arc::clone(&self.seams.bench);
+                let measuring = measure(bench, judging, block, done + 1, candidate, self.run_within);
+                let (myself, id) = (myself.clone(), id.clone());
+                let task = tokio::spawn(async move {
+                    let outcome = measuring.await;
+                    // A validator that is gone resumes from the journal and measures this run again.
+                    myself.send_message(Msg::Ran(id, outcome)).ok();
+                });
+                judging.task = Some(task.abort_handle());
+                Ok(())
+            }
+            Course::Judge(judgement) => self.judge(id, judgement).await,
+        }
+    }
+
+    async fn judge(&mut self, id: &DeploymentId, judgement: Judgement) -> Result<(), JournalError> {
+        let Some(judging) = self.judging.get(id) else { return Ok(()) };
+        let judgement = self.check_live(judging, judgement).await;
+        let verdict = verdict(&judging.deployment, judgement, self.seams.clock.now_ms());
+        if record_verdict(&self.seams, &verdict).await? {
+            for outlet in &self.exits.verdicts {
+                wake(outlet, verdict.clone());
+            }
+        }
+        self.judging.remove(id);
+        Ok(())
+    }
+
+    /// What was measured beside the service counts only if the service itself still runs with the new values.
+    async fn check_live(&self, judging: &Judging, judgement: Judgement) -> Judgement {
+        if judgement.outcome == Ruled::Rollback {
+            return judgement;
+        }
+        let reason = match self.seams.services.in_effect(&judging.domain).await {
+            Ok(in_effect) => match crate::facts::agrees(&judging.deployment.promotion.target(), &in_effect) {
+                Ok(()) => return judgement,
+                Err(why) => Reason::NotEffective { why },
+            },
+            Err(error) => Reason::NotHealthy { why: error.to_string() },
+        };
+        Judgement { outcome: Ruled::Rollback, reason, ..judgement }
+    }
+}
+
+/// How many verdicts are looked through for the last certified baseline.
+const ANCHOR_LOOK_BACK: usize = 1_000;
+
+fn measure(
+    bench: Arc<dyn crate::seams::Bench>,
+    judging: &Judging,
+    block: u32,
+    place: u32,
+    candidate: bool,
+    within: Duration,
+) -> impl Future<Output = Result<Measurement, TrialFailure>> + Send + 'static {
+    let domain = judging.domain.clone();
+    let id = &judging.deployment.id;
+    let assignment = Assignment {
+        label: format!("{id}.b{block}.r{place}"),
+        settings: arm(judging, candidate),
+        // One load for all four runs of a block: what differs is the settings alone.
+        seed: seed(id, block),
+    };
+    async move {
+        match tokio::time::timeout(within, bench.measure(&domain, assignment)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(TrialFailure {
+                kind: FailureKind::TimedOut,
+                detail: format!("not measured within {} s", within.as_secs()),
+            }),
+        }
+    }
+}
+
+/// Returns what the service runs with, of the keys that change, before or after the change.
+fn arm(judging: &Judging, candidate: bool) -> Settings {
+    let knobs = &judging.domain.knobs;
+    judging
+        .deployment
+        .promotion
+        .changes
+        .iter()
+        .filter_map(|(key, change)| {
+            let old = || change.from.clone().or_else(|| knobs.get(key).map(|knob| knob.default.clone()));
+            let value = if candidate { Some(change.to.clone()) } else { old() };
+            value.map(|value| (key.clone(), value))
+        })
+        .collect()
+}
+
+fn run(block: u32, place: u32, candidate: bool, outcome: &Result<Measurement, TrialFailure>) -> Run {
+    let samples = outcome.as_ref().map_or(0, |measurement| measurement.samples);
+    let outcome = outcome
+        .as_ref()
+        .map(|measurement| measurement.metrics.clone())
+        .map_err(|failure| failure.kind);
+    Run { block, place, candidate, outcome, samples }
+}
+
+fn verdict(deployment: &Deployment, judgement: Judgement, now_ms: u64) -> Verdict {
+    let promotion = &deployment.promotion;
+    Verdict {
+        deployment: deployment.id.clone(),
+        cycle: promotion.cycle.clone(),
+        experiment: promotion.experiment.clone(),
+        domain: promotion.domain.clone(),
+        question: promotion.question.clone(),
+        hypothesis: promotion.hypothesis.clone(),
+        changes: promotion.changes.clone(),
+        outcome: judgement.outcome,
+        reason: judgement.reason,
+        improvement: judgement.improvement,
+        before: judgement.before,
+        after: judgement.after,
+        blocks: judgement.blocks,
+        samples: judgement.samples,
+        at_ms: now_ms,
+    }
+}
+
+/// The order of a block is random but repeatable: it comes from the deployment and the block alone.
+fn coin(id: &DeploymentId, block: u32) -> bool {
+    seed(id, block) & 1 == 1
+}
+
+fn seed(id: &DeploymentId, block: u32) -> u64 {
+    u64::from_str_radix(&short_hash(&[id.as_str(), &block.to_string()]), 16).unwrap_or_default()
+}
