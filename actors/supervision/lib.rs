@@ -1,1 +1,107 @@
-//! Supervision trees on ractor.
+//! Supervision trees in the manner of OTP, on ractor.
+//!
+//! A *room* is a plain [`ractor::Actor`]. A [`TreeSpec`] says which rooms there are, in which order they start and what
+//! happens when one fails; [`start`] brings the whole tree up and returns a [`Tree`] to watch and stop it by. This crate
+//! knows how actors live and die; it knows nothing of what they do.
+//!
+//! ```
+//! use kloros_supervision::{ChildSpec, Intensity, Socket, Strategy, TreeSpec, start};
+//! use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+//! use std::time::Duration;
+//!
+//! struct Greeter;
+//!
+//! impl Actor for Greeter {
+//!     type Msg = RpcReplyPort<String>;
+//!     type State = u32;
+//!     type Arguments = ();
+//!
+//!     async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<u32, ActorProcessingErr> {
+//!         Ok(0)
+//!     }
+//!
+//!     async fn handle(&self, _: ActorRef<Self::Msg>, reply: Self::Msg, greeted: &mut u32) -> Result<(), ActorProcessingErr> {
+//!         *greeted += 1;
+//!         // A caller that went away is not a failure of this room, so the result is dropped on purpose.
+//!         let _ = reply.send(format!("hello, visitor {greeted}"));
+//!         Ok(())
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let socket = Socket::new("greeter");
+//! let tree = start(
+//!     TreeSpec::new("house", Strategy::OneForOne)
+//!         .intensity(Intensity { restarts_max: 3, within: Duration::from_secs(60) })
+//!         .child(ChildSpec::actor("greeter", &socket, || (Greeter, ()))),
+//! )
+//! .await?;
+//!
+//! let answer = socket.call(|reply| reply, Duration::from_secs(1)).await?;
+//! assert_eq!(answer, "hello, visitor 1");
+//! tree.stop(Duration::from_secs(5)).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What a room can rely on
+//!
+//! - **Order.** Children start in the order of the spec, each after the one before has finished its `pre_start`. They stop
+//!   in the reverse order, one at a time, with `post_stop` run, leaves before their supervisor.
+//! - **Restart.** A panic, an `Err` from a handler, a kill and a stall are failures; a stop is not, whatever reason text
+//!   it carries. The first restart is immediate, later ones wait with exponential back-off and jitter until the room has
+//!   been healthy for a while.
+//! - **Escalation.** More restarts than [`Intensity`] allows make the supervisor stop its children and fail towards its
+//!   own parent; at the root the tree [ends](Tree::ended) with [`Ended::GaveUp`].
+//! - **Addresses.** A [`Socket`] and its [`Outlet`]s find whichever generation of a room is plugged in now. Nothing is kept
+//!   for a room that is down: the sender is told [`Down`] at once.
+//! - **Bounds.** ractor's mailboxes have none, so each socket counts what waits and refuses above its limit.
+//!
+//! # What it cannot do
+//!
+//! A kill takes effect at the handler's next `await`; a handler that blocks its thread cannot be interrupted. Such a room is
+//! given up as leaked after a bounded wait, reported, and replaced. Stack overflows and aborts end the process.
+
+#[cfg(panic = "abort")]
+compile_error!(
+    "supervision restarts rooms that panic, which `panic = \"abort\"` makes impossible; build with `panic = \"unwind\"`"
+);
+
+mod spec;
+
+mod machine;
+
+mod pace;
+
+mod supervisor;
+
+mod launch;
+
+mod watched;
+
+mod vitals;
+
+mod socket;
+
+mod outlet;
+
+mod nursery;
+
+mod tree;
+
+mod branch;
+
+mod event;
+
+pub use branch::{Branch, Kind, State};
+pub use event::{Event, EventKind, Exit};
+pub use nursery::{ChildExit, Nursery};
+pub use outlet::{Collected, Outlet};
+pub use socket::{CallError, Down, IN_FLIGHT_MAX_DEFAULT, Socket};
+pub use spec::{
+    Backoff, ChildSpec, Intensity, KILL_WITHIN_DEFAULT, Restart, START_WITHIN_DEFAULT, STOP_WITHIN_DEFAULT, Shutdown,
+    SpecError, Strategy, TreeSpec,
+};
+pub use tree::{Ended, StartError, StopTimeout, Tree, UnknownChild, start};
+pub use vitals::{Progress, progress};

@@ -1,0 +1,98 @@
+//! The wrapper around every supervised actor: the same messages, with vital signs and a typed exit.
+
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+
+use crate::event::Exit;
+use crate::socket::Socket;
+use crate::vitals::Vitals;
+
+/// An actor that does what `inner` does, and is seen doing it.
+pub(crate) struct Watched<A: Actor> {
+    inner: A,
+    vitals: Arc<Vitals>,
+    /// Where it is plugged in once its `pre_start` is through, so that its `post_start` already finds itself there.
+    socket: Option<Socket<A::Msg>>,
+}
+
+impl<A: Actor> Watched<A> {
+    pub(crate) fn new(inner: A, vitals: Arc<Vitals>, socket: Option<Socket<A::Msg>>) -> Self {
+        Watched { inner, vitals, socket }
+    }
+}
+
+impl<A: Actor> Actor for Watched<A> {
+    type Msg = A::Msg;
+    type State = Kept<A::State>;
+    type Arguments = A::Arguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        arguments: Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        let state = self.vitals.attend(async { self.inner.pre_start(myself.clone(), arguments).await }).await?;
+        if let Some(socket) = &self.socket {
+            socket.plug(myself, Arc::clone(&self.vitals));
+        }
+        Ok(Kept(Some(state)))
+    }
+
+    async fn post_start(&self, myself: ActorRef<Self::Msg>, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
+        let state = state.get()?;
+        self.vitals.attend(async { self.inner.post_start(myself, state).await }).await
+    }
+
+    async fn post_stop(&self, myself: ActorRef<Self::Msg>, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
+        let state = state.get()?;
+        self.vitals.attend(async { self.inner.post_stop(myself, state).await }).await?;
+        self.vitals.note_exit(Exit::Normal);
+        Ok(())
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        self.vitals.dequeue();
+        let state = state.get()?;
+        let outcome = self.vitals.attend(async { self.inner.handle(myself, message, state).await }).await;
+        self.vitals.count_handled();
+        outcome
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        event: SupervisionEvent,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        let state = state.get()?;
+        self.vitals.attend(async { self.inner.handle_supervisor_evt(myself, event, state).await }).await
+    }
+}
+
+/// The state of a watched actor.
+///
+/// ractor hands the state of an actor that ended to its supervisor, which drops it. A panic while it is dropped would then be
+/// the supervisor's, and take the siblings down; so it is caught here.
+pub(crate) struct Kept<S>(Option<S>);
+
+impl<S> Kept<S> {
+    fn get(&mut self) -> Result<&mut S, ActorProcessingErr> {
+        self.0.as_mut().ok_or_else(|| "the state was dropped before the actor".into())
+    }
+}
+
+impl<S> Drop for Kept<S> {
+    fn drop(&mut self) {
+        let state = self.0.take();
+        if panic::catch_unwind(AssertUnwindSafe(|| drop(state))).is_err() {
+            tracing::error!("the state of an actor panicked while it was dropped");
+        }
+    }
+}
