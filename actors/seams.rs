@@ -8,7 +8,11 @@ use async_trait::async_trait;
 
 pub use kloros_supervision::{Collected, Down, Outlet, Socket};
 
-use crate::facts::{CycleId, Domain, Entry, Kind, Measurement, Reading, Recorded, Settings, TrialFailure};
+use ractor::RpcReplyPort;
+
+use crate::facts::{
+    CycleId, Domain, Entry, Kind, Measurement, Promotion, Proposal, Reading, Recorded, Settings, TrialFailure,
+};
 
 /// Everything that is plugged in.
 #[derive(Clone)]
@@ -238,4 +242,13 @@ pub trait PendingStore: Send + Sync {
 
     /// Removes the pending file of `domain`.
     async fn disarm(&self, domain: &str) -> Result<(), EnvStoreError>;
+}
+
+/// A proposal on its way to the deployer, which compares it with what runs.
+#[derive(Debug)]
+pub struct Planning {
+    /// What is proposed.
+    pub proposal: Proposal,
+    /// Who waits to hear what change it amounts to, or why there is none.
+    pub reply: Option<RpcReplyPort<Result<Promotion, String>>>,
 }

@@ -1,3 +1,28 @@
-//! The `kloros` binary.
+//! The `kloros` binary: the loop's adapters, the daemon that plugs them in, and the command line.
 
-fn main() {}
+mod api;
+mod background;
+mod bench;
+mod cli;
+mod clock;
+mod daemon;
+mod demo;
+mod env_store;
+mod home;
+mod host;
+mod inbox;
+mod journal;
+mod lab;
+mod nvml;
+mod pending;
+mod process;
+mod scrape;
+mod service;
+mod settings;
+mod telemetry;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

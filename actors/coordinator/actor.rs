@@ -15,7 +15,7 @@ use crate::{
     },
     meters,
     record::{record, record_once, wake},
-    seams::{Appended, JournalError, Outlet, Query, Seams},
+    seams::{Appended, JournalError, Outlet, Planning, Query, Seams},
 };
 
 /// What the coordinator says.
@@ -24,7 +24,7 @@ pub struct Exits {
     /// An experiment that is to run.
     pub experiments: Outlet<Experiment>,
     /// Settings that are to be compared with what runs, and proposed to the gate.
-    pub proposals: Outlet<Proposal>,
+    pub proposals: Outlet<Planning>,
     /// A question that ended without a deployment.
     pub ended: Outlet<QuestionEnd>,
 }
@@ -34,6 +34,8 @@ pub struct Exits {
 pub enum Msg {
     /// Somebody wants something brought about.
     Intended(Intent),
+    /// A person proposes settings and waits to hear what change they amount to.
+    Tried(Planning),
     /// An experiment ended.
     Ended(ExperimentEnd),
     /// The actor of an experiment is gone, for whatever reason.
@@ -102,7 +104,8 @@ impl Actor for Coordinator {
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match msg {
             Msg::Intended(Intent::CuriosityQuestion(question)) => state.consider(question).await,
-            Msg::Intended(Intent::Proposal(proposal)) => state.pass_on(proposal),
+            Msg::Intended(Intent::Proposal(proposal)) => state.pass_on(Planning { proposal, reply: None }),
+            Msg::Tried(planning) => state.pass_on(planning),
             Msg::Ended(end) => state.conclude(end).await,
             Msg::Left(exit) => state.resume(&exit),
             Msg::Sweep => {
@@ -209,7 +212,8 @@ impl State {
     async fn propose(&self, experiment: &Experiment, winner: &Winner) {
         let Some(domain) = self.catalogue.domains.get(&experiment.spec.domain) else { return };
         match map_params(&winner.best.params, &experiment.spec.param_mapping, domain) {
-            Ok(settings) => self.pass_on(Proposal {
+            Ok(settings) => {
+                let proposal = Proposal {
                 cycle: experiment.cycle.clone(),
                 origin: Origin::Experiment(experiment.id.clone()),
                 experiment: experiment.spec.name.clone(),
@@ -220,14 +224,16 @@ impl State {
                 fitness: Some(winner.best.fitness),
                 at_ms: self.seams.clock.now_ms(),
                 depth: experiment.depth,
-            }),
+            };
+                self.pass_on(Planning { proposal, reply: None });
+            }
             Err(problem) => self.end_experiment(experiment, "refused", &problem.to_string()).await,
         }
     }
 
-    fn pass_on(&self, proposal: Proposal) {
+    fn pass_on(&self, planning: Planning) {
         count("proposal");
-        wake(&self.exits.proposals, proposal);
+        wake(&self.exits.proposals, planning);
     }
 
     /// An experiment's actor that leaves without an end broke off: it goes on where the journal says, but not for ever.

@@ -4,6 +4,11 @@
 //! `Promotion` to the gate.
 //! Invariant: an accepted intent leads to exactly one experiment or promotion, or to a recorded refusal.
 
+mod actor;
+
+pub mod admission;
+
+pub use actor::{Arguments, Coordinator, Exits, Msg};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Check, Problem};

@@ -3,6 +3,13 @@
 //! Hears `Anomaly` from the observer and `Lesson` from feedback. Says `Intent` to the coordinator.
 //! Invariants: a question is identified by hypothesis and subject; every question ends, and rests before it is asked again.
 
+mod actor;
+
+pub mod hypotheses;
+
+pub mod interest;
+
+pub use actor::{Arguments, Curiosity, Exits, Msg};
 use serde::{Deserialize, Serialize};
 
 use crate::{

@@ -12,7 +12,7 @@ use crate::{
     },
     meters,
     record::{open_deployments, record, record_once, record_verdict, wake},
-    seams::{JournalError, Outlet, Query, Seams},
+    seams::{JournalError, Outlet, Planning, Query, Seams},
 };
 
 /// What the deployer says.
@@ -34,7 +34,7 @@ pub struct Exits {
 #[derive(Debug)]
 pub enum Msg {
     /// Somebody proposes settings.
-    Proposed(Proposal, Option<RpcReplyPort<Result<Promotion, String>>>),
+    Proposed(Planning),
     /// The gate let a promotion through.
     Cleared(Approved<Promotion>),
     /// The validator judged a deployment.
@@ -98,7 +98,7 @@ impl Actor for Deployer {
 
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match msg {
-            Msg::Proposed(proposal, reply) => state.plan(proposal, reply).await?,
+            Msg::Proposed(planning) => state.plan(planning).await?,
             Msg::Cleared(approved) => state.accept(approved).await?,
             Msg::Judged(verdict) => state.settle(&verdict).await?,
             Msg::Recalled(id, uid, reply) => state.recall(&id, uid, reply).await?,
@@ -139,11 +139,8 @@ impl State {
     }
 
     /// Compares a proposal with what runs, and proposes the difference to the gate.
-    async fn plan(
-        &mut self,
-        proposal: Proposal,
-        reply: Option<RpcReplyPort<Result<Promotion, String>>>,
-    ) -> Result<(), JournalError> {
+    async fn plan(&mut self, planning: Planning) -> Result<(), JournalError> {
+        let Planning { proposal, reply } = planning;
         let planned = self.promotion(&proposal).await;
         match &planned {
             Ok(promotion) => {

@@ -4,6 +4,16 @@
 //! Invariants: what undoes a change lies on disk before the change is made; a person's edit always wins; a deployment
 //! without a durable verdict is undone.
 
+mod actor;
+
+mod saga;
+
+pub mod mapping;
+
+pub mod pending;
+
+pub use actor::{Arguments, Deployer, Exits, Msg};
+pub use saga::recover;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Check, Problem};

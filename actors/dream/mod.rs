@@ -4,6 +4,17 @@
 //! Invariants: a failed trial is a variant, never a number; the live settings are always among the candidates; an
 //! experiment that breaks off is resumed from the journal and repeats no finished trial.
 
+mod experiment_actor;
+
+mod trial_actor;
+
+pub mod space;
+
+pub mod search;
+
+pub mod fitness;
+
+pub use experiment_actor::{Arguments, Exits, ExperimentActor, Msg};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Check, Problem};

@@ -3,6 +3,11 @@
 //! Hears `Verdict` from the validator. Says `Lesson` to curiosity and to the observer.
 //! Invariant: every verdict teaches exactly one lesson, neutral ones too.
 
+mod actor;
+
+pub mod lesson;
+
+pub use actor::{Arguments, Exits, Feedback, Msg};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Check, Problem};

@@ -3,6 +3,13 @@
 //! Hears `Promotion` from the coordinator and `Answer`s from people. Says `Approved<Promotion>` to the deployer.
 //! Invariants: what the gate did not pass cannot be spelled elsewhere; silence is a no; the env file may lower the level, never raise it.
 
+mod actor;
+
+pub mod autonomy;
+
+pub mod policy;
+
+pub use actor::{Arguments, Exits, Gate, Msg, Waiting};
 use serde::{Deserialize, Serialize};
 
 use crate::{

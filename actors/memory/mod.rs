@@ -3,6 +3,11 @@
 //! Hears turns of conversations and keeps them in the journal.
 //! Invariants: the newest turns are never the ones cut off; the same turn never comes twice.
 
+mod actor;
+
+pub mod recall;
+
+pub use actor::{Arguments, Memory, Msg};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Check, Problem};

@@ -3,6 +3,16 @@
 //! Hears `Reading`s from the monitors and `Lesson`s from feedback. Says `Anomaly` to curiosity.
 //! Invariant: one incident raises one anomaly, until it has cleared or its repeat time is over.
 
+mod actor;
+
+mod monitor_actor;
+
+pub mod detectors;
+
+pub mod incident;
+
+pub use actor::{Arguments, Exits, Msg, Observer};
+pub use monitor_actor::{Arguments as MonitorArguments, Exits as MonitorExits, Monitor, Msg as MonitorMsg, Refine};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Check, Problem};

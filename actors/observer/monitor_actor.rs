@@ -36,8 +36,11 @@ pub struct Arguments {
     /// Where readings go.
     pub exits: Exits,
     /// What is made of the readings before they go: a pass-through, or the pressures of a GPU beside them.
-    pub refine: fn(Vec<Reading>) -> Vec<Reading>,
+    pub refine: Refine,
 }
+
+/// What is made of readings before they go.
+pub type Refine = Arc<dyn Fn(Vec<Reading>) -> Vec<Reading> + Send + Sync>;
 
 /// Reads one probe again and again; host, services and GPUs have one each.
 pub struct Monitor;

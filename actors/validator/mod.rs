@@ -3,6 +3,13 @@
 //! Hears `Deployment` from the deployer. Says `Verdict` to the deployer and to feedback.
 //! Invariants: a deployment gets exactly one verdict, even across a restart; silence, NaN and a lost metric are never success.
 
+mod actor;
+
+pub mod verdict;
+
+pub mod baseline;
+
+pub use actor::{Arguments, Exits, Msg, Validator};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Check, Problem};

@@ -1,0 +1,199 @@
+//! Lists what the journal holds. It needs no running daemon.
+
+use std::collections::BTreeMap;
+
+use kloros_actors::{
+    facts::{
+        Experiment, ExperimentEnd, Fact, Generation, Kind, Outcome, Question, QuestionEnd, Recorded, Stage, Trial,
+        Verdict, stages,
+    },
+    seams::Query,
+};
+use serde_json::json;
+
+use super::{Answer, ListArgs, out::Out, progress, story};
+use crate::{
+    home::Home,
+    journal::{Reader, rfc3339},
+};
+
+/// How many facts are looked through for a listing.
+const LOOK_BACK_MAX: usize = 10_000;
+
+/// Returns the newest facts of these kinds, oldest first.
+fn history(home: &Home, kinds: &[Kind]) -> anyhow::Result<Vec<Recorded>> {
+    let mut found = Reader::open(home)?.read(&Query::newest(kinds, LOOK_BACK_MAX))?;
+    found.reverse();
+    Ok(found)
+}
+
+/// Prints `rows`, newest last, and the command that a person would type next; nothing at all is a "no".
+fn show(out: &mut Out, rows: Vec<(serde_json::Value, String)>, limit: usize, none: &str, next: &str) -> anyhow::Result<Answer> {
+    let rows: Vec<_> = rows.into_iter().rev().take(limit).rev().collect();
+    let empty = rows.is_empty();
+    let (facts, lines): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+    out.answer(&facts, || if empty { none.to_owned() } else { format!("{}\n{next}", lines.join("\n")) })?;
+    Ok(Answer::Done)
+}
+
+pub(super) fn intents(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::Result<Answer> {
+    let rows = history(home, &[Kind::Question, Kind::Promotion])?
+        .into_iter()
+        .filter_map(|recorded| {
+            let (kind, id, what) = match &recorded.fact {
+                Fact::Question(question) => {
+                    ("curiosity_question", question.question_id.to_string(), question.hypothesis.clone())
+                }
+                Fact::Promotion(promotion) => {
+                    ("proposal", promotion.id.to_string(), progress::changes(&promotion.changes))
+                }
+                _ => return None,
+            };
+            let line = format!("{}  {kind:18} {id}  {what}", rfc3339(recorded.at_ms));
+            Some((json!({"at_ms": recorded.at_ms, "type": kind, "id": id, "cycle": recorded.cycle, "what": what}), line))
+        })
+        .filter(|(row, _)| args.id.as_deref().is_none_or(|id| row["id"].as_str().is_some_and(|each| each.starts_with(id))))
+        .collect();
+    show(out, rows, args.limit, "no intents yet", "kloros explain ID")
+}
+
+pub(super) fn questions(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::Result<Answer> {
+    let mut found: Vec<(u64, Question, Option<QuestionEnd>)> = Vec::new();
+    for recorded in history(home, &[Kind::Question, Kind::QuestionEnd])? {
+        match recorded.fact {
+            Fact::Question(question) => found.push((recorded.at_ms, question, None)),
+            Fact::QuestionEnd(end) => {
+                if let Some(question) = found.iter_mut().find(|(_, each, _)| each.question_id == end.question) {
+                    question.2 = Some(end);
+                }
+            }
+            _ => {}
+        }
+    }
+    let rows = found
+        .into_iter()
+        .filter(|(_, question, _)| args.id.as_deref().is_none_or(|id| question.question_id.as_str().starts_with(id)))
+        .map(|(at_ms, question, end)| {
+            let state = end.as_ref().map_or("open", |end| end.how.as_str());
+            let line = format!(
+                "{}  {:12} {}  interest {:.2}  {}",
+                rfc3339(at_ms), state, question.question_id, question.interest,
+                end.as_ref().map_or("", |end| end.why.as_str())
+            );
+            (json!({"question": question, "end": end}), line)
+        })
+        .collect();
+    show(out, rows, args.limit, "no questions yet", "kloros explain ID")
+}
+
+/// One experiment with what became of it.
+struct Found {
+    experiment: Experiment,
+    trials: Vec<Trial>,
+    generations: Vec<Generation>,
+    end: Option<ExperimentEnd>,
+}
+
+pub(super) fn experiments(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::Result<Answer> {
+    let mut found: BTreeMap<u64, Found> = BTreeMap::new();
+    for recorded in history(home, &[Kind::Experiment, Kind::Trial, Kind::Generation, Kind::ExperimentEnd])? {
+        let subject = recorded.fact.subject().to_owned();
+        let of = found.values_mut().find(|each| each.experiment.id.as_str() == subject);
+        match (recorded.fact, of) {
+            (Fact::Experiment(experiment), _) => {
+                let (trials, generations) = (Vec::new(), Vec::new());
+                found.insert(recorded.seq, Found { experiment, trials, generations, end: None });
+            }
+            (Fact::Trial(trial), Some(of)) => of.trials.push(trial),
+            (Fact::Generation(generation), Some(of)) => of.generations.push(generation),
+            (Fact::ExperimentEnd(end), Some(of)) => of.end = Some(end),
+            _ => {}
+        }
+    }
+    let wanted = |each: &Found| args.id.as_deref().is_none_or(|id| each.experiment.id.as_str().starts_with(id));
+    let rows = found.into_values().filter(wanted).map(|each| experiment_row(&each, args.id.is_some())).collect();
+    show(out, rows, args.limit, "no experiments yet", "kloros experiments ID")
+}
+
+fn experiment_row(found: &Found, whole: bool) -> (serde_json::Value, String) {
+    let Found { experiment, trials, generations, end } = found;
+    let failed = trials.iter().filter(|trial| matches!(trial.outcome, Outcome::Failed(_))).count();
+    let best = generations.last().and_then(|generation| generation.best.as_ref());
+    let state = end.as_ref().map_or("running", ExperimentEnd::label);
+    let mut line = format!(
+        "{}  {state:10} {}  {} trials, {failed} failed, {} generations",
+        rfc3339(experiment.at_ms), experiment.id, trials.len(), generations.len()
+    );
+    if let Some(best) = best {
+        line += &format!(", best {:+.0} %", progress::percent_of_log(best.fitness));
+    }
+    if whole {
+        line.extend(trials.iter().map(trial_line));
+    }
+    let trials = if whole { json!(trials) } else { json!(trials.len()) };
+    (json!({"experiment": experiment, "trials": trials, "generations": generations, "end": end}), line)
+}
+
+fn trial_line(trial: &Trial) -> String {
+    let what = match &trial.outcome {
+        Outcome::Measured(measurement) => {
+            let metrics = ["goodput_per_s", "e2e_p95_ms", "tokens_per_s", "error_rate"]
+                .iter()
+                .filter_map(|name| Some(format!("{name} {}", story::number(*measurement.metrics.get(*name)?))));
+            metrics.collect::<Vec<_>>().join("  ")
+        }
+        Outcome::Failed(failure) => format!("failed: {failure}"),
+    };
+    format!("\n  g{} t{:02}  {}  {what}", trial.generation, trial.number, story::params(&trial.params))
+}
+
+pub(super) fn winners(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::Result<Answer> {
+    let rows = history(home, &[Kind::ExperimentEnd])?
+        .into_iter()
+        .filter_map(|recorded| match recorded.fact {
+            Fact::ExperimentEnd(ExperimentEnd::Won { winner, .. }) => Some((recorded.at_ms, winner)),
+            _ => None,
+        })
+        .filter(|(_, winner)| args.id.as_deref().is_none_or(|id| winner.experiment_id.as_str().starts_with(id)))
+        .map(|(at_ms, winner)| {
+            let line = format!(
+                "{}  {}  {}  claimed {:+.0} %",
+                rfc3339(at_ms), winner.experiment_id, story::params(&winner.best.params),
+                progress::percent_of_log(winner.best.fitness)
+            );
+            (json!(winner), line)
+        })
+        .collect();
+    show(out, rows, args.limit, "no winners yet", "kloros deployments")
+}
+
+pub(super) fn deployments(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::Result<Answer> {
+    let history = history(home, &[Kind::Deployment, Kind::Step, Kind::Verdict])?;
+    let verdicts: BTreeMap<String, Verdict> = history
+        .iter()
+        .filter_map(|recorded| match &recorded.fact {
+            Fact::Verdict(verdict) => Some((verdict.deployment.to_string(), verdict.clone())),
+            _ => None,
+        })
+        .collect();
+    let rows = stages(history.into_iter().map(|recorded| recorded.fact))
+        .into_iter()
+        .filter(|(deployment, _)| args.id.as_deref().is_none_or(|id| deployment.id.as_str().starts_with(id)))
+        .map(|(deployment, stage)| {
+            let verdict = verdicts.get(deployment.id.as_str());
+            let state = match (verdict, stage) {
+                (Some(_), Stage::Stuck) => "stuck".to_owned(),
+                (Some(verdict), _) => verdict.outcome.to_string(),
+                (None, stage) => stage.label().to_owned(),
+            };
+            let improvement = verdict.and_then(|verdict| verdict.improvement);
+            let line = format!(
+                "{}  {state:10} {}  {}  {}",
+                rfc3339(deployment.at_ms), deployment.id, progress::changes(&deployment.promotion.changes),
+                improvement.map_or_else(String::new, |estimate| story::estimate(&estimate))
+            );
+            (json!({"deployment": deployment, "stage": stage, "verdict": verdict}), line)
+        })
+        .collect();
+    show(out, rows, args.limit, "no deployments yet", "kloros explain ID")
+}

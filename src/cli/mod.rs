@@ -1,0 +1,217 @@
+//! The command line: the answer first, the machine form on request, an honest exit code.
+
+mod ask;
+mod client;
+mod list;
+mod out;
+mod progress;
+mod run;
+mod story;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{home::Home, journal, lab, settings};
+use out::Out;
+
+/// Exit codes: done, no, broken; and the one of sysexits for a configuration that cannot be used, so that a service
+/// manager does not try again.
+const NO: u8 = 1;
+const BROKEN: u8 = 2;
+const CONFIGURATION: u8 = 78;
+
+/// kloros improves the services of the machine it runs on, and never makes them worse for long.
+#[derive(Parser)]
+#[command(name = "kloros", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Args, Clone)]
+struct Common {
+    /// The home: state, logs and results [default: $KLOROS_HOME, or what fits the machine]
+    #[arg(long, global = true, value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// Print JSON for scripts
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the loop until Ctrl-C; what happens without a command, too
+    Run(run::RunArgs),
+    /// Say how the running daemon is, and what waits for you
+    Status,
+    /// Show the supervision tree of the running daemon
+    Tree,
+    /// List intents and how they were routed
+    Intents(ListArgs),
+    /// List questions and how they ended
+    Questions(ListArgs),
+    /// List experiments, or the trials of one
+    Experiments(ListArgs),
+    /// List winners
+    Winners(ListArgs),
+    /// List deployments and their verdicts
+    Deployments(ListArgs),
+    /// Tell a cycle, question, experiment, promotion or deployment as one story
+    Explain {
+        /// Any id, or its beginning
+        id: String,
+    },
+    /// Let a waiting promotion through
+    Approve(AnswerArgs),
+    /// Refuse a waiting promotion
+    Reject(AnswerArgs),
+    /// Undo a deployment that was not judged yet
+    Rollback {
+        /// The deployment's id
+        id: String,
+    },
+    /// Propose settings of your own, through the same gate, deployment and validation
+    Try(ask::TryArgs),
+    /// Check the configuration and say all that is wrong with it
+    CheckConfig {
+        /// The configuration file [default: kloros.toml in the home]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Write every log and result file anew from the journal
+    RebuildLogs,
+    /// Break something on purpose, where the configuration allows it
+    #[command(subcommand)]
+    Chaos(Chaos),
+    /// The small inference server to practise on
+    #[command(subcommand)]
+    Lab(lab::LabCommand),
+}
+
+#[derive(Subcommand)]
+enum Chaos {
+    /// Kill a room; its supervisor starts it again
+    Kill {
+        /// The room's name or path, as `kloros tree` shows it
+        room: String,
+    },
+}
+
+#[derive(Args)]
+struct ListArgs {
+    /// Show one of them whole
+    id: Option<String>,
+    /// How many to show at most
+    #[arg(long, default_value_t = 20)]
+    limit: usize,
+}
+
+#[derive(Args)]
+struct AnswerArgs {
+    /// The promotion's id, or its beginning
+    id: String,
+    /// The reason, for the record
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+/// What a command comes to.
+pub(crate) enum Answer {
+    /// Done.
+    Done,
+    /// No: it is not so, or may not be.
+    No,
+}
+
+/// Reads the command line, does what it says, and returns the exit code.
+pub(crate) fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers; everything else is a command line that cannot be used.
+            let code = if error.use_stderr() { BROKEN } else { 0 };
+            error.print().ok();
+            return ExitCode::from(code);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&error.into()),
+    };
+    match runtime.block_on(obey(cli)) {
+        Ok(Answer::Done) => ExitCode::SUCCESS,
+        Ok(Answer::No) => ExitCode::from(NO),
+        Err(error) => complain(&error),
+    }
+}
+
+fn complain(error: &anyhow::Error) -> ExitCode {
+    // A reader that went away, as `head` does, has what it wanted.
+    if error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
+        return ExitCode::SUCCESS;
+    }
+    let code = if let Some(lab) = error.downcast_ref::<lab::LabError>() {
+        lab.exit_code()
+    } else if error.is::<settings::Complaints>() {
+        CONFIGURATION
+    } else {
+        BROKEN
+    };
+    out::trouble(&format!("{error:#}"));
+    ExitCode::from(code)
+}
+
+async fn obey(cli: Cli) -> anyhow::Result<Answer> {
+    let mut out = Out::new(cli.common.json);
+    let home = || -> anyhow::Result<Home> { Ok(Home::resolve(cli.common.home.as_deref())?) };
+    match cli.command.unwrap_or_else(|| Command::Run(run::RunArgs::default())) {
+        Command::Run(args) => run::run(home()?, args, &mut out).await,
+        Command::Status => ask::status(&home()?, &mut out).await,
+        Command::Tree => ask::tree(&home()?, &mut out).await,
+        Command::Intents(args) => list::intents(&home()?, &args, &mut out),
+        Command::Questions(args) => list::questions(&home()?, &args, &mut out),
+        Command::Experiments(args) => list::experiments(&home()?, &args, &mut out),
+        Command::Winners(args) => list::winners(&home()?, &args, &mut out),
+        Command::Deployments(args) => list::deployments(&home()?, &args, &mut out),
+        Command::Explain { id } => story::explain(&home()?, &id, &mut out),
+        Command::Approve(args) => ask::answer(&home()?, args.id, true, args.reason, &mut out).await,
+        Command::Reject(args) => ask::answer(&home()?, args.id, false, args.reason, &mut out).await,
+        Command::Rollback { id } => ask::rollback(&home()?, id, &mut out).await,
+        Command::Try(args) => ask::propose(&home()?, args, &mut out).await,
+        Command::CheckConfig { config } => check_config(&home()?, config.as_deref(), &mut out),
+        Command::RebuildLogs => rebuild_logs(&home()?, &mut out),
+        Command::Chaos(Chaos::Kill { room }) => ask::kill(&home()?, room, &mut out).await,
+        Command::Lab(command) => {
+            lab::run(command).await?;
+            Ok(Answer::Done)
+        }
+    }
+}
+
+fn check_config(home: &Home, config: Option<&std::path::Path>, out: &mut Out) -> anyhow::Result<Answer> {
+    match settings::check(home.root(), config) {
+        Ok(summary) => {
+            out.answer(&serde_json::json!({"ok": true, "domains": summary.domains, "experiments": summary.experiments}), || {
+                summary.to_string()
+            })?;
+            Ok(Answer::Done)
+        }
+        Err(complaints) => {
+            let lines: Vec<String> = complaints.to_string().lines().map(str::to_owned).collect();
+            out.answer(&serde_json::json!({"ok": false, "problems": lines}), || complaints.to_string())?;
+            Ok(Answer::No)
+        }
+    }
+}
+
+fn rebuild_logs(home: &Home, out: &mut Out) -> anyhow::Result<Answer> {
+    let rebuilt = journal::rebuild(home)?;
+    let (files, lines) = (rebuilt.files, rebuilt.lines);
+    out.answer(&serde_json::json!({"files": files, "lines": lines}), || {
+        format!("rebuilt {files} files, {lines} lines, in {}", home.root().display())
+    })?;
+    Ok(Answer::Done)
+}

@@ -1,0 +1,58 @@
+//! Where answers and trouble go.
+
+use std::io::{self, IsTerminal, Write};
+
+use serde::Serialize;
+
+/// Prints answers, in words or as JSON.
+pub(crate) struct Out {
+    json: bool,
+    terminal: bool,
+}
+
+impl Out {
+    /// Returns where answers go; as JSON if `json` is asked for.
+    pub(crate) fn new(json: bool) -> Self {
+        Self { json, terminal: io::stdout().is_terminal() }
+    }
+
+    /// Returns whether answers are JSON.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Returns whether a person is looking at it.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.terminal && !self.json
+    }
+
+    /// Prints `facts` as one JSON line, or the words for them.
+    pub(crate) fn answer(&mut self, facts: &impl Serialize, words: impl FnOnce() -> String) -> io::Result<()> {
+        if self.json {
+            let text = serde_json::to_string(facts).map_err(io::Error::other)?;
+            self.line(&text)
+        } else {
+            self.line(&words())
+        }
+    }
+
+    /// Prints one line.
+    pub(crate) fn line(&mut self, text: &str) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "{text}")?;
+        stdout.flush()
+    }
+
+    /// Prints a line over the last one, for a person that looks on; an empty text takes it away.
+    pub(crate) fn over(&mut self, text: &str) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        write!(stdout, "\r\x1b[2K{text}")?;
+        stdout.flush()
+    }
+}
+
+/// Prints trouble to stderr.
+pub(crate) fn trouble(text: &str) {
+    // When stderr is gone as well, there is nobody left to tell.
+    writeln!(io::stderr().lock(), "kloros: {text}").ok();
+}

@@ -1,0 +1,172 @@
+//! Tells in plain words what the loop does while it does it.
+
+use std::{collections::BTreeMap, io};
+
+use kloros_actors::facts::{
+    Anomaly, AnomalyKind, Change, Experiment, ExperimentEnd, Fact, Generation, Key, Recorded, Ruling, Step, Verdict,
+};
+
+use super::{out::Out, story};
+use crate::home::Home;
+
+/// The story of a run, line by line; on a terminal with a line below it that says what is going on now.
+pub(crate) struct Progress<'a> {
+    out: &'a mut Out,
+    experiment: Option<Experiment>,
+    tried: u32,
+    best: Option<f64>,
+    runs: u32,
+    began_ms: u64,
+}
+
+impl<'a> Progress<'a> {
+    pub(crate) fn new(out: &'a mut Out) -> Self {
+        Self { out, experiment: None, tried: 0, best: None, runs: 0, began_ms: 0 }
+    }
+
+    pub(crate) fn begin(&mut self, home: &Home, cycles: Option<u64>) -> io::Result<()> {
+        if self.out.is_json() {
+            return Ok(());
+        }
+        let until = match cycles {
+            Some(1) => "until one cycle is closed".to_owned(),
+            Some(cycles) => format!("until {cycles} cycles are closed"),
+            None => "until Ctrl-C".to_owned(),
+        };
+        self.out.line(&format!("kloros runs in {} {until}", home.root().display()))?;
+        self.now("watching, to learn what is normal")
+    }
+
+    /// Tells of one fact. A reader that went away does not stop the loop.
+    pub(crate) fn tell(&mut self, recorded: &Recorded) {
+        if self.out.is_json() {
+            self.out.answer(recorded, String::new).ok();
+            return;
+        }
+        if let Some(line) = self.line(&recorded.fact, recorded.at_ms) {
+            self.say(&line).ok();
+        }
+        if let Some(now) = self.state(&recorded.fact, recorded.at_ms) {
+            self.now(&now).ok();
+        }
+    }
+
+    pub(crate) fn end(&mut self, how: &str) -> io::Result<()> {
+        if self.out.is_json() {
+            return Ok(());
+        }
+        self.say(how)
+    }
+
+    fn say(&mut self, line: &str) -> io::Result<()> {
+        if self.out.is_terminal() {
+            self.out.over("")?;
+        }
+        self.out.line(line)
+    }
+
+    fn now(&mut self, text: &str) -> io::Result<()> {
+        if self.out.is_terminal() { self.out.over(&format!("  ... {text}")) } else { Ok(()) }
+    }
+
+    fn line(&mut self, fact: &Fact, at_ms: u64) -> Option<String> {
+        match fact {
+            Fact::Anomaly(anomaly) => Some(noticed(anomaly)),
+            Fact::Question(question) => Some(format!("asks      {} ({})", question.hypothesis, question.question_id)),
+            Fact::QuestionEnd(end) if end.how != "deployed" && end.how != "rolled_back" => {
+                Some(format!("ends      {}: {}", end.question, end.why))
+            }
+            Fact::Experiment(experiment) => {
+                self.experiment = Some(experiment.clone());
+                (self.tried, self.best, self.began_ms) = (0, None, at_ms);
+                let budget = experiment.spec.budget;
+                Some(format!(
+                    "evolves   {} with up to {} x {} measured candidates",
+                    experiment.spec.domain, budget.max_generations, budget.max_candidates
+                ))
+            }
+            Fact::Generation(generation) => {
+                self.best = generation.best.as_ref().map(|best| percent_of_log(best.fitness));
+                Some(measured(generation))
+            }
+            Fact::ExperimentEnd(ExperimentEnd::Won { winner, .. }) => {
+                Some(format!("wins      {}, claimed {:+.0} %", story::params(&winner.best.params), percent_of_log(winner.best.fitness)))
+            }
+            Fact::Ruling(ruling) => Some(ruled(ruling)),
+            Fact::Deployment(deployment) => {
+                self.runs = 0;
+                Some(format!("deploys   {} as {}", changes(&deployment.promotion.changes), deployment.id))
+            }
+            Fact::Step { step: Step::Proven, .. } => Some("reads     the new values back from the running service".to_owned()),
+            Fact::Step { step: Step::Restored, .. } => Some("undoes    the change: the old values are back".to_owned()),
+            Fact::Verdict(verdict) => Some(judged(verdict)),
+            Fact::Lesson(lesson) => Some(format!("learns    {}\n          kloros explain {}", lesson.says, lesson.cycle)),
+            _ => None,
+        }
+    }
+
+    fn state(&mut self, fact: &Fact, at_ms: u64) -> Option<String> {
+        match fact {
+            Fact::Trial(_) => {
+                self.tried += 1;
+                let experiment = self.experiment.as_ref()?;
+                let budget = experiment.spec.budget;
+                let total = budget.max_candidates * budget.max_generations;
+                let left_s = at_ms.saturating_sub(self.began_ms) / 1000 * u64::from(total.saturating_sub(self.tried)) / u64::from(self.tried.max(1));
+                let best = self.best.map_or_else(String::new, |best| format!(", best so far {best:+.0} %"));
+                Some(format!("evolving: trial {} of {total}{best}, about {left_s} s left", self.tried))
+            }
+            Fact::Run { .. } => {
+                self.runs += 1;
+                Some(format!("validating: run {}, block {}", self.runs, self.runs.div_ceil(4)))
+            }
+            Fact::Step { step: Step::Applied, .. } => Some("deploying: the service restarts".to_owned()),
+            Fact::Lesson(_) => Some("watching".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+fn noticed(anomaly: &Anomaly) -> String {
+    let than = match anomaly.kind {
+        AnomalyKind::Deviation => "its past says",
+        AnomalyKind::Objective => "its objective allows",
+        AnomalyKind::Pressure => "is comfortable",
+    };
+    format!(
+        "notices   {} {} is {}, where {than} {}",
+        anomaly.subject, anomaly.metric, story::number(anomaly.observed), story::number(anomaly.expected)
+    )
+}
+
+fn measured(generation: &Generation) -> String {
+    let best = generation
+        .best
+        .as_ref()
+        .map_or_else(String::new, |best| format!(", best {:+.0} %", percent_of_log(best.fitness)));
+    format!("measured  generation {}: {} measured, {} failed{best}", generation.number, generation.measured, generation.failed)
+}
+
+fn ruled(ruling: &Ruling) -> String {
+    match ruling {
+        Ruling::Allow { risk, level, .. } => format!("permits   it: {risk} risk at autonomy {}", u8::from(*level)),
+        Ruling::Ask { promotion, why, .. } => format!("waits     for you: {why}\n          kloros approve {promotion}"),
+        Ruling::Refuse { why, .. } => format!("refuses   it: {why}"),
+    }
+}
+
+fn judged(verdict: &Verdict) -> String {
+    let improvement = verdict
+        .improvement
+        .map_or_else(String::new, |estimate| format!(" {}", story::estimate(&estimate)));
+    format!("judges    {}{improvement}: {} ({} blocks, {} requests)", verdict.outcome, verdict.reason, verdict.blocks, verdict.samples)
+}
+
+pub(crate) fn changes(changes: &BTreeMap<Key, Change>) -> String {
+    changes.iter().map(|(key, change)| format!("{key} {change}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Fitness is a log ratio; people read percents.
+pub(crate) fn percent_of_log(fitness: f64) -> f64 {
+    fitness.exp_m1() * 100.0
+}

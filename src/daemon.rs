@@ -1,0 +1,288 @@
+//! The composition root: plugs the adapters into the loop, starts it, and ends it cleanly.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context, bail};
+use kloros_actors::{
+    circuit::{Circuit, Control, Plugs},
+    deployer,
+    facts::{Kind, Recorded},
+    seams::{Clock, Journal, Probe, Query, Seams},
+};
+use kloros_supervision::Ended;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    api::{self, About, Api},
+    background,
+    bench::Runner,
+    clock::SystemClock,
+    demo,
+    env_store::EnvFiles,
+    home::{Home, HomeLock},
+    host::HostProbe,
+    inbox::Inbox,
+    journal::{self, Store},
+    nvml::GpuProbe,
+    pending::PendingFiles,
+    scrape::Scrape,
+    service::Services,
+    settings::Settings,
+    telemetry,
+};
+
+/// What `kloros run` was asked for.
+pub(crate) struct Options {
+    /// The home.
+    pub(crate) home: Home,
+    /// The configuration file, if one was named.
+    pub(crate) config: Option<PathBuf>,
+    /// After how many closed cycles the daemon ends by itself.
+    pub(crate) cycles: Option<u64>,
+    /// The seed of everything random.
+    pub(crate) seed: u64,
+}
+
+/// Why the daemon ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// So many cycles were closed as were asked for.
+    CyclesClosed(u64),
+    /// Somebody asked for it.
+    Asked,
+}
+
+/// How long the rooms have to stop.
+const STOP_WITHIN: Duration = Duration::from_secs(20);
+
+/// How often the projector looks by itself, beside being woken: what could not be written before may be now.
+const PROJECT_EVERY: Duration = Duration::from_secs(5);
+
+/// The name of the control socket under the home's state folder.
+pub(crate) const SOCKET: &str = "control.sock";
+
+/// Runs the daemon to its end. `watch` is given every fact as it becomes durable.
+pub(crate) async fn run<W: FnMut(&Recorded) + Send>(options: Options, mut watch: W) -> anyhow::Result<End> {
+    let Options { home, config, cycles, seed } = options;
+    home.create()?;
+    let lock = home.lock()?;
+    let settings = Settings::load(home.root(), config.as_deref())?;
+    let store = journal::open(&home)?;
+    // What a crash left half written outside the journal is mended before anything new is written.
+    store.mend().await.context("cannot mend the projected files")?;
+    let metrics = telemetry::start_metrics()?;
+    let house = House::new(&home, store, settings, seed)?;
+
+    deployer::recover(&house.seams, &house.settings_catalogue, &house.settings.rooms.deployer).await?;
+    house.services.start_all(house.settings_catalogue.domains.values()).await;
+    let (load, since) = (house.demo_load(), house.last_seq().await?);
+    let ended = match house.open(metrics).await {
+        Ok(control) => {
+            let ended = attend(&house, &control, &lock, cycles, since, &mut watch).await;
+            if let Err(late) = control.stop(STOP_WITHIN).await {
+                tracing::error!(%late, "rooms did not stop in time");
+            }
+            ended
+        }
+        Err(error) => Err(error),
+    };
+    drop(load);
+    house.close().await?;
+    ended
+}
+
+/// Everything that is plugged in.
+struct House {
+    home: Home,
+    store: Store,
+    settings: Settings,
+    settings_catalogue: Arc<kloros_actors::config::Catalogue>,
+    services: Arc<Services>,
+    seams: Seams,
+    seed: u64,
+}
+
+impl House {
+    fn new(home: &Home, store: Store, settings: Settings, seed: u64) -> anyhow::Result<Self> {
+        let exe = std::env::current_exe().context("cannot find this program's own file")?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let services = Arc::new(Services::new(home.root().to_path_buf(), exe.clone()));
+        let seams = Seams {
+            journal: Arc::new(store.clone()),
+            clock: Arc::clone(&clock),
+            bench: Arc::new(Runner::new(home.root().to_path_buf(), exe, clock)),
+            env: Arc::new(EnvFiles::new(home.root().to_path_buf())),
+            services: services.clone(),
+            pending: Arc::new(PendingFiles::new(home.pending_folder())),
+        };
+        let settings_catalogue = Arc::new(settings.catalogue.clone());
+        Ok(Self { home: home.clone(), store, settings, settings_catalogue, services, seams, seed })
+    }
+
+    async fn last_seq(&self) -> anyhow::Result<u64> {
+        let newest = self.store.read(Query::newest(&[], 1)).await?;
+        Ok(newest.first().map_or(0, |recorded| recorded.seq))
+    }
+
+    fn demo_load(&self) -> Option<crate::bench::LiveLoad> {
+        let built_in = self.settings.built_in_domains.then(|| self.settings.catalogue.domains.get("lab")).flatten()?;
+        let (services, name) = (Arc::clone(&self.services), built_in.name.clone());
+        Some(demo::start(move || services.base_url(&name), self.seed))
+    }
+
+    fn probes(&self) -> Vec<Arc<dyn Probe>> {
+        let host: Arc<dyn Probe> = Arc::new(HostProbe::new(self.home.root().to_path_buf()));
+        let scrapes = self.settings.catalogue.domains.values().filter_map(|domain| {
+            let path = domain.service.metrics_path.clone()?;
+            let (services, name) = (Arc::clone(&self.services), domain.name.clone());
+            let url = move || services.base_url(&name).map(|base| format!("{base}{path}"));
+            let clock = Arc::clone(&self.seams.clock);
+            Some(Arc::new(Scrape::new(domain.name.clone(), url, clock)) as Arc<dyn Probe>)
+        });
+        std::iter::once(host).chain(scrapes).collect()
+    }
+
+    async fn open(
+        &self,
+        metrics: metrics_exporter_prometheus::PrometheusHandle,
+    ) -> anyhow::Result<Control> {
+        let circuit = Circuit::new(Plugs {
+            seams: self.seams.clone(),
+            catalogue: Arc::clone(&self.settings_catalogue),
+            config: self.settings.rooms.clone(),
+            seed: self.seed,
+            probes: self.probes(),
+            gpu: Arc::new(GpuProbe::new(None)),
+        });
+        let control = circuit.control();
+        let store = vec![self.projector()];
+        let shell = vec![self.api(&control), self.telemetry(&control, metrics), self.inbox(&control), self.keeper()];
+        circuit.start(store, shell).await.context("the house cannot be started")?;
+        Ok(control)
+    }
+
+    fn projector(&self) -> kloros_supervision::ChildSpec {
+        let store = self.store.clone();
+        background::child("projector", move || {
+            let store = store.clone();
+            async move {
+                let mut appended = store.appended();
+                loop {
+                    if let Err(error) = store.flush().await {
+                        tracing::warn!(%error, "projection waits");
+                    }
+                    store.check().map_err(|error| error.to_string())?;
+                    // Woken by each append, and by itself for what had to wait.
+                    tokio::time::timeout(PROJECT_EVERY, appended.changed()).await.ok();
+                }
+            }
+        })
+    }
+
+    fn keeper(&self) -> kloros_supervision::ChildSpec {
+        let services = Arc::clone(&self.services);
+        let domains: Vec<_> = self.settings_catalogue.domains.values().cloned().collect();
+        background::child("services", move || {
+            let (services, domains) = (Arc::clone(&services), domains.clone());
+            async move {
+                services.supervise(domains).await;
+                Ok(())
+            }
+        })
+    }
+
+    fn api(&self, control: &Control) -> kloros_supervision::ChildSpec {
+        let services = Arc::clone(&self.services);
+        let names: Vec<String> = self.settings_catalogue.domains.keys().cloned().collect();
+        let about = About {
+            metrics_address: self.settings.shell.metrics_address.to_string(),
+            services: Box::new(move || names.iter().map(|name| (name.clone(), services.base_url(name))).collect()),
+        };
+        let api = Api {
+            control: control.clone(),
+            socket: self.home.state_folder().join(SOCKET),
+            chaos: self.settings.shell.chaos,
+            facts: Arc::new(about),
+        };
+        background::child("api", move || api::serve(api.clone()))
+    }
+
+    fn telemetry(
+        &self,
+        control: &Control,
+        metrics: metrics_exporter_prometheus::PrometheusHandle,
+    ) -> kloros_supervision::ChildSpec {
+        let (address, control) = (self.settings.shell.metrics_address, control.clone());
+        background::child("telemetry", move || telemetry::serve(address, metrics.clone(), control.clone()))
+    }
+
+    fn inbox(&self, control: &Control) -> kloros_supervision::ChildSpec {
+        let inbox = Inbox {
+            home: self.home.clone(),
+            control: control.clone(),
+            journal: Arc::clone(&self.seams.journal),
+            clock: Arc::clone(&self.seams.clock),
+            catalogue: Arc::clone(&self.settings_catalogue),
+        };
+        background::child("inbox", move || inbox.clone().watch())
+    }
+
+    /// Leaves the machine in a proven state: what was not judged is undone, what kloros started is ended.
+    async fn close(&self) -> anyhow::Result<()> {
+        deployer::recover(&self.seams, &self.settings_catalogue, &self.settings.rooms.deployer).await?;
+        self.services.stop_all().await;
+        self.store.flush().await.context("projected files wait for the next start")?;
+        Ok(())
+    }
+}
+
+/// Follows the journal until there is a reason to end.
+async fn attend<W: FnMut(&Recorded) + Send>(
+    house: &House,
+    control: &Control,
+    lock: &HomeLock,
+    cycles: Option<u64>,
+    since: u64,
+    watch: &mut W,
+) -> anyhow::Result<End> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut appended = house.store.appended();
+    let (mut seen, mut closed) = (since, 0);
+    loop {
+        for recorded in house.store.read(Query { after: seen, ..Query::default() }).await? {
+            seen = recorded.seq;
+            closed += u64::from(recorded.fact.kind() == Kind::Lesson);
+            watch(&recorded);
+        }
+        if cycles.is_some_and(|wanted| closed >= wanted) && house.is_settled().await? {
+            return Ok(End::CyclesClosed(closed));
+        }
+        if !lock.stands() {
+            bail!("the lock of {} is gone: somebody replaced the home", house.home.root().display());
+        }
+        tokio::select! {
+            _ = interrupt.recv() => return Ok(End::Asked),
+            _ = terminate.recv() => return Ok(End::Asked),
+            ended = control.ended() => match ended {
+                Ended::Stopped => return Ok(End::Asked),
+                Ended::GaveUp { path, reason } => bail!("{path} failed too often: {reason}"),
+            },
+            _ = tokio::time::timeout(PROJECT_EVERY, appended.changed()) => {}
+        }
+    }
+}
+
+impl House {
+    /// The lesson may be written before the deployment is closed; the daemon ends after both.
+    async fn is_settled(&self) -> anyhow::Result<bool> {
+        let query = Query::newest(&[Kind::Deployment, Kind::Step], SETTLED_LOOK_BACK);
+        let mut history = self.store.read(query).await?;
+        history.reverse();
+        let stages = kloros_actors::facts::stages(history.into_iter().map(|recorded| recorded.fact));
+        Ok(stages.iter().all(|(_, stage)| stage.is_final() || *stage == kloros_actors::facts::Stage::Stuck))
+    }
+}
+
+/// How many facts about deployments are looked through for one that is open.
+const SETTLED_LOOK_BACK: usize = 1_000;
