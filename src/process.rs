@@ -45,6 +45,9 @@ const READY_INTERVAL: Duration = Duration::from_millis(100);
 /// How long the answer to such a question may take.
 const READY_ANSWER_MAX: Duration = Duration::from_secs(2);
 
+/// How many children may wait to be started.
+const STARTS_QUEUED_MAX: usize = 64;
+
 /// How many ports that were handed out lately are not handed out again.
 const PORTS_REMEMBERED_MAX: usize = 64;
 
@@ -224,10 +227,10 @@ async fn spawn_on_thread(launch: Launch) -> io::Result<Instance> {
         launch: Launch,
         started: oneshot::Sender<io::Result<Instance>>,
     }
-    static JOBS: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
+    static JOBS: OnceLock<mpsc::SyncSender<Job>> = OnceLock::new();
 
     let jobs = JOBS.get_or_init(|| {
-        let (jobs, queue) = mpsc::channel::<Job>();
+        let (jobs, queue) = mpsc::sync_channel::<Job>(STARTS_QUEUED_MAX);
         let work = move || {
             for job in queue {
                 // Whoever asked may be gone by now; dropping the instance then kills it.
@@ -239,7 +242,10 @@ async fn spawn_on_thread(launch: Launch) -> io::Result<Instance> {
         jobs
     });
     let (started, answer) = oneshot::channel();
-    jobs.send(Job { launch, started }).map_err(|_| io::Error::other("the thread that starts children is gone"))?;
+    jobs.try_send(Job { launch, started }).map_err(|error| match error {
+        mpsc::TrySendError::Full(_) => io::Error::other("too many children are being started"),
+        mpsc::TrySendError::Disconnected(_) => io::Error::other("the thread that starts children is gone"),
+    })?;
     answer.await.map_err(|_| io::Error::other("the thread that starts children is gone"))?
 }
 
