@@ -5,9 +5,13 @@
 //! does not name `KEY` there, so it does not here. Whether a `\` at the end of a *comment* continues it depends on
 //! systemd's version; where that decides what our key holds, the file is refused.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 use crate::facts::Key;
+
+mod scan;
+
+use scan::{Assignment, COMMENTS, Comments, ESCAPED_IN_DOUBLE_QUOTES, Quote, is_line_end, line_of, scan};
 
 /// Why an env file is not understood, or not edited.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,6 +75,24 @@ pub fn value_of(bytes: &[u8], key: &Key) -> Result<Option<String>, Problem> {
     };
     let line = found.line;
     String::from_utf8(found.text).map(Some).map_err(|_| Problem::NotText { line, key: key.clone() })
+}
+
+/// Returns all variables that `bytes` assign, as a process that is started with the file gets them.
+///
+/// The last assignment of a key holds; what does not name a variable is passed over, as systemd does.
+pub fn variables(bytes: &[u8]) -> Result<BTreeMap<Key, String>, Problem> {
+    let mut variables = BTreeMap::new();
+    for Assignment { line, key, text, .. } in scan(bytes, Comments::End).assignments {
+        let Some(key) = str::from_utf8(&bytes[key]).ok().and_then(|key| Key::new(key).ok()) else {
+            continue;
+        };
+        match String::from_utf8(text) {
+            Ok(text) if text.contains('\0') => return Err(Problem::Zero { line }),
+            Ok(text) => drop(variables.insert(key, text)),
+            Err(_) => return Err(Problem::NotText { line, key }),
+        }
+    }
+    Ok(variables)
 }
 
 /// Returns `bytes` with each key of `changes` set to its value, or its line removed where there is none.
@@ -145,44 +167,6 @@ fn spelled(key: &Key, value: &str, quote: Option<Quote>) -> Result<Vec<u8>, Prob
     })
 }
 
-const ESCAPED_IN_DOUBLE_QUOTES: &[u8] = b"\"\\`$";
-
-/// Whether a backslash at the end of a comment continues it: it did in older versions of systemd.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Comments {
-    End,
-    Continue,
-}
-
-const COMMENTS: [Comments; 2] = [Comments::End, Comments::Continue];
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Quote {
-    Single,
-    Double,
-}
-
-/// One `KEY=value`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Assignment {
-    line: u32,
-    key: Range<usize>,
-    /// Where the value stands, quotes included, white space around it not.
-    value: Range<usize>,
-    /// What the value means.
-    text: Vec<u8>,
-    /// The quotes around the whole value.
-    quote: Option<Quote>,
-    continued: bool,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Scan {
-    assignments: Vec<Assignment>,
-    /// The line where something begins that the end of the file does not end.
-    unended: Option<u32>,
-}
-
 fn find(bytes: &[u8], key: &Key) -> Result<Option<Assignment>, Problem> {
     if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
         return Err(Problem::Zero { line: line_of(bytes, at) });
@@ -227,204 +211,6 @@ fn line_starts(bytes: &[u8]) -> impl Iterator<Item = usize> + '_ {
     std::iter::once(0).chain((1..bytes.len()).filter(|at| is_line_end(bytes[at - 1])))
 }
 
-fn line_of(bytes: &[u8], at: usize) -> u32 {
-    u32::try_from(bytes[..at].iter().filter(|byte| **byte == b'\n').count()).unwrap_or(u32::MAX).saturating_add(1)
-}
-
-fn is_line_end(byte: u8) -> bool {
-    matches!(byte, b'\n' | b'\r')
-}
-
-fn is_space(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t') || is_line_end(byte)
-}
-
-fn scan(bytes: &[u8], comments: Comments) -> Scan {
-    let mut scan = Scan::default();
-    let mut at = 0;
-    while let Some(offset) = bytes[at..].iter().position(|byte| !is_space(*byte)) {
-        let start = at + offset;
-        if matches!(bytes[start], b'#' | b';') {
-            at = end_of_comment(bytes, start, comments);
-            if at > bytes.len() {
-                scan.unended = Some(line_of(bytes, start));
-                break;
-            }
-            continue;
-        }
-        let key_end = bytes[start..].iter().position(|byte| *byte == b'=' || is_line_end(*byte));
-        let Some(key_end) = key_end.map(|offset| start + offset) else {
-            break;
-        };
-        if bytes[key_end] != b'=' {
-            at = key_end;
-            continue;
-        }
-        let value = Reader::read(bytes, key_end + 1);
-        let line = line_of(bytes, start);
-        let key_length = bytes[start..key_end].iter().rposition(|byte| !is_space(*byte)).map_or(0, |last| last + 1);
-        if value.unended {
-            scan.unended = Some(line);
-        }
-        at = value.at;
-        scan.assignments.push(Assignment {
-            line,
-            key: start..start + key_length,
-            quote: value.quote(),
-            value: value.span,
-            text: value.text,
-            continued: value.continued || value.unended,
-        });
-    }
-    scan
-}
-
-/// Returns where the comment ends, or one past the end of `bytes` when it would go on in what is added.
-fn end_of_comment(bytes: &[u8], start: usize, comments: Comments) -> usize {
-    let mut at = start;
-    while at < bytes.len() && !is_line_end(bytes[at]) {
-        let next = bytes.get(at + 1);
-        let before_line_end = next.is_some_and(|next| is_line_end(*next));
-        if bytes[at] != b'\\' || (before_line_end && comments == Comments::End) {
-            at += 1;
-        } else if next.is_none() || (before_line_end && at + 2 == bytes.len()) {
-            return bytes.len() + 1;
-        } else {
-            at += 2;
-        }
-    }
-    at
-}
-
-/// Reads one value, byte for byte as systemd does.
-struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
-    span: Range<usize>,
-    text: Vec<u8>,
-    /// How much of `text` is not white space at its end.
-    kept: usize,
-    quoted: Vec<Quote>,
-    bare: bool,
-    continued: bool,
-    unended: bool,
-}
-
-impl<'a> Reader<'a> {
-    fn read(bytes: &'a [u8], start: usize) -> Self {
-        let mut reader = Self {
-            bytes,
-            at: start,
-            span: start..start,
-            text: Vec::new(),
-            kept: 0,
-            quoted: Vec::new(),
-            bare: false,
-            continued: false,
-            unended: false,
-        };
-        while let Some(byte) = reader.peek().filter(|byte| !is_line_end(*byte)) {
-            match byte {
-                b'\'' if !reader.bare => reader.quoted_part(Quote::Single),
-                b'"' if !reader.bare => reader.quoted_part(Quote::Double),
-                b'\\' => reader.escape(),
-                // White space counts only between what it separates, and not before the first.
-                b' ' | b'\t' if reader.bare => {
-                    reader.text.push(byte);
-                    reader.at += 1;
-                }
-                b' ' | b'\t' => reader.at += 1,
-                _ => {
-                    reader.begin();
-                    reader.bare = true;
-                    reader.text.push(byte);
-                    reader.at += 1;
-                    reader.keep();
-                }
-            }
-        }
-        reader.text.truncate(reader.kept);
-        reader
-    }
-
-    fn quote(&self) -> Option<Quote> {
-        match self.quoted.as_slice() {
-            [only] if !self.bare => Some(*only),
-            _ => None,
-        }
-    }
-
-    fn peek(&self) -> Option<u8> {
-        self.bytes.get(self.at).copied()
-    }
-
-    fn begin(&mut self) {
-        if self.span.is_empty() {
-            self.span.start = self.at;
-            self.span.end = self.at;
-        }
-    }
-
-    fn keep(&mut self) {
-        self.kept = self.text.len();
-        self.span.end = self.at;
-    }
-
-    fn escape(&mut self) {
-        self.begin();
-        self.bare = true;
-        self.at += 1;
-        match self.peek() {
-            None => self.unended = true,
-            Some(byte) => {
-                self.at += 1;
-                if is_line_end(byte) {
-                    self.continued = true;
-                    self.unended = self.at == self.bytes.len();
-                } else {
-                    self.text.push(byte);
-                }
-            }
-        }
-        self.keep();
-    }
-
-    fn quoted_part(&mut self, quote: Quote) {
-        self.begin();
-        self.quoted.push(quote);
-        let close = if quote == Quote::Single { b'\'' } else { b'"' };
-        self.at += 1;
-        loop {
-            let Some(byte) = self.peek() else {
-                self.unended = true;
-                break;
-            };
-            self.at += 1;
-            if byte == close {
-                break;
-            }
-            self.continued |= is_line_end(byte);
-            if byte != b'\\' || quote == Quote::Single {
-                self.text.push(byte);
-                continue;
-            }
-            match self.peek() {
-                Some(next) if ESCAPED_IN_DOUBLE_QUOTES.contains(&next) => self.text.push(next),
-                Some(b'\n') => self.continued = true,
-                Some(next) => {
-                    self.continued |= is_line_end(next);
-                    self.text.extend([b'\\', next]);
-                }
-                // The loop finds the end of the file next.
-                None => {}
-            }
-            self.at += 1;
-        }
-        self.at = self.at.min(self.bytes.len());
-        self.keep();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -462,6 +248,15 @@ mod tests {
         reads("KK=1\nK_=2\nk=3\n", None);
         reads("# a comment \\\nL=1\nK=2\n", Some("2"));
         reads("L=\"1\n2\"\nK=2\n", Some("2"));
+    }
+
+    #[test]
+    fn all_variables_are_those_that_a_process_gets() {
+        let file = b"# a\nA=1\nexport B=2\nC='x y'\nA=3\n9=4\n\xff=5\n";
+        let expected = [("A", "3"), ("C", "x y")].map(|(name, value)| (key(name), value.to_owned()));
+        assert_eq!(variables(file), Ok(BTreeMap::from(expected)));
+        assert_eq!(variables(b"A=1\nB=\xff\n"), Err(Problem::NotText { line: 2, key: key("B") }));
+        assert_eq!(variables(b"A=1\nB=\0\n"), Err(Problem::Zero { line: 2 }));
     }
 
     #[track_caller]
@@ -621,6 +416,7 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(file in prop::collection::vec(any::<u8>(), 0..64)) {
             let _ = value_of(&file, &key("K"));
+            let _ = variables(&file);
             let _ = edit(&file, &[(key("K"), Some("1".to_owned()))]);
         }
     }
