@@ -4,6 +4,8 @@ mod clock;
 
 mod env_store;
 
+mod pending;
+
 mod process;
 
 fn main() {}
