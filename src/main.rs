@@ -8,4 +8,6 @@ mod pending;
 
 mod process;
 
+mod service;
+
 fn main() {}
