@@ -1,0 +1,204 @@
+//! Pending files: what undoes a deployment, on disk before the deployment touches anything.
+//!
+//! One file a domain, `HOME/.kloros/pending/DOMAIN.json`, with a checksum, so that half a file is never taken for one.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use async_trait::async_trait;
+use kloros_actors::seams::{EnvStoreError, PendingStore};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// The largest pending file, in bytes.
+const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// The pending files under a home.
+#[derive(Clone, Debug)]
+pub(crate) struct PendingFiles {
+    folder: PathBuf,
+}
+
+/// What a pending file holds.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sealed {
+    /// SHA-256 of `text`, in hexadecimal digits.
+    checksum: String,
+    text: String,
+}
+
+impl PendingFiles {
+    /// Returns the pending files under `home`; nothing is created before the first one is armed.
+    pub(crate) fn new(home: &Path) -> Self {
+        Self { folder: home.join(".kloros/pending") }
+    }
+
+    fn file(&self, domain: &str) -> Result<PathBuf, EnvStoreError> {
+        let file = self.folder.join(format!("{domain}.json"));
+        let names_a_domain = |each: u8| each.is_ascii_alphanumeric() || matches!(each, b'_' | b'-');
+        if domain.is_empty() || !domain.bytes().all(names_a_domain) {
+            let why = "its name is not made of letters, digits, underscores and hyphens".to_owned();
+            return Err(EnvStoreError::Refused { path: file.display().to_string(), why });
+        }
+        Ok(file)
+    }
+}
+
+#[async_trait]
+impl PendingStore for PendingFiles {
+    async fn arm(&self, domain: &str, text: String) -> Result<(), EnvStoreError> {
+        let file = self.file(domain)?;
+        let path = file.display().to_string();
+        let armed = apart(move || write(&file, text)).await;
+        armed.map_err(|error| EnvStoreError::Write { path, why: error.to_string() })
+    }
+
+    async fn armed(&self, domain: &str) -> Result<Option<String>, EnvStoreError> {
+        let file = self.file(domain)?;
+        let path = file.display().to_string();
+        let armed = apart(move || read(&file)).await;
+        armed.map_err(|error| EnvStoreError::Read { path, why: error.to_string() })
+    }
+
+    async fn disarm(&self, domain: &str) -> Result<(), EnvStoreError> {
+        let file = self.file(domain)?;
+        let path = file.display().to_string();
+        let disarmed = apart(move || remove(&file)).await;
+        disarmed.map_err(|error| EnvStoreError::Write { path, why: error.to_string() })
+    }
+}
+
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+fn write(file: &Path, text: String) -> io::Result<()> {
+    let folder = file.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    if !folder.is_dir() {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        // The folders' own names must survive a power cut as well.
+        folder.ancestors().skip(1).take(2).try_for_each(sync_folder)?;
+    }
+    let sealed = serde_json::to_vec(&Sealed { checksum: checksum(&text), text })?;
+    if sealed.len() as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {FILE_BYTES_MAX} bytes")));
+    }
+    let part = file.with_extension("json.part");
+    // What a crash left half-written is written anew.
+    let mut opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+    let written = opened.write_all(&sealed).and_then(|()| opened.sync_all()).and_then(|()| fs::rename(&part, file));
+    written.inspect_err(|_| drop(fs::remove_file(&part)))?;
+    sync_folder(folder)
+}
+
+fn read(file: &Path) -> io::Result<Option<String>> {
+    let opened = match File::open(file) {
+        Ok(opened) => opened,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    match serde_json::from_slice::<Sealed>(&bytes) {
+        Ok(sealed) if sealed.checksum == checksum(&sealed.text) => Ok(Some(sealed.text)),
+        damaged => {
+            let why = damaged.map_or_else(|error| error.to_string(), |_| "its checksum does not match".to_owned());
+            let aside = file.with_extension("json.corrupt");
+            fs::rename(file, &aside)?;
+            let why = format!("it is damaged ({why}); it was moved to {}, look at it", aside.display());
+            Err(io::Error::new(io::ErrorKind::InvalidData, why))
+        }
+    }
+}
+
+fn remove(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => file.parent().map_or(Ok(()), sync_folder),
+    }
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+fn checksum(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_armed_is_there_until_it_is_disarmed() {
+        let home = tempfile::tempdir().unwrap();
+        let pending = PendingFiles::new(home.path());
+        assert_eq!(pending.armed("lab").await.unwrap(), None);
+        pending.disarm("lab").await.unwrap();
+        pending.arm("lab", "first".to_owned()).await.unwrap();
+        pending.arm("lab", "second \u{0} ä".to_owned()).await.unwrap();
+        pending.arm("tts", "other".to_owned()).await.unwrap();
+        let again = PendingFiles::new(home.path());
+        assert_eq!(again.armed("lab").await.unwrap().as_deref(), Some("second \u{0} ä"));
+        let mode = fs::metadata(home.path().join(".kloros/pending/lab.json")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        again.disarm("lab").await.unwrap();
+        assert_eq!(pending.armed("lab").await.unwrap(), None);
+        assert_eq!(pending.armed("tts").await.unwrap().as_deref(), Some("other"));
+        assert_eq!(fs::read_dir(home.path().join(".kloros/pending")).unwrap().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_file_is_kept_aside_and_said_to_be_damaged() {
+        let home = tempfile::tempdir().unwrap();
+        let pending = PendingFiles::new(home.path());
+        pending.arm("lab", "old and new values".to_owned()).await.unwrap();
+        let file = home.path().join(".kloros/pending/lab.json");
+        let good = fs::read_to_string(&file).unwrap();
+        for damaged in ["", "{", &good[..good.len() - 2], &good.replace("old", "bad"), "[1]"] {
+            fs::write(&file, damaged).unwrap();
+            let error = pending.armed("lab").await.unwrap_err();
+            assert!(error.to_string().contains("lab.json.corrupt"), "{error}");
+            let aside = home.path().join(".kloros/pending/lab.json.corrupt");
+            assert_eq!(fs::read_to_string(&aside).unwrap(), damaged);
+        }
+    }
+
+    #[tokio::test]
+    async fn half_a_file_of_a_crash_is_never_read() {
+        let home = tempfile::tempdir().unwrap();
+        let pending = PendingFiles::new(home.path());
+        pending.arm("lab", "first".to_owned()).await.unwrap();
+        fs::write(home.path().join(".kloros/pending/lab.json.part"), "{\"check").unwrap();
+        assert_eq!(pending.armed("lab").await.unwrap().as_deref(), Some("first"));
+        pending.arm("lab", "second".to_owned()).await.unwrap();
+        assert_eq!(pending.armed("lab").await.unwrap().as_deref(), Some("second"));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_out_of_the_folder_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let pending = PendingFiles::new(home.path());
+        for domain in ["", "..", "../lab", "a/b", "a\0b", "lab.json"] {
+            let refused = pending.arm(domain, String::new()).await;
+            assert!(matches!(refused, Err(EnvStoreError::Refused { .. })), "{domain:?}: {refused:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_home_that_cannot_be_written_to_is_named() {
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join(".kloros"), "a file where the folder belongs").unwrap();
+        let error = PendingFiles::new(home.path()).arm("lab", String::new()).await.unwrap_err();
+        assert!(matches!(&error, EnvStoreError::Write { path, .. } if path.ends_with("lab.json")), "{error}");
+    }
+}
