@@ -1,3 +1,5 @@
 //! The `kloros` binary.
 
+mod process;
+
 fn main() {}
