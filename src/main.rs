@@ -1,5 +1,7 @@
 //! The `kloros` binary.
 
+mod bench;
+
 mod process;
 
 fn main() {}
