@@ -1,0 +1,40 @@
+//! The bench: how a configuration is measured.
+//!
+//! [`Runner`] plugs into the loop's `Bench` seam. It starts a second instance of the service with the candidate's settings
+//! laid over the service's env file, waits until it is ready, reads back that it runs with them, puts a load on it, checks
+//! that it survived, and ends it. [`LiveLoad`] is a load without a measurement, for demonstrations.
+//!
+//! Invariants: one measurement at a time; the instance and its directory are gone when the measurement ends, however it
+//! ends; a metric without enough observations is absent; a failure is a failure, never a number.
+
+mod runner;
+
+mod chat;
+
+mod command;
+
+mod live_load;
+
+mod trial_dir;
+
+mod read_back;
+
+mod request;
+
+mod load;
+
+mod sse;
+
+mod summary;
+
+#[cfg(test)]
+mod tests;
+
+use kloros_actors::facts::{FailureKind, TrialFailure};
+pub(crate) use live_load::{LiveCounts, LiveLoad, LiveLoadSpec};
+pub(crate) use runner::Runner;
+
+/// Returns the failure of this kind, with words for a person.
+fn fail(kind: FailureKind, detail: impl Into<String>) -> TrialFailure {
+    TrialFailure { kind, detail: detail.into() }
+}

@@ -1,0 +1,192 @@
+//! Runs a trial from end to end: a second instance of the service with the candidate's settings, proven to run with them,
+//! measured, and ended.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use kloros_actors::{
+    facts::{BenchSpec, Domain, FailureKind, Measurement, TrialFailure},
+    seams::{Assignment, Bench, Clock},
+};
+use tokio::sync::Mutex;
+
+use super::{
+    chat::{self, ChatSpec, Measured},
+    command::{self, Target},
+    fail, read_back,
+    trial_dir::{self, TrialDir},
+};
+use crate::process::{Instance, Launch, ReadyError, answers, fill, free_port, ready};
+
+/// How far trials yield the CPU, so that the instance that serves goes first. The same for every candidate and for the
+/// settings it is compared with.
+pub(super) const NICE: i32 = 5;
+
+/// How long an instance may take to end by itself.
+const STOP_MAX: Duration = Duration::from_secs(10);
+
+/// How long an instance may take, once the load is over, to answer that it is still well.
+const STILL_WELL_MAX: Duration = Duration::from_secs(10);
+
+/// Measures configurations on instances of their own, one at a time.
+pub(crate) struct Runner {
+    home: PathBuf,
+    kloros: PathBuf,
+    clock: Arc<dyn Clock>,
+    // Two measurements at once would measure each other.
+    slot: Mutex<()>,
+}
+
+impl Runner {
+    /// Returns the runner of the daemon whose home this is, and removes what trials of an earlier run left there.
+    ///
+    /// `kloros` is the path of this program, which takes the place of `{kloros}` in a service's command.
+    pub(crate) fn new(home: PathBuf, kloros: PathBuf, clock: Arc<dyn Clock>) -> Self {
+        trial_dir::remove_stale(&home);
+        Self { home, kloros, clock, slot: Mutex::new(()) }
+    }
+}
+
+#[async_trait]
+impl Bench for Runner {
+    async fn measure(&self, domain: &Domain, assignment: Assignment) -> Result<Measurement, TrialFailure> {
+        let _slot = self.slot.lock().await;
+        // Dropped after the instance, which may still write there.
+        let dir = TrialDir::create(&self.home, &assignment.label).map_err(infrastructure("cannot make a directory"))?;
+        let live = self.home.join(&domain.service.env_file);
+        let env_file =
+            dir.write_env(&live, &assignment.settings).map_err(infrastructure("cannot write the env file"))?;
+        let mut trial = Trial::start(domain, &self.kloros, &env_file).await?;
+        let in_effect = trial.read_back(domain, &assignment).await?;
+        let measured = trial.measure(domain, assignment.seed).await?;
+        trial.end().await;
+        Ok(Measurement {
+            metrics: measured.metrics,
+            samples: measured.samples,
+            window_ms: measured.window_ms,
+            in_effect,
+            source: format!("{} {}", bench_name(&domain.bench), trial.url),
+            at_ms: self.clock.now_ms(),
+        })
+    }
+}
+
+/// An instance that is being measured; dropping it kills the instance.
+struct Trial {
+    instance: Instance,
+    url: String,
+    port: u16,
+}
+
+impl Trial {
+    async fn start(domain: &Domain, kloros: &Path, env_file: &Path) -> Result<Self, TrialFailure> {
+        let service = &domain.service;
+        let port = free_port().map_err(infrastructure("no free port"))?;
+        let (number, env_file, kloros) = (port.to_string(), env_file.to_string_lossy(), kloros.to_string_lossy());
+        let argv = fill(&service.argv, &[("port", &number), ("env_file", &env_file), ("kloros", &kloros)])
+            .map_err(|error| fail(FailureKind::Infrastructure, error.to_string()))?;
+        let instance = Instance::spawn(Launch { argv, env: Vec::new(), nice: NICE })
+            .await
+            .map_err(|error| fail(FailureKind::Infrastructure, error.to_string()))?;
+        let mut trial = Self { instance, url: format!("http://{}:{port}", Ipv4Addr::LOCALHOST), port };
+        let health = format!("{}{}", trial.url, service.ready.http_path);
+        let within = Duration::from_secs(service.ready.within_s);
+        match ready(&health, within, service.ready.passes, &mut trial.instance).await {
+            Ok(()) => Ok(trial),
+            Err(error) => Err(trial.why_not_ready(&error)),
+        }
+    }
+
+    fn why_not_ready(&self, error: &ReadyError) -> TrialFailure {
+        let kind = match error {
+            // Between choosing a port and listening on it somebody else may take it, which says nothing about the settings.
+            ReadyError::Exited { .. } if is_taken(self.port) => {
+                let detail = format!("somebody else took port {}; {error}", self.port);
+                return fail(FailureKind::Infrastructure, detail);
+            }
+            ReadyError::Exited { .. } => FailureKind::DidNotStart,
+            ReadyError::TimedOut { .. } => FailureKind::NotReady,
+            ReadyError::Unaskable { .. } => FailureKind::Infrastructure,
+        };
+        fail(kind, error.to_string())
+    }
+
+    async fn read_back(
+        &mut self,
+        domain: &Domain,
+        assignment: &Assignment,
+    ) -> Result<BTreeMap<String, String>, TrialFailure> {
+        let found = match read_back::in_effect(domain, &self.url, self.instance.id()).await {
+            Ok(found) => found,
+            Err(problem) => {
+                self.still_runs()?;
+                return Err(fail(FailureKind::NotInEffect, format!("the values in effect cannot be read: {problem}")));
+            }
+        };
+        match read_back::first_difference(&domain.knobs, &assignment.settings, &found) {
+            None => Ok(found),
+            Some(difference) => Err(fail(FailureKind::NotInEffect, difference)),
+        }
+    }
+
+    async fn measure(&mut self, domain: &Domain, seed: u64) -> Result<Measured, TrialFailure> {
+        let (url, port) = (self.url.clone(), self.port);
+        let measured = tokio::select! {
+            // An instance that dies early is not put under load for the rest of the window.
+            _ = self.instance.exited() => None,
+            measured = run_bench(&domain.bench, Target { url: &url, port, seed }) => Some(measured),
+        };
+        // That it died explains whatever the bench has to say.
+        self.still_runs()?;
+        let measured = measured.ok_or_else(|| fail(FailureKind::Died, "the instance ended under load"))??;
+        let health = format!("{url}{}", domain.service.ready.http_path);
+        answers(&health, STILL_WELL_MAX, 1)
+            .await
+            .map_err(|error| fail(FailureKind::Died, format!("the load was too much for the instance: {error}")))?;
+        Ok(measured)
+    }
+
+    fn still_runs(&mut self) -> Result<(), TrialFailure> {
+        let Some(status) = self.instance.try_exit() else { return Ok(()) };
+        let detail = format!("the instance ended with {status}; it last said: {}", self.instance.tail());
+        Err(fail(FailureKind::Died, detail))
+    }
+
+    async fn end(&mut self) {
+        if self.instance.stop(STOP_MAX).await.is_none() {
+            tracing::warn!(pid = self.instance.id(), "instance of a trial does not end");
+        }
+    }
+}
+
+async fn run_bench(bench: &BenchSpec, target: Target<'_>) -> Result<Measured, TrialFailure> {
+    match (ChatSpec::from_bench(bench), bench) {
+        (Some(spec), _) => chat::measure(target.url, &spec?, target.seed).await,
+        (None, BenchSpec::Command { argv, timeout_s }) => {
+            command::measure(argv, Duration::from_secs(*timeout_s), target).await
+        }
+        (None, BenchSpec::OpenaiChat { .. }) => Err(fail(FailureKind::BenchFailed, "the bench cannot run")),
+    }
+}
+
+fn bench_name(bench: &BenchSpec) -> String {
+    match bench {
+        BenchSpec::OpenaiChat { .. } => "openai_chat".to_owned(),
+        BenchSpec::Command { argv, .. } => format!("command {}", argv.first().map_or("", String::as_str)),
+    }
+}
+
+fn is_taken(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+}
+
+fn infrastructure(what: &'static str) -> impl Fn(io::Error) -> TrialFailure {
+    move |error| fail(FailureKind::Infrastructure, format!("{what}: {error}"))
+}

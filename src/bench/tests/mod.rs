@@ -1,0 +1,9 @@
+//! The bench against real endpoints and real processes.
+
+mod endpoint;
+
+mod chat;
+
+mod live_load;
+
+mod runner;

@@ -1,0 +1,271 @@
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Json, Router,
+    routing::{get, post},
+};
+use kloros_actors::{
+    facts::{
+        Apply, BenchSpec, ChatLoad, ChatSlo, Direction, Domain, FailureKind, Isolation, Key, Knob, KnobKind, Manager,
+        Measurement, MetricSpec, ReadBack, Ready, ServiceSpec, Settings, TokenRange, TrialFailure, Value,
+    },
+    seams::{Assignment, Bench, Clock},
+};
+use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
+
+use super::endpoint::streamed;
+use crate::bench::Runner;
+
+/// The part of this test program that plays the service: started by the runner as a process of its own, named by its path.
+const INSTANCE: &str = "bench::tests::runner::plays_the_instance_when_the_runner_starts_it";
+
+struct Noon;
+
+impl Clock for Noon {
+    fn now_ms(&self) -> u64 {
+        1_800_000_000_000
+    }
+}
+
+/// Serves `/health`, `/settings` and chats as the env file says: a real process for the runner to start.
+#[tokio::test]
+async fn plays_the_instance_when_the_runner_starts_it() {
+    let argument = |name: &str| std::env::args().find_map(|each| each.strip_prefix(name).map(str::to_owned));
+    let (Some(port), Some(env_file)) = (argument("instance-port="), argument("instance-env=")) else { return };
+    let text = std::fs::read_to_string(env_file).unwrap();
+    // The last assignment wins.
+    let mut settings: HashMap<String, String> =
+        text.lines().filter_map(|line| line.split_once('=')).map(|(key, value)| (key.into(), value.into())).collect();
+    let mood = settings.get("MOOD").cloned().unwrap_or_default();
+    assert_ne!(mood, "sick", "this instance does not start");
+    if mood == "stubborn" {
+        settings.insert("SLOTS".to_owned(), "1".to_owned());
+    }
+    let answer = move |Json(request): Json<serde_json::Value>| async move {
+        if mood == "frail" {
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
+        }
+        streamed(request["max_tokens"].as_u64().unwrap())
+    };
+    let router = Router::new()
+        .route("/health", get(|| async {}))
+        .route("/settings", get(move || async move { Json(settings.clone()) }))
+        .route("/v1/chat/completions", post(answer));
+    let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await.unwrap();
+    axum::serve(listener, router).await.unwrap();
+}
+
+fn instance() -> Vec<String> {
+    let program = std::env::current_exe().unwrap();
+    let argv = ["{kloros}", "--exact", INSTANCE, "--nocapture", "instance-port={port}", "instance-env={env_file}"];
+    assert!(program.is_absolute());
+    argv.map(str::to_owned).to_vec()
+}
+
+fn chat() -> BenchSpec {
+    BenchSpec::OpenaiChat {
+        load: ChatLoad::Closed { clients: 2 },
+        prompt_tokens: TokenRange { min: 4, max: 8 },
+        output_tokens: TokenRange { min: 2, max: 4 },
+        warmup_s: 0.1,
+        window_s: 0.3,
+        slo: ChatSlo { ttft_ms: 60_000.0, e2e_ms: 60_000.0 },
+        request_timeout_s: 60.0,
+    }
+}
+
+fn command(argv: &[&str]) -> BenchSpec {
+    BenchSpec::Command { argv: argv.iter().map(|each| (*each).to_owned()).collect(), timeout_s: 60 }
+}
+
+fn domain(argv: Vec<String>, bench: BenchSpec) -> Domain {
+    let slots = Knob {
+        range: KnobKind::Integer { min: 1, max: 64, log: true },
+        default: Value::Integer(1),
+        apply: Apply::Restart,
+        step_max: None,
+        reversible: true,
+    };
+    Domain {
+        name: "practice".to_owned(),
+        risk: None,
+        isolation: Isolation::Shadow,
+        service: ServiceSpec {
+            manager: Manager::Child,
+            argv,
+            port: 0,
+            env_file: PathBuf::from("live_env"),
+            ready: Ready { http_path: "/health".to_owned(), within_s: 60, passes: 2 },
+            read_back: ReadBack::HttpJson("/settings".to_owned()),
+            metrics_path: None,
+        },
+        knobs: BTreeMap::from([(Key::new("SLOTS").unwrap(), slots)]),
+        bench,
+        metrics: BTreeMap::from([(
+            "e2e_p50_ms".to_owned(),
+            MetricSpec { direction: Direction::Down, weight: 1.0, guard: None },
+        )]),
+        objectives: Vec::new(),
+    }
+}
+
+struct House {
+    home: TempDir,
+    runner: Runner,
+}
+
+impl House {
+    fn new(live_env: &str) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::write(home.path().join("live_env"), live_env).unwrap();
+        let kloros = std::env::current_exe().unwrap();
+        let runner = Runner::new(home.path().to_owned(), kloros, Arc::new(Noon));
+        Self { home, runner }
+    }
+
+    async fn measure(&self, domain: &Domain) -> Result<Measurement, TrialFailure> {
+        let settings = Settings::from([(Key::new("SLOTS").unwrap(), Value::Integer(8))]);
+        self.runner.measure(domain, Assignment { label: "x-practice/1".to_owned(), settings, seed: 7 }).await
+    }
+
+    fn directories(&self) -> usize {
+        std::fs::read_dir(self.home.path().join(".kloros/trials")).map_or(0, Iterator::count)
+    }
+
+    async fn check(&self, domain: &Domain, kind: FailureKind, word: &str) {
+        let failure = self.measure(domain).await.unwrap_err();
+        assert_eq!(failure.kind, kind, "{failure}");
+        assert!(failure.detail.contains(word), "{failure} lacks {word:?}");
+        assert_eq!(self.directories(), 0);
+        eventually(|| instances(self.home.path()) == 0).await;
+    }
+}
+
+/// Returns how many processes run that were told of a file under `home`.
+fn instances(home: &Path) -> usize {
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let home = home.to_str().unwrap();
+    let told = |path: PathBuf| {
+        std::fs::read(path.join("cmdline")).ok().map(|line| String::from_utf8_lossy(&line).into_owned())
+    };
+    processes.filter_map(|process| told(process.path())).filter(|line| line.contains(home)).count()
+}
+
+async fn eventually(condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "the condition did not come true");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_measurement_says_what_ran_with_which_settings_and_leaves_nothing_behind() {
+    let house = House::new("SLOTS=2\nSECRET=7\n");
+    let measurement = house.measure(&domain(instance(), chat())).await.unwrap();
+    assert_eq!(measurement.in_effect, BTreeMap::from([("SLOTS".to_owned(), "8".to_owned())]));
+    assert!(measurement.source.starts_with("openai_chat http://127.0.0.1:"), "{}", measurement.source);
+    assert_eq!(measurement.metrics["error_rate"], 0.0);
+    assert!(measurement.samples > 0);
+    assert_eq!((measurement.window_ms, measurement.at_ms), (300, 1_800_000_000_000));
+    assert_eq!(house.directories(), 0);
+    assert_eq!(instances(house.home.path()), 0);
+    assert_eq!(std::fs::read_to_string(house.home.path().join("live_env")).unwrap(), "SLOTS=2\nSECRET=7\n");
+}
+
+#[tokio::test]
+async fn a_command_measures_the_same_instance() {
+    let house = House::new("");
+    let measurement = house.measure(&domain(instance(), command(&["/bin/echo", "{\"port\": {port}}"]))).await.unwrap();
+    assert_eq!(measurement.source, format!("command /bin/echo http://127.0.0.1:{}", measurement.metrics["port"]));
+    let broken = domain(instance(), command(&["/bin/echo", "fine"]));
+    house.check(&broken, FailureKind::BenchFailed, "/bin/echo").await;
+}
+
+#[tokio::test]
+async fn an_instance_that_runs_with_other_values_is_not_measured() {
+    let house = House::new("MOOD=stubborn\n");
+    house.check(&domain(instance(), chat()), FailureKind::NotInEffect, "SLOTS was set to 8 and is \"1\"").await;
+}
+
+#[tokio::test]
+async fn an_instance_without_a_read_back_is_not_measured() {
+    let mut domain = domain(instance(), chat());
+    domain.service.read_back = ReadBack::HttpJson("/nothing".to_owned());
+    House::new("").check(&domain, FailureKind::NotInEffect, "/nothing").await;
+    domain.service.read_back = ReadBack::ProcEnviron;
+    House::new("").check(&domain, FailureKind::NotInEffect, "SLOTS").await;
+}
+
+#[tokio::test]
+async fn an_instance_that_dies_under_load_has_died() {
+    House::new("MOOD=frail\n").check(&domain(instance(), chat()), FailureKind::Died, "signal: 9").await;
+}
+
+#[tokio::test]
+async fn an_instance_that_does_not_start_says_why() {
+    let house = House::new("MOOD=sick\n");
+    house.check(&domain(instance(), chat()), FailureKind::DidNotStart, "this instance does not start").await;
+    house.check(&domain(vec!["/bin/false".to_owned()], chat()), FailureKind::DidNotStart, "exit status: 1").await;
+}
+
+#[tokio::test]
+async fn an_instance_that_never_answers_is_not_ready_and_is_ended() {
+    let mut domain = domain(vec!["/bin/sleep".to_owned(), "100".to_owned()], chat());
+    domain.service.ready.within_s = 1;
+    House::new("").check(&domain, FailureKind::NotReady, "/health").await;
+}
+
+#[tokio::test]
+async fn what_the_settings_cannot_help_is_infrastructure() {
+    let house = House::new("");
+    house.check(&domain(vec!["/no/such/service".to_owned()], chat()), FailureKind::Infrastructure, "/no/such").await;
+    house
+        .check(&domain(vec!["a".to_owned(), "{model}".to_owned()], chat()), FailureKind::Infrastructure, "{model}")
+        .await;
+    let unreadable = House::new("");
+    std::fs::remove_file(unreadable.home.path().join("live_env")).unwrap();
+    std::fs::create_dir(unreadable.home.path().join("live_env")).unwrap();
+    unreadable.check(&domain(instance(), chat()), FailureKind::Infrastructure, "live_env").await;
+    let homeless = Runner::new(PathBuf::from("/proc/none"), PathBuf::new(), Arc::new(Noon));
+    let assignment = Assignment { label: "x".to_owned(), settings: Settings::new(), seed: 1 };
+    let failure = homeless.measure(&domain(instance(), chat()), assignment).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Infrastructure);
+}
+
+#[tokio::test]
+async fn a_measurement_that_is_dropped_ends_its_instance() {
+    let house = House::new("");
+    // The bench hangs, so the measurement is in the midst of it when it is dropped.
+    let domain = domain(instance(), command(&["/bin/sleep", "300"]));
+    let mut measuring = Box::pin(house.measure(&domain));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while instances(house.home.path()) == 0 {
+        assert!(Instant::now() < deadline, "the instance did not start");
+        assert!(timeout(Duration::from_millis(20), &mut measuring).await.is_err());
+    }
+    assert_eq!(house.directories(), 1);
+    drop(measuring);
+    eventually(|| instances(house.home.path()) == 0).await;
+    assert_eq!(house.directories(), 0);
+}
+
+#[tokio::test]
+async fn measurements_take_turns() {
+    let house = House::new("");
+    let domain = domain(instance(), command(&["/bin/echo", "{\"n\": 1}"]));
+    let mut both = Box::pin(async { tokio::join!(house.measure(&domain), house.measure(&domain)) });
+    let (first, second) = loop {
+        assert!(house.directories() <= 1);
+        if let Ok(outcomes) = timeout(Duration::from_millis(2), &mut both).await {
+            break outcomes;
+        }
+    };
+    assert!(first.is_ok() && second.is_ok(), "{first:?} {second:?}");
+}
