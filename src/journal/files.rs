@@ -51,6 +51,7 @@ pub(super) struct Replacement {
     path: PathBuf,
     beside: PathBuf,
     file: io::BufWriter<File>,
+    placed: bool,
 }
 
 impl Replacement {
@@ -66,7 +67,7 @@ impl Replacement {
             _ => {}
         }
         let file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&beside)?;
-        Ok(Self { path: path.to_owned(), beside, file: io::BufWriter::new(file) })
+        Ok(Self { path: path.to_owned(), beside, file: io::BufWriter::new(file), placed: false })
     }
 
     /// Adds `content`.
@@ -74,19 +75,22 @@ impl Replacement {
         self.file.write_all(content)
     }
 
-    /// Gives the file up: what stands in its place stays.
-    pub(super) fn abandon(self) {
-        let _ = fs::remove_file(&self.beside);
-    }
-
     /// Puts the file in its place.
     pub(super) fn finish(mut self) -> io::Result<()> {
-        let put = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
-        if let Err(error) = put.and_then(|()| fs::rename(&self.beside, &self.path)) {
-            let _ = fs::remove_file(&self.beside);
-            return Err(error);
-        }
+        self.file.flush()?;
+        self.file.get_ref().sync_all()?;
+        fs::rename(&self.beside, &self.path)?;
+        self.placed = true;
         sync_folder(&self.path)
+    }
+}
+
+/// What was not finished leaves nothing behind.
+impl Drop for Replacement {
+    fn drop(&mut self) {
+        if !self.placed {
+            let _ = fs::remove_file(&self.beside);
+        }
     }
 }
 

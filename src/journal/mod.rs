@@ -1,6 +1,6 @@
 //! The journal: where facts become durable, and what a person can read of them.
 //!
-//! One SQLite database in the home, written by one connection on a thread of its own: write-ahead log,
+//! One `SQLite` database in the home, written by one connection on a thread of its own: write-ahead log,
 //! `synchronous=FULL`, so that an answer means that the disk has it. The files that a person greps are projections:
 //! in the transaction that keeps a fact, its lines go into an outbox, and a pump brings them into their files.
 //!

@@ -22,7 +22,7 @@ use super::{
 };
 
 /// How many rows of one file are written with one wait for the disk.
-const ROWS_MAX: usize = 256;
+const ROWS_MAX: u32 = 256;
 
 /// How many bytes of one file are written with one wait for the disk; a single longer row goes alone.
 const BYTES_MAX: usize = 4 << 20;
@@ -94,11 +94,11 @@ impl Pump {
     pub(super) fn mend(&mut self) -> Result<usize, FlushError> {
         let mut wanted = BTreeMap::new();
         if let Some(feed) = current_feed(self.reader.connection()).map_err(|error| self.reader.fault(&error))? {
-            let feed = feed.map_err(unprintable)?;
+            let feed = feed.map_err(|error| unprintable(&error))?;
             wanted.insert(feed.file, feed.content);
         }
         for recorded in self.reader.select(&Query::newest(&[Kind::Verdict], VERDICTS_MAX))? {
-            let projected = projection::of(&recorded).map_err(unprintable)?;
+            let projected = projection::of(&recorded).map_err(|error| unprintable(&error))?;
             for baseline in projected.into_iter().filter(|projected| projected.shape == Shape::Whole) {
                 wanted.entry(baseline.file).or_insert(baseline.content);
             }
@@ -146,7 +146,7 @@ impl Pump {
             .reader
             .connection()
             .prepare_cached("SELECT id, content FROM outbox WHERE file = ?1 AND id <= ?2 ORDER BY id LIMIT ?3")?;
-        let mut found = statement.query(rusqlite::params![file, last, ROWS_MAX as i64])?;
+        let mut found = statement.query(rusqlite::params![file, last, ROWS_MAX])?;
         let (mut rows, mut bytes) = (Vec::new(), 0);
         while let Some(row) = found.next()? {
             let row = Row { id: row.get(0)?, content: row.get(1)? };
@@ -172,7 +172,9 @@ impl Pump {
 fn is_json(path: &Path) -> bool {
     let plain = fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
     let parsed = File::open(path).ok().filter(|_| plain).map(|file| {
-        serde_json::from_reader::<_, BTreeMap<String, serde::de::IgnoredAny>>(BufReader::new(file.take(JSON_BYTES_MAX)))
+        serde_json::from_reader::<_, serde_json::Map<String, serde_json::Value>>(BufReader::new(
+            file.take(JSON_BYTES_MAX),
+        ))
     });
     matches!(parsed, Some(Ok(_)))
 }

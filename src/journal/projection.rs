@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kloros_actors::facts::{
     Best, Budget, Change, Estimate, Experiment, ExperimentEnd, Fact, Generation, Key, Lesson, Metrics, Question,
-    Recorded, Ruled, Verdict, short_hash,
+    QuestionId, Recorded, Ruled, Verdict, short_hash,
 };
 use serde::Serialize;
 
@@ -69,7 +69,7 @@ pub(super) fn feed(open: &[Recorded], seq: u64, at_ms: u64) -> serde_json::Resul
 }
 
 /// Returns what it means that a fact has no JSON.
-pub(super) fn unprintable(error: serde_json::Error) -> Fault {
+pub(super) fn unprintable(error: &serde_json::Error) -> Fault {
     Fault::Unwritable(format!("a fact cannot be projected: {error}"))
 }
 
@@ -112,16 +112,16 @@ fn file_name(id: &str) -> String {
     let mut name = String::new();
     for (place, byte) in id.bytes().enumerate() {
         match byte {
-            b'.' if place == 0 => name.push_str("%2E"),
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' | b'.' => name.push(char::from(byte)),
-            byte => name.push_str(&format!("%{byte:02X}")),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' => name.push(char::from(byte)),
+            b'.' if place > 0 => name.push('.'),
+            byte => name += &format!("%{byte:02X}"),
         }
     }
     if name.len() > NAME_BYTES_MAX {
         // The percent sign keeps such a name apart from every short one.
         let hash = short_hash(&[id]);
         name.truncate(NAME_BYTES_MAX - hash.len() - 2);
-        name.push_str(&format!("%-{hash}"));
+        name += &format!("%-{hash}");
     }
     name
 }
@@ -250,7 +250,7 @@ impl<'a> VerdictLine<'a> {
             cycle: verdict.cycle.as_str(),
             experiment: &verdict.experiment,
             domain: &verdict.domain,
-            question_id: verdict.question.as_ref().map(|question| question.as_str()),
+            question_id: verdict.question.as_ref().map(QuestionId::as_str),
             hypothesis: verdict.hypothesis.as_deref(),
             status: verdict.outcome.label(),
             reason: verdict.reason.label(),
@@ -294,7 +294,7 @@ impl<'a> LessonLine<'a> {
             timestamp: rfc3339(recorded.at_ms),
             cycle: lesson.cycle.as_str(),
             domain: &lesson.domain,
-            question_id: lesson.question.as_ref().map(|question| question.as_str()),
+            question_id: lesson.question.as_ref().map(QuestionId::as_str),
             hypothesis: lesson.hypothesis.as_deref(),
             deployment_id: lesson.verdict.deployment.as_str(),
             status: lesson.verdict.outcome.label(),

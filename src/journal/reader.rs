@@ -111,8 +111,9 @@ fn statement(query: &Query) -> (String, Vec<Value>) {
     let mut sql = format!("SELECT {} FROM facts WHERE seq > ?", codec::COLUMNS);
     let mut values = vec![Value::Integer(whole(query.after))];
     if !query.kinds.is_empty() {
-        let places = vec!["?"; query.kinds.len()].join(", ");
-        sql.push_str(&format!(" AND kind IN ({places})"));
+        sql += " AND kind IN (";
+        sql += &vec!["?"; query.kinds.len()].join(", ");
+        sql += ")";
         values.extend(query.kinds.iter().map(|kind: &Kind| Value::Text(kind.label().to_owned())));
     }
     if let Some(subject) = &query.subject {
@@ -129,7 +130,7 @@ fn statement(query: &Query) -> (String, Vec<Value>) {
     (sql, values)
 }
 
-/// Returns the number for SQLite, which counts no further than 63 bits.
+/// Returns the number for the database, which counts no further than 63 bits.
 fn whole(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

@@ -88,7 +88,7 @@ pub(crate) fn rebuild(home: &Home) -> Result<Rebuilt, RebuildError> {
         after = last;
     }
     if let Some(feed) = current_feed(&connection).map_err(told)? {
-        press.take(feed.map_err(unprintable)?)?;
+        press.take(feed.map_err(|error| unprintable(&error))?)?;
     }
     let rebuilt = press.finish()?;
     // What waited to be written stands in the files now.
@@ -129,23 +129,24 @@ impl Press {
     }
 
     fn fact(&mut self, recorded: &Recorded) -> Result<(), RebuildError> {
-        projection::of(recorded).map_err(unprintable)?.into_iter().try_for_each(|projected| self.take(projected))
+        projection::of(recorded)
+            .map_err(|error| unprintable(&error))?
+            .into_iter()
+            .try_for_each(|projected| self.take(projected))
     }
 
     fn take(&mut self, projected: Projected) -> Result<(), RebuildError> {
         let Projected { file, shape, content } = projected;
-        match (shape, self.logs.get_mut(file.as_str())) {
-            (Shape::Line, Some((log, lines))) => {
-                *lines += 1;
-                log.write(format!("{content}\n").as_bytes())
-                    .map_err(|source| RebuildError::File { path: self.root.join(file), source })
-            }
-            // Of several contents of a file the newest is the one that stays.
-            _ => {
-                self.whole.insert(file, content);
-                if self.whole.len() >= HELD_MAX { self.write_whole() } else { Ok(()) }
-            }
+        if shape == Shape::Line
+            && let Some((log, lines)) = self.logs.get_mut(file.as_str())
+        {
+            *lines += 1;
+            let path = self.root.join(file);
+            return log.write(format!("{content}\n").as_bytes()).map_err(|source| RebuildError::File { path, source });
         }
+        // Of several contents of a file the newest is the one that stays.
+        self.whole.insert(file, content);
+        if self.whole.len() >= HELD_MAX { self.write_whole() } else { Ok(()) }
     }
 
     fn write_whole(&mut self) -> Result<(), RebuildError> {
@@ -163,7 +164,6 @@ impl Press {
             let path = self.root.join(name);
             // A log without lines that is not there is as it should be.
             if lines == 0 && !path.exists() {
-                log.abandon();
                 continue;
             }
             log.finish().map_err(|source| RebuildError::File { path, source })?;

@@ -62,13 +62,10 @@ fn start(writer: Writer, waiting: mpsc::Receiver<Job>, path: &Path) -> Result<()
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text.push_str(&format!(": {source}"));
-        next = source.source();
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
     }
-    text
 }
 
 impl Store {

@@ -106,12 +106,20 @@ impl Writer {
         // A caller who no longer listens has asked all the same: the answers are sent to nobody.
         match self.commit(rows, &delivered) {
             Ok(places) => {
-                answers.into_iter().zip(places).for_each(|(answer, places)| drop(answer.send(Ok(places))));
-                waiting.into_iter().for_each(|answer| drop(answer.send(Ok(()))));
+                for (answer, places) in answers.into_iter().zip(places) {
+                    let _ = answer.send(Ok(places));
+                }
+                for answer in waiting {
+                    let _ = answer.send(Ok(()));
+                }
             }
             Err(fault) => {
-                answers.into_iter().for_each(|answer| drop(answer.send(Err(fault.clone().into()))));
-                waiting.into_iter().for_each(|answer| drop(answer.send(Err(fault.clone().into()))));
+                for answer in answers {
+                    let _ = answer.send(Err(fault.clone().into()));
+                }
+                for answer in waiting {
+                    let _ = answer.send(Err(fault.clone().into()));
+                }
             }
         }
     }
@@ -126,7 +134,7 @@ impl Writer {
                 "another kloros has opened {} after this one, which may no longer write",
                 path.display()
             )),
-            Trouble::Projection(error) => projection::unprintable(error),
+            Trouble::Projection(error) => projection::unprintable(&error),
         });
         let (places, last) = written.inspect_err(|fault| self.shared.learn(fault))?;
         // A database that lost its name takes what is written with it, and it is written all the same.
@@ -284,4 +292,44 @@ fn enqueue(transaction: &Transaction<'_>, seq: i64, projected: &Projected) -> ru
         .prepare_cached("INSERT INTO outbox (seq, file, shape, content) VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![seq, projected.file, projected.shape.label(), projected.content])?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use kloros_actors::facts::{CycleId, Turn};
+
+    use super::{super::schema, *};
+    use crate::home::Home;
+
+    fn rows() -> Vec<Vec<Encoded>> {
+        let turn = Turn { conversation: "t".into(), from_user: true, text: "x".repeat(100_000), at_ms: 1 };
+        vec![vec![Encoded::of(Entry::new(&CycleId::new("c-1"), 1, Fact::Turn(turn))).unwrap()]]
+    }
+
+    fn writer(home: &Home) -> Writer {
+        home.create().unwrap();
+        let connection = schema::open_writer(&home.journal()).unwrap();
+        let epoch = take_over(&connection).unwrap();
+        let identity = Identity::of(&home.journal()).unwrap();
+        let shared = Shared { identity, suspect: OnceLock::new(), appended: watch::Sender::new(0) };
+        Writer::new(connection, Arc::new(shared), epoch)
+    }
+
+    #[track_caller]
+    fn check(pragma: &str, hindered: u32, free: u32) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = writer(&Home::at(folder.path()).unwrap());
+        writer.connection.pragma_update(None, pragma, hindered).unwrap();
+        let refused = writer.commit(rows(), &[]).unwrap_err();
+        assert!(matches!(refused, Fault::Unwritable(_)), "{refused:?}");
+        writer.shared.check().unwrap();
+        writer.connection.pragma_update(None, pragma, free).unwrap();
+        assert_eq!(writer.commit(rows(), &[]).unwrap(), [[Appended::At(1)]]);
+    }
+
+    #[test]
+    fn a_full_or_read_only_disk_refuses_facts_and_takes_them_again_when_it_can() {
+        check("max_page_count", 1, 1_000_000);
+        check("query_only", 1, 0);
+    }
 }
