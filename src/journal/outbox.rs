@@ -69,7 +69,7 @@ struct Row {
 }
 
 impl Pump {
-    pub(super) fn new(root: &Path, reader: Reader, jobs: mpsc::Sender<Job>) -> Self {
+    pub(super) fn new(root: &Path, reader: Reader, jobs: &mpsc::Sender<Job>) -> Self {
         // A weak handle, so that the pump does not keep the writer alive that it belongs to.
         Self { root: root.to_owned(), reader, jobs: jobs.downgrade() }
     }

@@ -109,21 +109,18 @@ fn whole(file: String, content: &impl Serialize) -> serde_json::Result<Projected
 /// Returns a file's name for `id`. Letters, digits, `_`, `-` and `.` stay, so that a person finds the file; all else,
 /// a dot at the beginning too, becomes `%` and its number, so that no id leads out of the folder or meets another.
 fn file_name(id: &str) -> String {
-    let mut name = String::new();
-    for (place, byte) in id.bytes().enumerate() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' => name.push(char::from(byte)),
-            b'.' if place > 0 => name.push('.'),
-            byte => name += &format!("%{byte:02X}"),
-        }
+    let letter = |(place, byte): (usize, u8)| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' => char::from(byte).to_string(),
+        b'.' if place > 0 => ".".to_owned(),
+        byte => format!("%{byte:02X}"),
+    };
+    let name: String = id.bytes().enumerate().map(letter).collect();
+    if name.len() <= NAME_BYTES_MAX {
+        return name;
     }
-    if name.len() > NAME_BYTES_MAX {
-        // The percent sign keeps such a name apart from every short one.
-        let hash = short_hash(&[id]);
-        name.truncate(NAME_BYTES_MAX - hash.len() - 2);
-        name += &format!("%-{hash}");
-    }
-    name
+    // What follows the percent sign is no number, so that such a name meets no short one.
+    let hash = short_hash(&[id]);
+    format!("{}%-{hash}", &name[..NAME_BYTES_MAX - hash.len() - 2])
 }
 
 #[derive(Serialize)]

@@ -50,7 +50,7 @@ pub(crate) fn open(home: &Home) -> Result<Store, JournalError> {
     let (jobs, waiting) = mpsc::channel(JOBS_MAX);
     let writer = Writer::new(connection, shared.clone(), epoch);
     start(writer, waiting, &path)?;
-    let pump = Pump::new(home.root(), Reader::at(path.clone())?, jobs.clone());
+    let pump = Pump::new(home.root(), Reader::at(path.clone())?, &jobs);
     Ok(Store { jobs, reader: Arc::new(Mutex::new(reader)), pump: Arc::new(Mutex::new(pump)), shared })
 }
 
