@@ -1,0 +1,41 @@
+//! The journal: where facts become durable, and what a person can read of them.
+//!
+//! One `SQLite` database in the home, written by one connection on a thread of its own: write-ahead log,
+//! `synchronous=FULL`, so that an answer means that the disk has it. The files that a person greps are projections:
+//! in the transaction that keeps a fact, its lines go into an outbox, and a pump brings them into their files.
+//!
+//! Invariants: a fact stands at a place of its own, larger is later, whatever the clock says; a name that may stand
+//! once stands once; a line gets into its file once, also across crashes; after a failed write, a damaged page or a
+//! database that lost its name nothing more is written by this process; whoever opens the journal locks out whoever
+//! opened it before.
+
+mod store;
+
+mod writer;
+
+mod reader;
+
+mod outbox;
+
+mod rebuild;
+
+mod projection;
+
+mod files;
+
+mod codec;
+
+mod schema;
+
+mod fault;
+
+mod time;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use outbox::FlushError;
+pub(crate) use reader::{Reader, Verified};
+pub(crate) use rebuild::{RebuildError, Rebuilt, rebuild};
+pub(crate) use store::{Store, open};
+pub(crate) use time::rfc3339;

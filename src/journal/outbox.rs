@@ -1,0 +1,180 @@
+//! How what the journal holds gets into the files that a person reads.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, BufReader, Read as _},
+    path::{Path, PathBuf},
+};
+
+use kloros_actors::{
+    facts::Kind,
+    seams::{JournalError, Query},
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    fault::Fault,
+    files,
+    projection::{self, Shape, unprintable},
+    reader::Reader,
+    writer::{Job, current_feed},
+};
+
+/// How many rows of one file are written with one wait for the disk.
+const ROWS_MAX: u32 = 256;
+
+/// How many bytes of one file are written with one wait for the disk; a single longer row goes alone.
+const BYTES_MAX: usize = 4 << 20;
+
+/// How many verdicts are looked at for baselines that are missing.
+const VERDICTS_MAX: usize = 1_000;
+
+/// How much of a file is read to see whether it is JSON, in bytes.
+const JSON_BYTES_MAX: u64 = 16 << 20;
+
+/// Why not all files are up to date. What is missing is written by a later flush.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FlushError {
+    /// A file cannot be written.
+    #[error("cannot write {path}, its lines are kept until it can")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The journal cannot say what is to be written, or not remember what was.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+impl From<Fault> for FlushError {
+    fn from(fault: Fault) -> Self {
+        Self::Journal(fault.into())
+    }
+}
+
+/// Takes rows out of the outbox and writes them into their files, each file's rows in their order.
+pub(super) struct Pump {
+    root: PathBuf,
+    reader: Reader,
+    jobs: mpsc::WeakSender<Job>,
+}
+
+struct Row {
+    id: i64,
+    content: String,
+}
+
+impl Pump {
+    pub(super) fn new(root: &Path, reader: Reader, jobs: &mpsc::Sender<Job>) -> Self {
+        // A weak handle, so that the pump does not keep the writer alive that it belongs to.
+        Self { root: root.to_owned(), reader, jobs: jobs.downgrade() }
+    }
+
+    /// Writes what was in the outbox at the beginning, and returns how many rows that were. Blocks on the disk.
+    pub(super) fn flush(&mut self) -> Result<usize, FlushError> {
+        let (files, last) = self.waiting().map_err(|error| self.reader.fault(&error))?;
+        let mut written = 0;
+        let mut first_trouble = None;
+        for (file, shape) in files {
+            match self.flush_file(&file, &shape, last) {
+                Ok(rows) => written += rows,
+                Err(FlushError::Journal(error)) => return Err(error.into()),
+                Err(trouble) => first_trouble = first_trouble.or(Some(trouble)),
+            }
+        }
+        first_trouble.map_or(Ok(written), Err)
+    }
+
+    /// Writes the feed and the baselines anew that are missing or no JSON, and returns how many. One that somebody
+    /// edited soundly stays. Looks at the newest [`VERDICTS_MAX`] verdicts; a rebuild looks at all.
+    pub(super) fn mend(&mut self) -> Result<usize, FlushError> {
+        let mut wanted = BTreeMap::new();
+        if let Some(feed) = current_feed(self.reader.connection()).map_err(|error| self.reader.fault(&error))? {
+            let feed = feed.map_err(|error| unprintable(&error))?;
+            wanted.insert(feed.file, feed.content);
+        }
+        for recorded in self.reader.select(&Query::newest(&[Kind::Verdict], VERDICTS_MAX))? {
+            let projected = projection::of(&recorded).map_err(|error| unprintable(&error))?;
+            for baseline in projected.into_iter().filter(|projected| projected.shape == Shape::Whole) {
+                wanted.entry(baseline.file).or_insert(baseline.content);
+            }
+        }
+        let mut mended = 0;
+        for (file, content) in wanted {
+            let path = self.root.join(file);
+            if !is_json(&path) {
+                files::replace(&path, content.as_bytes()).map_err(|source| FlushError::File { path, source })?;
+                mended += 1;
+            }
+        }
+        Ok(mended)
+    }
+
+    fn flush_file(&mut self, file: &str, shape: &str, last: i64) -> Result<usize, FlushError> {
+        let path = self.root.join(file);
+        let mut written = 0;
+        loop {
+            let rows = self.rows(file, last).map_err(|error| self.reader.fault(&error))?;
+            let Some(newest) = rows.last() else { return Ok(written) };
+            let put = if shape == Shape::Whole.label() {
+                files::replace(&path, newest.content.as_bytes())
+            } else {
+                files::append_lines(&path, &rows.iter().map(|row| row.content.as_str()).collect::<Vec<_>>())
+            };
+            put.map_err(|source| FlushError::File { path: path.clone(), source })?;
+            written += rows.len();
+            self.delivered(rows.iter().map(|row| row.id).collect())?;
+        }
+    }
+
+    /// Returns the files with rows, longest waiting first, and the newest row of all.
+    fn waiting(&self) -> rusqlite::Result<(Vec<(String, String)>, i64)> {
+        let connection = self.reader.connection();
+        let last = connection.query_row("SELECT coalesce(max(id), 0) FROM outbox", [], |row| row.get(0))?;
+        let mut statement =
+            connection.prepare_cached("SELECT file, shape FROM outbox GROUP BY file ORDER BY min(id)")?;
+        let files = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok((files.collect::<rusqlite::Result<_>>()?, last))
+    }
+
+    fn rows(&self, file: &str, last: i64) -> rusqlite::Result<Vec<Row>> {
+        let mut statement = self
+            .reader
+            .connection()
+            .prepare_cached("SELECT id, content FROM outbox WHERE file = ?1 AND id <= ?2 ORDER BY id LIMIT ?3")?;
+        let mut found = statement.query(rusqlite::params![file, last, ROWS_MAX])?;
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = found.next()? {
+            let row = Row { id: row.get(0)?, content: row.get(1)? };
+            bytes += row.content.len();
+            if bytes > BYTES_MAX && !rows.is_empty() {
+                break;
+            }
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+
+    fn delivered(&self, ids: Vec<i64>) -> Result<(), FlushError> {
+        let ended = || JournalError::Unwritable("the journal was closed during a flush".to_owned());
+        let (answer, answered) = oneshot::channel();
+        let jobs = self.jobs.upgrade().ok_or_else(ended)?;
+        jobs.blocking_send(Job::Delivered(ids, answer)).map_err(|_| ended())?;
+        Ok(answered.blocking_recv().map_err(|_| ended())??)
+    }
+}
+
+/// Returns whether a plain file with one JSON object lies at `path`.
+fn is_json(path: &Path) -> bool {
+    let plain = fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
+    let parsed = File::open(path).ok().filter(|_| plain).map(|file| {
+        serde_json::from_reader::<_, serde_json::Map<String, serde_json::Value>>(BufReader::new(
+            file.take(JSON_BYTES_MAX),
+        ))
+    });
+    matches!(parsed, Some(Ok(_)))
+}

@@ -1,0 +1,175 @@
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+};
+
+use kloros_actors::{
+    facts::{Kind, Recorded},
+    seams::{JournalError, Query},
+};
+
+use super::{
+    fault::Fault,
+    files::{self, Replacement},
+    projection::{self, Projected, Shape, unprintable},
+    reader::Reader,
+    schema,
+    writer::{current_feed, take_over},
+};
+use crate::home::{Home, HomeError, files as names};
+
+/// How many facts are read at once.
+const PAGE_FACTS: usize = 500;
+
+/// How many whole files are held before they are written.
+const HELD_MAX: usize = 1_000;
+
+/// The logs that are made of lines.
+const LOGS: [&str; 3] = [names::EXPERIMENTS, names::VALIDATIONS, names::FEEDBACK];
+
+/// The kinds of facts that become lines or files of their own.
+const PROJECTED: [Kind; 5] = [Kind::Experiment, Kind::Generation, Kind::ExperimentEnd, Kind::Verdict, Kind::Lesson];
+
+/// What a rebuild wrote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rebuilt {
+    /// How many lines the logs hold now.
+    pub(crate) lines: usize,
+    /// How many files were written.
+    pub(crate) files: usize,
+}
+
+/// Why the files could not be rebuilt.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RebuildError {
+    /// A daemon works in the home, or it cannot be used.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The journal cannot be read, or is damaged: nothing was replaced by what it says.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A file cannot be written; it and those after it are as they were.
+    #[error("cannot write {path}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl From<Fault> for RebuildError {
+    fn from(fault: Fault) -> Self {
+        Self::Journal(fault.into())
+    }
+}
+
+/// Writes all projected files of `home` anew from the journal, each at one instant. The daemon must not run. Winners
+/// that their owner put there, and files that no fact speaks of, stay.
+pub(crate) fn rebuild(home: &Home) -> Result<Rebuilt, RebuildError> {
+    let _lock = home.lock()?;
+    let path = home.journal();
+    // An absent journal is said to be missing, not created: an empty one would empty the logs.
+    let reader = Reader::at(path.clone())?;
+    reader.verify()?;
+    let connection = schema::open_writer(&path)?;
+    let told = |error: rusqlite::Error| Fault::of(&path, &error);
+    take_over(&connection).map_err(told)?;
+    connection.execute_batch(REOPEN_QUESTIONS).map_err(told)?;
+    let mut press = Press::new(home.root())?;
+    let mut after = 0;
+    loop {
+        let query = Query { after, limit: PAGE_FACTS, ..Query::kinds(&PROJECTED) };
+        let page = reader.select(&query)?;
+        let Some(last) = page.last().map(|recorded| recorded.seq) else { break };
+        page.iter().try_for_each(|recorded| press.fact(recorded))?;
+        after = last;
+    }
+    if let Some(feed) = current_feed(&connection).map_err(told)? {
+        press.take(feed.map_err(|error| unprintable(&error))?)?;
+    }
+    let rebuilt = press.finish()?;
+    // What waited to be written stands in the files now.
+    connection.execute("DELETE FROM outbox", []).map_err(told)?;
+    Ok(rebuilt)
+}
+
+/// Derives the open questions from the facts once more.
+const REOPEN_QUESTIONS: &str = "
+    BEGIN IMMEDIATE;
+    DELETE FROM open_questions;
+    INSERT INTO open_questions (question, seq)
+        SELECT asked.subject, max(asked.seq) FROM facts asked WHERE asked.kind = 'question'
+        GROUP BY asked.subject
+        HAVING max(asked.seq) > coalesce(
+            (SELECT max(ended.seq) FROM facts ended WHERE ended.subject = asked.subject AND ended.kind = 'question_end'),
+            0);
+    COMMIT;
+";
+
+/// Collects lines and files, and puts them in their places.
+struct Press {
+    root: PathBuf,
+    logs: BTreeMap<&'static str, (Replacement, usize)>,
+    whole: BTreeMap<String, String>,
+    rebuilt: Rebuilt,
+}
+
+impl Press {
+    fn new(root: &Path) -> Result<Self, RebuildError> {
+        let mut logs = BTreeMap::new();
+        for name in LOGS {
+            let path = root.join(name);
+            let log = Replacement::begin(&path).map_err(|source| RebuildError::File { path, source })?;
+            logs.insert(name, (log, 0));
+        }
+        Ok(Self { root: root.to_owned(), logs, whole: BTreeMap::new(), rebuilt: Rebuilt::default() })
+    }
+
+    fn fact(&mut self, recorded: &Recorded) -> Result<(), RebuildError> {
+        projection::of(recorded)
+            .map_err(|error| unprintable(&error))?
+            .into_iter()
+            .try_for_each(|projected| self.take(projected))
+    }
+
+    fn take(&mut self, projected: Projected) -> Result<(), RebuildError> {
+        let Projected { file, shape, content } = projected;
+        if shape == Shape::Line
+            && let Some((log, lines)) = self.logs.get_mut(file.as_str())
+        {
+            *lines += 1;
+            let path = self.root.join(file);
+            return log.write(format!("{content}\n").as_bytes()).map_err(|source| RebuildError::File { path, source });
+        }
+        // Of several contents of a file the newest is the one that stays.
+        self.whole.insert(file, content);
+        if self.whole.len() >= HELD_MAX { self.write_whole() } else { Ok(()) }
+    }
+
+    fn write_whole(&mut self) -> Result<(), RebuildError> {
+        for (file, content) in std::mem::take(&mut self.whole) {
+            let path = self.root.join(file);
+            files::replace(&path, content.as_bytes()).map_err(|source| RebuildError::File { path, source })?;
+            self.rebuilt.files += 1;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Rebuilt, RebuildError> {
+        self.write_whole()?;
+        for (name, (log, lines)) in std::mem::take(&mut self.logs) {
+            let path = self.root.join(name);
+            // A log without lines that is not there is as it should be.
+            if lines == 0 && !path.exists() {
+                continue;
+            }
+            log.finish().map_err(|source| RebuildError::File { path, source })?;
+            self.rebuilt.lines += lines;
+            self.rebuilt.files += 1;
+        }
+        Ok(self.rebuilt)
+    }
+}

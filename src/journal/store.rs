@@ -1,0 +1,126 @@
+use std::{path::Path, sync::Arc, thread, time::Duration};
+
+use async_trait::async_trait;
+use kloros_actors::{
+    facts::{Entry, Recorded},
+    seams::{Appended, Journal, JournalError, Query},
+};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
+
+use super::{
+    fault::Fault,
+    outbox::{FlushError, Pump},
+    reader::Reader,
+    schema::{self, Identity},
+    writer::{Job, Shared, Writer, last_place, take_over},
+};
+use crate::home::Home;
+
+/// How many callers may wait for the writer before further ones wait for a place.
+const JOBS_MAX: usize = 256;
+
+/// How long the facts are checked when the journal is opened, newest first.
+const FACTS_CHECK_MAX: Duration = Duration::from_millis(300);
+
+/// The journal of a running daemon. Clones are handles to the same one.
+#[derive(Clone)]
+pub(crate) struct Store {
+    jobs: mpsc::Sender<Job>,
+    reader: Arc<Mutex<Reader>>,
+    pump: Arc<Mutex<Pump>>,
+    shared: Arc<Shared>,
+}
+
+/// Opens the journal of `home` for writing, and creates it if it is missing. Whoever opened it before can no longer
+/// write. A damaged, foreign or newer one is refused untouched.
+pub(crate) fn open(home: &Home) -> Result<Store, JournalError> {
+    home.create().map_err(|error| Fault::Unwritable(chain(&error)))?;
+    let path = home.journal();
+    let connection = schema::open_writer(&path)?;
+    let told = |error: rusqlite::Error| Fault::of(&path, &error);
+    let epoch = take_over(&connection).map_err(told)?;
+    let reader = Reader::at(path.clone())?;
+    let verified = reader.verify_facts(Some(FACTS_CHECK_MAX))?;
+    if verified.checked < verified.facts {
+        tracing::warn!(verified.checked, verified.facts, "the older facts are not checked at the start");
+    }
+    let last = last_place(&connection).map_err(told)?.cast_unsigned();
+    let identity = Identity::of(&path)?;
+    let shared = Arc::new(Shared { identity, suspect: std::sync::OnceLock::new(), appended: watch::Sender::new(last) });
+    let (jobs, waiting) = mpsc::channel(JOBS_MAX);
+    let writer = Writer::new(connection, shared.clone(), epoch);
+    start(writer, waiting, &path)?;
+    let pump = Pump::new(home.root(), Reader::at(path.clone())?, &jobs);
+    Ok(Store { jobs, reader: Arc::new(Mutex::new(reader)), pump: Arc::new(Mutex::new(pump)), shared })
+}
+
+fn start(writer: Writer, waiting: mpsc::Receiver<Job>, path: &Path) -> Result<(), Fault> {
+    let started = thread::Builder::new().name("journal".to_owned()).spawn(move || writer.run(waiting));
+    started
+        .map(drop)
+        .map_err(|error| Fault::Unwritable(format!("cannot start the writer of {}: {error}", path.display())))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
+    }
+}
+
+impl Store {
+    /// Says whether the journal can still be relied on: not after a failed write or read, and not when its file was
+    /// removed or replaced meanwhile. Cheap; meant to be asked again and again.
+    pub(crate) fn check(&self) -> Result<(), JournalError> {
+        Ok(self.shared.check()?)
+    }
+
+    /// Returns the place of the newest fact, and a way to wait for newer ones.
+    pub(crate) fn appended(&self) -> watch::Receiver<u64> {
+        self.shared.appended.subscribe()
+    }
+
+    /// Brings the files that a person reads up to date, and returns how many lines and files were written. A file
+    /// that cannot be written keeps its rows for the next call and holds up no other.
+    pub(crate) async fn flush(&self) -> Result<usize, FlushError> {
+        self.pumped(Pump::flush).await
+    }
+
+    /// Writes the feed and the baselines anew that are missing or damaged, and returns how many. For the start.
+    pub(crate) async fn mend(&self) -> Result<usize, FlushError> {
+        self.pumped(Pump::mend).await
+    }
+
+    async fn pumped(
+        &self,
+        work: impl FnOnce(&mut Pump) -> Result<usize, FlushError> + Send + 'static,
+    ) -> Result<usize, FlushError> {
+        let mut pump = self.pump.clone().lock_owned().await;
+        match tokio::task::spawn_blocking(move || work(&mut pump)).await {
+            Ok(done) => done,
+            Err(error) => Err(FlushError::Journal(JournalError::Unwritable(format!("the flush ended: {error}")))),
+        }
+    }
+}
+
+#[async_trait]
+impl Journal for Store {
+    async fn append(&self, entries: Vec<Entry>) -> Result<Vec<Appended>, JournalError> {
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (answer, answered) = oneshot::channel();
+        // The thread only ends on a panic, which nothing but a fresh process mends.
+        let ended = || JournalError::Damaged("the thread that writes the journal has ended".to_owned());
+        self.jobs.send(Job::Append(entries, answer)).await.map_err(|_| ended())?;
+        answered.await.map_err(|_| ended())?
+    }
+
+    async fn read(&self, query: Query) -> Result<Vec<Recorded>, JournalError> {
+        let reader = self.reader.clone().lock_owned().await;
+        let found = tokio::task::spawn_blocking(move || reader.select(&query)).await;
+        let found = found.unwrap_or_else(|error| Err(Fault::Unwritable(format!("the read ended: {error}"))));
+        // What cannot be read was damaged on disk, and nobody may build on it.
+        found.inspect_err(|fault| self.shared.learn(fault)).map_err(JournalError::from)
+    }
+}
