@@ -9,7 +9,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread,
     time::{Duration, Instant},
@@ -261,11 +261,8 @@ impl<T: Real> Running<T> {
                 self.take(submission);
             }
         }
-        loop {
-            match self.core.submissions.try_recv() {
-                Ok(submission) => self.take(submission),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-            }
+        while let Ok(submission) = self.core.submissions.try_recv() {
+            self.take(submission);
         }
         let deadline = Instant::now() + self.core.batch_wait;
         while !self.held_back && (1..self.core.limits.max_num_seqs).contains(&self.sequences.len()) {
@@ -375,6 +372,8 @@ impl<T: Real> Running<T> {
             }
             self.free.extend(sequence.cache);
             self.meters.finished(reason);
+            // Before the answer is out: who reads the metrics after an answer finds them without it.
+            self.level();
             let _ = sequence.events.try_send(Event::End(reason));
         }
     }

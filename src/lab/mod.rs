@@ -30,6 +30,8 @@ mod chat;
 
 mod http;
 
+mod steps;
+
 mod sweep;
 
 #[cfg(test)]
@@ -38,6 +40,7 @@ mod tests;
 use std::{io, path::PathBuf};
 
 pub(crate) use http::{ServeArgs, serve};
+pub(crate) use steps::steps;
 pub(crate) use sweep::{SweepArgs, sweep};
 
 /// Exit code of `sysexits.h` for a configuration that cannot be used.
@@ -52,6 +55,8 @@ pub(crate) enum LabCommand {
     Serve(ServeArgs),
     /// Measure a table of settings against each other, each in a server of its own.
     Sweep(SweepArgs),
+    /// Measure how long a step takes, by the number of sequences in it.
+    Steps,
 }
 
 /// Runs one of the lab's commands to its end.
@@ -59,6 +64,7 @@ pub(crate) async fn run(command: LabCommand) -> Result<(), LabError> {
     match command {
         LabCommand::Serve(args) => serve(args).await,
         LabCommand::Sweep(args) => sweep(args).await,
+        LabCommand::Steps => steps(),
     }
 }
 

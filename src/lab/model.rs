@@ -250,8 +250,6 @@ fn sample<T: Real>(weights: &Weights<T>, lanes: &mut [Lane<T>], stream: &DMatrix
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
-
     use super::*;
 
     fn lane<T: Real>(tokens: &[u16], position: usize, cache: Vec<Block<T>>) -> Lane<T> {
@@ -338,24 +336,5 @@ mod tests {
         assert_eq!(drawn(0.0, 1), [77; 20]);
         assert_eq!(drawn(1.0, 1), drawn(1.0, 1));
         assert_ne!(drawn(1.0, 1), drawn(1.0, 2));
-    }
-
-    /// Returns the shortest of `rounds` decode steps of `batch` sequences at a context of 200 tokens.
-    fn step_time<T: Real>(weights: &Weights<T>, batch: usize, rounds: usize) -> Duration {
-        let mut lanes: Vec<Lane<T>> = (0..batch).map(|_| lane(&[1], 200, cache(201))).collect();
-        let timed = || {
-            let before = Instant::now();
-            forward(weights, &mut lanes);
-            before.elapsed()
-        };
-        std::iter::repeat_with(timed).take(rounds).min().unwrap()
-    }
-
-    #[test]
-    fn eight_sequences_together_cost_far_less_than_eight_times_one() {
-        let weights = Weights::<f32>::fixed();
-        let times = [1, 2, 4, 8, 16, 32, 64].map(|batch| step_time(&weights, batch, 12));
-        println!("step of 1, 2, 4, 8, 16, 32, 64 sequences in f32: {times:?}");
-        assert!(times[3] < times[0] * 6, "{times:?}");
     }
 }
