@@ -3,6 +3,10 @@
 //! Hears `Reading`s from the monitors and `Lesson`s from feedback. Says `Anomaly` to curiosity.
 //! Invariant: one incident raises one anomaly, until it has cleared or its repeat time is over.
 
+pub mod detectors;
+
+pub mod incident;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Check, Problem};
