@@ -4,6 +4,8 @@
 //! `Promotion` to the gate.
 //! Invariant: an accepted intent leads to exactly one experiment or promotion, or to a recorded refusal.
 
+pub mod admission;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Check, Problem};

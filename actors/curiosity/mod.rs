@@ -3,6 +3,10 @@
 //! Hears `Anomaly` from the observer and `Lesson` from feedback. Says `Intent` to the coordinator.
 //! Invariants: a question is identified by hypothesis and subject; every question ends, and rests before it is asked again.
 
+pub mod hypotheses;
+
+pub mod interest;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
