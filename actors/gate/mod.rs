@@ -3,6 +3,10 @@
 //! Hears `Promotion` from the coordinator and `Answer`s from people. Says `Approved<Promotion>` to the deployer.
 //! Invariants: what the gate did not pass cannot be spelled elsewhere; silence is a no; the env file may lower the level, never raise it.
 
+pub mod autonomy;
+
+pub mod policy;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
