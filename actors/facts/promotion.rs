@@ -45,8 +45,13 @@ impl Promotion {
 
     /// Returns a fingerprint of the target that ignores who proposed it and on which base.
     pub fn fingerprint(&self) -> String {
-        let text = self.changes.iter().map(|(key, change)| format!("{key}={};", change.to)).collect::<String>();
-        short_hash(&[&self.domain, &text])
+        Self::fingerprint_of(&self.domain, &self.changes)
+    }
+
+    /// Returns the fingerprint of a promotion of these `changes` in this `domain`.
+    pub fn fingerprint_of(domain: &str, changes: &BTreeMap<Key, Change>) -> String {
+        let text = changes.iter().map(|(key, change)| format!("{key}={};", change.to)).collect::<String>();
+        short_hash(&[domain, &text])
     }
 }
 
