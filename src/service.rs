@@ -14,7 +14,7 @@ use std::{
 
 use async_trait::async_trait;
 use kloros_actors::{
-    deployer::env_file,
+    env_file,
     facts::{Domain, Key, Manager, ReadBack},
     seams::{ServiceControl, ServiceError},
 };

@@ -5,7 +5,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::{
     Config,
-    admission::{Offer, Queue},
+    admission::{Offer, Queue, Running},
 };
 use crate::{
     config::Catalogue,
@@ -74,11 +74,14 @@ pub struct State {
     seed: u64,
     rest_s: u64,
     queue: Queue,
-    running: BTreeMap<ExperimentId, Running>,
+    running: Running,
+    experiments: BTreeMap<ExperimentId, UnderWay>,
+    /// Experiments that the journal leaves open are resumed once; later ones are told of by messages.
+    first_sweep: bool,
 }
 
 /// An experiment under way.
-struct Running {
+struct UnderWay {
     experiment: Experiment,
     resumes: u32,
 }
@@ -97,8 +100,8 @@ impl Actor for Coordinator {
     async fn pre_start(&self, myself: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
         let Arguments { seams, exits, config, catalogue, seed, rest_s } = arguments;
         myself.send_message(Msg::Sweep)?;
-        let (queue, running) = (Queue::default(), BTreeMap::new());
-        Ok(State { seams, exits, config, catalogue, seed, rest_s, queue, running })
+        let (queue, running, experiments) = (Queue::default(), Running::default(), BTreeMap::new());
+        Ok(State { seams, exits, config, catalogue, seed, rest_s, queue, running, experiments, first_sweep: true })
     }
 
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -130,8 +133,7 @@ impl State {
             self.end(&question, "refused", &why).await;
             return;
         }
-        let busy: Vec<&str> = self.running.values().map(|each| each.experiment.spec.domain.as_str()).collect();
-        match self.queue.offer(question.clone(), &busy, &self.config) {
+        match self.queue.offer(question.clone(), &self.running, &self.config) {
             Offer::Start => self.start(question).await,
             Offer::Wait { place } => {
                 count("waiting");
@@ -139,6 +141,7 @@ impl State {
             }
             Offer::Duplicate => count("duplicate"),
             Offer::Full => self.end(&question, "refused", "too many questions wait already").await,
+            Offer::TooDeep => self.end(&question, "refused", "too many of our own doings stand behind it").await,
         }
     }
 
@@ -165,6 +168,7 @@ impl State {
     async fn start(&mut self, question: Question) {
         let now_ms = self.seams.clock.now_ms();
         let digest = short_hash(&[question.question_id.as_str(), &self.seed.to_string()]);
+        self.running.started(&question);
         let experiment = Experiment {
             id: ExperimentId::new(format!("x-{}", question.question_id)),
             question: question.question_id,
@@ -188,23 +192,23 @@ impl State {
     }
 
     fn run(&mut self, experiment: Experiment, resumes: u32) {
-        self.running.insert(experiment.id.clone(), Running { experiment: experiment.clone(), resumes });
-        metrics::gauge!(meters::EXPERIMENTS_RUNNING).set(self.running.len() as f64);
+        self.experiments.insert(experiment.id.clone(), UnderWay { experiment: experiment.clone(), resumes });
+        metrics::gauge!(meters::EXPERIMENTS_RUNNING).set(self.experiments.len() as f64);
         wake(&self.exits.experiments, experiment);
     }
 
     async fn conclude(&mut self, end: ExperimentEnd) {
-        let Some(running) = self.running.remove(end.experiment()) else { return };
-        metrics::gauge!(meters::EXPERIMENTS_RUNNING).set(self.running.len() as f64);
+        let Some(under_way) = self.experiments.remove(end.experiment()) else { return };
+        self.running.ended(&under_way.experiment.question);
+        metrics::gauge!(meters::EXPERIMENTS_RUNNING).set(self.experiments.len() as f64);
         if let ExperimentEnd::Won { winner, .. } = end {
-            self.propose(&running.experiment, &winner).await;
+            self.propose(&under_way.experiment, &winner).await;
         }
         self.next().await;
     }
 
     async fn next(&mut self) {
-        let busy: Vec<&str> = self.running.values().map(|each| each.experiment.spec.domain.as_str()).collect();
-        if let Some(question) = self.queue.next(&busy, &self.config) {
+        if let Some(question) = self.queue.next(&self.running, &self.config) {
             self.start(question).await;
         }
     }
@@ -238,16 +242,14 @@ impl State {
 
     /// An experiment's actor that leaves without an end broke off: it goes on where the journal says, but not for ever.
     fn resume(&mut self, exit: &ChildExit) {
-        let Some(running) = self.running.remove(&ExperimentId::new(exit.id.clone())) else { return };
-        let resumes = running.resumes + 1;
-        if resumes <= self.config.resumes_max {
-            tracing::warn!(experiment = %exit.id, exit = ?exit.exit, resumes, "experiment broke off and is resumed");
+        let id = ExperimentId::new(exit.id.clone());
+        let Some(UnderWay { experiment, resumes }) = self.experiments.remove(&id) else { return };
+        if resumes < self.config.resumes_max {
+            tracing::warn!(experiment = %id, exit = ?exit.exit, resumes, "experiment broke off and is resumed");
+            self.run(experiment, resumes + 1);
         } else {
-            tracing::error!(experiment = %exit.id, exit = ?exit.exit, "experiment broke off too often, it rests until the next start");
-        }
-        // Whether it had ended after all is for the journal to say: the sweep resumes only what has no end.
-        if resumes <= self.config.resumes_max {
-            self.run(running.experiment, resumes);
+            tracing::error!(experiment = %id, exit = ?exit.exit, "experiment broke off too often, it rests until the next start");
+            self.running.ended(&experiment.question);
         }
     }
 
@@ -262,10 +264,14 @@ impl State {
         for recorded in history {
             open.fold(recorded.fact);
         }
-        let first = self.running.is_empty() && self.queue.is_empty();
+        let first = std::mem::take(&mut self.first_sweep);
         for (experiment, end) in open.experiments.into_values() {
             match end {
-                None if first => self.run(experiment, 0),
+                None if first => {
+                    tracing::info!(experiment = %experiment.id, "experiment goes on where it was");
+                    self.running.resumed(&experiment);
+                    self.run(experiment, 0);
+                }
                 Some(ExperimentEnd::Won { winner, .. }) => self.propose(&experiment, &winner).await,
                 _ => {}
             }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Config;
-use crate::facts::{Question, QuestionId};
+use crate::facts::{Experiment, Question, QuestionId};
 
 /// How many of the daemon's own doings may stand behind a question at all. Curiosity's own limit is lower and the
 /// operator's to set; this one also stops a circle that runs through the inbox.
@@ -56,6 +56,13 @@ impl Running {
     /// Takes note that the experiment of `question` runs.
     pub fn started(&mut self, question: &Question) {
         self.experiments.insert(question.question_id.clone(), Identity::of(question));
+    }
+
+    /// Takes note that an experiment runs again that an earlier life began.
+    pub fn resumed(&mut self, experiment: &Experiment) {
+        let identity =
+            Identity { hypothesis: experiment.hypothesis.clone(), domain: experiment.spec.domain.clone() };
+        self.experiments.insert(experiment.question.clone(), identity);
     }
 
     /// Takes note that the experiment of `question` ended, and returns whether it ran.

@@ -4,7 +4,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::{
     Config,
-    hypotheses::{hypothesis, question},
+    hypotheses::{experiment, hypothesis, is_too_deep, question},
     interest::{Admission, Interests},
 };
 use crate::{
@@ -99,9 +99,16 @@ impl State {
     async fn wonder(&mut self, anomaly: &Anomaly) {
         let now_ms = self.seams.clock.now_ms();
         let suspected = hypothesis(anomaly);
-        match self.interests.admit(&suspected, &anomaly.subject, now_ms, &self.config) {
+        if is_too_deep(anomaly, &self.config) {
+            return withhold(anomaly, &suspected, "too_deep");
+        }
+        let experiments = &self.catalogue.experiments;
+        // Pressure on the host or a GPU is answered in the domain that can relieve it.
+        let Some(domain) = experiment(anomaly, experiments, 1).map(|spec| spec.domain.clone()) else {
+            return withhold(anomaly, &suspected, "no_experiment");
+        };
+        match self.interests.admit(&suspected, &domain, now_ms, &self.config) {
             Admission::Ask { occurrence, interest } => {
-                let experiments = &self.catalogue.experiments;
                 match question(anomaly, &suspected, experiments, occurrence, interest, &self.config, now_ms) {
                     Some(question) => self.ask(question).await,
                     None => withhold(anomaly, &suspected, "no_experiment"),

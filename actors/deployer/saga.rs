@@ -15,7 +15,8 @@ use crate::{
     config::Catalogue,
     env_file,
     facts::{
-        Deployment, Domain, Entry, Fact, Key, Metrics, Reason, Ruled, Stage, Step, Verdict, agrees, stages,
+        Deployment, Domain, Entry, Fact, Key, Metrics, Reason, Ruled, Stage, Step, Verdict, agrees, content_hash,
+        stages,
     },
     record::{open_deployments, record, record_verdict},
     seams::{EnvStoreError, JournalError, Query, Seams},
@@ -70,8 +71,10 @@ impl Saga<'_> {
         if let Some(key) = mapping::stale(promotion, &current) {
             return Err(Reason::HumanOverride { key });
         }
-        let pending = Pending::new(deployment, &domain.service.env_file, &current, self.seams.clock.now_ms());
-        let text = serde_json::to_string(&pending).map_err(|error| aborted(error.to_string()))?;
+        let before = content_hash(&file.bytes);
+        let env_file = domain.service.env_file.clone();
+        let pending = Pending::of(deployment, env_file, &current, before, self.config.undo_attempts_max);
+        let text = pending.to_text().map_err(|problem| aborted(problem.to_string()))?;
         self.seams.pending.arm(&domain.name, text).await.map_err(|error| aborted(error.to_string()))?;
         Ok(pending)
     }
@@ -85,8 +88,9 @@ impl Saga<'_> {
             let file = self.seams.env.read(path).await.map_err(|error| Reason::Aborted { why: error.to_string() })?;
             let current = values(&file.bytes, target.keys()).map_err(|why| Reason::Aborted { why })?;
             // Somebody may have edited one of our keys since the plan; another key's edit is simply kept.
-            if let Some(key) = pending.changed_since(&current) {
-                return Err(Reason::HumanOverride { key });
+            let held = |key: &Key| pending.keys.get(key).and_then(|held| held.old.as_ref());
+            if let Some((key, _)) = current.iter().find(|(key, value)| value.as_ref() != held(key)) {
+                return Err(Reason::HumanOverride { key: key.clone() });
             }
             let bytes = env_file::edit(&file.bytes, &edits)
                 .map_err(|problem| Reason::Aborted { why: problem.to_string() })?;
@@ -142,7 +146,7 @@ impl Saga<'_> {
         let Some(text) = self.seams.pending.armed(&domain.name).await.map_err(|error| error.to_string())? else {
             return Ok(());
         };
-        let pending: Pending = serde_json::from_str(&text).map_err(|error| format!("pending file: {error}"))?;
+        let pending = Pending::from_text(&text).map_err(|problem| problem.to_string())?;
         let mut last = String::new();
         for _ in 0..self.config.undo_attempts_max {
             progress();

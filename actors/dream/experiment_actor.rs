@@ -6,7 +6,7 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use super::{
     Config,
-    fitness::{Choice, choose, fitness},
+    fitness::{Choice, choose, prospect, score, void},
     search::{Candidate, Search, Told},
     space::Space,
     trial_actor,
@@ -70,8 +70,8 @@ pub struct State {
     rest_s: u64,
     search: Search,
     live: Params,
-    lot: Vec<Candidate>,
     trials: Vec<Trial>,
+    confirmations: Vec<Trial>,
     under_way: Option<Candidate>,
     trial: Option<ActorId>,
     generations_recorded: u32,
@@ -141,7 +141,6 @@ impl State {
         };
         let space = Space::new(&experiment.spec.search_space)?;
         let search = Search::new(space, experiment.spec.budget, config.lot_max, experiment.seed, live.clone());
-        let (lot, under_way) = (Vec::new(), None);
         let mut state = State {
             seams,
             exits,
@@ -151,21 +150,13 @@ impl State {
             rest_s,
             search,
             live,
-            lot,
             trials: Vec::new(),
-            under_way,
+            confirmations: Vec::new(),
+            under_way: None,
             trial: None,
             generations_recorded,
         };
         for trial in trials {
-            // Asking as it was asked then keeps the search's own count of candidates.
-            if state.lot.is_empty() {
-                state.lot = state.search.ask();
-                state.lot.reverse();
-            }
-            if !state.is_confirmation(trial.generation) {
-                state.lot.pop();
-            }
             state.tell(trial);
         }
         Ok(state)
@@ -193,33 +184,27 @@ impl State {
 
     /// Returns what is tried next: what the search asks for, then the best and the live settings once more.
     fn next_candidate(&mut self) -> Option<Candidate> {
-        if self.first_generation_is_hopeless() {
+        if self.is_hopeless() {
             return None;
         }
-        if self.lot.is_empty() {
-            self.lot = self.search.ask();
-            self.lot.reverse();
-        }
-        self.lot.pop().or_else(|| self.confirmation())
+        self.search.ask().into_iter().next().or_else(|| self.confirmation())
     }
 
-    fn first_generation_is_hopeless(&self) -> bool {
+    /// An experiment whose live settings cannot be measured, or whose first generation failed, says nothing.
+    fn is_hopeless(&self) -> bool {
         let live_failed = self.trials.first().is_some_and(|first| matches!(first.outcome, Outcome::Failed(_)));
-        let first: Vec<&Trial> = self.trials.iter().filter(|trial| trial.generation == 1).collect();
-        let failed = first.iter().filter(|trial| matches!(trial.outcome, Outcome::Failed(_))).count();
-        let whole = first.len() >= self.experiment.spec.budget.max_candidates as usize;
-        live_failed || (whole && failed as f64 > self.config.failed_max_ratio * first.len() as f64)
+        live_failed || (self.search.generation_done().is_some() && void(&self.config, &self.trials).is_some())
     }
 
-    /// The claim of a single lucky measurement is worth little: best and live take turns once more.
+    /// The claim of a single lucky measurement is worth little: live settings and the best take turns once more.
     fn confirmation(&self) -> Option<Candidate> {
-        let generation = self.experiment.spec.budget.max_generations + 1;
-        let done = self.trials.iter().filter(|trial| trial.generation == generation).count() as u32;
-        let (best, gain) = self.search.best()?;
-        if done >= 2 * self.config.confirm_runs || gain < self.config.gain_min.ln_1p() {
+        let best = prospect(&self.config, &self.domain.metrics, &self.trials).ok()?;
+        let done = self.confirmations.len() as u32;
+        if done >= 2 * self.config.confirm_runs {
             return None;
         }
         let params = if done.is_multiple_of(2) { self.live.clone() } else { best.params.clone() };
+        let generation = self.experiment.spec.budget.max_generations + 1;
         Some(Candidate { generation, number: done + 1, params })
     }
 
@@ -275,19 +260,21 @@ impl State {
     }
 
     fn tell(&mut self, trial: Trial) {
-        if !self.is_confirmation(trial.generation) {
-            let candidate =
-                Candidate { generation: trial.generation, number: trial.number, params: trial.params.clone() };
-            let told = match &trial.outcome {
-                Outcome::Failed(failure) => Told::Failed(failure.kind),
-                Outcome::Measured(measurement) => match self.fitness_of(&trial, measurement) {
-                    Some(fitness) => Told::Fitness(fitness),
-                    // It ran, and a number that counts could not be measured: that is a failed trial.
-                    None => Told::Failed(FailureKind::BenchFailed),
-                },
-            };
-            self.search.tell(&candidate, told);
+        if self.is_confirmation(trial.generation) {
+            self.confirmations.push(trial);
+            return;
         }
+        let candidate =
+            Candidate { generation: trial.generation, number: trial.number, params: trial.params.clone() };
+        let told = match &trial.outcome {
+            Outcome::Failed(failure) => Told::Failed(failure.kind),
+            Outcome::Measured(measurement) => match self.fitness_of(&trial, measurement) {
+                Some(fitness) => Told::Fitness(fitness),
+                // It ran, and a number that counts could not be measured: that is a failed trial.
+                None => Told::Failed(FailureKind::BenchFailed),
+            },
+        };
+        self.search.tell(&candidate, told);
         self.trials.push(trial);
     }
 
@@ -298,7 +285,7 @@ impl State {
             None if trial.params == self.live => &measurement.metrics,
             None => return None,
         };
-        fitness(&measurement.metrics, incumbent, &self.domain.metrics)
+        score(&measurement.metrics, incumbent, &self.domain.metrics)
     }
 
     fn finished_generation(&mut self) -> Option<Entry> {
@@ -335,9 +322,14 @@ impl State {
 
     async fn end(&mut self, myself: &ActorRef<Msg>) -> Result<(), ActorProcessingErr> {
         let experiment = self.experiment.id.clone();
-        let end = match choose(&self.trials, &self.live, &self.experiment.spec.budget, &self.domain.metrics, &self.config)
-        {
-            Choice::Winner(best) => ExperimentEnd::Won { experiment, winner: self.winner(best) },
+        let again = |parity: u32| -> Vec<Outcome> {
+            let of_it = self.confirmations.iter().filter(|trial| trial.number % 2 == parity);
+            of_it.map(|trial| trial.outcome.clone()).collect()
+        };
+        let end = match choose(&self.config, &self.domain.metrics, &self.trials, &again(1), &again(0)) {
+            Choice::Winner { best, measured, failed } => {
+                ExperimentEnd::Won { experiment, winner: self.winner(best, measured, failed) }
+            }
             Choice::NoBetter(why) => ExperimentEnd::NoBetter { experiment, why },
             Choice::Void(why) => ExperimentEnd::Void { experiment, why },
         };
@@ -361,18 +353,16 @@ impl State {
         Ok(())
     }
 
-    fn winner(&self, best: Best) -> Winner {
+    fn winner(&self, best: Best, measured: u32, failed: u32) -> Winner {
         let mapping = &self.experiment.spec.param_mapping;
-        let (measured, failed): (Vec<&Trial>, Vec<&Trial>) =
-            self.trials.iter().partition(|trial| matches!(trial.outcome, Outcome::Measured(_)));
         Winner {
             experiment: self.experiment.spec.name.clone(),
             domain: self.domain.name.clone(),
             best,
             incumbent: map_params(&self.live, mapping, &self.domain).unwrap_or_default(),
             experiment_id: self.experiment.id.clone(),
-            measured: measured.len() as u32,
-            failed: failed.len() as u32,
+            measured,
+            failed,
         }
     }
 

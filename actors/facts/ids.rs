@@ -21,6 +21,11 @@ pub fn short_hash(parts: &[&str]) -> String {
     digest.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Returns the SHA-256 of `bytes` in hexadecimal digits: what a file held, without what it said.
+pub fn content_hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

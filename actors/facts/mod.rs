@@ -36,7 +36,7 @@ pub use experiment::{
     Best, Budget, Experiment, ExperimentEnd, ExperimentSpec, FailureKind, Generation, Measurement, Outcome, Trial,
     TrialFailure, Winner,
 };
-pub use ids::{CycleId, DeploymentId, ExperimentId, Key, PromotionId, QuestionId, short_hash};
+pub use ids::{CycleId, DeploymentId, ExperimentId, Key, PromotionId, QuestionId, content_hash, short_hash};
 pub use intent::{Evidence, Intent, Proposal, Question, QuestionEnd};
 pub use lesson::Lesson;
 pub use promotion::{

@@ -3,7 +3,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use serde::{Deserialize, Serialize};
 
-use super::{Config, autonomy::in_force, policy::{History, inspect}};
+use super::{
+    Config,
+    autonomy::{LEVEL_KEY, in_force},
+    policy::{History, inspect},
+};
 use crate::{
     config::Catalogue,
     env_file,
@@ -88,9 +92,6 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// How many facts of the past are read at start.
 const HISTORY_MAX: usize = 5_000;
-
-/// The key of the env file that may lower the autonomy level.
-const LEVEL_KEY: &str = "KLR_AUTONOMY_LEVEL";
 
 impl Actor for Gate {
     type Msg = Msg;

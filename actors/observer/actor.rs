@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::{Config, incident::Watches};
+use super::{Config, incident::Watch};
 use crate::{
     config::Catalogue,
     facts::{Anomaly, AnomalyKind, Entry, Fact, Lesson, Objective, Reading},
@@ -50,7 +50,7 @@ pub struct State {
     exits: Exits,
     config: Config,
     objectives: BTreeMap<String, Vec<Objective>>,
-    watches: Watches,
+    watch: Watch,
 }
 
 impl Actor for Observer {
@@ -62,13 +62,13 @@ impl Actor for Observer {
         let Arguments { seams, exits, config, catalogue } = arguments;
         let objectives =
             catalogue.domains.iter().map(|(name, domain)| (name.clone(), domain.objectives.clone())).collect();
-        Ok(State { seams, exits, config, objectives, watches: Watches::default() })
+        Ok(State { seams, exits, config, objectives, watch: Watch::default() })
     }
 
     async fn handle(&self, _: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match msg {
             Msg::Read(readings) => state.look(&readings).await,
-            Msg::Learned(lesson) => state.watches.forget(&lesson.domain),
+            Msg::Learned(lesson) => state.watch.learn(&lesson, &state.config, state.seams.clock.now_ms()),
             Msg::Reconfigured(config) => state.config = config,
         }
         Ok(())
@@ -80,7 +80,7 @@ impl State {
         let now_ms = self.seams.clock.now_ms();
         for reading in readings {
             let objectives = self.objectives.get(&reading.subject).map_or(&[][..], Vec::as_slice);
-            if let Some(anomaly) = self.watches.read(reading, objectives, &self.config, now_ms) {
+            if let Some(anomaly) = self.watch.read(reading, objectives, &self.config, now_ms) {
                 self.raise(anomaly).await;
             }
         }

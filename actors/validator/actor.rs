@@ -5,13 +5,12 @@ use tokio::task::AbortHandle;
 
 use super::{
     Config,
-    baseline::Baseline,
     verdict::{Course, Judgement, Run, arrange, course},
 };
 use crate::{
     config::Catalogue,
     facts::{
-        Deployment, DeploymentId, Domain, Entry, Fact, FailureKind, Kind, Measurement, Reason, Ruled, Settings, Stage, Step,
+        Deployment, DeploymentId, Domain, Entry, Fact, FailureKind, Kind, Measurement, Metrics, Reason, Ruled, Settings, Stage, Step,
         TrialFailure, Verdict, short_hash,
     },
     record::{open_deployments, record, record_verdict, wake},
@@ -69,7 +68,7 @@ pub struct State {
 struct Judging {
     deployment: Deployment,
     domain: Domain,
-    anchor: Option<Baseline>,
+    anchor: Option<Metrics>,
     runs: Vec<Run>,
     next: Option<(u32, u32, bool)>,
     task: Option<AbortHandle>,
@@ -141,11 +140,11 @@ impl State {
             .collect())
     }
 
-    async fn anchor(&self, domain: &str) -> Result<Option<Baseline>, JournalError> {
+    async fn anchor(&self, domain: &str) -> Result<Option<Metrics>, JournalError> {
         let recorded = self.seams.journal.read(Query::newest(&[Kind::Verdict], ANCHOR_LOOK_BACK)).await?;
         Ok(recorded.into_iter().find_map(|recorded| match recorded.fact {
             Fact::Verdict(verdict) if verdict.domain == domain && verdict.outcome == Ruled::Success => {
-                Some(Baseline::certified(&verdict))
+                Some(verdict.after)
             }
             _ => None,
         }))
@@ -170,8 +169,7 @@ impl State {
 
     async fn proceed(&mut self, myself: &ActorRef<Msg>, id: &DeploymentId) -> Result<(), JournalError> {
         let Some(judging) = self.judging.get_mut(id) else { return Ok(()) };
-        let anchor = judging.anchor.as_ref().map(|baseline| &baseline.metrics);
-        match course(&self.config, &judging.domain.metrics, anchor, &judging.runs) {
+        match course(&self.config, &judging.domain.metrics, judging.anchor.as_ref(), &judging.runs) {
             Course::Measure { block, blocks_planned } => {
                 let done = judging.runs.iter().filter(|run| run.block == block).count() as u32;
                 let candidate = arrange(coin(id, block))[done.min(3) as usize];

@@ -9,7 +9,7 @@ use std::{
 };
 
 use kloros_actors::{
-    deployer::env_file,
+    env_file,
     facts::{Key, Settings},
 };
 

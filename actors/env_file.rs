@@ -63,7 +63,7 @@ pub enum Problem {
 /// Returns the value that `bytes` assign to `key`, or `None` when they assign none.
 ///
 /// ```
-/// # use kloros_actors::{deployer::env_file::value_of, facts::Key};
+/// # use kloros_actors::{env_file::value_of, facts::Key};
 /// let key = Key::new("SLOTS")?;
 /// assert_eq!(value_of(b"# batching\nSLOTS='4'\n", &key), Ok(Some("4".to_owned())));
 /// assert_eq!(value_of(b"export SLOTS=4\n", &key), Ok(None));
