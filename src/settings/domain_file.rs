@@ -1,0 +1,184 @@
+//! One domain file: read, checked against its shape, and judged as a whole.
+
+use kloros_actors::facts::{BenchSpec, Domain, Knob, KnobKind, Manager, MetricSpec, ServiceSpec, TokenRange, Value};
+
+use super::{
+    complaints::Complaints,
+    shape::Inspection,
+    shapes::{self, DOMAIN, placeholders},
+    strict_toml,
+    tree::Node,
+};
+
+/// Returns the domain that `text` describes, named `name` after its file; `None` if anything is wrong with it.
+pub(super) fn read(file: &str, name: &str, text: &str, complaints: &mut Complaints) -> Option<Domain> {
+    let noted = complaints.len();
+    let (mut root, intact) = strict_toml::parse(file, text, complaints);
+    let mut inspection = Inspection { file, intact, complaints };
+    if let Some(what) = shapes::name(name) {
+        inspection.note(1, "name", &format!("{what}, and name the file after it"));
+    }
+    inspection.inspect(&mut root, &DOMAIN, "");
+    let mut judgement = Judgement { root: &root, inspection };
+    judgement.name(name);
+    judgement.service();
+    judgement.knobs();
+    judgement.bench();
+    judgement.metrics();
+    if complaints.len() > noted {
+        return None;
+    }
+    let mut table = root.plain()?;
+    table.as_table_mut()?.insert("name".to_owned(), name.into());
+    match table.try_into() {
+        Ok(domain) => Some(decimal(domain)),
+        Err(error) => {
+            Inspection { file, intact, complaints }.note(1, "", error.to_string().trim_end());
+            None
+        }
+    }
+}
+
+/// Returns the domain with the default of each decimal knob as a decimal, also where it was written without a point.
+fn decimal(mut domain: Domain) -> Domain {
+    for knob in domain.knobs.values_mut() {
+        if let (KnobKind::Float { .. }, Value::Integer(whole)) = (&knob.range, &knob.default) {
+            knob.default = Value::Float(*whole as f64);
+        }
+    }
+    domain
+}
+
+/// What is wrong between keys that are fine each on its own. A part that is not fine on its own is passed over.
+struct Judgement<'a> {
+    root: &'a Node,
+    inspection: Inspection<'a>,
+}
+
+impl Judgement<'_> {
+    fn note(&mut self, path: &[&str], what: &str) {
+        self.inspection.note_further(self.root.line_of(path), &path.join("."), what);
+    }
+
+    fn part<T: serde::de::DeserializeOwned>(&self, path: &[&str]) -> Option<T> {
+        self.root.at(path)?.read()
+    }
+
+    fn names(&self, path: &[&str]) -> Vec<String> {
+        self.root
+            .at(path)
+            .map(|node| node.entries().iter().map(|entry| entry.name.clone()).collect())
+            .unwrap_or_default()
+    }
+
+    fn name(&mut self, name: &str) {
+        if let Some(written) = self.part::<String>(&["name"]).filter(|written| written != name) {
+            self.note(&["name"], &format!("{written:?} is not the name of the file: write {name:?} or leave it out"));
+        }
+    }
+
+    fn service(&mut self) {
+        let Some(service) = self.part::<ServiceSpec>(&["service"]) else { return };
+        if service.argv.first().is_some_and(String::is_empty) {
+            self.note(&["service", "argv"], "the program is empty");
+        }
+        let names_port = |argument: &String| placeholders(argument).any(|name| name == "port");
+        if !service.argv.iter().any(names_port) {
+            let what = "names no {port}: a second instance for measurements could not listen beside the first";
+            self.note(&["service", "argv"], what);
+        }
+        if let Manager::Command { restart } = &service.manager {
+            if restart.first().is_some_and(String::is_empty) {
+                self.note(&["service", "manager"], "the program is empty");
+            }
+            if service.port == 0 {
+                let what = "0 lets kloros choose, but another supervisor starts this service: name the port";
+                self.note(&["service", "port"], what);
+            }
+        }
+        if service.env_file.components().any(|part| part == std::path::Component::ParentDir) {
+            self.note(&["service", "env_file"], "must not climb with ..: write an absolute path");
+        }
+    }
+
+    fn knobs(&mut self) {
+        for name in self.names(&["knobs"]) {
+            let path = ["knobs", name.as_str()];
+            let range = self.part::<KnobKind>(&[path[0], path[1], "range"]);
+            if let Some((key, what)) = range.as_ref().and_then(contradiction) {
+                self.note(&[path[0], path[1], "range", key], &what);
+                continue;
+            }
+            let Some(knob) = self.part::<Knob>(&path) else { continue };
+            if let Some(what) = knob.range.refuses(&knob.default) {
+                self.note(&[path[0], path[1], "default"], &what);
+            }
+            let numeric = matches!(knob.range, KnobKind::Integer { .. } | KnobKind::Float { .. });
+            if knob.step_max.is_some() && !numeric {
+                self.note(&[path[0], path[1], "step_max"], "only a number can move by a factor");
+            }
+            if knob.step_max == Some(1.0) {
+                self.note(&[path[0], path[1], "step_max"], "a factor of 1 would let nothing move");
+            }
+        }
+    }
+
+    fn bench(&mut self) {
+        for key in ["prompt_tokens", "output_tokens"] {
+            if let Some(TokenRange { min, max }) =
+                self.part(&["bench", key]).filter(|range: &TokenRange| range.min > range.max)
+            {
+                self.note(&["bench", key], &format!("min {min} is above max {max}"));
+            }
+        }
+        match self.part(&["bench"]) {
+            Some(BenchSpec::Command { argv, .. }) if argv.first().is_some_and(String::is_empty) => {
+                self.note(&["bench", "argv"], "the program is empty");
+            }
+            _ => {}
+        }
+    }
+
+    fn metrics(&mut self) {
+        let metrics: Vec<(String, MetricSpec)> = self
+            .names(&["metrics"])
+            .into_iter()
+            .filter_map(|name| self.part(&["metrics", &name]).map(|metric| (name, metric)))
+            .collect();
+        for (name, metric) in &metrics {
+            if metric.guard.is_some_and(|guard| guard.loss_max.is_none() && guard.value_max.is_none()) {
+                self.note(&["metrics", name, "guard"], "guards nothing: give loss_max or value_max");
+            }
+        }
+        let all_read = metrics.len() == self.names(&["metrics"]).len();
+        if all_read && !metrics.is_empty() && metrics.iter().all(|(_, metric)| metric.weight == 0.0) {
+            self.note(&["metrics"], "none has a weight above 0, so no configuration would be better than another");
+        }
+    }
+}
+
+/// Returns the key of a range that contradicts another one, and how.
+pub(super) fn contradiction(range: &KnobKind) -> Option<(&'static str, String)> {
+    match range {
+        KnobKind::Integer { min, max, log } => contradiction_of_ends(*min as f64, *max as f64, *log),
+        KnobKind::Float { min, max, log } => contradiction_of_ends(*min, *max, *log),
+        KnobKind::Boolean => None,
+        KnobKind::Choice { values } => {
+            if values.is_empty() {
+                return Some(("values", "is empty".to_owned()));
+            }
+            let repeated = values.iter().enumerate().find(|(index, value)| values[..*index].contains(value));
+            repeated.map(|(_, value)| ("values", format!("{value:?} is listed twice")))
+        }
+    }
+}
+
+fn contradiction_of_ends(min: f64, max: f64, log: bool) -> Option<(&'static str, String)> {
+    if min > max {
+        Some(("min", format!("min {min} is above max {max}")))
+    } else if log && min <= 0.0 {
+        Some(("log", format!("a logarithmic scale needs a min above 0, not {min}")))
+    } else {
+        None
+    }
+}

@@ -1,0 +1,256 @@
+//! `kloros.toml` in its layers: what is embedded, what the file says, what the environment says.
+//!
+//! The `config` crate merges the layers, but it turns `2.7` into `3` and `true` into `1` where a whole number is wanted,
+//! and forgets which file said so. So each value is checked on its own before it may enter a layer.
+
+use std::{collections::BTreeMap, ffi::OsString};
+
+use config::{File, FileFormat};
+use kloros_actors::config::{Config, Problem};
+use toml::{Table, Value};
+
+use super::{
+    Shell,
+    complaints::{Complaints, Place},
+    strict_toml,
+    tree::{Content, Entry, Node, below, near, nearest},
+};
+
+/// The settings that ship, with their comments.
+const EMBEDDED: &str = include_str!("../../config/kloros.toml");
+/// How complaints name them.
+const EMBEDDED_NAME: &str = "kloros.toml (built in)";
+/// What the variables that override settings begin with; sections and keys are joined by two underscores as well.
+const PREFIX: &str = "KLOROS__";
+
+/// A file of settings, read.
+pub(super) struct Text {
+    /// How complaints name it.
+    pub(super) file: String,
+    /// What it says.
+    pub(super) text: String,
+}
+
+/// Returns the settings of the loop and of the shell, from `environment` over `file` over the defaults; `None` if there is
+/// something wrong that leaves no settings to judge.
+pub(super) fn load(
+    file: Option<&Text>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    complaints: &mut Complaints,
+) -> Option<(Config, Shell)> {
+    let name = file.map_or(EMBEDDED_NAME, |file| &file.file);
+    let outcome = known().and_then(|known| {
+        let mut layers = Vec::new();
+        if let Some(file) = file {
+            let (root, intact) = strict_toml::parse(&file.file, &file.text, complaints);
+            let mut survey = Survey { file: &file.file, intact, known: &known, layer: Layer::default(), complaints };
+            survey.section(&root, &known, "");
+            layers.push(survey.layer);
+        }
+        layers.push(overrides(&known, environment, complaints));
+        let (rooms, shell) = merge(&layers)?;
+        for Problem { key, what } in [rooms.problems(), shell.problems()].concat() {
+            let (place, note) = match layers.iter().rev().find_map(|layer| layer.place(&key)) {
+                Some(place) => (place, ""),
+                None => (Place::File(name.to_owned()), " (its default, which another setting does not go with)"),
+            };
+            complaints.add(place, key, what + note);
+        }
+        Ok((rooms, shell))
+    });
+    outcome.map_err(|what| complaints.add(Place::File(name.to_owned()), "", what)).ok()
+}
+
+/// The values of one layer, all of them checked, and where each stands.
+#[derive(Default)]
+struct Layer {
+    values: Table,
+    places: BTreeMap<String, Place>,
+}
+
+impl Layer {
+    fn put(&mut self, path: &str, value: Value, place: Place) {
+        put(&mut self.values, path, value);
+        self.places.insert(path.to_owned(), place);
+    }
+
+    /// Returns where the key at `path` stands in this layer, or the first key below it.
+    fn place(&self, path: &str) -> Option<Place> {
+        let inside = below(path, "");
+        let exact = self.places.get(path);
+        exact.or_else(|| self.places.iter().find(|(key, _)| key.starts_with(&inside)).map(|(_, place)| place)).cloned()
+    }
+}
+
+/// Returns every known key with its default.
+fn known() -> Result<Table, String> {
+    let mut known = Table::try_from(Config::default()).map_err(|error| error.to_string())?;
+    known.insert("shell".to_owned(), Value::try_from(Shell::default()).map_err(|error| error.to_string())?);
+    Ok(known)
+}
+
+fn merge(layers: &[Layer]) -> Result<(Config, Shell), String> {
+    let mut builder = config::Config::builder().add_source(File::from_str(EMBEDDED, FileFormat::Toml));
+    for layer in layers {
+        builder = builder.add_source(config::Config::try_from(&layer.values).map_err(|error| error.to_string())?);
+    }
+    let merged = builder.build().and_then(config::Config::try_deserialize).map_err(|error| error.to_string())?;
+    split(merged).map_err(|error| error.to_string())
+}
+
+fn split(mut table: Table) -> Result<(Config, Shell), toml::de::Error> {
+    let shell = table.remove("shell").unwrap_or_else(|| Value::Table(Table::new()));
+    Ok((table.try_into()?, shell.try_into()?))
+}
+
+fn put(table: &mut Table, path: &str, value: Value) {
+    match path.split_once('.') {
+        None => {
+            table.insert(path.to_owned(), value);
+        }
+        Some((section, rest)) => {
+            let inner = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+            if let Value::Table(inner) = inner {
+                put(inner, rest, value);
+            }
+        }
+    }
+}
+
+fn get<'a>(table: &'a Table, path: &str) -> Option<&'a Value> {
+    match path.split_once('.') {
+        None => table.get(path),
+        Some((section, rest)) => get(table.get(section)?.as_table()?, rest),
+    }
+}
+
+/// Returns the paths of all keys of `table` that hold a value rather than a table.
+fn leaves(table: &Table, path: &str) -> Vec<String> {
+    table
+        .iter()
+        .flat_map(|(name, value)| match value {
+            Value::Table(inner) => leaves(inner, &below(path, name)),
+            _ => vec![below(path, name)],
+        })
+        .collect()
+}
+
+/// Returns why `value` cannot be the key at `path`, tried on its own over the defaults; `None` if it can.
+fn refuses(known: &Table, path: &str, value: &Value) -> Option<String> {
+    let mut trial = known.clone();
+    put(&mut trial, path, value.clone());
+    split(trial).err().map(|error| error.message().to_owned())
+}
+
+/// Checks the tree of a file against the known keys, and collects what is fine.
+struct Survey<'a> {
+    file: &'a str,
+    intact: bool,
+    known: &'a Table,
+    layer: Layer,
+    complaints: &'a mut Complaints,
+}
+
+impl Survey<'_> {
+    fn section(&mut self, node: &Node, known: &Table, path: &str) {
+        for entry in node.entries() {
+            let key = below(path, &entry.name);
+            match (known.get(&entry.name), &entry.value.content) {
+                (None, _) => self.unknown(entry, known, &key),
+                (Some(Value::Table(inner)), Content::Table(_)) => self.section(&entry.value, inner, &key),
+                (Some(Value::Table(_)), _) => {
+                    self.note(entry.line, &key, format!("expected a section, found {}", entry.value.noun()));
+                }
+                (Some(default), _) => self.value(&entry.value, default, &key),
+            }
+        }
+    }
+
+    fn unknown(&mut self, entry: &Entry, siblings: &Table, key: &str) {
+        let elsewhere = leaves(self.known, "").into_iter().find(|path| {
+            path.rsplit_once('.').is_some_and(|(section, name)| name == entry.name && !key.starts_with(section))
+        });
+        let hint = match (near(&entry.name, siblings.keys().map(String::as_str)), elsewhere) {
+            (None, Some(path)) => format!("did you mean {path}?"),
+            _ => nearest(&entry.name, siblings.keys().map(String::as_str)),
+        };
+        self.note(entry.line, key, format!("unknown key; {hint}"));
+    }
+
+    fn value(&mut self, node: &Node, default: &Value, key: &str) {
+        let value = match (default, &node.content) {
+            (Value::Integer(_), Content::Integer(number)) => Ok(Value::Integer(*number)),
+            (Value::Integer(_), _) => Err("a whole number"),
+            (Value::Float(_), Content::Integer(number)) => Ok(Value::Float(*number as f64)),
+            (Value::Float(_), Content::Float(number)) if number.is_finite() => Ok(Value::Float(*number)),
+            (Value::Float(_), _) => Err("a finite number"),
+            (Value::Boolean(_), Content::Boolean(flag)) => Ok(Value::Boolean(*flag)),
+            (Value::Boolean(_), _) => Err("true or false"),
+            (_, Content::Text(text)) => Ok(Value::String(text.clone())),
+            (_, _) => Err("a text"),
+        };
+        match value {
+            Err(expected) => self.note(node.line, key, format!("expected {expected}, found {}", node.noun())),
+            Ok(value) => match refuses(self.known, key, &value) {
+                Some(what) => self.note(node.line, key, what),
+                None => self.layer.put(key, value, Place::line(self.file, node.line)),
+            },
+        }
+    }
+
+    fn note(&mut self, line: usize, key: &str, what: String) {
+        let place = Place::line(self.file, line);
+        if self.intact || !self.complaints.concern(&place) {
+            self.complaints.add(place, key, what);
+        }
+    }
+}
+
+/// Returns what the variables of the `environment` that are ours override.
+fn overrides(
+    known: &Table,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    complaints: &mut Complaints,
+) -> Layer {
+    let paths = leaves(known, "");
+    let variables: BTreeMap<String, &str> = paths.iter().map(|path| (variable(path), path.as_str())).collect();
+    let mut layer = Layer::default();
+    for (name, value) in environment {
+        let name = name.to_string_lossy().into_owned();
+        if !name.starts_with(PREFIX) {
+            continue;
+        }
+        let place = Place::Variable(name.clone());
+        let Some((path, default)) = variables.get(&name).and_then(|path| Some((*path, get(known, path)?))) else {
+            let hint = near(&name, variables.keys().map(String::as_str));
+            let hint = hint.map_or("unset it".to_owned(), |near| format!("did you mean {near}?"));
+            complaints.add(place, "", format!("overrides no setting; {hint}"));
+            continue;
+        };
+        let read = value.to_str().ok_or_else(|| "is no UTF-8 text".to_owned()).and_then(|text| typed(text, default));
+        match read.and_then(|value| refuses(known, path, &value).map_or(Ok(value), Err)) {
+            Ok(value) => layer.put(path, value, place),
+            Err(what) => complaints.add(place, path, what),
+        }
+    }
+    layer
+}
+
+/// Returns the variable that overrides the key at `path`.
+fn variable(path: &str) -> String {
+    format!("{PREFIX}{}", path.replace('.', "__").to_ascii_uppercase())
+}
+
+/// Returns `text` as a value of the type of `default`, or what was expected instead.
+fn typed(text: &str, default: &Value) -> Result<Value, String> {
+    let expected = |what: &str| format!("expected {what}, found {text:?}");
+    match default {
+        Value::Boolean(_) => text.parse().map(Value::Boolean).map_err(|_| expected("true or false")),
+        Value::Integer(_) => text.parse().map(Value::Integer).map_err(|_| expected("a whole number")),
+        Value::Float(_) => match text.parse::<f64>() {
+            Ok(number) if number.is_finite() => Ok(Value::Float(number)),
+            _ => Err(expected("a finite number")),
+        },
+        _ => Ok(Value::String(text.to_owned())),
+    }
+}

@@ -1,0 +1,241 @@
+//! The shapes of a domain file and of `dream.yaml`, beside the types that they become.
+//!
+//! serde alone would stop at the first problem and name no line; a test holds the two descriptions together.
+
+use kloros_actors::facts::Key;
+
+use super::{
+    protected,
+    shape::{Field, Shape},
+};
+
+/// The longest text of a file, in bytes.
+const TEXT_BYTES_MAX: usize = 4096;
+/// The longest name, in bytes.
+const NAME_BYTES_MAX: usize = 64;
+/// Whole numbers beyond this one are not told apart by the arithmetic of the search.
+const EXACT_MAX: i64 = 1 << 53;
+/// The longest time that makes sense for a single step, in seconds.
+const DAY_S: i64 = 86_400;
+
+const FLAG: Shape = Shape::Boolean;
+const ANY_NUMBER: Shape = Shape::Number { least: f64::MIN, most: f64::MAX };
+const RATIO: Shape = Shape::Number { least: 0.0, most: f64::MAX };
+const COUNT: Shape = Shape::Whole { least: 1, most: 1_000_000 };
+const SECONDS: Shape = Shape::Number { least: 0.001, most: DAY_S as f64 };
+const SECONDS_OR_NONE: Shape = Shape::Number { least: 0.0, most: DAY_S as f64 };
+const WHOLE_SECONDS: Shape = Shape::Whole { least: 1, most: DAY_S };
+const MILLISECONDS: Shape = Shape::Number { least: 0.001, most: DAY_S as f64 * 1000.0 };
+const EXACT: Shape = Shape::Whole { least: -EXACT_MAX, most: EXACT_MAX };
+const TEXT: Shape = Shape::Text(text);
+const NAME: Shape = Shape::Text(name);
+const HTTP_PATH: Shape = Shape::Text(http_path);
+const DIRECTION: Shape = Shape::Words(&[("up", None), ("down", None)]);
+
+const RANGE: Shape = Shape::Tagged(&[
+    ("integer", &[Field::required("min", &EXACT), Field::required("max", &EXACT), Field::optional("log", &FLAG)]),
+    (
+        "float",
+        &[Field::required("min", &ANY_NUMBER), Field::required("max", &ANY_NUMBER), Field::optional("log", &FLAG)],
+    ),
+    ("boolean", &[]),
+    ("choice", &[Field::required("values", &Shape::List { each: &Shape::Text(choice), least: 1 })]),
+]);
+
+/// A domain file.
+pub(super) const DOMAIN: Shape = Shape::Table(&[
+    Field::optional("name", &NAME),
+    Field::optional("risk", &Shape::Words(&[("low", None), ("medium", None), ("high", None)])),
+    Field::required("isolation", &Shape::Words(&[("shadow", None)])),
+    Field::required("service", &SERVICE),
+    Field::required("knobs", &Shape::Map { names: knob_name, each: &KNOB }),
+    Field::required("bench", &BENCH),
+    Field::required("metrics", &Shape::Map { names: name, each: &METRIC }),
+    Field::optional("objectives", &Shape::List { each: &OBJECTIVE, least: 0 }),
+]);
+
+const SERVICE: Shape = Shape::Table(&[
+    Field::required("manager", &MANAGER),
+    Field::required("argv", &Shape::List { each: &Shape::Text(service_argument), least: 1 }),
+    Field::required("port", &Shape::Whole { least: 0, most: u16::MAX as i64 }),
+    Field::required("env_file", &TEXT),
+    Field::required("ready", &READY),
+    Field::required("read_back", &Shape::Words(&[("http_json", Some(&HTTP_PATH)), ("proc_environ", None)])),
+    Field::optional("metrics_path", &HTTP_PATH),
+]);
+
+const MANAGER: Shape = Shape::Words(&[
+    ("child", None),
+    (
+        "command",
+        Some(&Shape::Table(&[Field::required(
+            "restart",
+            &Shape::List { each: &Shape::Text(plain_argument), least: 1 },
+        )])),
+    ),
+]);
+
+const READY: Shape = Shape::Table(&[
+    Field::required("http_path", &HTTP_PATH),
+    Field::required("within_s", &WHOLE_SECONDS),
+    Field::required("passes", &Shape::Whole { least: 1, most: 100 }),
+]);
+
+const KNOB: Shape = Shape::Table(&[
+    Field::required("range", &RANGE),
+    Field::required("default", &Shape::Scalar),
+    Field::optional("apply", &Shape::Words(&[("restart", None)])),
+    Field::optional("step_max", &Shape::Number { least: 1.0, most: f64::MAX }),
+    Field::optional("reversible", &FLAG),
+]);
+
+const BENCH: Shape = Shape::Tagged(&[
+    (
+        "openai_chat",
+        &[
+            Field::required("load", &LOAD),
+            Field::required("prompt_tokens", &TOKENS),
+            Field::required("output_tokens", &TOKENS),
+            Field::required("warmup_s", &SECONDS_OR_NONE),
+            Field::required("window_s", &SECONDS),
+            Field::required("slo", &SLO),
+            Field::required("request_timeout_s", &SECONDS),
+        ],
+    ),
+    (
+        "command",
+        &[
+            Field::required("argv", &Shape::List { each: &Shape::Text(bench_argument), least: 1 }),
+            Field::required("timeout_s", &WHOLE_SECONDS),
+        ],
+    ),
+]);
+
+const LOAD: Shape = Shape::Words(&[
+    ("closed", Some(&Shape::Table(&[Field::required("clients", &Shape::Whole { least: 1, most: 10_000 })]))),
+    (
+        "poisson",
+        Some(&Shape::Table(&[
+            Field::required("rate_per_s", &Shape::Number { least: 0.001, most: 100_000.0 }),
+            Field::required("in_flight_max", &Shape::Whole { least: 1, most: 10_000 }),
+        ])),
+    ),
+]);
+
+const TOKENS: Shape = Shape::Table(&[Field::required("min", &COUNT), Field::required("max", &COUNT)]);
+
+const SLO: Shape = Shape::Table(&[Field::required("ttft_ms", &MILLISECONDS), Field::required("e2e_ms", &MILLISECONDS)]);
+
+const METRIC: Shape = Shape::Table(&[
+    Field::required("direction", &DIRECTION),
+    Field::required("weight", &RATIO),
+    Field::optional("guard", &GUARD),
+]);
+
+const GUARD: Shape = Shape::Table(&[Field::optional("loss_max", &RATIO), Field::optional("value_max", &ANY_NUMBER)]);
+
+const OBJECTIVE: Shape = Shape::Table(&[
+    Field::required("reading", &NAME),
+    Field::required("max", &ANY_NUMBER),
+    Field::required("readings", &Shape::Whole { least: 1, most: 100_000 }),
+]);
+
+/// `dream.yaml`.
+pub(super) const DREAM: Shape = Shape::Table(&[Field::required(
+    "experiments",
+    &Shape::Map {
+        names: name,
+        each: &Shape::Table(&[
+            Field::optional("name", &NAME),
+            Field::required("domain", &NAME),
+            Field::required("search_space", &Shape::Map { names: name, each: &RANGE }),
+            Field::required("metrics", &Shape::Map { names: name, each: &DIRECTION }),
+            Field::required("param_mapping", &Shape::Map { names: name, each: &Shape::Text(env_key) }),
+            Field::required("budget", &BUDGET),
+        ]),
+    },
+)]);
+
+const BUDGET: Shape = Shape::Table(&[
+    Field::required("max_candidates", &Shape::Whole { least: 1, most: 1000 }),
+    Field::required("max_generations", &Shape::Whole { least: 1, most: 1000 }),
+]);
+
+fn text(text: &str) -> Option<String> {
+    if text.is_empty() {
+        return Some("is empty".to_owned());
+    }
+    plain_text(text)
+}
+
+fn plain_text(text: &str) -> Option<String> {
+    if text.len() > TEXT_BYTES_MAX {
+        return Some(format!("is longer than {TEXT_BYTES_MAX} bytes"));
+    }
+    text.chars().any(char::is_control).then(|| format!("{text:?} holds a control character"))
+}
+
+/// Refuses what cannot name a domain, an experiment, a parameter or a metric.
+pub(super) fn name(text: &str) -> Option<String> {
+    let starts_well = text.starts_with(|first: char| first.is_ascii_lowercase());
+    let goes_on_well = text.bytes().all(|each| each.is_ascii_lowercase() || each.is_ascii_digit() || each == b'_');
+    (!starts_well || !goes_on_well || text.len() > NAME_BYTES_MAX)
+        .then(|| format!("{text:?} is no name: use up to {NAME_BYTES_MAX} lowercase letters, digits and underscores"))
+}
+
+fn env_key(text: &str) -> Option<String> {
+    Key::new(text).err()
+}
+
+fn knob_name(text: &str) -> Option<String> {
+    env_key(text).or_else(|| protected::why(text).map(|why| format!("must not be a knob: {why}")))
+}
+
+/// Refuses what would not stand in an env file as it is.
+fn choice(value: &str) -> Option<String> {
+    let fits = |each: u8| each.is_ascii_alphanumeric() || b"_-.:/,+@%".contains(&each);
+    text(value).or_else(|| {
+        (!value.bytes().all(fits))
+            .then(|| format!("{value:?} would need quotes in an env file: use letters, digits and _-.:/,+@%"))
+    })
+}
+
+fn http_path(path: &str) -> Option<String> {
+    let fits = path.starts_with('/') && path.bytes().all(|each| each.is_ascii_graphic());
+    plain_text(path).or_else(|| (!fits).then(|| format!("{path:?} is no path: it starts with / and has no spaces")))
+}
+
+fn plain_argument(argument: &str) -> Option<String> {
+    argument_with(argument, &[])
+}
+
+fn service_argument(argument: &str) -> Option<String> {
+    argument_with(argument, &["port", "env_file", "kloros"])
+}
+
+fn bench_argument(argument: &str) -> Option<String> {
+    argument_with(argument, &["url", "port", "seed"])
+}
+
+fn argument_with(argument: &str, known: &[&str]) -> Option<String> {
+    let unknown = placeholders(argument).find(|name| !known.contains(name));
+    plain_text(argument).or_else(|| {
+        let known: Vec<String> = known.iter().map(|name| format!("{{{name}}}")).collect();
+        let known = if known.is_empty() {
+            "nothing is replaced here".to_owned()
+        } else {
+            format!("known are {}", known.join(", "))
+        };
+        unknown.map(|name| format!("unknown placeholder {{{name}}} in {argument:?}; {known}"))
+    })
+}
+
+/// Returns the names of the placeholders of `argument`: lowercase letters and underscores between braces.
+///
+/// Any other brace, as of JSON, stands for itself.
+pub(super) fn placeholders(argument: &str) -> impl Iterator<Item = &str> {
+    argument
+        .match_indices('{')
+        .filter_map(|(at, _)| argument[at + 1..].split_once('}').map(|(name, _)| name))
+        .filter(|name| !name.is_empty() && name.bytes().all(|each| each.is_ascii_lowercase() || each == b'_'))
+}

@@ -1,0 +1,448 @@
+use std::time::{Duration, Instant};
+
+use kloros_actors::facts::Value;
+
+use super::*;
+
+const LAB: &str = include_str!("../../../config/domains/lab.toml");
+const DREAM: &str = include_str!("../../../config/dream.yaml");
+
+/// Returns `text` with the first `from` replaced.
+#[track_caller]
+fn with(text: &str, from: &str, to: &str) -> String {
+    assert!(text.contains(from), "{from:?} is not there");
+    text.replacen(from, to, 1)
+}
+
+/// Returns the line, from 1, in which the first `part` of `text` begins.
+#[track_caller]
+fn line_of(text: &str, part: &str) -> usize {
+    text[..text.find(part).unwrap()].matches('\n').count() + 1
+}
+
+/// Checks that the lab with `from` replaced by `to` is refused, in the first line of `to`, with this complaint.
+#[track_caller]
+fn lab_refused(from: &str, to: &str, complaint: &str) {
+    let expected = format!("domains/lab.toml:{}: {complaint}", line_of(LAB, from));
+    refused(&[("domains/lab.toml", &with(LAB, from, to))], &[&expected]);
+}
+
+/// Checks that the lab's experiments with `from` replaced by `to` are refused, in that line, with this complaint.
+#[track_caller]
+fn dream_refused(from: &str, to: &str, complaint: &str) {
+    let expected = format!("dream.yaml:{}: experiments.{complaint}", line_of(DREAM, from));
+    refused(&[("dream.yaml", &with(DREAM, from, to))], &[&expected]);
+}
+
+#[test]
+fn the_shipped_lab_is_described_as_its_own_defaults_are() {
+    let settings = Home::new(&[]).settings();
+    let lab = &settings.catalogue.domains["lab"];
+    let defaults: Vec<(&str, String)> =
+        lab.knobs.iter().map(|(key, knob)| (key.as_str(), knob.default.to_string())).collect();
+    let expected = [
+        ("LAB_BATCH_WAIT_MS", "20"),
+        ("LAB_KV_CACHE_MIB", "8"),
+        ("LAB_MAX_NUM_SEQS", "2"),
+        ("LAB_PRECISION", "f64"),
+        ("LAB_PREFILL_CHUNK", "16"),
+        ("LAB_THREADS", "1"),
+    ];
+    assert_eq!(defaults, expected.map(|(key, value)| (key, value.to_owned())));
+    assert_eq!((lab.name.as_str(), lab.service.port), ("lab", 0));
+    assert_eq!(settings.catalogue.experiments["lab_tuning"].name, "lab_tuning");
+    assert_eq!(settings.catalogue.experiments["lab_tuning"].param_mapping.len(), lab.knobs.len());
+}
+
+#[test]
+fn a_domain_file_of_ones_own_replaces_the_embedded_lab_and_its_experiments() {
+    let home = Home::new(&[("domains/chat.toml", LAB), ("domains/.hidden.toml", "x"), ("domains/notes.txt", "x")]);
+    let catalogue = home.settings().catalogue;
+    assert_eq!(catalogue.domains.keys().collect::<Vec<_>>(), ["chat"]);
+    assert_eq!(catalogue.domains["chat"].name, "chat");
+    assert!(catalogue.experiments.is_empty());
+}
+
+#[test]
+fn a_broken_domain_among_good_ones_is_the_only_one_complained_about() {
+    let broken = with(LAB, "port = 0 ", "port = \"0\" ");
+    let dream = with(DREAM, "domain: lab", "domain: two");
+    let expected = format!(
+        "domains/two.toml:{}: service.port: expected a whole number, found the text \"0\"",
+        line_of(&broken, "port = ")
+    );
+    refused(
+        &[
+            ("domains/one.toml", LAB),
+            ("domains/two.toml", &broken),
+            ("domains/three.toml", LAB),
+            ("dream.yaml", &dream),
+        ],
+        &[&expected],
+    );
+}
+
+#[test]
+fn a_name_in_the_file_must_be_the_name_of_the_file() {
+    let named = format!("name = \"lab\"\n{LAB}");
+    assert_eq!(Home::new(&[("domains/lab.toml", &named)]).settings().catalogue.domains["lab"].name, "lab");
+    refused(
+        &[("domains/tts.toml", &named)],
+        &["domains/tts.toml:1: name: \"lab\" is not the name of the file: write \"tts\" or leave it out"],
+    );
+    let text = Home::new(&[("domains/My Lab.toml", LAB)]).read(&[]).unwrap_err();
+    assert!(text.starts_with("domains/My Lab.toml:1: name: \"My Lab\" is no name: "), "{text}");
+}
+
+#[test]
+fn an_empty_domain_file_lacks_every_required_key_at_once() {
+    let lacks = |key: &str| format!("domains/lab.toml:1: {key}: is missing");
+    let expected = ["bench", "isolation", "knobs", "metrics", "service"].map(lacks);
+    refused(&[("domains/lab.toml", "")], &expected.each_ref().map(String::as_str));
+}
+
+#[test]
+fn a_knob_that_contradicts_itself_is_refused() {
+    let range = "{ kind = \"integer\", min = 1, max = 64, log = true }\ndefault = 2";
+    for (to, complaint) in [
+        ("{ kind = \"integer\", min = 65, max = 64, log = true }", "range.min: min 65 is above max 64"),
+        (
+            "{ kind = \"integer\", min = 0, max = 64, log = true }",
+            "range.log: a logarithmic scale needs a min above 0, not 0",
+        ),
+        ("{ kind = \"integer\", min = 1.5, max = 64 }", "range.min: expected a whole number, found 1.5"),
+        ("{ kind = \"integer\", min = 1 }", "range.max: is missing"),
+        (
+            "{ kind = \"whole\", min = 1, max = 64 }",
+            "range.kind: unknown kind \"whole\"; known are integer, float, boolean, choice",
+        ),
+        ("{ kind = \"integr\", min = 1, max = 64 }", "range.kind: unknown kind \"integr\"; did you mean integer?"),
+        ("{ kind = \"choice\", values = [] }", "range.values: must have 1 or more entries"),
+        ("{ kind = \"choice\", values = [\"a\", \"a\"] }", "range.values: \"a\" is listed twice"),
+        ("{ min = 1, max = 64 }", "range: needs a kind: integer, float, boolean, choice"),
+        ("64", "range: expected a table with a kind, found 64"),
+    ] {
+        lab_refused(range, &format!("{to}\ndefault = 2"), &format!("knobs.LAB_MAX_NUM_SEQS.{complaint}"));
+    }
+}
+
+#[test]
+fn a_default_must_lie_in_the_range_of_its_knob() {
+    for (default, complaint) in [
+        ("65", "65 is outside 1 to 64"),
+        ("\"2\"", "2 is not a whole number"),
+        ("true", "true is not a whole number"),
+        ("2.5", "2.5 is not a whole number"),
+        ("nan", "NaN is no finite number"),
+        ("[2]", "expected true or false, a number or a text, found a list"),
+    ] {
+        lab_refused(
+            "default = 2\n",
+            &format!("default = {default}\n"),
+            &format!("knobs.LAB_MAX_NUM_SEQS.default: {complaint}"),
+        );
+    }
+    lab_refused(
+        "default = \"f64\"",
+        "default = \"f16\"",
+        "knobs.LAB_PRECISION.default: \"f16\" is not one of f32, f64",
+    );
+}
+
+#[test]
+fn a_decimal_knob_has_a_decimal_default_however_it_is_written() {
+    let range = "{ kind = \"integer\", min = 1, max = 64, log = true }";
+    let text = with(LAB, range, "{ kind = \"float\", min = 1, max = 64.5 }\nstep_max = 2");
+    let settings = Home::new(&[("domains/lab.toml", &text)]).settings();
+    let knobs = &settings.catalogue.domains["lab"].knobs;
+    let knob = knobs.iter().find(|(key, _)| key.as_str() == "LAB_MAX_NUM_SEQS").unwrap().1;
+    assert_eq!((&knob.default, knob.step_max, knob.reversible), (&Value::Float(2.0), Some(2.0), true));
+}
+
+#[test]
+fn a_step_is_a_factor_above_one_of_a_number() {
+    for (step, complaint) in
+        [("1.0", "a factor of 1 would let nothing move"), ("0.5", "0.5 is below 1"), ("nan", "NaN is no finite number")]
+    {
+        let step = format!("step_max = {step}\ndefault = 2\n");
+        lab_refused("default = 2\n", &step, &format!("knobs.LAB_MAX_NUM_SEQS.step_max: {complaint}"));
+    }
+    let step = "step_max = 2.0\ndefault = \"f64\"";
+    lab_refused("default = \"f64\"", step, "knobs.LAB_PRECISION.step_max: only a number can move by a factor");
+}
+
+#[test]
+fn a_protected_variable_is_no_knob() {
+    for (key, why) in [
+        ("KLR_AUTONOMY_LEVEL", "kloros must not loosen its own limits"),
+        ("LD_PRELOAD", "it chooses which code runs"),
+        ("PATH", "it chooses which code runs"),
+        ("API_TOKEN", "it names a secret"),
+        ("https_proxy", "it says where the traffic goes"),
+    ] {
+        let complaint = format!("knobs.{key}: must not be a knob: {why}");
+        lab_refused("[knobs.LAB_THREADS]", &format!("[knobs.{key}]"), &complaint);
+    }
+    lab_refused(
+        "[knobs.LAB_THREADS]",
+        "[knobs.\"LAB THREADS\"]",
+        "knobs.LAB THREADS: \"LAB THREADS\" cannot name an environment variable: use letters, digits and underscores",
+    );
+}
+
+#[test]
+fn a_domain_without_knobs_or_without_a_weight_tunes_nothing() {
+    let start = LAB.find("[knobs.LAB_MAX_NUM_SEQS]").unwrap();
+    let end = LAB.find("[bench]").unwrap();
+    let text = format!("{}[knobs]\n{}", &LAB[..start], &LAB[end..]);
+    let expected = format!("domains/lab.toml:{}: knobs: is empty: name one or more", line_of(&text, "[knobs]"));
+    refused(&[("domains/lab.toml", &text)], &[&expected]);
+    let text = LAB
+        .replace("weight = 1 ", "weight = 0 ")
+        .replace("weight = 0.5", "weight = 0")
+        .replace("weight = 0.25", "weight = 0");
+    let expected = format!(
+        "domains/lab.toml:{}: metrics: none has a weight above 0, so no configuration would be better than another",
+        line_of(&text, "[metrics]")
+    );
+    refused(&[("domains/lab.toml", &text)], &[&expected]);
+}
+
+#[test]
+fn numbers_that_measure_nothing_are_refused() {
+    lab_refused("weight = 1 ", "weight = -1 ", "metrics.goodput_per_s.weight: -1 is below 0");
+    lab_refused("weight = 1 ", "weight = nan ", "metrics.goodput_per_s.weight: NaN is no finite number");
+    lab_refused(
+        "direction = \"up\"",
+        "direction = \"higher\"",
+        "metrics.goodput_per_s.direction: expected up or down, found the text \"higher\"",
+    );
+    lab_refused("{ value_max = 0.2 }", "{ }", "metrics.error_rate.guard: guards nothing: give loss_max or value_max");
+    lab_refused("window_s = 2", "window_s = 0", "bench.window_s: 0 is outside 0.001 to 86400");
+    lab_refused("warmup_s = 0.5", "warmup_s = inf", "bench.warmup_s: inf is no finite number");
+    lab_refused(
+        "output_tokens = { min = 8,",
+        "output_tokens = { min = 80,",
+        "bench.output_tokens: min 80 is above max 32",
+    );
+    lab_refused("rate_per_s = 12", "rate_per_s = 0", "bench.load.poisson.rate_per_s: 0 is outside 0.001 to 100000");
+    lab_refused(
+        "load = { poisson",
+        "load = { poison",
+        "bench.load.poison: expected { closed = ... } or { poisson = ... }",
+    );
+    lab_refused("max = 1500\n", "max = nan\n", "objectives[0].max: NaN is no finite number");
+    lab_refused("readings = 3", "readings = 0", "objectives[0].readings: 0 is outside 1 to 100000");
+}
+
+#[test]
+fn a_service_that_could_not_be_started_is_refused() {
+    let argv = LAB.lines().find(|line| line.starts_with("argv")).unwrap();
+    lab_refused(argv, "argv = []", "service.argv: must have 1 or more entries");
+    let text = with(LAB, argv, "argv = [\"{kloros}\", \"--p\", \"{prot}\"]");
+    let line = line_of(&text, "argv");
+    refused(
+        &[("domains/lab.toml", &text)],
+        &[
+            &format!(
+                "domains/lab.toml:{line}: service.argv: names no {{port}}: a second instance for measurements could not listen beside the first"
+            ),
+            &format!(
+                "domains/lab.toml:{line}: service.argv[2]: unknown placeholder {{prot}} in \"{{prot}}\"; known are {{port}}, {{env_file}}, {{kloros}}"
+            ),
+        ],
+    );
+    lab_refused(
+        "manager = \"child\"",
+        "manager = \"systemd\"",
+        "service.manager: expected child or { command = ... }, found the text \"systemd\"",
+    );
+    lab_refused("port = 0 ", "port = 65536 ", "service.port: 65536 is outside 0 to 65535");
+    lab_refused(
+        "\".kloros_env\"",
+        "\"../.kloros_env\"",
+        "service.env_file: must not climb with ..: write an absolute path",
+    );
+    lab_refused(
+        "\"/health\"",
+        "\"health\"",
+        "service.ready.http_path: \"health\" is no path: it starts with / and has no spaces",
+    );
+    lab_refused(
+        "\"/config\"",
+        "\"config\"",
+        "service.read_back.http_json: \"config\" is no path: it starts with / and has no spaces",
+    );
+    lab_refused("passes = 2", "passes = 0", "service.ready.passes: 0 is outside 1 to 100");
+    let text = with(LAB, "manager = \"child\"", "manager.command.restart = [\"systemctl\", \"restart\", \"{port}\"]");
+    refused(
+        &[("domains/lab.toml", &text)],
+        &[
+            &format!(
+                "domains/lab.toml:{}: service.manager.command.restart[2]: unknown placeholder {{port}} in \"{{port}}\"; nothing is replaced here",
+                line_of(&text, "manager")
+            ),
+            &format!(
+                "domains/lab.toml:{}: service.port: 0 lets kloros choose, but another supervisor starts this service: name the port",
+                line_of(&text, "port = 0")
+            ),
+        ],
+    );
+}
+
+#[test]
+fn a_service_of_another_supervisor_and_a_bench_of_ones_own_are_read() {
+    let start = LAB.find("[bench]").unwrap();
+    let end = LAB.find("[metrics]").unwrap();
+    let bench = "[bench]\nkind = \"command\"\nargv = [\"bench\", \"{url}\", \"{\\\"n\\\": 1}\", \"{seed}\"]\ntimeout_s = 60\n\n";
+    let text = format!("{}{bench}{}", &LAB[..start], &LAB[end..]);
+    let text = with(&text, "manager = \"child\"", "manager.command.restart = [\"systemctl\", \"restart\", \"tts\"]");
+    let text = with(&text, "port = 0 ", "port = 8000 ");
+    let text = with(&text, "read_back = { http_json = \"/config\" }", "read_back = \"proc_environ\"");
+    let settings = Home::new(&[("domains/tts.toml", &text)]).settings();
+    assert_eq!(settings.catalogue.domains["tts"].service.port, 8000);
+}
+
+#[test]
+fn an_experiment_must_fit_its_domain() {
+    dream_refused("domain: lab", "domain: lbb", "lab_tuning.domain: unknown domain \"lbb\"; did you mean lab?");
+    dream_refused(
+        "threads: LAB_THREADS",
+        "threads: LAB_THREDS",
+        "lab_tuning.param_mapping.threads: LAB_THREDS is not on the allow-list of domain lab; did you mean LAB_THREADS?",
+    );
+    dream_refused(
+        "max: 64, log: true}",
+        "max: 128, log: true}",
+        "lab_tuning.search_space.max_num_seqs: is wider than the knob LAB_MAX_NUM_SEQS: 128 is outside 1 to 64",
+    );
+    dream_refused(
+        "[f32, f64]",
+        "[f32, f16]",
+        "lab_tuning.search_space.precision: is wider than the knob LAB_PRECISION: \"f16\" is not one of f32, f64",
+    );
+    dream_refused(
+        "threads: {kind: integer, min: 1, max: 8}",
+        "threads: {kind: float, min: 1, max: 8}",
+        "lab_tuning.search_space.threads: is wider than the knob LAB_THREADS: it is of another kind",
+    );
+    dream_refused(
+        "threads: {kind: integer, min: 1,",
+        "threads: {kind: integer, min: 9,",
+        "lab_tuning.search_space.threads.min: min 9 is above max 8",
+    );
+    dream_refused(
+        "min: 0, max: 100}",
+        "min: 0, max: 100, log: true}",
+        "lab_tuning.search_space.batch_wait_ms.log: a logarithmic scale needs a min above 0, not 0",
+    );
+    dream_refused(
+        "goodput_per_s: up",
+        "goodput: up",
+        "lab_tuning.metrics.goodput: is no metric of domain lab; known are e2e_p95_ms, error_rate, goodput_per_s, ttft_p95_ms",
+    );
+    dream_refused(
+        "goodput_per_s: up",
+        "goodput_per_s: down",
+        "lab_tuning.metrics.goodput_per_s: points the other way in domain lab",
+    );
+    dream_refused(
+        "max_candidates: 12",
+        "max_candidates: 0",
+        "lab_tuning.budget.max_candidates: 0 is outside 1 to 1000",
+    );
+    dream_refused(
+        "max_candidates: 12",
+        "max_candidates: yes",
+        "lab_tuning.budget.max_candidates: expected a whole number, found the text \"yes\"",
+    );
+}
+
+#[test]
+fn every_parameter_sets_a_key_of_its_own() {
+    dream_refused(
+        "threads: LAB_THREADS",
+        "threads: LAB_MAX_NUM_SEQS",
+        "lab_tuning.param_mapping.threads: LAB_MAX_NUM_SEQS is set by max_num_seqs already",
+    );
+}
+
+#[test]
+fn a_misspelt_parameter_is_missed_on_both_sides() {
+    let text = with(DREAM, "threads: LAB_THREADS", "thread: LAB_THREADS");
+    refused(
+        &[("dream.yaml", &text)],
+        &[
+            &format!(
+                "dream.yaml:{}: experiments.lab_tuning.search_space.threads: is mapped to no env key: name one under param_mapping",
+                line_of(&text, "threads:")
+            ),
+            &format!(
+                "dream.yaml:{}: experiments.lab_tuning.param_mapping.thread: is no parameter of search_space; did you mean threads?",
+                line_of(&text, "thread:")
+            ),
+        ],
+    );
+}
+
+#[test]
+fn an_empty_or_foreign_dream_file_is_refused() {
+    refused(&[("dream.yaml", "")], &["dream.yaml:1: expected a table, found nothing"]);
+    refused(&[("dream.yaml", "experiments: {}\n")], &["dream.yaml:1: experiments: is empty: name one or more"]);
+    refused(
+        &[("dream.yaml", "experiment: {}\n")],
+        &["dream.yaml:1: experiment: unknown key; did you mean experiments?", "dream.yaml:1: experiments: is missing"],
+    );
+}
+
+#[test]
+fn two_broken_domains_are_each_complained_about() {
+    let text = with(LAB, "default = 2\n", "default = 65\n");
+    let line = line_of(&text, "default = 65");
+    let complaint =
+        |name: &str| format!("domains/{name}.toml:{line}: knobs.LAB_MAX_NUM_SEQS.default: 65 is outside 1 to 64");
+    refused(&[("domains/a.toml", &text), ("domains/b.toml", &text)], &[&complaint("a"), &complaint("b")]);
+}
+
+#[track_caller]
+fn refused_within_a_moment(file: &str, text: &str) {
+    let began = Instant::now();
+    let complaints = Home::new(&[(file, text)]).read(&[]).unwrap_err();
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?} for {}", began.elapsed(), &text[..8]);
+    assert!(complaints.len() < 64 * 1024, "{} bytes for {}", complaints.len(), &text[..8]);
+}
+
+#[test]
+fn hostile_yaml_is_refused_within_a_moment() {
+    let most = 1 << 20;
+    let bomb = "a: &a [x, x]\n".to_owned() + &"b: [*a, *a, *a]\n".repeat(1000);
+    let many: String = (0..80_000).map(|number| format!("k{number}: {{}}\n")).collect();
+    for text in [bomb, "[".repeat(most), "- ".repeat(most / 2), "{a: ".repeat(most / 4), "? ".repeat(most / 2), many] {
+        refused_within_a_moment("dream.yaml", &text);
+    }
+    refused_within_a_moment("dream.yaml", &format!("{}: 1", "k".repeat(most - 4)));
+    refused_within_a_moment("dream.yaml", &format!("experiments: \"{}\"", "k".repeat(most - 40)));
+}
+
+#[test]
+fn hostile_toml_is_refused_within_a_moment() {
+    let most = 1 << 20;
+    let knobs: String = (0..40_000).map(|number| format!("[knobs.K{number}]\nk={number}\n")).collect();
+    let many: String = (0..80_000).map(|number| format!("k{number} = 1\n")).collect();
+    let values: String = (0..100_000).map(|number| format!("\"{number}\",")).collect();
+    let values = format!("[knobs.A]\ndefault = \"a\"\nrange = {{ kind = \"choice\", values = [{values}] }}\n");
+    for text in [
+        knobs,
+        many,
+        values,
+        "a = [".repeat(most / 5),
+        "[".repeat(most),
+        "[[a]]\n".repeat(most / 6),
+        "a.".repeat(most / 2),
+    ] {
+        refused_within_a_moment("domains/a.toml", &text);
+        refused_within_a_moment("kloros.toml", &text);
+    }
+    refused_within_a_moment("kloros.toml", &format!("{} = 1", "k".repeat(most - 4)));
+    refused_within_a_moment("kloros.toml", &format!("observer.raise_at = \"{}\"", "k".repeat(most - 40)));
+}
