@@ -4,6 +4,12 @@
 //! Invariants: a failed trial is a variant, never a number; the live settings are always among the candidates; an
 //! experiment that breaks off is resumed from the journal and repeats no finished trial.
 
+pub mod space;
+
+pub mod search;
+
+pub mod fitness;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Check, Problem};

@@ -3,6 +3,16 @@
 //! Hears `Deployment` from the deployer. Says `Verdict` to the deployer and to feedback.
 //! Invariants: a deployment gets exactly one verdict, even across a restart; silence, NaN and a lost metric are never success.
 
+pub mod verdict;
+
+mod evidence;
+
+mod objective;
+
+mod statistics;
+
+pub mod baseline;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Check, Problem};
