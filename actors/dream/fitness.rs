@@ -1,0 +1,461 @@
+//! Fitness: how much better than the live settings did a candidate measure, and is the best one worth a promotion?
+//!
+//! What is said here is a claim. The validator measures the deployed settings anew and believes none of it.
+
+use std::{collections::BTreeMap, f64::consts::LN_10};
+
+use super::Config;
+use crate::facts::{Best, Direction, FailureKind, MetricSpec, Metrics, Outcome, Trial};
+
+/// The most that one metric can say, either way: tenfold. More is a metric that came from or went to about zero.
+const LOG_RATIO_MAX: f64 = LN_10;
+
+/// What a tripped guard costs a candidate in the eyes of the search: it ends behind every one that trips none.
+const GUARD_PENALTY: f64 = 2.0 * LOG_RATIO_MAX;
+
+/// Losses nearer to their limit than this are at the limit: 0.95 is no binary number.
+const ROUNDING: f64 = 1e-9;
+
+/// What an experiment comes to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Choice {
+    /// This candidate measured better than the live settings.
+    Winner {
+        /// The candidate; its fitness and metrics are those of the repeated runs, where there were any.
+        best: Best,
+        /// How many candidates were measured, the live settings included.
+        measured: u32,
+        /// How many candidates failed.
+        failed: u32,
+    },
+    /// Nothing measured better than the live settings; in words.
+    NoBetter(String),
+    /// The experiment says nothing; in words.
+    Void(String),
+}
+
+/// Returns how much better `measured` is than `incumbent`: the weighted mean of the oriented log ratios.
+///
+/// 0 is as good, 0.1 about ten percent better; each metric counts for at most a tenfold gain or loss, and a metric that
+/// is 0 on one side alone counts for just that. `None` when a metric that carries weight is missing or no finite number
+/// from 0 up, though the incumbent has it, or when no such metric was measured.
+pub fn fitness(measured: &Metrics, incumbent: &Metrics, specs: &BTreeMap<String, MetricSpec>) -> Option<f64> {
+    let (mut sum, mut weights) = (0.0, 0.0);
+    for (name, spec) in specs.iter().filter(|(_, spec)| spec.weight > 0.0) {
+        let Some(before) = incumbent.get(name) else { continue };
+        sum += spec.weight * log_ratio(spec.direction, *before, *measured.get(name)?)?;
+        weights += spec.weight;
+    }
+    (weights > 0.0).then(|| sum / weights)
+}
+
+/// Returns the metric whose guard `measured` trips: such a candidate cannot win, whatever else it gains.
+///
+/// A guarded metric that the incumbent has and the candidate lacks trips too. Where the incumbent has 0 there is no
+/// loss to speak of, and the largest value alone is judged, if there is one.
+pub fn tripped<'a>(
+    measured: &Metrics,
+    incumbent: &Metrics,
+    specs: &'a BTreeMap<String, MetricSpec>,
+) -> Option<&'a str> {
+    let trips = |name: &str, spec: &MetricSpec| {
+        let Some(guard) = spec.guard else { return false };
+        let Some(value) = measured.get(name) else { return incumbent.contains_key(name) };
+        let above = guard.value_max.is_some_and(|value_max| !(*value <= value_max));
+        let lost = guard.loss_max.is_some_and(|loss_max| match incumbent.get(name) {
+            Some(before) if *before > 0.0 || guard.value_max.is_none() => {
+                log_ratio(spec.direction, *before, *value).is_none_or(|ratio| ratio < (-loss_max).ln_1p() - ROUNDING)
+            }
+            _ => false,
+        });
+        above || lost
+    };
+    specs.iter().find(|(name, spec)| trips(name, spec)).map(|(name, _)| name.as_str())
+}
+
+/// Returns what the search is to be told: the fitness, far below every other where a guard is tripped, so that the
+/// search still sees which way is out. `None` where there is no fitness.
+pub fn score(measured: &Metrics, incumbent: &Metrics, specs: &BTreeMap<String, MetricSpec>) -> Option<f64> {
+    let penalty = tripped(measured, incumbent, specs).map_or(0.0, |_| GUARD_PENALTY);
+    fitness(measured, incumbent, specs).map(|fitness| fitness - penalty)
+}
+
+/// Returns why an experiment says nothing after its first generation: then no further one is worth its time.
+pub fn void(config: &Config, trials: &[Trial]) -> Option<String> {
+    let first: Vec<&Trial> = trials.iter().filter(|trial| trial.generation == 1).collect();
+    match live(trials).map(|trial| &trial.outcome) {
+        None => return Some("the live settings were not measured".to_owned()),
+        Some(Outcome::Failed(failure)) => return Some(format!("the live settings could not be measured: {failure}")),
+        Some(Outcome::Measured(_)) => {}
+    }
+    let failed = first.iter().filter(|trial| metrics_of(trial).is_none()).count();
+    (failed as f64 > config.failed_max_ratio * first.len() as f64)
+        .then(|| format!("{failed} of the first {} candidates failed", first.len()))
+}
+
+/// Returns the candidate that is worth measuring again beside the live settings; what it comes to where there is none.
+pub fn prospect<'a>(
+    config: &Config,
+    specs: &BTreeMap<String, MetricSpec>,
+    trials: &'a [Trial],
+) -> Result<&'a Trial, Choice> {
+    if let Some(why) = void(config, trials) {
+        return Err(Choice::Void(why));
+    }
+    let measured: Vec<(&Trial, &Metrics)> =
+        trials.iter().filter_map(|trial| Some((trial, metrics_of(trial)?))).collect();
+    if measured.len() < config.measured_min as usize {
+        let (count, min) = (measured.len(), config.measured_min);
+        return Err(Choice::Void(format!("{count} candidates were measured, fewer than the {min} it takes")));
+    }
+    let Some(incumbent) = live(trials).and_then(metrics_of) else {
+        return Err(Choice::Void("the live settings were not measured".to_owned()));
+    };
+    if is_deaf(specs, &measured) {
+        return Err(Choice::Void("all candidates measured exactly the same: the settings do not arrive".to_owned()));
+    }
+    let contender = |(trial, metrics): &(&'a Trial, &Metrics)| {
+        let fits = !is_live(trial) && tripped(metrics, incumbent, specs).is_none();
+        fits.then(|| fitness(metrics, incumbent, specs)).flatten().map(|fitness| (*trial, fitness))
+    };
+    let best = measured.iter().filter_map(contender).reduce(|best, next| if next.1 > best.1 { next } else { best });
+    match best {
+        Some((trial, fitness)) if is_gain(config, fitness) => Ok(trial),
+        Some((_, fitness)) => Err(Choice::NoBetter(too_little(config, fitness))),
+        None => Err(Choice::NoBetter("no candidate could be compared without tripping a guard".to_owned())),
+    }
+}
+
+/// Returns what the experiment comes to, from its trials and from the runs in which the live settings and the
+/// [`prospect`] were measured again.
+///
+/// The best of many noisy numbers is a lucky one, so where there are repeated runs of the prospect, they alone count
+/// for it. For the live settings, which were not picked for their number, all runs count.
+pub fn choose(
+    config: &Config,
+    specs: &BTreeMap<String, MetricSpec>,
+    trials: &[Trial],
+    live_again: &[Outcome],
+    best_again: &[Outcome],
+) -> Choice {
+    let prospect = match prospect(config, specs, trials) {
+        Ok(prospect) => prospect,
+        Err(choice) => return choice,
+    };
+    let blamed = best_again.iter().find_map(|outcome| match outcome {
+        Outcome::Failed(failure) if failure.kind != FailureKind::Infrastructure => Some(failure),
+        Outcome::Failed(_) | Outcome::Measured(_) => None,
+    });
+    if let Some(failure) = blamed {
+        return Choice::NoBetter(format!("the best candidate failed when it was measured again: {failure}"));
+    }
+    let again: Vec<&Metrics> = best_again.iter().filter_map(metrics_in).collect();
+    if again.is_empty() && config.confirm_runs > 0 {
+        return Choice::Void("the best candidate could not be measured again".to_owned());
+    }
+    let first = metrics_of(prospect).into_iter();
+    let metrics = mean(&if again.is_empty() { first.collect() } else { again });
+    let live_runs = live(trials).and_then(metrics_of).into_iter().chain(live_again.iter().filter_map(metrics_in));
+    let incumbent = mean(&live_runs.collect::<Vec<_>>());
+    if let Some(metric) = tripped(&metrics, &incumbent, specs) {
+        return Choice::NoBetter(format!(
+            "the best candidate tripped the guard of {metric} when it was measured again"
+        ));
+    }
+    let failed = trials.iter().filter(|trial| metrics_of(trial).is_none()).count();
+    match fitness(&metrics, &incumbent, specs) {
+        Some(fitness) if is_gain(config, fitness) => Choice::Winner {
+            best: Best { params: prospect.params.clone(), fitness, metrics },
+            measured: (trials.len() - failed) as u32,
+            failed: failed as u32,
+        },
+        Some(fitness) => Choice::NoBetter(too_little(config, fitness)),
+        None => Choice::NoBetter("the best candidate lost a metric when it was measured again".to_owned()),
+    }
+}
+
+/// Returns the logarithm of how many times better `after` is; `None` for what is no finite number from 0 up.
+fn log_ratio(direction: Direction, before: f64, after: f64) -> Option<f64> {
+    let is_amount = |value: f64| value.is_finite() && value >= 0.0;
+    if !(is_amount(before) && is_amount(after)) {
+        return None;
+    }
+    let grown = match (before > 0.0, after > 0.0) {
+        (false, false) => 0.0,
+        (false, true) => LOG_RATIO_MAX,
+        (true, false) => -LOG_RATIO_MAX,
+        (true, true) => (after.ln() - before.ln()).clamp(-LOG_RATIO_MAX, LOG_RATIO_MAX),
+    };
+    Some(match direction {
+        Direction::Up => grown,
+        Direction::Down => -grown,
+    })
+}
+
+fn is_gain(config: &Config, fitness: f64) -> bool {
+    // A gain of nothing is none, also where the smallest gain is set to 0.
+    fitness > ROUNDING && fitness.exp_m1() >= config.gain_min - ROUNDING
+}
+
+fn too_little(config: &Config, fitness: f64) -> String {
+    let (gain, gain_min) = (100.0 * fitness.exp_m1(), 100.0 * config.gain_min);
+    format!("the best candidate measured {gain:+.1} %, it takes {gain_min:+.1} %")
+}
+
+/// Returns whether different settings gave the same numbers to the last digit, which no real measurement does.
+fn is_deaf(specs: &BTreeMap<String, MetricSpec>, measured: &[(&Trial, &Metrics)]) -> bool {
+    let weighted = |metrics: &Metrics| {
+        let names = specs.iter().filter(|(_, spec)| spec.weight > 0.0);
+        names.map(|(name, _)| metrics.get(name).map(|value| value.to_bits())).collect::<Vec<_>>()
+    };
+    let Some((_, first)) = measured.first() else { return false };
+    measured.len() > 1 && measured.iter().all(|(_, metrics)| weighted(metrics) == weighted(first))
+}
+
+fn is_live(trial: &Trial) -> bool {
+    trial.generation == 1 && trial.number == 1
+}
+
+fn live(trials: &[Trial]) -> Option<&Trial> {
+    trials.iter().find(|trial| is_live(trial))
+}
+
+fn metrics_of(trial: &Trial) -> Option<&Metrics> {
+    metrics_in(&trial.outcome)
+}
+
+fn metrics_in(outcome: &Outcome) -> Option<&Metrics> {
+    match outcome {
+        Outcome::Measured(measurement) => Some(&measurement.metrics),
+        Outcome::Failed(_) => None,
+    }
+}
+
+/// Returns the mean of each metric that all of these runs have.
+fn mean(runs: &[&Metrics]) -> Metrics {
+    let Some((first, _)) = runs.split_first() else { return Metrics::new() };
+    let mean = |name: &String| {
+        let values: Vec<f64> = runs.iter().map(|run| run.get(name).copied()).collect::<Option<_>>()?;
+        Some((name.clone(), values.iter().sum::<f64>() / values.len() as f64))
+    };
+    first.keys().filter_map(mean).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::facts::{ExperimentId, Guard, Measurement, TrialFailure, Value};
+
+    fn specs() -> BTreeMap<String, MetricSpec> {
+        let guard = |loss_max, value_max| Some(Guard { loss_max, value_max });
+        [
+            ("rate", Direction::Up, 1.0, None),
+            ("delay", Direction::Down, 1.0, guard(Some(0.25), None)),
+            ("errors", Direction::Down, 0.0, guard(Some(0.05), Some(0.01))),
+        ]
+        .map(|(name, direction, weight, guard)| (name.to_owned(), MetricSpec { direction, weight, guard }))
+        .into()
+    }
+
+    fn metrics(values: &[(&str, f64)]) -> Metrics {
+        values.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
+    }
+
+    fn usual(rate: f64) -> Metrics {
+        metrics(&[("rate", rate), ("delay", 10.0), ("errors", 0.0)])
+    }
+
+    #[track_caller]
+    fn check_fitness(before: &[(&str, f64)], after: &[(&str, f64)], expected: Option<f64>) {
+        match (fitness(&metrics(after), &metrics(before), &specs()), expected) {
+            (Some(found), Some(expected)) => assert!((found - expected).abs() < 1e-9, "{found}, not {expected}"),
+            (found, expected) => assert_eq!(found, expected),
+        }
+    }
+
+    #[test]
+    fn the_live_settings_have_a_fitness_of_zero() {
+        check_fitness(&[("rate", 10.0), ("delay", 3.0)], &[("rate", 10.0), ("delay", 3.0)], Some(0.0));
+    }
+
+    #[test]
+    fn each_metric_counts_in_its_own_direction_and_a_doubling_and_a_halving_cancel() {
+        check_fitness(&[("rate", 10.0)], &[("rate", 20.0)], Some(2_f64.ln()));
+        check_fitness(&[("delay", 10.0)], &[("delay", 20.0)], Some(-(2_f64.ln())));
+        check_fitness(&[("rate", 10.0), ("delay", 10.0)], &[("rate", 20.0), ("delay", 20.0)], Some(0.0));
+    }
+
+    #[test]
+    fn a_missing_metric_is_missing_and_no_number() {
+        check_fitness(&[("rate", 10.0), ("delay", 10.0)], &[("rate", 99.0)], None);
+        check_fitness(&[("rate", 10.0)], &[("rate", 10.0), ("delay", 1.0)], Some(0.0));
+        check_fitness(&[("errors", 0.1)], &[("errors", 0.0)], None);
+        check_fitness(&[], &[], None);
+    }
+
+    #[test]
+    fn what_is_no_amount_is_no_fitness() {
+        for bad in [f64::NAN, f64::INFINITY, -999.0] {
+            check_fitness(&[("rate", 10.0)], &[("rate", bad)], None);
+        }
+    }
+
+    #[test]
+    fn no_metric_counts_for_more_than_tenfold() {
+        check_fitness(&[("rate", 0.0)], &[("rate", 0.0)], Some(0.0));
+        check_fitness(&[("rate", 0.0)], &[("rate", 5.0)], Some(LN_10));
+        check_fitness(&[("delay", 0.0)], &[("delay", 5.0)], Some(-LN_10));
+        check_fitness(&[("rate", 5.0), ("delay", 1.0)], &[("rate", 0.0), ("delay", 1.0)], Some(-LN_10 / 2.0));
+        check_fitness(&[("rate", 1.0)], &[("rate", 1e12)], Some(LN_10));
+    }
+
+    #[track_caller]
+    fn check_guard(before: &[(&str, f64)], after: &[(&str, f64)], expected: Option<&str>) {
+        assert_eq!(tripped(&metrics(after), &metrics(before), &specs()), expected);
+    }
+
+    #[test]
+    fn a_guard_trips_beyond_its_limit_and_not_at_it() {
+        check_guard(&[("delay", 0.75)], &[("delay", 1.0)], None);
+        check_guard(&[("delay", 0.75)], &[("delay", 1.001)], Some("delay"));
+        check_guard(&[("errors", 0.01)], &[("errors", 0.01)], None);
+        check_guard(&[("errors", 0.5)], &[("errors", 0.0101)], Some("errors"));
+        check_guard(&[("delay", 1.0)], &[("rate", 1.0)], Some("delay"));
+        check_guard(&[], &[("errors", f64::NAN)], Some("errors"));
+    }
+
+    #[test]
+    fn from_zero_the_largest_value_alone_is_judged() {
+        check_guard(&[("errors", 0.0)], &[("errors", 0.005)], None);
+        check_guard(&[("errors", 0.0)], &[("errors", 0.5)], Some("errors"));
+        check_guard(&[("delay", 0.0)], &[("delay", 0.1)], Some("delay"));
+    }
+
+    fn trial(place: (u32, u32), outcome: Outcome) -> Trial {
+        let (generation, number) = place;
+        let params = [("batch".to_owned(), Value::Integer(i64::from(generation * 100 + number)))].into();
+        Trial { experiment: ExperimentId::new("x"), generation, number, params, outcome, at_ms: 0 }
+    }
+
+    fn ran(metrics: Metrics) -> Outcome {
+        Outcome::Measured(Measurement {
+            metrics,
+            samples: 100,
+            window_ms: 1000,
+            in_effect: BTreeMap::new(),
+            source: "chat at 127.0.0.1:1".to_owned(),
+            at_ms: 0,
+        })
+    }
+
+    fn failed(kind: FailureKind) -> Outcome {
+        Outcome::Failed(TrialFailure { kind, detail: "exit code 1".to_owned() })
+    }
+
+    /// Five candidates of one generation: the live settings at 100, and the best at 130.
+    fn trials() -> Vec<Trial> {
+        [100.0, 90.0, 130.0, 104.0, 99.0]
+            .into_iter()
+            .zip(1..)
+            .map(|(rate, n)| trial((1, n), ran(usual(rate))))
+            .collect()
+    }
+
+    fn chosen(trials: &[Trial], live_again: &[Outcome], best_again: &[Outcome]) -> Choice {
+        choose(&Config::default(), &specs(), trials, live_again, best_again)
+    }
+
+    #[track_caller]
+    fn check_no_better(choice: &Choice, part: &str) {
+        assert!(matches!(choice, Choice::NoBetter(why) if why.contains(part)), "{choice:?}");
+    }
+
+    #[track_caller]
+    fn check_void(choice: &Choice, part: &str) {
+        assert!(matches!(choice, Choice::Void(why) if why.contains(part)), "{choice:?}");
+    }
+
+    #[test]
+    fn a_winner_is_claimed_from_the_repeated_runs_not_from_the_lucky_one() {
+        let (live_again, best_again) = ([ran(usual(98.0)), ran(usual(102.0))], [ran(usual(120.0)), ran(usual(122.0))]);
+        let Choice::Winner { best, measured, failed } = chosen(&trials(), &live_again, &best_again) else {
+            panic!("no winner")
+        };
+        assert_eq!((measured, failed), (5, 0));
+        assert_eq!(best.params["batch"], Value::Integer(103));
+        assert!((best.fitness - 1.21_f64.ln() / 2.0).abs() < 1e-9, "{}", best.fitness);
+        assert_eq!(best.metrics["rate"], 121.0);
+    }
+
+    #[test]
+    fn a_gain_that_is_not_repeated_wins_nothing() {
+        check_no_better(&chosen(&trials(), &[], &[ran(usual(101.0))]), "measured +0.5 %");
+        check_no_better(&chosen(&trials(), &[], &[failed(FailureKind::Died), ran(usual(200.0))]), "died");
+        check_void(&chosen(&trials(), &[], &[failed(FailureKind::Infrastructure)]), "again");
+        let worse_delay = metrics(&[("rate", 900.0), ("delay", 14.0), ("errors", 0.0)]);
+        check_no_better(&chosen(&trials(), &[], &[ran(worse_delay)]), "guard of delay");
+        check_no_better(&chosen(&trials(), &[], &[ran(metrics(&[("delay", 9.0), ("errors", 0.0)]))]), "lost a metric");
+    }
+
+    #[test]
+    fn too_small_a_gain_wins_nothing() {
+        let mut trials = trials();
+        trials.remove(2);
+        check_no_better(&prospect(&Config::default(), &specs(), &trials).unwrap_err(), "measured +2.0 %");
+    }
+
+    #[test]
+    fn a_candidate_that_trips_a_guard_wins_nothing() {
+        let mut trials = trials();
+        trials[2].outcome = ran(metrics(&[("rate", 500.0), ("delay", 10.0), ("errors", 0.02)]));
+        trials[3].outcome = ran(usual(110.0));
+        assert_eq!(prospect(&Config::default(), &specs(), &trials).unwrap().number, 4);
+    }
+
+    #[test]
+    fn an_experiment_of_failures_is_void_whatever_is_left() {
+        let mut trials = trials();
+        for trial in &mut trials[1..5] {
+            trial.outcome = failed(FailureKind::DidNotStart);
+        }
+        check_void(&chosen(&trials, &[], &[]), "4 of the first 5");
+        trials[0].outcome = failed(FailureKind::BenchFailed);
+        check_void(&chosen(&trials, &[], &[]), "live settings");
+        check_void(&chosen(&[], &[], &[]), "live settings");
+    }
+
+    #[test]
+    fn too_few_measurements_say_nothing() {
+        let mut trials = trials();
+        trials[3].outcome = failed(FailureKind::Died);
+        trials[4].outcome = failed(FailureKind::Died);
+        check_void(&chosen(&trials, &[], &[]), "3 candidates");
+    }
+
+    #[test]
+    fn measurements_that_do_not_answer_to_the_settings_say_nothing() {
+        let trials: Vec<Trial> = (1..6).map(|number| trial((1, number), ran(usual(0.85)))).collect();
+        check_void(&chosen(&trials, &[], &[]), "exactly the same");
+    }
+
+    proptest! {
+        #[test]
+        fn a_candidate_that_trips_a_guard_scores_below_every_one_that_does_not(
+            good in (1e-3..1e6_f64, 1e-3..10.0_f64), bad in (1e-3..1e6_f64, 1e-3..1e6_f64),
+        ) {
+            let incumbent = usual(100.0);
+            let clean = metrics(&[("rate", good.0), ("delay", good.1), ("errors", 0.0)]);
+            let dirty = metrics(&[("rate", bad.0), ("delay", bad.1), ("errors", 0.5)]);
+            let score = |metrics| score(metrics, &incumbent, &specs()).unwrap();
+            prop_assert!(score(&dirty) <= score(&clean));
+        }
+
+        #[test]
+        fn fitness_is_a_finite_number_within_tenfold_or_absent(rate: f64, delay: f64, old: f64) {
+            let found = fitness(&metrics(&[("rate", rate), ("delay", delay)]), &metrics(&[("rate", old)]), &specs());
+            prop_assert!(found.is_none_or(|fitness| fitness.abs() <= LOG_RATIO_MAX));
+        }
+    }
+}
