@@ -76,6 +76,8 @@ mod pace;
 
 mod supervisor;
 
+mod blueprint;
+
 mod launch;
 
 mod watched;

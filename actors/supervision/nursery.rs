@@ -92,7 +92,7 @@ impl Nursery {
         *self.inner.node.lock().unwrap_or_else(PoisonError::into_inner) = Some(node);
     }
 
-    pub(crate) fn report(&self, id: &str, exit: Exit) {
+    pub(crate) fn report(&self, id: &str, exit: &Exit) {
         let outlets = self.inner.exits.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for outlet in outlets {
             if let Err(down) = outlet.send(ChildExit { id: id.to_owned(), exit: exit.clone() }) {

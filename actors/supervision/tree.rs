@@ -7,13 +7,13 @@ use ractor::{Actor, ActorRef};
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::blueprint::{Blueprint, Shared};
 use crate::branch::{Branch, Kind, Node};
 use crate::event::{Event, EventKind, Exit};
-use crate::launch::{self, ended, told};
-use crate::machine::Order;
+use crate::launch::{ended, told};
 use crate::socket::Down;
-use crate::spec::{KILL_WITHIN_DEFAULT, Member, Rules, SpecError, TreeSpec};
-use crate::supervisor::{Blueprint, Brief, Charge, Msg, Shared, Supervisor};
+use crate::spec::{KILL_WITHIN_DEFAULT, SpecError, TreeSpec};
+use crate::supervisor::{Brief, Msg, Supervisor};
 use crate::vitals::Vitals;
 use crate::watched::Watched;
 
@@ -56,7 +56,7 @@ pub async fn start(spec: TreeSpec) -> Result<Tree, StartError> {
     let verdict = Arc::new(OnceLock::new());
     let (boot, booted) = oneshot::channel();
     let brief = Brief {
-        blueprint: Arc::new(blueprint(spec, Arc::clone(&node))),
+        blueprint: Arc::new(Blueprint::of(spec, Arc::clone(&node))),
         shared: Arc::clone(&shared),
         boot,
         verdict: Arc::clone(&verdict),
@@ -100,39 +100,6 @@ fn how_it_ended(node: &Node, vitals: &Vitals, verdict: &OnceLock<(String, String
         (None, None | Some(Exit::Normal)) => Ended::Stopped,
         (None, Some(exit)) => Ended::GaveUp { path: node.path.clone(), reason: exit.to_string() },
     }
-}
-
-fn blueprint(spec: TreeSpec, node: Arc<Node>) -> Blueprint {
-    let mut charges = Vec::new();
-    for member in spec.members {
-        let charge = match member {
-            Member::Actor(child) => {
-                let node = node.below(&child.id, Kind::Actor);
-                Charge { node, rules: child.rules, start: child.start }
-            }
-            Member::Tree(tree) => {
-                let node = node.below(&tree.id, Kind::Supervisor);
-                let rules = Rules { backoff: tree.backoff, ..Rules::of_a_supervisor() };
-                let start = launch::of_supervisor(Arc::new(blueprint(tree, Arc::clone(&node))));
-                Charge { node, rules, start }
-            }
-            Member::Nursery(id, nursery) => {
-                let node = node.below(&id, Kind::Nursery);
-                nursery.settle_at(Arc::clone(&node));
-                let blueprint = Blueprint {
-                    node: Arc::clone(&node),
-                    order: Order::Dynamic,
-                    intensity: spec.intensity,
-                    charges: Vec::new(),
-                    nursery: Some(nursery),
-                };
-                Charge { node, rules: Rules::of_a_supervisor(), start: launch::of_supervisor(Arc::new(blueprint)) }
-            }
-        };
-        node.adopt(Arc::clone(&charge.node));
-        charges.push(charge);
-    }
-    Blueprint { node, order: Order::Static(spec.strategy), intensity: spec.intensity, charges, nursery: None }
 }
 
 impl Tree {
