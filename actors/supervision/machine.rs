@@ -20,7 +20,7 @@ mod steps;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use vocabulary::{Effect, Event, Key, Order, Outcome, Timer};
+pub(crate) use vocabulary::{BLOCKED_START, Effect, Event, Key, Order, Outcome, Timer};
 
 #[derive(Clone, Debug, PartialEq)]
 enum Stage {
@@ -123,6 +123,11 @@ impl Machine {
     pub(crate) fn is_up(&self, key: Key, generation: u64) -> bool {
         let up = |child: &Child| matches!(child.stage, Stage::Up { .. }) && !child.doomed;
         self.find(key, generation).is_some_and(|index| up(&self.children[index]))
+    }
+
+    /// Returns whether nothing is started any more.
+    pub(crate) fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Closing(_) | Phase::Closed)
     }
 
     /// Takes in `event` at `now`, which never runs backwards; `dice` is a random number from 0 to 1 for the jitter.
@@ -259,7 +264,7 @@ impl Machine {
             (Timer::Backoff, Stage::Waiting) => self.children[index].stage = Stage::Down,
             (Timer::Start, Stage::Starting { .. }) => {
                 self.abandon(index);
-                self.start_failed(index, "it blocks its thread while starting".to_owned(), dice);
+                self.start_failed(index, BLOCKED_START.to_owned(), dice);
             }
             (Timer::Kill, Stage::Killing) => {
                 self.abandon(index);

@@ -16,7 +16,8 @@ use crate::blueprint::{Blueprint, Charge, Shared};
 use crate::branch::Kind;
 use crate::event::{EventKind, Exit};
 use crate::launch::{Launch, Stop, Unstarted, told};
-use crate::machine::{Effect, Event, Key, Machine, Order, Outcome, Timer};
+use crate::machine::{BLOCKED_START, Effect, Event, Key, Machine, Order, Outcome, Timer};
+use crate::socket::Down;
 use crate::spec::{ChildSpec, Restart};
 use crate::tree::StartError;
 use crate::vitals::Vitals;
@@ -238,6 +239,11 @@ impl State {
             let _ = reply.send(Err(StartError::AlreadyPresent { nursery: path, id: spec.id }));
             return;
         }
+        if self.machine.is_closing() {
+            let room = self.blueprint.node.path.clone();
+            let _ = reply.send(Err(StartError::Down(Down::Absent { room })));
+            return;
+        }
         // A child that comes at run time is its maker's to start again.
         spec.rules.restart = Restart::Temporary;
         let node = self.blueprint.node.below(&spec.id, Kind::Actor);
@@ -270,11 +276,16 @@ impl State {
     }
 
     fn abandon(&mut self, key: Key) {
-        let Some(place) = self.places.get(&key) else { return };
+        let path = self.path_of(key);
+        let Some(place) = self.places.get_mut(&key) else { return };
         let Some(vitals) = &place.vitals else { return };
+        if let Some(added) = place.added.take() {
+            let _ = added.send(Err(StartError::Child { path, reason: BLOCKED_START.to_owned() }));
+        }
         vitals.note_exit(Exit::Failed("it blocks its thread and was given up".to_owned()));
-        if place.live.is_some()
-            && vitals.settle()
+        // From here on nobody speaks of its end again, also when it comes free one day.
+        if vitals.settle()
+            && place.live.is_some()
             && let (Some(nursery), Some(exit)) = (&self.blueprint.nursery, vitals.exit())
         {
             nursery.report(&place.charge.node.id, &exit);

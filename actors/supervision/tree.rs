@@ -46,7 +46,7 @@ pub enum Ended {
 /// Brings a tree up and returns when every child in it is.
 ///
 /// Children start in the order of the spec, each after the one before is up. When one refuses, what was started is stopped
-/// again in reverse order, and the error names the child.
+/// again in reverse order, and the error names the child. The same is undone when the caller stops waiting.
 pub async fn start(spec: TreeSpec) -> Result<Tree, StartError> {
     spec.check()?;
     let shared = Arc::new(Shared { epoch: Instant::now(), events: broadcast::Sender::new(EVENTS_KEPT) });
@@ -65,8 +65,9 @@ pub async fn start(spec: TreeSpec) -> Result<Tree, StartError> {
     let (root, join) = Actor::spawn(None, Watched::new(Supervisor, Arc::clone(&vitals), None), brief)
         .await
         .map_err(|error| died(error.to_string()))?;
+    let undo = UndoOnDrop(Some(root.clone()));
     match booted.await {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => undo.not_needed(),
         Ok(Err(unstarted)) => {
             ended(join).await;
             let path = unstarted.path.unwrap_or_else(|| node.path.clone());
@@ -92,6 +93,23 @@ pub async fn start(spec: TreeSpec) -> Result<Tree, StartError> {
         sender.send_replace(Some(how));
     });
     Ok(tree)
+}
+
+/// Stops a tree whose starter went away before it was up; nobody else could.
+struct UndoOnDrop(Option<ActorRef<Msg>>);
+
+impl UndoOnDrop {
+    fn not_needed(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for UndoOnDrop {
+    fn drop(&mut self) {
+        if let Some(root) = self.0.take() {
+            told(&root, Msg::Shutdown);
+        }
+    }
 }
 
 fn how_it_ended(node: &Node, vitals: &Vitals, verdict: &OnceLock<(String, String)>) -> Ended {

@@ -138,8 +138,9 @@ impl Machine {
         let (key, generation) = (child.key, child.generation);
         self.effects.push(Effect::Start { key, generation });
         if let Some(limit) = child.rules.start_within {
-            // The start ends itself at its limit; only one that blocks its thread cannot, and outlives that by the grace.
-            let after = limit.saturating_add(child.rules.kill_within);
+            // The start waits for a former incarnation to die, and ends itself at its limit. Only one that blocks its thread
+            // cannot, and is given the same grace as a kill.
+            let after = limit.saturating_add(child.rules.kill_within.saturating_mul(2));
             self.effects.push(Effect::Arm { key, generation, timer: Timer::Start, after });
         }
     }

@@ -5,6 +5,9 @@ use std::time::Duration;
 use crate::event::{EventKind, Exit};
 use crate::spec::{Rules, Strategy};
 
+/// Why a start failed that does not even end at its limit.
+pub(crate) const BLOCKED_START: &str = "it blocks its thread while starting";
+
 /// A child's name inside one machine; never reused.
 pub(crate) type Key = u64;
 

@@ -22,6 +22,11 @@ pub(crate) enum Order {
         step: Duration,
         steps: u32,
     },
+    /// The same, in a task of its own.
+    WorkElsewhere {
+        step: Duration,
+        steps: u32,
+    },
     Hang,
     /// Blocks its thread until the sender is dropped.
     Block(std::sync::mpsc::Receiver<()>),
@@ -51,11 +56,14 @@ impl Log {
 
 /// How a room behaves apart from its orders.
 #[derive(Clone, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one bad habit, and a case names the one it needs")]
 pub(crate) struct Habits {
     /// Starts from this one on fail; 0 never.
     pub(crate) starts_failing_from: u32,
     pub(crate) panics_while_starting: bool,
     pub(crate) hangs_while_starting: bool,
+    /// Its first start blocks the thread until this one's sender is dropped.
+    pub(crate) blocks_while_starting: Option<Arc<Mutex<std::sync::mpsc::Receiver<()>>>>,
     pub(crate) fails_after_starting: bool,
     pub(crate) hangs_while_stopping: bool,
     pub(crate) panics_while_stopping: bool,
@@ -124,6 +132,9 @@ impl Actor for Room {
         if self.habits.hangs_while_starting {
             std::future::pending::<()>().await;
         }
+        if let Some(until_dropped) = self.habits.blocks_while_starting.as_ref().filter(|_| generation == 1) {
+            let _ = until_dropped.lock().unwrap().recv();
+        }
         if self.habits.starts_failing_from > 0 && generation >= self.habits.starts_failing_from {
             return Err("the port is taken".into());
         }
@@ -149,6 +160,16 @@ impl Actor for Room {
                     tokio::time::sleep(step).await;
                     kloros_supervision::progress();
                 }
+            }
+            Order::WorkElsewhere { step, steps } => {
+                let progress = kloros_supervision::Progress::here();
+                let work = async move {
+                    for _ in 0..steps {
+                        tokio::time::sleep(step).await;
+                        progress.made();
+                    }
+                };
+                tokio::spawn(work).await?;
             }
             Order::Hang => std::future::pending().await,
             Order::Block(until_dropped) => {

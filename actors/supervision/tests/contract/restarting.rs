@@ -1,6 +1,6 @@
 //! Who is restarted, when, and how often.
 
-use kloros_supervision::{Backoff, Ended, EventKind, Intensity, Restart, State, Strategy, TreeSpec, start};
+use kloros_supervision::{Backoff, CallError, Ended, EventKind, Intensity, Restart, State, Strategy, TreeSpec, start};
 
 use crate::fixtures::{Habits, LONG, Log, Order, Room, at_once, house, seconds, supervisor, until};
 
@@ -188,4 +188,53 @@ async fn a_supervisor_that_is_killed_comes_back_with_its_children() {
     b.reaches(2).await;
     assert_eq!(a.generation().await, 1);
     tree.stop(LONG).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_failures_on_several_threads_leaves_everyone_up() {
+    let log = Log::default();
+    let rooms: Vec<Room> = (0..60).map(|index| Room::new(format!("room{index}").leak(), &log)).collect();
+    let many = Intensity { restarts_max: 10_000, within: LONG };
+    let strategies = [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne];
+    let mut spec = supervisor("house", Strategy::OneForOne).intensity(many);
+    for (index, rooms) in rooms.chunks(10).enumerate() {
+        let floor = TreeSpec::new(&format!("floor{index}"), strategies[index % 3]).intensity(many).backoff(at_once());
+        spec = spec.tree(rooms.iter().fold(floor, |floor, room| floor.child(room.spec())));
+    }
+    let tree = start(spec).await.unwrap();
+    for round in 0..20 {
+        for (index, room) in rooms.iter().enumerate() {
+            // A room that is down at the moment misses the order, which is just as good.
+            let _ = match (index + round) % 3 {
+                0 => room.socket.send(Order::Panic("ouch")).is_ok(),
+                1 => tree.kill(room.id).is_ok(),
+                _ => room.socket.send(Order::Stop).is_ok(),
+            };
+        }
+        let _ = tree.kill("floor1");
+        tokio::task::yield_now().await;
+    }
+    let mut before = generations(&rooms).await;
+    let deadline = tokio::time::Instant::now() + seconds(10);
+    loop {
+        // Calm is when nobody was replaced while everybody answered after the orders that were still waiting.
+        let now = generations(&rooms).await;
+        let running = tree.snapshot().walk().iter().all(|place| place.state == State::Running);
+        if running && now.iter().all(Result::is_ok) && now == before {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "the storm does not calm down");
+        before = now;
+    }
+    log.taken();
+    tree.stop(seconds(10)).await.unwrap();
+    assert_eq!(log.lines().iter().filter(|line| line.starts_with("down")).count(), rooms.len());
+}
+
+async fn generations(rooms: &[Room]) -> Vec<Result<u32, CallError>> {
+    let mut answers = Vec::new();
+    for room in rooms {
+        answers.push(room.socket.call(Order::Echo, seconds(1)).await);
+    }
+    answers
 }

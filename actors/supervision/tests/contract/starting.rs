@@ -2,7 +2,7 @@
 
 use kloros_supervision::{Intensity, Socket, SpecError, StartError, Strategy, TreeSpec, start};
 
-use crate::fixtures::{Habits, Log, Room, house, seconds, supervisor};
+use crate::fixtures::{Habits, Log, Room, house, seconds, supervisor, until};
 
 #[tokio::test(start_paused = true)]
 async fn a_tree_without_children_starts_and_stops() {
@@ -80,4 +80,14 @@ async fn a_maker_that_panics_is_a_start_that_fails() {
     let spec = kloros_supervision::ChildSpec::actor("a", &socket, || -> (Room, ()) { panic!("no room for a room") });
     let error = start(TreeSpec::new("house", Strategy::OneForOne).child(spec)).await.unwrap_err();
     assert_eq!(error, StartError::Child { path: "a".to_owned(), reason: "no room for a room".to_owned() });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tree_whose_starter_stops_waiting_is_undone() {
+    let log = Log::default();
+    let a = Room::new("a", &log);
+    let b = Room::with("b", &log, Habits { hangs_while_starting: true, ..Habits::default() });
+    let spec = supervisor("house", Strategy::OneForOne).child(a.spec()).child(b.spec());
+    assert!(tokio::time::timeout(seconds(1), start(spec)).await.is_err());
+    until(|| log.lines().last().is_some_and(|line| line == "down a")).await;
 }
