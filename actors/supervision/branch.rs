@@ -108,7 +108,7 @@ struct Status {
 enum Stage {
     Starting,
     Running { since: Instant },
-    Restarting { due: Instant },
+    Restarting { since: Instant, delay: Duration },
     Stopped,
 }
 
@@ -199,7 +199,9 @@ impl Node {
         let mut status = self.status();
         match kind {
             EventKind::Started => status.stage = Stage::Running { since: Instant::now() },
-            EventKind::RestartScheduled { delay } => status.stage = Stage::Restarting { due: Instant::now() + *delay },
+            EventKind::RestartScheduled { delay } => {
+                status.stage = Stage::Restarting { since: Instant::now(), delay: *delay }
+            }
             EventKind::Failed { reason } | EventKind::GaveUp { reason } => {
                 status.last_failure = Some(reason.clone());
                 if matches!(kind, EventKind::Failed { .. }) {
@@ -234,7 +236,10 @@ impl Node {
             state: match status.stage {
                 Stage::Starting => State::Starting,
                 Stage::Running { .. } => State::Running,
-                Stage::Restarting { due } => State::Restarting { due_in: due.saturating_duration_since(now) },
+                Stage::Restarting { since, delay } => {
+                    let due_in = delay.saturating_sub(now.saturating_duration_since(since));
+                    State::Restarting { due_in }
+                }
                 Stage::Stopped => State::Stopped,
             },
             generation: status.generation,

@@ -9,9 +9,10 @@ use ractor::{Actor, ActorCell, Message, SpawnErr};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::blueprint::{Blueprint, Shared};
 use crate::event::Exit;
 use crate::socket::Socket;
-use crate::supervisor::{Blueprint, Brief, Msg, Shared, Supervisor};
+use crate::supervisor::{Brief, Msg, Supervisor};
 use crate::vitals::{Vitals, caught};
 use crate::watched::Watched;
 

@@ -61,7 +61,9 @@
 //! # What it cannot do
 //!
 //! A kill takes effect at the handler's next `await`; a handler that blocks its thread cannot be interrupted. Such a room is
-//! given up as leaked after a bounded wait, reported, and replaced. Stack overflows and aborts end the process.
+//! given up as leaked after a bounded wait, reported, and replaced. Until it comes free, it also holds up whoever it sent a
+//! message to just before it blocked, because tokio keeps the task that was woken last to the same thread: blocking work
+//! belongs on a thread of its own. Stack overflows and aborts end the process.
 
 #[cfg(panic = "abort")]
 compile_error!(
@@ -75,6 +77,8 @@ mod machine;
 mod pace;
 
 mod supervisor;
+
+mod blueprint;
 
 mod launch;
 

@@ -13,133 +13,14 @@ use crate::event::{EventKind, Exit};
 use crate::pace::Window;
 use crate::spec::{Intensity, Restart, Rules, Shutdown, Strategy};
 
-/// A child's name inside one machine; never reused.
-pub(crate) type Key = u64;
+mod vocabulary;
 
-/// In which order children come and go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Order {
-    /// A fixed list: up in order, down in reverse, one at a time.
-    Static(Strategy),
-    /// Children that come and go independently of each other.
-    Dynamic,
-}
+mod steps;
 
-/// What a supervisor hears.
-#[derive(Clone, Debug)]
-pub(crate) enum Event {
-    Boot,
-    Started {
-        key: Key,
-        generation: u64,
-    },
-    StartFailed {
-        key: Key,
-        generation: u64,
-        reason: String,
-    },
-    Exited {
-        key: Key,
-        generation: u64,
-        exit: Exit,
-    },
-    Stalled {
-        key: Key,
-        generation: u64,
-        silent: Duration,
-    },
-    Overdue {
-        key: Key,
-        generation: u64,
-        timer: Timer,
-    },
-    /// The common wait before a group restart is over.
-    GroupDue {
-        token: u64,
-    },
-    Add {
-        key: Key,
-        rules: Rules,
-    },
-    Terminate {
-        key: Key,
-    },
-    Shutdown,
-}
+#[cfg(test)]
+mod tests;
 
-/// What a child's timer waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Timer {
-    Start,
-    Stop,
-    Kill,
-    Backoff,
-}
-
-/// What a supervisor does.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Effect {
-    Start {
-        key: Key,
-        generation: u64,
-    },
-    /// Ends a start that is under way; it is answered like any other start.
-    CancelStart {
-        key: Key,
-        generation: u64,
-    },
-    Stop {
-        key: Key,
-        generation: u64,
-    },
-    Kill {
-        key: Key,
-        generation: u64,
-    },
-    /// Sets the child's only timer; it replaces the one before.
-    Arm {
-        key: Key,
-        generation: u64,
-        timer: Timer,
-        after: Duration,
-    },
-    Disarm {
-        key: Key,
-    },
-    ArmGroup {
-        token: u64,
-        after: Duration,
-    },
-    Tell {
-        key: Key,
-        generation: u64,
-        kind: EventKind,
-    },
-    /// The supervisor is about to end because `key` failed once too often.
-    GivingUp {
-        key: Key,
-        reason: String,
-    },
-    /// The child does not answer its kill, or blocks in its start: nobody waits for this generation any longer.
-    Abandon {
-        key: Key,
-        generation: u64,
-    },
-    /// The child is gone for good.
-    Forget {
-        key: Key,
-    },
-    Booted,
-    Finished(Outcome),
-}
-
-/// How a supervisor ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    Stopped,
-    BootFailed { key: Key, reason: String },
-    GaveUp { key: Key, reason: String },
-}
+pub(crate) use vocabulary::{BLOCKED_START, Effect, Event, Key, Order, Outcome, Timer};
 
 #[derive(Clone, Debug, PartialEq)]
 enum Stage {
@@ -238,10 +119,15 @@ impl Machine {
         self.find(key, generation).is_some_and(|index| starting(&self.children[index]))
     }
 
-    /// Returns whether this generation is up.
+    /// Returns whether this generation is up, and nobody is about to take it down.
     pub(crate) fn is_up(&self, key: Key, generation: u64) -> bool {
-        let up = |child: &Child| matches!(child.stage, Stage::Up { .. });
+        let up = |child: &Child| matches!(child.stage, Stage::Up { .. }) && !child.doomed;
         self.find(key, generation).is_some_and(|index| up(&self.children[index]))
+    }
+
+    /// Returns whether nothing is started any more.
+    pub(crate) fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Closing(_) | Phase::Closed)
     }
 
     /// Takes in `event` at `now`, which never runs backwards; `dice` is a random number from 0 to 1 for the jitter.
@@ -363,7 +249,8 @@ impl Machine {
 
     fn stalled(&mut self, key: Key, generation: u64, silent: Duration) {
         let Some(index) = self.find(key, generation) else { return };
-        if matches!(self.children[index].stage, Stage::Up { .. }) {
+        // One that is about to be taken down gets its time to stop like the others, in its turn.
+        if self.is_up(key, generation) {
             self.children[index].forgive(self.now);
             self.tell(index, EventKind::Stalled { silent });
             self.kill(index);
@@ -377,7 +264,7 @@ impl Machine {
             (Timer::Backoff, Stage::Waiting) => self.children[index].stage = Stage::Down,
             (Timer::Start, Stage::Starting { .. }) => {
                 self.abandon(index);
-                self.start_failed(index, "it blocks its thread while starting".to_owned(), dice);
+                self.start_failed(index, BLOCKED_START.to_owned(), dice);
             }
             (Timer::Kill, Stage::Killing) => {
                 self.abandon(index);
@@ -463,149 +350,5 @@ impl Machine {
                 }
             }
         }
-    }
-
-    /// Takes the steps that are possible now.
-    fn advance(&mut self) {
-        self.take_down();
-        self.finish_doomed();
-        if matches!(self.phase, Phase::Booting | Phase::Serving) {
-            self.bring_up();
-        }
-    }
-
-    /// Asks doomed children to stop: the last one first and alone, or all at once where there is no order.
-    fn take_down(&mut self) {
-        for index in (0..self.children.len()).rev() {
-            if !self.children[index].doomed {
-                continue;
-            }
-            if self.children[index].stage == Stage::Waiting {
-                let key = self.children[index].key;
-                self.children[index].stage = Stage::Down;
-                self.effects.push(Effect::Disarm { key });
-                if !self.children[index].wanted {
-                    self.tell(index, EventKind::Stopped);
-                }
-            }
-            self.ask_down(index);
-            if self.children[index].is_alive() && self.order != Order::Dynamic {
-                return;
-            }
-        }
-    }
-
-    fn ask_down(&mut self, index: usize) {
-        let child = &mut self.children[index];
-        let (key, generation) = (child.key, child.generation);
-        match (&child.stage, child.rules.shutdown) {
-            (Stage::Starting { cancelled: false }, _) => {
-                child.stage = Stage::Starting { cancelled: true };
-                self.effects.push(Effect::CancelStart { key, generation });
-            }
-            (Stage::Up { .. }, Shutdown::Brutal) => self.kill(index),
-            (Stage::Up { .. }, shutdown) => {
-                child.stage = Stage::Stopping;
-                self.effects.push(Effect::Stop { key, generation });
-                if let Shutdown::Within(after) = shutdown {
-                    self.effects.push(Effect::Arm { key, generation, timer: Timer::Stop, after });
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn kill(&mut self, index: usize) {
-        let child = &mut self.children[index];
-        child.stage = Stage::Killing;
-        let (key, generation, after) = (child.key, child.generation, child.rules.kill_within);
-        self.effects.push(Effect::Kill { key, generation });
-        self.effects.push(Effect::Arm { key, generation, timer: Timer::Kill, after });
-    }
-
-    fn abandon(&mut self, index: usize) {
-        let child = &self.children[index];
-        let (key, generation) = (child.key, child.generation);
-        self.effects.push(Effect::Abandon { key, generation });
-        self.tell(index, EventKind::Leaked);
-    }
-
-    /// Closes what was only waiting for doomed children to be down.
-    fn finish_doomed(&mut self) {
-        if self.order == Order::Dynamic {
-            let (gone, kept) = self.children.drain(..).partition(|child| child.doomed && !child.is_alive());
-            self.children = kept;
-            self.effects.extend(gone.into_iter().map(|child: Child| Effect::Forget { key: child.key }));
-        }
-        if self.children.iter().any(|child| child.doomed && child.is_alive()) {
-            return;
-        }
-        if let Phase::Closing(outcome) = &self.phase {
-            self.effects.push(Effect::Finished(outcome.clone()));
-            self.phase = Phase::Closed;
-            return;
-        }
-        if let Some(Group::TearingDown { delay }) = self.group {
-            self.children.iter_mut().for_each(|child| child.doomed = false);
-            for index in (0..self.children.len()).rev() {
-                let child = &self.children[index];
-                if !child.wanted && child.stage == Stage::Down && child.rules.restart == Restart::Temporary {
-                    self.leave(index);
-                }
-            }
-            self.group = Some(Group::Rising);
-            if !delay.is_zero() {
-                self.tokens += 1;
-                let token = self.tokens;
-                self.group = Some(Group::Waiting { token });
-                self.effects.push(Effect::ArmGroup { token, after: delay });
-            }
-        }
-    }
-
-    /// Starts wanted children: the next one alone at boot and in a group restart, otherwise each on its own.
-    fn bring_up(&mut self) {
-        let one_by_one = match self.group {
-            Some(Group::Rising) => true,
-            Some(_) => return,
-            None => self.phase == Phase::Booting && self.order != Order::Dynamic,
-        };
-        for index in 0..self.children.len() {
-            let child = &self.children[index];
-            if child.wanted && !child.doomed && child.stage == Stage::Down {
-                self.launch(index);
-            }
-            let child = &self.children[index];
-            let up = matches!(child.stage, Stage::Up { .. });
-            if one_by_one && !up && (child.is_alive() || child.stage == Stage::Waiting) {
-                return;
-            }
-        }
-        if one_by_one {
-            self.group = None;
-        }
-        if self.phase == Phase::Booting {
-            self.phase = Phase::Serving;
-            self.effects.push(Effect::Booted);
-        }
-    }
-
-    fn launch(&mut self, index: usize) {
-        let child = &mut self.children[index];
-        child.generation += 1;
-        child.stage = Stage::Starting { cancelled: false };
-        child.wanted = false;
-        let (key, generation) = (child.key, child.generation);
-        self.effects.push(Effect::Start { key, generation });
-        if let Some(limit) = child.rules.start_within {
-            // The start ends itself at its limit; only one that blocks its thread cannot, and outlives that by the grace.
-            let after = limit.saturating_add(child.rules.kill_within);
-            self.effects.push(Effect::Arm { key, generation, timer: Timer::Start, after });
-        }
-    }
-
-    fn tell(&mut self, index: usize, kind: EventKind) {
-        let Child { key, generation, .. } = self.children[index];
-        self.effects.push(Effect::Tell { key, generation, kind });
     }
 }

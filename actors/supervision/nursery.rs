@@ -51,7 +51,7 @@ impl Nursery {
         self.inner.exits.lock().unwrap_or_else(PoisonError::into_inner).push(outlet);
     }
 
-    /// Starts a child and returns when it is up.
+    /// Starts a child and returns when it is up; it comes up also when the caller stops waiting.
     ///
     /// Its restart rule counts as temporary. An id that is in use is refused, and so is everything while the nursery is down.
     pub async fn start_child(&self, spec: ChildSpec) -> Result<(), StartError> {
@@ -92,7 +92,7 @@ impl Nursery {
         *self.inner.node.lock().unwrap_or_else(PoisonError::into_inner) = Some(node);
     }
 
-    pub(crate) fn report(&self, id: &str, exit: Exit) {
+    pub(crate) fn report(&self, id: &str, exit: &Exit) {
         let outlets = self.inner.exits.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for outlet in outlets {
             if let Err(down) = outlet.send(ChildExit { id: id.to_owned(), exit: exit.clone() }) {

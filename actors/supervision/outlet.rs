@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use crate::socket::Down;
 
@@ -87,15 +86,18 @@ impl<T> Collected<T> {
 
     /// Takes out the oldest item, waiting for one if there is none; nothing when none arrives `within` this time.
     pub async fn next(&self, within: Duration) -> Option<T> {
-        let deadline = Instant::now() + within;
+        tokio::time::timeout(within, self.oldest()).await.ok()
+    }
+
+    async fn oldest(&self) -> T {
         loop {
             // The wait is set up before the look, so that an item that arrives between the two is not missed.
             let arrived = self.store.arrived.notified();
             let oldest = self.store.items.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-            if oldest.is_some() {
-                return oldest;
+            if let Some(item) = oldest {
+                return item;
             }
-            tokio::time::timeout_at(deadline, arrived).await.ok()?;
+            arrived.await;
         }
     }
 }

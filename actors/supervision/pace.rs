@@ -47,3 +47,67 @@ impl Backoff {
         Duration::try_from_secs_f64(nominal.as_secs_f64() * spread).unwrap_or(nominal)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{ProptestConfig, prop_assert, prop_assert_eq, proptest};
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_restart_exactly_one_window_ago_still_counts() {
+        let mut window = Window::new(Intensity { restarts_max: 1, within: 5 * SECOND });
+        assert!(window.admit(SECOND));
+        assert!(!window.admit(6 * SECOND));
+    }
+
+    #[test]
+    fn a_restart_longer_ago_than_the_window_is_forgotten() {
+        let mut window = Window::new(Intensity { restarts_max: 1, within: 5 * SECOND });
+        assert!(window.admit(SECOND));
+        assert!(window.admit(6 * SECOND + Duration::from_nanos(1)));
+    }
+
+    #[test]
+    fn an_absurd_back_off_is_a_long_one_and_no_panic() {
+        let backoff = Backoff { first: SECOND, max: Duration::MAX, jitter_ratio: 1.0, healthy_after: SECOND };
+        assert!(backoff.delay(u32::MAX, 0.99) > Duration::from_secs(u64::from(u32::MAX)));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_window_allows_what_counting_all_restarts_in_it_allows(
+            restarts_max in 0_u32..5,
+            within_ms in 1_u64..5_000,
+            gaps_ms in proptest::collection::vec(0_u64..3_000, 0..60),
+        ) {
+            let within = Duration::from_millis(within_ms);
+            let mut window = Window::new(Intensity { restarts_max, within });
+            let mut all = Vec::new();
+            let mut now = Duration::ZERO;
+            for gap in gaps_ms {
+                now += Duration::from_millis(gap);
+                all.push(now);
+                let recent = all.iter().filter(|restart| now.saturating_sub(**restart) <= within).count();
+                prop_assert_eq!(window.admit(now), recent <= restarts_max as usize);
+            }
+        }
+
+        #[test]
+        fn a_wait_lies_within_the_jitter_around_its_doubled_length(
+            failures in 1_i32..80,
+            dice in 0.0_f64..1.0,
+            jitter_ratio in 0.0_f64..=1.0,
+        ) {
+            let backoff = Backoff { first: SECOND, max: 30 * SECOND, jitter_ratio, healthy_after: SECOND };
+            let nominal = (2.0_f64.powi(failures - 1)).min(30.0);
+            let delay = backoff.delay(failures.unsigned_abs(), dice).as_secs_f64();
+            prop_assert!(delay >= nominal * (1.0 - jitter_ratio) - 1e-6);
+            prop_assert!(delay <= nominal * (1.0 + jitter_ratio) + 1e-6);
+        }
+    }
+}

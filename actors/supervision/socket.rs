@@ -14,7 +14,7 @@ pub const IN_FLIGHT_MAX_DEFAULT: usize = 10_000;
 
 /// The address of an actor, made before the actor and valid across its restarts.
 ///
-/// Messages that wait in an actor that fails are lost with it, and nothing is kept for an actor that is down.
+/// Messages that wait in an actor that fails or is stopped are lost with it, and nothing is kept for an actor that is down.
 pub struct Socket<M> {
     inner: Arc<Inner<M>>,
 }
@@ -95,7 +95,11 @@ impl<M: Message> Socket<M> {
         }
     }
 
+    /// Plugs an incarnation in, unless it was given up: then a newer one may be here already.
     pub(crate) fn plug(&self, actor: ActorRef<M>, vitals: Arc<Vitals>) {
+        if vitals.is_retired() {
+            return;
+        }
         *self.inner.plug.write().unwrap_or_else(PoisonError::into_inner) = Some(Plug { actor, vitals });
     }
 

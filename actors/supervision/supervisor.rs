@@ -8,65 +8,27 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::sync::{broadcast, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use crate::branch::{Kind, Node};
-use crate::event::{self, EventKind, Exit};
-use crate::launch::{Launch, Live, Start, Stop, Unstarted, ended, told};
-use crate::machine::{Effect, Event, Key, Machine, Order, Outcome, Timer};
-use crate::nursery::Nursery;
-use crate::spec::{ChildSpec, Intensity, Restart, Rules};
+use crate::blueprint::{Blueprint, Charge, Shared};
+use crate::branch::Kind;
+use crate::event::{EventKind, Exit};
+use crate::launch::{Launch, Stop, Unstarted, told};
+use crate::machine::{BLOCKED_START, Effect, Event, Key, Machine, Order, Outcome, Timer};
+use crate::socket::Down;
+use crate::spec::{ChildSpec, Restart};
 use crate::tree::StartError;
-use crate::vitals::{Vitals, caught};
+use crate::vitals::Vitals;
+
+mod place;
+
+use place::{Place, attend};
 
 /// Stall clocks are looked at this many times within the shortest limit, but never more often than the floor.
 const STALL_CHECKS_PER_LIMIT: u32 = 4;
 const STALL_CHECK_FLOOR: Duration = Duration::from_millis(5);
-
-/// What all supervisors of one tree share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) epoch: Instant,
-    pub(crate) events: broadcast::Sender<event::Event>,
-}
-
-impl Shared {
-    /// Tells the log, the watchers and the snapshot about one step.
-    pub(crate) fn tell(&self, node: &Node, generation: u64, kind: EventKind) {
-        let path = &node.path;
-        match &kind {
-            EventKind::Started => tracing::info!(path, generation, "started"),
-            EventKind::Stopped => tracing::info!(path, generation, "stopped"),
-            EventKind::RestartScheduled { delay } => tracing::info!(path, generation, ?delay, "restart scheduled"),
-            EventKind::Failed { reason } => tracing::warn!(path, generation, reason, "failed"),
-            EventKind::Stalled { silent } => tracing::warn!(path, generation, ?silent, "stalled"),
-            EventKind::GaveUp { reason } => tracing::error!(path, generation, reason, "gave up"),
-            EventKind::Leaked => tracing::error!(path, generation, "leaked"),
-        }
-        node.show(&kind);
-        // Nobody has to listen.
-        let _ = self.events.send(event::Event { path: path.clone(), generation, kind });
-    }
-}
-
-/// What a supervisor is made from; kept over its restarts.
-pub(crate) struct Blueprint {
-    pub(crate) node: Arc<Node>,
-    pub(crate) order: Order,
-    pub(crate) intensity: Intensity,
-    pub(crate) charges: Vec<Charge>,
-    pub(crate) nursery: Option<Nursery>,
-}
-
-/// A child as its supervisor knows it before any start.
-#[derive(Clone)]
-pub(crate) struct Charge {
-    pub(crate) node: Arc<Node>,
-    pub(crate) rules: Rules,
-    pub(crate) start: Start,
-}
 
 pub(crate) struct Brief {
     pub(crate) blueprint: Arc<Blueprint>,
@@ -141,36 +103,6 @@ pub(crate) struct State {
     verdict: Arc<OnceLock<(String, String)>>,
     check_pending: bool,
     outcome: Option<Outcome>,
-}
-
-/// One child and its current incarnation.
-struct Place {
-    charge: Charge,
-    live: Option<(ActorCell, Stop)>,
-    vitals: Option<Arc<Vitals>>,
-    cancel: watch::Sender<bool>,
-    timer: Option<AbortHandle>,
-    added: Option<oneshot::Sender<Result<(), StartError>>>,
-    terminated: Vec<oneshot::Sender<()>>,
-}
-
-impl Place {
-    fn new(charge: Charge) -> Self {
-        let cancel = watch::Sender::new(false);
-        Place { charge, live: None, vitals: None, cancel, timer: None, added: None, terminated: Vec::new() }
-    }
-
-    fn retire(&self) {
-        if let Some(vitals) = &self.vitals {
-            vitals.retire();
-        }
-    }
-
-    fn disarm(&mut self) {
-        if let Some(timer) = self.timer.take() {
-            timer.abort();
-        }
-    }
 }
 
 impl State {
@@ -307,6 +239,11 @@ impl State {
             let _ = reply.send(Err(StartError::AlreadyPresent { nursery: path, id: spec.id }));
             return;
         }
+        if self.machine.is_closing() {
+            let room = self.blueprint.node.path.clone();
+            let _ = reply.send(Err(StartError::Down(Down::Absent { room })));
+            return;
+        }
         // A child that comes at run time is its maker's to start again.
         spec.rules.restart = Restart::Temporary;
         let node = self.blueprint.node.below(&spec.id, Kind::Actor);
@@ -339,14 +276,19 @@ impl State {
     }
 
     fn abandon(&mut self, key: Key) {
-        let Some(place) = self.places.get(&key) else { return };
+        let path = self.path_of(key);
+        let Some(place) = self.places.get_mut(&key) else { return };
         let Some(vitals) = &place.vitals else { return };
+        if let Some(added) = place.added.take() {
+            let _ = added.send(Err(StartError::Child { path, reason: BLOCKED_START.to_owned() }));
+        }
         vitals.note_exit(Exit::Failed("it blocks its thread and was given up".to_owned()));
-        if place.live.is_some()
-            && vitals.settle()
+        // From here on nobody speaks of its end again, also when it comes free one day.
+        if vitals.settle()
+            && place.live.is_some()
             && let (Some(nursery), Some(exit)) = (&self.blueprint.nursery, vitals.exit())
         {
-            nursery.report(&place.charge.node.id, exit);
+            nursery.report(&place.charge.node.id, &exit);
         }
         vitals.mark_gone();
     }
@@ -441,46 +383,6 @@ impl State {
                 Ok(())
             }
             Outcome::GaveUp { key, reason } => Err(format!("it gave up on {}: {reason}", self.path_of(key)).into()),
-        }
-    }
-}
-
-/// Starts one incarnation, waits for its end, and reports both.
-async fn attend(
-    key: Key,
-    generation: u64,
-    charge: Charge,
-    launch: Launch,
-    former: Option<Arc<Vitals>>,
-    supervisor: ActorRef<Msg>,
-    nursery: Option<Nursery>,
-) {
-    // The one before may still be dying, when it went down with a supervisor that was killed.
-    if let Some(former) = former
-        && tokio::time::timeout(charge.rules.kill_within, former.gone()).await.is_err()
-    {
-        tracing::error!(path = charge.node.path, "a former incarnation is still there");
-    }
-    let vitals = Arc::clone(&launch.vitals);
-    let started = caught((charge.start)(launch)).await.unwrap_or_else(|panic| Err(Unstarted::because(panic)));
-    match started {
-        Ok(Live { cell, join, stop }) => {
-            told(&supervisor, Msg::Started { key, generation, cell, stop });
-            ended(join).await;
-            // Who leaves no word was killed, or its task was cancelled.
-            vitals.note_exit(Exit::Killed);
-            let exit = vitals.exit().unwrap_or(Exit::Killed);
-            if vitals.settle()
-                && let Some(nursery) = nursery
-            {
-                nursery.report(&charge.node.id, exit.clone());
-            }
-            vitals.mark_gone();
-            told(&supervisor, Msg::Exited { key, generation, exit });
-        }
-        Err(unstarted) => {
-            vitals.mark_gone();
-            told(&supervisor, Msg::StartFailed { key, generation, unstarted });
         }
     }
 }

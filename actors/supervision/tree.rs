@@ -7,13 +7,13 @@ use ractor::{Actor, ActorRef};
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::blueprint::{Blueprint, Shared};
 use crate::branch::{Branch, Kind, Node};
 use crate::event::{Event, EventKind, Exit};
-use crate::launch::{self, ended, told};
-use crate::machine::Order;
+use crate::launch::{ended, told};
 use crate::socket::Down;
-use crate::spec::{KILL_WITHIN_DEFAULT, Member, Rules, SpecError, TreeSpec};
-use crate::supervisor::{Blueprint, Brief, Charge, Msg, Shared, Supervisor};
+use crate::spec::{KILL_WITHIN_DEFAULT, SpecError, TreeSpec};
+use crate::supervisor::{Brief, Msg, Supervisor};
 use crate::vitals::Vitals;
 use crate::watched::Watched;
 
@@ -46,7 +46,7 @@ pub enum Ended {
 /// Brings a tree up and returns when every child in it is.
 ///
 /// Children start in the order of the spec, each after the one before is up. When one refuses, what was started is stopped
-/// again in reverse order, and the error names the child.
+/// again in reverse order, and the error names the child. The same is undone when the caller stops waiting.
 pub async fn start(spec: TreeSpec) -> Result<Tree, StartError> {
     spec.check()?;
     let shared = Arc::new(Shared { epoch: Instant::now(), events: broadcast::Sender::new(EVENTS_KEPT) });
@@ -56,7 +56,7 @@ pub async fn start(spec: TreeSpec) -> Result<Tree, StartError> {
     let verdict = Arc::new(OnceLock::new());
     let (boot, booted) = oneshot::channel();
     let brief = Brief {
-        blueprint: Arc::new(blueprint(spec, Arc::clone(&node))),
+        blueprint: Arc::new(Blueprint::of(spec, Arc::clone(&node))),
         shared: Arc::clone(&shared),
         boot,
         verdict: Arc::clone(&verdict),
@@ -65,8 +65,9 @@ pub async fn start(spec: TreeSpec) -> Result<Tree, StartError> {
     let (root, join) = Actor::spawn(None, Watched::new(Supervisor, Arc::clone(&vitals), None), brief)
         .await
         .map_err(|error| died(error.to_string()))?;
+    let undo = UndoOnDrop(Some(root.clone()));
     match booted.await {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => undo.not_needed(),
         Ok(Err(unstarted)) => {
             ended(join).await;
             let path = unstarted.path.unwrap_or_else(|| node.path.clone());
@@ -94,45 +95,29 @@ pub async fn start(spec: TreeSpec) -> Result<Tree, StartError> {
     Ok(tree)
 }
 
+/// Stops a tree whose starter went away before it was up; nobody else could.
+struct UndoOnDrop(Option<ActorRef<Msg>>);
+
+impl UndoOnDrop {
+    fn not_needed(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for UndoOnDrop {
+    fn drop(&mut self) {
+        if let Some(root) = self.0.take() {
+            told(&root, Msg::Shutdown);
+        }
+    }
+}
+
 fn how_it_ended(node: &Node, vitals: &Vitals, verdict: &OnceLock<(String, String)>) -> Ended {
     match (verdict.get(), vitals.exit()) {
         (Some((path, reason)), _) => Ended::GaveUp { path: path.clone(), reason: reason.clone() },
         (None, None | Some(Exit::Normal)) => Ended::Stopped,
         (None, Some(exit)) => Ended::GaveUp { path: node.path.clone(), reason: exit.to_string() },
     }
-}
-
-fn blueprint(spec: TreeSpec, node: Arc<Node>) -> Blueprint {
-    let mut charges = Vec::new();
-    for member in spec.members {
-        let charge = match member {
-            Member::Actor(child) => {
-                let node = node.below(&child.id, Kind::Actor);
-                Charge { node, rules: child.rules, start: child.start }
-            }
-            Member::Tree(tree) => {
-                let node = node.below(&tree.id, Kind::Supervisor);
-                let rules = Rules { backoff: tree.backoff, ..Rules::of_a_supervisor() };
-                let start = launch::of_supervisor(Arc::new(blueprint(tree, Arc::clone(&node))));
-                Charge { node, rules, start }
-            }
-            Member::Nursery(id, nursery) => {
-                let node = node.below(&id, Kind::Nursery);
-                nursery.settle_at(Arc::clone(&node));
-                let blueprint = Blueprint {
-                    node: Arc::clone(&node),
-                    order: Order::Dynamic,
-                    intensity: spec.intensity,
-                    charges: Vec::new(),
-                    nursery: Some(nursery),
-                };
-                Charge { node, rules: Rules::of_a_supervisor(), start: launch::of_supervisor(Arc::new(blueprint)) }
-            }
-        };
-        node.adopt(Arc::clone(&charge.node));
-        charges.push(charge);
-    }
-    Blueprint { node, order: Order::Static(spec.strategy), intensity: spec.intensity, charges, nursery: None }
 }
 
 impl Tree {

@@ -2,6 +2,7 @@
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
@@ -15,11 +16,13 @@ pub(crate) struct Watched<A: Actor> {
     vitals: Arc<Vitals>,
     /// Where it is plugged in once its `pre_start` is through, so that its `post_start` already finds itself there.
     socket: Option<Socket<A::Msg>>,
+    /// Whether no message was handled yet.
+    fresh: AtomicBool,
 }
 
 impl<A: Actor> Watched<A> {
     pub(crate) fn new(inner: A, vitals: Arc<Vitals>, socket: Option<Socket<A::Msg>>) -> Self {
-        Watched { inner, vitals, socket }
+        Watched { inner, vitals, socket, fresh: AtomicBool::new(true) }
     }
 }
 
@@ -58,6 +61,12 @@ impl<A: Actor> Actor for Watched<A> {
         message: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
+        if self.fresh.swap(false, Ordering::Relaxed) {
+            // ractor has just told the supervisor of the start, which left the supervisor's task in this worker's next-task slot,
+            // where no other worker finds it. A first message that blocks the thread would thus also block the supervisor, the
+            // only one who could notice. So the worker is let go once.
+            tokio::task::yield_now().await;
+        }
         self.vitals.dequeue();
         let state = state.get()?;
         let outcome = self.vitals.attend(async { self.inner.handle(myself, message, state).await }).await;

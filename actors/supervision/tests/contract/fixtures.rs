@@ -1,0 +1,231 @@
+//! A room that does as it is told, a log of what happened, and waiting for a condition.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use kloros_supervision::{Backoff, ChildSpec, Intensity, Socket, Strategy, Tree, TreeSpec};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+
+/// Longer than anything here takes; under paused time it costs nothing.
+pub(crate) const LONG: Duration = Duration::from_secs(600);
+
+/// What a room is told to do.
+#[derive(Debug)]
+pub(crate) enum Order {
+    Panic(&'static str),
+    PanicWithoutText,
+    Fail(&'static str),
+    Stop,
+    /// Is busy for so long, in so many steps that each report progress.
+    Work {
+        step: Duration,
+        steps: u32,
+    },
+    /// The same, in a task of its own.
+    WorkElsewhere {
+        step: Duration,
+        steps: u32,
+    },
+    Hang,
+    /// Blocks its thread until the sender is dropped.
+    Block(std::sync::mpsc::Receiver<()>),
+    Echo(RpcReplyPort<u32>),
+    Drop(RpcReplyPort<u32>),
+    SendYourself(u32),
+}
+
+/// What happened, in order.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    pub(crate) fn note(&self, line: String) {
+        self.0.lock().unwrap().push(line);
+    }
+
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// Returns what happened since the last look.
+    pub(crate) fn taken(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+/// How a room behaves apart from its orders.
+#[derive(Clone, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one bad habit, and a case names the one it needs")]
+pub(crate) struct Habits {
+    /// Starts from this one on fail; 0 never.
+    pub(crate) starts_failing_from: u32,
+    pub(crate) panics_while_starting: bool,
+    pub(crate) hangs_while_starting: bool,
+    /// Its first start blocks the thread until this one's sender is dropped.
+    pub(crate) blocks_while_starting: Option<Arc<Mutex<std::sync::mpsc::Receiver<()>>>>,
+    pub(crate) fails_after_starting: bool,
+    pub(crate) hangs_while_stopping: bool,
+    pub(crate) panics_while_stopping: bool,
+    pub(crate) state_panics_when_dropped: bool,
+}
+
+#[derive(Clone)]
+pub(crate) struct Room {
+    pub(crate) id: &'static str,
+    pub(crate) socket: Socket<Order>,
+    pub(crate) log: Log,
+    pub(crate) starts: Arc<AtomicU32>,
+    pub(crate) habits: Habits,
+}
+
+pub(crate) struct State {
+    generation: u32,
+    panics_when_dropped: bool,
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        assert!(!self.panics_when_dropped, "the state does not want to go");
+    }
+}
+
+impl Room {
+    pub(crate) fn new(id: &'static str, log: &Log) -> Self {
+        Room::with(id, log, Habits::default())
+    }
+
+    pub(crate) fn with(id: &'static str, log: &Log, habits: Habits) -> Self {
+        Room { id, socket: Socket::new(id), log: log.clone(), starts: Arc::default(), habits }
+    }
+
+    pub(crate) fn spec(&self) -> ChildSpec {
+        let room = self.clone();
+        ChildSpec::actor(self.id, &self.socket, move || (room.clone(), ())).backoff(at_once())
+    }
+
+    pub(crate) fn tell(&self, order: Order) {
+        self.socket.send(order).unwrap();
+    }
+
+    pub(crate) async fn generation(&self) -> u32 {
+        self.socket.call(Order::Echo, LONG).await.unwrap()
+    }
+
+    /// Waits until a generation at least this high answers.
+    pub(crate) async fn reaches(&self, generation: u32) {
+        until(|| self.starts.load(Ordering::SeqCst) >= generation && self.socket.actor().is_some()).await;
+        assert_eq!(self.generation().await, generation);
+    }
+}
+
+impl Actor for Room {
+    type Msg = Order;
+    type State = State;
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Order>, (): ()) -> Result<State, ActorProcessingErr> {
+        let generation = self.starts.fetch_add(1, Ordering::SeqCst) + 1;
+        self.log.note(format!("start {}", self.id));
+        tokio::task::yield_now().await;
+        assert!(!self.habits.panics_while_starting, "no start today");
+        if self.habits.hangs_while_starting {
+            std::future::pending::<()>().await;
+        }
+        if let Some(until_dropped) = self.habits.blocks_while_starting.as_ref().filter(|_| generation == 1) {
+            let _ = until_dropped.lock().unwrap().recv();
+        }
+        if self.habits.starts_failing_from > 0 && generation >= self.habits.starts_failing_from {
+            return Err("the port is taken".into());
+        }
+        self.log.note(format!("up {}", self.id));
+        Ok(State { generation, panics_when_dropped: self.habits.state_panics_when_dropped })
+    }
+
+    async fn post_start(&self, _: ActorRef<Order>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        if self.habits.fails_after_starting && state.generation == 1 {
+            return Err("not after all".into());
+        }
+        Ok(())
+    }
+
+    async fn handle(&self, myself: ActorRef<Order>, order: Order, state: &mut State) -> Result<(), ActorProcessingErr> {
+        match order {
+            Order::Panic(text) => panic!("{text}"),
+            Order::PanicWithoutText => std::panic::panic_any(7_u8),
+            Order::Fail(text) => return Err(text.into()),
+            Order::Stop => myself.stop(None),
+            Order::Work { step, steps } => {
+                for _ in 0..steps {
+                    tokio::time::sleep(step).await;
+                    kloros_supervision::progress();
+                }
+            }
+            Order::WorkElsewhere { step, steps } => {
+                let progress = kloros_supervision::Progress::here();
+                let work = async move {
+                    for _ in 0..steps {
+                        tokio::time::sleep(step).await;
+                        progress.made();
+                    }
+                };
+                tokio::spawn(work).await?;
+            }
+            Order::Hang => std::future::pending().await,
+            Order::Block(until_dropped) => {
+                let _ = until_dropped.recv();
+            }
+            Order::Echo(reply) => {
+                let _ = reply.send(state.generation);
+            }
+            Order::Drop(reply) => drop(reply),
+            Order::SendYourself(times) => {
+                for _ in 0..times {
+                    myself.send_message(Order::SendYourself(0))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn post_stop(&self, _: ActorRef<Order>, _: &mut State) -> Result<(), ActorProcessingErr> {
+        assert!(!self.habits.panics_while_stopping, "no stop today");
+        if self.habits.hangs_while_stopping {
+            std::future::pending::<()>().await;
+        }
+        self.log.note(format!("down {}", self.id));
+        Ok(())
+    }
+}
+
+/// A back-off that never waits.
+pub(crate) fn at_once() -> Backoff {
+    Backoff { first: Duration::ZERO, max: Duration::ZERO, jitter_ratio: 0.0, healthy_after: LONG }
+}
+
+pub(crate) fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// A supervisor that allows three restarts in a minute.
+pub(crate) fn supervisor(id: &str, strategy: Strategy) -> TreeSpec {
+    TreeSpec::new(id, strategy).intensity(Intensity { restarts_max: 3, within: seconds(60) }).backoff(at_once())
+}
+
+pub(crate) async fn house(strategy: Strategy, rooms: &[&Room]) -> Tree {
+    let spec = rooms.iter().fold(supervisor("house", strategy), |spec, room| spec.child(room.spec()));
+    kloros_supervision::start(spec).await.unwrap()
+}
+
+/// Waits until `condition` holds; fails when it does not for ten seconds.
+#[track_caller]
+pub(crate) fn until(condition: impl Fn() -> bool) -> impl Future<Output = ()> {
+    let caller = std::panic::Location::caller();
+    async move {
+        let deadline = tokio::time::Instant::now() + seconds(10);
+        while !condition() {
+            assert!(tokio::time::Instant::now() < deadline, "the condition at {caller} did not come true");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The snapshot and the events tell what is so.
+
+use kloros_supervision::{EventKind, Kind, State, Strategy, UnknownChild, start};
+
+use crate::fixtures::{LONG, Log, Order, Room, seconds, supervisor, until};
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_counts_what_was_handled_what_waits_and_how_long_it_takes() {
+    let log = Log::default();
+    let [a, b] = ["a", "b"].map(|id| Room::new(id, &log));
+    let mind = supervisor("mind", Strategy::OneForOne).child(a.spec());
+    let tree = start(supervisor("house", Strategy::OneForOne).tree(mind).child(b.spec())).await.unwrap();
+    a.generation().await;
+    a.tell(Order::Panic("ouch"));
+    a.reaches(2).await;
+    a.tell(Order::Work { step: seconds(500), steps: 1 });
+    a.tell(Order::Stop);
+    a.tell(Order::Stop);
+    let room = || tree.snapshot().find("mind/a").unwrap().clone();
+    until(|| room().busy_for.is_some_and(|busy| busy >= seconds(5))).await;
+
+    let room = room();
+    assert_eq!((room.id.as_str(), room.kind, room.state), ("a", Kind::Actor, State::Running));
+    assert_eq!((room.generation, room.restarts, room.handled, room.depth), (2, 1, 3, 2));
+    assert_eq!(room.last_failure.as_deref(), Some("panicked: ouch"));
+    assert!(room.uptime.unwrap() >= seconds(5));
+
+    let snapshot = tree.snapshot();
+    assert_eq!((snapshot.path.as_str(), snapshot.kind, snapshot.state), ("house", Kind::Supervisor, State::Running));
+    let paths: Vec<&str> = snapshot.walk().into_iter().map(|place| place.path.as_str()).collect();
+    assert_eq!(paths, ["house", "mind", "mind/a", "b"]);
+    let idle = snapshot.find("b").unwrap();
+    assert_eq!((idle.handled, idle.depth, idle.busy_for), (0, 0, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_tree_shows_nobody_running() {
+    let log = Log::default();
+    let a = Room::new("a", &log);
+    let mind = supervisor("mind", Strategy::OneForOne).child(a.spec());
+    let tree = start(supervisor("house", Strategy::OneForOne).tree(mind)).await.unwrap();
+    tree.stop(LONG).await.unwrap();
+    assert!(tree.snapshot().walk().iter().all(|place| place.state == State::Stopped && place.uptime.is_none()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_step_is_told_with_path_and_generation() {
+    let log = Log::default();
+    let a = Room::new("a", &log);
+    let tree =
+        start(supervisor("house", Strategy::OneForOne).tree(supervisor("mind", Strategy::OneForOne).child(a.spec())))
+            .await
+            .unwrap();
+    let mut events = tree.events();
+    a.tell(Order::Fail("bad"));
+    a.reaches(2).await;
+    tree.stop(LONG).await.unwrap();
+    let told: Vec<(String, u64, EventKind)> =
+        std::iter::from_fn(|| events.try_recv().ok()).map(|event| (event.path, event.generation, event.kind)).collect();
+    let expected = [
+        ("mind/a", 1, EventKind::Failed { reason: "failed: bad".to_owned() }),
+        ("mind/a", 1, EventKind::RestartScheduled { delay: seconds(0) }),
+        ("mind/a", 2, EventKind::Started),
+        ("mind/a", 2, EventKind::Stopped),
+        ("mind", 1, EventKind::Stopped),
+        ("house", 1, EventKind::Stopped),
+    ];
+    assert_eq!(told, expected.map(|(path, generation, kind)| (path.to_owned(), generation, kind)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kill_finds_a_child_by_path_or_by_unique_id_and_says_when_it_cannot() {
+    let log = Log::default();
+    let [a, b, other_b] = ["a", "b", "b"].map(|id| Room::new(id, &log));
+    let mind = supervisor("mind", Strategy::OneForOne).child(a.spec()).child(b.spec());
+    let body = supervisor("body", Strategy::OneForOne).child(other_b.spec());
+    let tree = start(supervisor("house", Strategy::OneForOne).tree(mind).tree(body)).await.unwrap();
+    tree.kill("a").unwrap();
+    a.reaches(2).await;
+    tree.kill("body/b").unwrap();
+    other_b.reaches(2).await;
+    assert_eq!(b.generation().await, 1);
+    let ambiguous = UnknownChild::Ambiguous { id: "b".into(), paths: vec!["mind/b".into(), "body/b".into()] };
+    assert_eq!(tree.kill("b"), Err(ambiguous));
+    assert_eq!(tree.kill("c"), Err(UnknownChild::Absent { path: "c".to_owned() }));
+    tree.stop(LONG).await.unwrap();
+    assert_eq!(tree.kill("a"), Err(UnknownChild::NotRunning { path: "mind/a".to_owned() }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_children_that_fail_at_once_all_come_back() {
+    let log = Log::default();
+    let rooms: Vec<Room> = (0..100).map(|index| Room::new(format!("room{index}").leak(), &log)).collect();
+    let many = kloros_supervision::Intensity { restarts_max: 100, within: seconds(60) };
+    let spec = rooms
+        .iter()
+        .fold(supervisor("house", Strategy::OneForOne).intensity(many), |spec, room| spec.child(room.spec()));
+    let tree = start(spec).await.unwrap();
+    for room in &rooms {
+        room.tell(Order::Panic("ouch"));
+    }
+    for room in &rooms {
+        room.reaches(2).await;
+    }
+    tree.stop(LONG).await.unwrap();
+}
