@@ -122,7 +122,9 @@ impl Circuit {
             .intensity(INTENSITY)
             .tree(group("store", Strategy::RestForOne, store))
             .tree(group("mind", Strategy::RestForOne, vec![self.curiosity(), self.coordinator(), self.feedback()]))
-            .tree(TreeSpec::new("experiments", Strategy::OneForOne).intensity(INTENSITY).dynamic("trials", &self.nursery))
+            .tree(
+                TreeSpec::new("experiments", Strategy::OneForOne).intensity(INTENSITY).dynamic("trials", &self.nursery),
+            )
             .tree(group("hands", Strategy::RestForOne, vec![self.gate(), self.deployer(), self.validator()]))
             .tree(group("voice", Strategy::OneForOne, vec![self.memory()]))
             .tree(group("senses", Strategy::OneForOne, self.senses()))
@@ -144,7 +146,8 @@ impl Circuit {
         let every = Duration::from_secs_f64(config.gpu.sample_every_s);
         let retry = Duration::from_secs_f64(config.gpu.absent_retry_s);
         let pressure = config.gpu.clone();
-        senses.push(monitor(&self.plugs.gpu, every, retry, &readings, move |read| gpu::with_pressures(read, &pressure)));
+        senses
+            .push(monitor(&self.plugs.gpu, every, retry, &readings, move |read| gpu::with_pressures(read, &pressure)));
         senses
     }
 

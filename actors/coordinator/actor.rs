@@ -218,17 +218,17 @@ impl State {
         match map_params(&winner.best.params, &experiment.spec.param_mapping, domain) {
             Ok(settings) => {
                 let proposal = Proposal {
-                cycle: experiment.cycle.clone(),
-                origin: Origin::Experiment(experiment.id.clone()),
-                experiment: experiment.spec.name.clone(),
-                question: Some(experiment.question.clone()),
-                hypothesis: Some(experiment.hypothesis.clone()),
-                domain: experiment.spec.domain.clone(),
-                settings,
-                fitness: Some(winner.best.fitness),
-                at_ms: self.seams.clock.now_ms(),
-                depth: experiment.depth,
-            };
+                    cycle: experiment.cycle.clone(),
+                    origin: Origin::Experiment(experiment.id.clone()),
+                    experiment: experiment.spec.name.clone(),
+                    question: Some(experiment.question.clone()),
+                    hypothesis: Some(experiment.hypothesis.clone()),
+                    domain: experiment.spec.domain.clone(),
+                    settings,
+                    fitness: Some(winner.best.fitness),
+                    at_ms: self.seams.clock.now_ms(),
+                    depth: experiment.depth,
+                };
                 self.pass_on(Planning { proposal, reply: None });
             }
             Err(problem) => self.end_experiment(experiment, "refused", &problem.to_string()).await,
@@ -256,8 +256,7 @@ impl State {
     /// Finds what no message told of: questions without an experiment, experiments without an end, winners without a
     /// promotion.
     async fn sweep(&mut self) -> Result<(), JournalError> {
-        let kinds =
-            [Kind::Question, Kind::QuestionEnd, Kind::Experiment, Kind::ExperimentEnd, Kind::Promotion];
+        let kinds = [Kind::Question, Kind::QuestionEnd, Kind::Experiment, Kind::ExperimentEnd, Kind::Promotion];
         let mut history = self.seams.journal.read(Query::newest(&kinds, HISTORY_MAX)).await?;
         history.reverse();
         let mut open = Unfinished::default();

@@ -60,8 +60,7 @@ impl Running {
 
     /// Takes note that an experiment runs again that an earlier life began.
     pub fn resumed(&mut self, experiment: &Experiment) {
-        let identity =
-            Identity { hypothesis: experiment.hypothesis.clone(), domain: experiment.spec.domain.clone() };
+        let identity = Identity { hypothesis: experiment.hypothesis.clone(), domain: experiment.spec.domain.clone() };
         self.experiments.insert(experiment.question.clone(), identity);
     }
 

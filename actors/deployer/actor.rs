@@ -160,14 +160,13 @@ impl State {
     }
 
     async fn promotion(&self, proposal: &Proposal) -> Result<Promotion, String> {
-        let domain = self.domain(&proposal.domain).ok_or_else(|| format!("there is no domain {:?}", proposal.domain))?;
+        let domain =
+            self.domain(&proposal.domain).ok_or_else(|| format!("there is no domain {:?}", proposal.domain))?;
         for (key, value) in &proposal.settings {
             let knob = domain.knobs.get(key);
             let problem = match knob {
                 None => Some(MappingProblem::NotAllowed { key: key.clone(), domain: domain.name.clone() }),
-                Some(knob) => {
-                    knob.range.refuses(value).map(|why| MappingProblem::OutOfRange { key: key.clone(), why })
-                }
+                Some(knob) => knob.range.refuses(value).map(|why| MappingProblem::OutOfRange { key: key.clone(), why }),
             };
             if let Some(problem) = problem {
                 return Err(problem.to_string());
@@ -342,4 +341,3 @@ impl State {
         Ok(())
     }
 }
-

@@ -92,8 +92,8 @@ impl Saga<'_> {
             if let Some((key, _)) = current.iter().find(|(key, value)| value.as_ref() != held(key)) {
                 return Err(Reason::HumanOverride { key: key.clone() });
             }
-            let bytes = env_file::edit(&file.bytes, &edits)
-                .map_err(|problem| Reason::Aborted { why: problem.to_string() })?;
+            let bytes =
+                env_file::edit(&file.bytes, &edits).map_err(|problem| Reason::Aborted { why: problem.to_string() })?;
             match self.seams.env.replace(path, &file, bytes).await {
                 Ok(()) => return Ok(()),
                 Err(EnvStoreError::Raced { .. }) => {}
@@ -236,7 +236,11 @@ pub async fn recover(seams: &Seams, catalogue: &Catalogue, config: &Config) -> R
         if armed.is_some() {
             tracing::warn!(domain = %domain.name, "pending file without a deployment in the journal is undone");
             match saga.undo(domain).await {
-                Ok(()) => seams.pending.disarm(&domain.name).await.unwrap_or_else(|error| tracing::warn!(%error, "pending file stays")),
+                Ok(()) => seams
+                    .pending
+                    .disarm(&domain.name)
+                    .await
+                    .unwrap_or_else(|error| tracing::warn!(%error, "pending file stays")),
                 Err(why) => tracing::error!(domain = %domain.name, %why, "pending file cannot be undone"),
             }
         }
@@ -244,10 +248,7 @@ pub async fn recover(seams: &Seams, catalogue: &Catalogue, config: &Config) -> R
     Ok(open.len())
 }
 
-fn values<'a>(
-    bytes: &[u8],
-    keys: impl Iterator<Item = &'a Key>,
-) -> Result<BTreeMap<Key, Option<String>>, String> {
+fn values<'a>(bytes: &[u8], keys: impl Iterator<Item = &'a Key>) -> Result<BTreeMap<Key, Option<String>>, String> {
     keys.map(|key| {
         let value = env_file::value_of(bytes, key).map_err(|problem| problem.to_string())?;
         Ok((key.clone(), value))

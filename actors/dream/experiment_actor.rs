@@ -264,8 +264,7 @@ impl State {
             self.confirmations.push(trial);
             return;
         }
-        let candidate =
-            Candidate { generation: trial.generation, number: trial.number, params: trial.params.clone() };
+        let candidate = Candidate { generation: trial.generation, number: trial.number, params: trial.params.clone() };
         let told = match &trial.outcome {
             Outcome::Failed(failure) => Told::Failed(failure.kind),
             Outcome::Measured(measurement) => match self.fitness_of(&trial, measurement) {

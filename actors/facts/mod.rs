@@ -8,6 +8,8 @@ mod ids;
 
 mod value;
 
+mod agreement;
+
 mod domain;
 
 mod signal;
@@ -26,6 +28,8 @@ mod lesson;
 
 mod entry;
 
+pub use agreement::agrees;
+pub(crate) use agreement::{is_same, means};
 pub use deployment::{Deployment, IllegalStep, Stage, Step, stages};
 pub use domain::{
     Apply, BenchSpec, ChatLoad, ChatSlo, Direction, Domain, Guard, Isolation, Knob, KnobKind, Manager, MetricSpec,

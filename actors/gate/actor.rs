@@ -12,8 +12,8 @@ use crate::{
     config::Catalogue,
     env_file,
     facts::{
-        Answer, Approved, Authority, Autonomy, Domain, Entry, Fact, Key, Kind, Lesson, Promotion, PromotionId, Ruling,
-        QuestionEnd, Risk,
+        Answer, Approved, Authority, Autonomy, Domain, Entry, Fact, Key, Kind, Lesson, Promotion, PromotionId,
+        QuestionEnd, Risk, Ruling,
     },
     meters,
     record::{record, wake},
@@ -198,9 +198,10 @@ impl State {
     /// When too many wait already, one more is refused: a queue that nobody reads is not made longer.
     fn crowded(&self, ruling: Ruling) -> Ruling {
         match ruling {
-            Ruling::Ask { promotion, .. } if self.waiting.len() >= self.config.waiting_max as usize => {
-                Ruling::Refuse { promotion, why: format!("{} promotions wait for a person already", self.waiting.len()) }
-            }
+            Ruling::Ask { promotion, .. } if self.waiting.len() >= self.config.waiting_max as usize => Ruling::Refuse {
+                promotion,
+                why: format!("{} promotions wait for a person already", self.waiting.len()),
+            },
             other => other,
         }
     }

@@ -8,7 +8,10 @@ pub mod pressure;
 pub use pressure::with_pressures;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Check, Problem};
+use crate::{
+    config::{Check, Problem},
+    facts::Reading,
+};
 
 /// The room's settings; the section `[gpu]` of `kloros.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,4 +43,11 @@ impl Config {
         check.between("temperature_high_celsius", self.temperature_high_celsius, 0.0, 150.0);
         check.problems()
     }
+}
+
+/// Returns `readings` with the pressure of each GPU beside them.
+pub fn with_pressures(mut readings: Vec<Reading>, config: &Config) -> Vec<Reading> {
+    let pressures = pressure::pressures(&readings, config);
+    readings.extend(pressures);
+    readings
 }

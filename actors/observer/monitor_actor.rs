@@ -93,7 +93,9 @@ impl State {
                 if self.last.as_ref() != Some(&error) {
                     match &error {
                         ProbeError::Absent(why) => tracing::info!(probe = %self.name, %why, "nothing to read here"),
-                        ProbeError::Unreachable(why) => tracing::warn!(probe = %self.name, %why, "probe does not answer"),
+                        ProbeError::Unreachable(why) => {
+                            tracing::warn!(probe = %self.name, %why, "probe does not answer")
+                        }
                     }
                 }
                 let absent = matches!(error, ProbeError::Absent(_));

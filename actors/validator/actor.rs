@@ -10,8 +10,8 @@ use super::{
 use crate::{
     config::Catalogue,
     facts::{
-        Deployment, DeploymentId, Domain, Entry, Fact, FailureKind, Kind, Measurement, Metrics, Reason, Ruled, Settings, Stage, Step,
-        TrialFailure, Verdict, short_hash,
+        Deployment, DeploymentId, Domain, Entry, Fact, FailureKind, Kind, Measurement, Metrics, Reason, Ruled,
+        Settings, Stage, Step, TrialFailure, Verdict, short_hash,
     },
     record::{open_deployments, record, record_verdict, wake},
     seams::{Assignment, JournalError, Outlet, Query, Seams},
@@ -124,8 +124,7 @@ impl State {
         record(&self.seams, vec![entry]).await?;
         let runs = self.recorded_runs(&id).await?;
         let anchor = self.anchor(&domain.name).await?;
-        self.judging
-            .insert(id.clone(), Judging { deployment, domain, anchor, runs, next: None, task: None });
+        self.judging.insert(id.clone(), Judging { deployment, domain, anchor, runs, next: None, task: None });
         self.proceed(myself, &id).await
     }
 
@@ -267,10 +266,7 @@ fn arm(judging: &Judging, candidate: bool) -> Settings {
 
 fn run(block: u32, place: u32, candidate: bool, outcome: &Result<Measurement, TrialFailure>) -> Run {
     let samples = outcome.as_ref().map_or(0, |measurement| measurement.samples);
-    let outcome = outcome
-        .as_ref()
-        .map(|measurement| measurement.metrics.clone())
-        .map_err(|failure| failure.kind);
+    let outcome = outcome.as_ref().map(|measurement| measurement.metrics.clone()).map_err(|failure| failure.kind);
     Run { block, place, candidate, outcome, samples }
 }
 

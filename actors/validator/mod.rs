@@ -7,6 +7,12 @@ mod actor;
 
 pub mod verdict;
 
+mod statistics;
+
+mod evidence;
+
+mod objective;
+
 pub mod baseline;
 
 pub use actor::{Arguments, Exits, Msg, Validator};

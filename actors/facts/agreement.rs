@@ -1,0 +1,52 @@
+//! When two values are the same to a service: texts of env files and read-backs meet typed values here, and only here.
+
+use std::collections::BTreeMap;
+
+use super::{Settings, Value};
+
+/// How far apart two decimal numbers may be that a service printed with fewer digits, as a ratio.
+const PRINTED_DIFFERENCE_MAX: f64 = 1e-6;
+
+/// Says whether a service that reports `in_effect` runs with `target`; if not, which keys differ and how.
+///
+/// Numbers are compared by value, so `0.90` agrees with `0.9`; a key that is not reported does not agree.
+pub fn agrees(target: &Settings, in_effect: &BTreeMap<String, String>) -> Result<(), String> {
+    let differences = target
+        .iter()
+        .filter_map(|(key, wanted)| match in_effect.get(key.as_str()) {
+            None => Some(format!("{key} is not reported, {wanted} is wanted")),
+            Some(text) if means(text, wanted, PRINTED_DIFFERENCE_MAX) => None,
+            Some(text) => Some(format!("{key} is {text:?}, {wanted} is wanted")),
+        })
+        .collect::<Vec<_>>();
+    if differences.is_empty() { Ok(()) } else { Err(differences.join("; ")) }
+}
+
+/// Returns whether two values are the same to a service: numbers by value, whatever their kind.
+pub(crate) fn is_same(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Integer(one), Value::Integer(other)) => one == other,
+        (Value::Integer(_) | Value::Float(_), Value::Integer(_) | Value::Float(_)) => {
+            one.as_number() == other.as_number()
+        }
+        _ => one == other,
+    }
+}
+
+/// Returns whether `text` means `value`, decimal numbers up to this ratio apart.
+pub(crate) fn means(text: &str, value: &Value, difference_max: f64) -> bool {
+    let text = text.trim();
+    match value {
+        Value::Choice(choice) => text == choice,
+        Value::Boolean(true) => text == "1" || text.eq_ignore_ascii_case("true"),
+        Value::Boolean(false) => text == "0" || text.eq_ignore_ascii_case("false"),
+        Value::Integer(wanted) => match text.parse::<i64>() {
+            Ok(number) => number == *wanted,
+            // A service may print a whole number as `12.0`.
+            Err(_) => text.parse::<f64>().is_ok_and(|number| number == *wanted as f64),
+        },
+        Value::Float(wanted) => text
+            .parse::<f64>()
+            .is_ok_and(|number| number == *wanted || (number - wanted).abs() <= difference_max * wanted.abs()),
+    }
+}
