@@ -92,6 +92,8 @@ mod outlet;
 
 mod nursery;
 
+mod pulse;
+
 mod tree;
 
 mod branch;

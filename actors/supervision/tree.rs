@@ -11,6 +11,7 @@ use crate::blueprint::{Blueprint, Shared};
 use crate::branch::{Branch, Kind, Node};
 use crate::event::{Event, EventKind, Exit};
 use crate::launch::{ended, told};
+use crate::pulse;
 use crate::socket::Down;
 use crate::spec::{KILL_WITHIN_DEFAULT, SpecError, TreeSpec};
 use crate::supervisor::{Brief, Msg, Supervisor};
@@ -53,6 +54,8 @@ pub async fn start(spec: TreeSpec) -> Result<Tree, StartError> {
     let node = Node::root(&spec.id);
     let vitals = Arc::new(Vitals::new(shared.epoch));
     node.begin(1, Arc::clone(&vitals));
+    let (sender, end) = watch::channel(None);
+    pulse::keep(end.clone());
     let verdict = Arc::new(OnceLock::new());
     let (boot, booted) = oneshot::channel();
     let brief = Brief {
@@ -80,7 +83,6 @@ pub async fn start(spec: TreeSpec) -> Result<Tree, StartError> {
     }
     node.set_cell(root.get_cell());
     shared.tell(&node, 1, EventKind::Started);
-    let (sender, end) = watch::channel(None);
     let tree = Tree { root, node, shared, end };
     let (node, shared) = (Arc::clone(&tree.node), Arc::clone(&tree.shared));
     tokio::spawn(async move {
