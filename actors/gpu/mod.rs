@@ -5,7 +5,6 @@
 
 pub mod pressure;
 
-pub use pressure::with_pressures;
 use serde::{Deserialize, Serialize};
 
 use crate::{

@@ -166,7 +166,7 @@ fn rooms(root: &Branch) -> Vec<Room> {
             state: match branch.state {
                 RoomState::Starting => "starting".to_owned(),
                 RoomState::Running => "running".to_owned(),
-                RoomState::Restarting { after } => format!("restarting in {:.1} s", after.as_secs_f64()),
+                RoomState::Restarting { due_in } => format!("restarting in {:.1} s", due_in.as_secs_f64()),
                 RoomState::Stopped => "stopped".to_owned(),
             },
             restarts: branch.restarts,
