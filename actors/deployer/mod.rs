@@ -4,6 +4,10 @@
 //! Invariants: what undoes a change lies on disk before the change is made; a person's edit always wins; a deployment
 //! without a durable verdict is undone.
 
+pub mod mapping;
+
+pub mod pending;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Check, Problem};

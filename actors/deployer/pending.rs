@@ -1,0 +1,326 @@
+//! The pending file: all that is needed to undo a change, in one text on disk before the change is made.
+//!
+//! Whoever undoes needs nothing else: no journal, no database, no running daemon. The text carries a checksum, since
+//! an undo after a guess would be worse than none.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::facts::{CycleId, Deployment, DeploymentId, Key, short_hash};
+
+/// The version of the text that this program writes; it reads no other.
+pub const VERSION: u32 = 1;
+
+/// A change of an env file that is not yet proven.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pending {
+    /// Always [`VERSION`].
+    pub version: u32,
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// The cycle it belongs to.
+    pub cycle: CycleId,
+    /// The domain.
+    pub domain: String,
+    /// The env file that is changed.
+    pub env_file: PathBuf,
+    /// Our keys, with what stood there and what we write.
+    pub keys: BTreeMap<Key, Held>,
+    /// The hash of the whole file before the change.
+    pub hash_before: String,
+    /// When the change was planned, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// How often the undo may still be tried.
+    pub tries_left: u32,
+}
+
+/// One key's text before and after.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Held {
+    /// The text that stood there, as it stood; `None` when the file did not name the key.
+    pub old: Option<String>,
+    /// The text that we write.
+    pub new: String,
+}
+
+/// Why a pending file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PendingProblem {
+    /// It is no pending file, or only part of one.
+    #[error("the pending file cannot be read")]
+    Unreadable(#[source] serde_json::Error),
+    /// It was changed or damaged after it was written.
+    #[error("the pending file is damaged: its checksum is {found}, {expected} was written")]
+    Damaged {
+        /// The checksum in the file.
+        expected: String,
+        /// The checksum of what the file holds.
+        found: String,
+    },
+    /// Another version of kloros wrote it.
+    #[error("the pending file has version {0}: use the kloros that wrote it, this one reads version {VERSION}")]
+    OtherVersion(u32),
+}
+
+/// The text on disk: what is pending, and the checksum of it.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sealed {
+    checksum: String,
+    pending: serde_json::Value,
+}
+
+/// What undoing a change means, key by key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Undo {
+    /// What is written back: the old text, or `None` where the key is taken out again.
+    pub restore: Vec<(Key, Option<String>)>,
+    /// The keys that a person edited meanwhile; they keep that.
+    pub kept_human: Vec<Key>,
+}
+
+impl Pending {
+    /// Returns what is pending while `deployment` changes `env_file`, which holds `current` for its keys and hashes to
+    /// `hash_before`.
+    pub fn of(
+        deployment: &Deployment,
+        env_file: PathBuf,
+        current: &BTreeMap<Key, Option<String>>,
+        hash_before: String,
+        tries_left: u32,
+    ) -> Self {
+        let promotion = &deployment.promotion;
+        let held = |(key, change): (&Key, &crate::facts::Change)| {
+            (key.clone(), Held { old: current.get(key).cloned().flatten(), new: change.to.to_string() })
+        };
+        Self {
+            version: VERSION,
+            deployment: deployment.id.clone(),
+            cycle: promotion.cycle.clone(),
+            domain: promotion.domain.clone(),
+            env_file,
+            keys: promotion.changes.iter().map(held).collect(),
+            hash_before,
+            at_ms: deployment.at_ms,
+            tries_left,
+        }
+    }
+
+    /// Returns the text of the pending file; fails only on an env file whose path is no Unicode.
+    pub fn to_text(&self) -> Result<String, PendingProblem> {
+        let pending = serde_json::to_value(self).map_err(PendingProblem::Unreadable)?;
+        let sealed = Sealed { checksum: checksum(&pending), pending };
+        serde_json::to_string_pretty(&sealed).map(|text| text + "\n").map_err(PendingProblem::Unreadable)
+    }
+
+    /// Returns what is pending according to `text`, if it is whole and unchanged.
+    pub fn from_text(text: &str) -> Result<Self, PendingProblem> {
+        let Sealed { checksum: expected, pending } = serde_json::from_str(text).map_err(PendingProblem::Unreadable)?;
+        let found = checksum(&pending);
+        if found != expected {
+            return Err(PendingProblem::Damaged { expected, found });
+        }
+        // Another version may have other fields, so the version is looked at first.
+        let version = pending.get("version").and_then(serde_json::Value::as_u64).unwrap_or_default();
+        if version != u64::from(VERSION) {
+            return Err(PendingProblem::OtherVersion(u32::try_from(version).unwrap_or(u32::MAX)));
+        }
+        serde_json::from_value(pending).map_err(PendingProblem::Unreadable)
+    }
+
+    /// Returns what is pending after one more try, or `None` when no try is left.
+    pub fn after_try(&self) -> Option<Self> {
+        let tries_left = self.tries_left.checked_sub(1)?;
+        Some(Self { tries_left, ..self.clone() })
+    }
+}
+
+/// The keys of a JSON object are sorted, so equal contents have equal texts.
+fn checksum(pending: &serde_json::Value) -> String {
+    short_hash(&[&pending.to_string()])
+}
+
+/// Returns how to undo `pending` in an env file that holds `current` for its keys.
+///
+/// Each key is compared on its own: where our text still stands the old one is written back, where the old one stands
+/// already nothing is to be done, and anything else is a person's edit, which wins. Doing it twice is doing it once.
+pub fn undo_plan(pending: &Pending, current: &BTreeMap<Key, Option<String>>) -> Undo {
+    let mut undo = Undo::default();
+    for (key, held) in &pending.keys {
+        let text = current.get(key).and_then(Option::as_deref);
+        if text == Some(held.new.as_str()) {
+            if held.old.as_deref() != text {
+                undo.restore.push((key.clone(), held.old.clone()));
+            }
+        } else if text != held.old.as_deref() {
+            undo.kept_human.push(key.clone());
+        }
+    }
+    undo
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::facts::{Authority, Autonomy, Change, Origin, Promotion, PromotionId, Value};
+
+    fn key(text: &str) -> Key {
+        Key::new(text).unwrap()
+    }
+
+    fn pending(keys: &[(&str, Option<&str>, &str)]) -> Pending {
+        Pending {
+            version: VERSION,
+            deployment: DeploymentId::new("d-1"),
+            cycle: CycleId::new("c-1"),
+            domain: "lab".into(),
+            env_file: PathBuf::from("/var/lib/kloros/.kloros_env"),
+            keys: keys
+                .iter()
+                .map(|(name, old, new)| (key(name), Held { old: old.map(str::to_owned), new: (*new).to_owned() }))
+                .collect(),
+            hash_before: "0123abcd".into(),
+            at_ms: 7,
+            tries_left: 3,
+        }
+    }
+
+    fn texts(values: &[(&str, Option<&str>)]) -> BTreeMap<Key, Option<String>> {
+        values.iter().map(|(name, text)| (key(name), text.map(str::to_owned))).collect()
+    }
+
+    #[test]
+    fn each_key_is_undone_only_where_our_value_still_stands() {
+        let table = [
+            // What stood there, what stands there now, what is written back, whether a person's edit is kept.
+            (Some("2"), Some("12"), Some(Some("2")), false),
+            (None, Some("12"), Some(None), false),
+            (Some("2"), Some("2"), None, false),
+            (None, None, None, false),
+            (Some("2"), Some("8"), None, true),
+            (Some("2"), None, None, true),
+            (None, Some("8"), None, true),
+            (Some("2"), Some("12.0"), None, true),
+            (Some("12"), Some("12"), None, false),
+        ];
+        for (old, now, restored, is_kept) in table {
+            let undo = undo_plan(&pending(&[("A", old, "12")]), &texts(&[("A", now)]));
+            let expected = Undo {
+                restore: restored.map(|text| (key("A"), text.map(str::to_owned))).into_iter().collect(),
+                kept_human: is_kept.then(|| key("A")).into_iter().collect(),
+            };
+            assert_eq!(undo, expected, "{old:?} {now:?}");
+        }
+    }
+
+    #[test]
+    fn a_persons_edit_of_one_key_does_not_keep_the_others_from_being_undone() {
+        let undo = undo_plan(
+            &pending(&[("A", Some("1"), "10"), ("B", Some("2"), "20")]),
+            &texts(&[("A", Some("5")), ("B", Some("20"))]),
+        );
+        assert_eq!(undo.restore, [(key("B"), Some("2".to_owned()))]);
+        assert_eq!(undo.kept_human, [key("A")]);
+    }
+
+    #[test]
+    fn a_file_that_is_gone_is_not_made_again() {
+        let undo = undo_plan(&pending(&[("A", Some("1"), "10")]), &BTreeMap::new());
+        assert_eq!((undo.restore.len(), undo.kept_human.len()), (0, 1));
+    }
+
+    #[test]
+    fn what_is_pending_holds_the_old_text_as_it_stood() {
+        let changes = BTreeMap::from([
+            (key("A"), Change { from: Some(Value::Integer(2)), to: Value::Integer(12) }),
+            (key("B"), Change { from: None, to: Value::Float(0.5) }),
+        ]);
+        let promotion = Promotion {
+            id: PromotionId::new("p-1"),
+            cycle: CycleId::new("c-1"),
+            origin: Origin::Person(0),
+            experiment: "x".into(),
+            question: None,
+            hypothesis: None,
+            domain: "lab".into(),
+            changes,
+            fitness: None,
+            at_ms: 0,
+            depth: 0,
+        };
+        let authority = Authority::Policy(Autonomy::Full);
+        let deployment = Deployment { id: DeploymentId::new("d-1"), promotion, authority, at_ms: 7 };
+        let env_file = PathBuf::from("/var/lib/kloros/.kloros_env");
+        let made = Pending::of(&deployment, env_file, &texts(&[("A", Some("02"))]), "0123abcd".into(), 3);
+        assert_eq!(made, pending(&[("A", Some("02"), "12"), ("B", None, "0.5")]));
+    }
+
+    #[test]
+    fn a_text_that_was_cut_or_changed_is_not_believed() {
+        let text = pending(&[("A", Some("2"), "12")]).to_text().unwrap();
+        for cut in 0..text.trim_end().len() {
+            assert!(Pending::from_text(&text[..cut]).is_err(), "{cut}");
+        }
+        let changed = text.replace("\"old\": \"2\"", "\"old\": \"3\"");
+        assert_ne!(changed, text);
+        assert!(matches!(Pending::from_text(&changed), Err(PendingProblem::Damaged { .. })));
+        assert!(matches!(Pending::from_text(""), Err(PendingProblem::Unreadable(_))));
+    }
+
+    #[test]
+    fn another_version_is_named_and_not_guessed_at() {
+        let text = Pending { version: 2, ..pending(&[]) }.to_text().unwrap();
+        assert!(matches!(Pending::from_text(&text), Err(PendingProblem::OtherVersion(2))));
+    }
+
+    #[test]
+    fn the_tries_come_to_an_end() {
+        let mut tries = 0;
+        let mut now = Some(pending(&[]));
+        while let Some(left) = now.and_then(|pending| pending.after_try()) {
+            tries += 1;
+            now = Some(left);
+        }
+        assert_eq!(tries, 3);
+    }
+
+    fn any_text() -> impl Strategy<Value = Option<String>> {
+        prop::option::of("[0-3]")
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_written_is_read_back_as_it_was(
+            keys in prop::collection::btree_map("[A-Z_][A-Z0-9_]{0,8}", (prop::option::of(any::<String>()), any::<String>()), 0..5),
+            hash in any::<String>(),
+            at_ms in any::<u64>(),
+            tries_left in any::<u32>(),
+        ) {
+            let keys = keys.into_iter().map(|(name, (old, new))| (key(&name), Held { old, new })).collect();
+            let pending = Pending { keys, hash_before: hash, at_ms, tries_left, ..pending(&[]) };
+            prop_assert_eq!(Pending::from_text(&pending.to_text().unwrap()).unwrap(), pending);
+        }
+
+        #[test]
+        fn after_an_undo_none_of_our_values_stands_where_it_did_not_before_and_every_edit_still_does(
+            keys in prop::collection::btree_map("[A-D]", (any_text(), "[0-3]", any_text()), 0..4),
+        ) {
+            let held = keys.iter().map(|(name, (old, new, _))| (key(name), Held { old: old.clone(), new: new.clone() }));
+            let pending = Pending { keys: held.collect(), ..pending(&[]) };
+            let before = keys.iter().map(|(name, (_, _, now))| (key(name), now.clone())).collect::<BTreeMap<_, _>>();
+            let undo = undo_plan(&pending, &before);
+            let mut after = before.clone();
+            after.extend(undo.restore);
+            for (key, held) in &pending.keys {
+                let is_ours = before[key].as_ref() == Some(&held.new);
+                prop_assert_eq!(&after[key], if is_ours { &held.old } else { &before[key] });
+            }
+            prop_assert_eq!(undo_plan(&pending, &after).restore, []);
+        }
+    }
+}
