@@ -3,6 +3,8 @@
 //! Hears `Verdict` from the validator. Says `Lesson` to curiosity and to the observer.
 //! Invariant: every verdict teaches exactly one lesson, neutral ones too.
 
+pub mod lesson;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Check, Problem};
