@@ -3,6 +3,8 @@
 //! Samples NVML through a probe. Says `Reading`s to the observer.
 //! Invariant: no GPU, no driver and a lost GPU are states that are shown; none of them stops the loop.
 
+pub mod pressure;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Check, Problem};

@@ -3,6 +3,8 @@
 //! Hears turns of conversations and keeps them in the journal.
 //! Invariants: the newest turns are never the ones cut off; the same turn never comes twice.
 
+pub mod recall;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Check, Problem};
