@@ -5,11 +5,13 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::{Context, bail};
 use kloros_actors::{
     circuit::{Circuit, Control, Plugs},
+    config::Catalogue,
     deployer,
     facts::{Kind, Recorded},
     seams::{Clock, Journal, Probe, Query, Seams},
 };
-use kloros_supervision::Ended;
+use kloros_supervision::{ChildSpec, Ended};
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -25,7 +27,7 @@ use crate::{
     journal::{self, Store},
     nvml::GpuProbe,
     pending::PendingFiles,
-    scrape::Scrape,
+    scrape::ServiceProbe,
     service::Services,
     settings::Settings,
     telemetry,
@@ -73,8 +75,8 @@ pub(crate) async fn run<W: FnMut(&Recorded) + Send>(options: Options, mut watch:
     let metrics = telemetry::start_metrics()?;
     let house = House::new(&home, store, settings, seed)?;
 
-    deployer::recover(&house.seams, &house.settings_catalogue, &house.settings.rooms.deployer).await?;
-    house.services.start_all(house.settings_catalogue.domains.values()).await;
+    deployer::recover(&house.seams, &house.catalogue, &house.settings.rooms.deployer).await?;
+    house.start_services().await;
     let (load, since) = (house.demo_load(), house.last_seq().await?);
     let ended = match house.open(metrics).await {
         Ok(control) => {
@@ -96,7 +98,7 @@ struct House {
     home: Home,
     store: Store,
     settings: Settings,
-    settings_catalogue: Arc<kloros_actors::config::Catalogue>,
+    catalogue: Arc<Catalogue>,
     services: Arc<Services>,
     seams: Seams,
     seed: u64,
@@ -111,12 +113,21 @@ impl House {
             journal: Arc::new(store.clone()),
             clock: Arc::clone(&clock),
             bench: Arc::new(Runner::new(home.root().to_path_buf(), exe, clock)),
-            env: Arc::new(EnvFiles::new(home.root().to_path_buf())),
+            env: Arc::new(EnvFiles::default()),
             services: services.clone(),
-            pending: Arc::new(PendingFiles::new(home.pending_folder())),
+            pending: Arc::new(PendingFiles::new(home.root())),
         };
-        let settings_catalogue = Arc::new(settings.catalogue.clone());
-        Ok(Self { home: home.clone(), store, settings, settings_catalogue, services, seams, seed })
+        let catalogue = Arc::new(with_paths_in(home, settings.catalogue.clone()));
+        Ok(Self { home: home.clone(), store, settings, catalogue, services, seams, seed })
+    }
+
+    /// Starts what kloros runs itself. A service that does not come up is not given up: it is watched and tried again.
+    async fn start_services(&self) {
+        for domain in self.catalogue.domains.values() {
+            if let Err(error) = self.services.start(domain).await {
+                tracing::error!(domain = %domain.name, %error, "the service is not up");
+            }
+        }
     }
 
     async fn last_seq(&self) -> anyhow::Result<u64> {
@@ -125,34 +136,38 @@ impl House {
     }
 
     fn demo_load(&self) -> Option<crate::bench::LiveLoad> {
-        let built_in = self.settings.built_in_domains.then(|| self.settings.catalogue.domains.get("lab")).flatten()?;
+        let built_in = self.settings.practice.then(|| self.settings.catalogue.domains.get("lab")).flatten()?;
         let (services, name) = (Arc::clone(&self.services), built_in.name.clone());
         Some(demo::start(move || services.base_url(&name), self.seed))
     }
 
     fn probes(&self) -> Vec<Arc<dyn Probe>> {
-        let host: Arc<dyn Probe> = Arc::new(HostProbe::new(self.home.root().to_path_buf()));
+        let clock = Arc::clone(&self.seams.clock);
+        let host = HostProbe::new(self.home.root().to_path_buf(), clock).map_or_else(
+            |error| {
+                tracing::warn!(%error, "host cannot be watched");
+                None
+            },
+            |probe| Some(Arc::new(probe) as Arc<dyn Probe>),
+        );
         let scrapes = self.settings.catalogue.domains.values().filter_map(|domain| {
             let path = domain.service.metrics_path.clone()?;
             let (services, name) = (Arc::clone(&self.services), domain.name.clone());
-            let url = move || services.base_url(&name).map(|base| format!("{base}{path}"));
+            let address = Box::new(move || services.base_url(&name).map(|base| format!("{base}{path}")));
             let clock = Arc::clone(&self.seams.clock);
-            Some(Arc::new(Scrape::new(domain.name.clone(), url, clock)) as Arc<dyn Probe>)
+            Some(Arc::new(ServiceProbe::new(domain.name.clone(), address, clock)) as Arc<dyn Probe>)
         });
-        std::iter::once(host).chain(scrapes).collect()
+        host.into_iter().chain(scrapes).collect()
     }
 
-    async fn open(
-        &self,
-        metrics: metrics_exporter_prometheus::PrometheusHandle,
-    ) -> anyhow::Result<Control> {
+    async fn open(&self, metrics: PrometheusHandle) -> anyhow::Result<Control> {
         let circuit = Circuit::new(Plugs {
             seams: self.seams.clone(),
-            catalogue: Arc::clone(&self.settings_catalogue),
+            catalogue: Arc::clone(&self.catalogue),
             config: self.settings.rooms.clone(),
             seed: self.seed,
             probes: self.probes(),
-            gpu: Arc::new(GpuProbe::new(None)),
+            gpu: Arc::new(GpuProbe::new(Arc::clone(&self.seams.clock), None)),
         });
         let control = circuit.control();
         let store = vec![self.projector()];
@@ -161,7 +176,7 @@ impl House {
         Ok(control)
     }
 
-    fn projector(&self) -> kloros_supervision::ChildSpec {
+    fn projector(&self) -> ChildSpec {
         let store = self.store.clone();
         background::child("projector", move || {
             let store = store.clone();
@@ -179,21 +194,23 @@ impl House {
         })
     }
 
-    fn keeper(&self) -> kloros_supervision::ChildSpec {
+    fn keeper(&self) -> ChildSpec {
         let services = Arc::clone(&self.services);
-        let domains: Vec<_> = self.settings_catalogue.domains.values().cloned().collect();
+        let domains: Vec<_> = self.catalogue.domains.values().cloned().collect();
         background::child("services", move || {
             let (services, domains) = (Arc::clone(&services), domains.clone());
             async move {
-                services.supervise(domains).await;
-                Ok(())
+                let watches = domains.iter().map(|domain| services.supervise(domain));
+                futures::future::join_all(watches).await;
+                // The watches end when the house is being closed; until it is, there is nothing left to do.
+                std::future::pending().await
             }
         })
     }
 
-    fn api(&self, control: &Control) -> kloros_supervision::ChildSpec {
+    fn api(&self, control: &Control) -> ChildSpec {
         let services = Arc::clone(&self.services);
-        let names: Vec<String> = self.settings_catalogue.domains.keys().cloned().collect();
+        let names: Vec<String> = self.catalogue.domains.keys().cloned().collect();
         let about = About {
             metrics_address: self.settings.shell.metrics_address.to_string(),
             services: Box::new(move || names.iter().map(|name| (name.clone(), services.base_url(name))).collect()),
@@ -207,33 +224,37 @@ impl House {
         background::child("api", move || api::serve(api.clone()))
     }
 
-    fn telemetry(
-        &self,
-        control: &Control,
-        metrics: metrics_exporter_prometheus::PrometheusHandle,
-    ) -> kloros_supervision::ChildSpec {
+    fn telemetry(&self, control: &Control, metrics: PrometheusHandle) -> ChildSpec {
         let (address, control) = (self.settings.shell.metrics_address, control.clone());
         background::child("telemetry", move || telemetry::serve(address, metrics.clone(), control.clone()))
     }
 
-    fn inbox(&self, control: &Control) -> kloros_supervision::ChildSpec {
+    fn inbox(&self, control: &Control) -> ChildSpec {
         let inbox = Inbox {
             home: self.home.clone(),
             control: control.clone(),
             journal: Arc::clone(&self.seams.journal),
             clock: Arc::clone(&self.seams.clock),
-            catalogue: Arc::clone(&self.settings_catalogue),
+            catalogue: Arc::clone(&self.catalogue),
         };
         background::child("inbox", move || inbox.clone().watch())
     }
 
     /// Leaves the machine in a proven state: what was not judged is undone, what kloros started is ended.
     async fn close(&self) -> anyhow::Result<()> {
-        deployer::recover(&self.seams, &self.settings_catalogue, &self.settings.rooms.deployer).await?;
+        deployer::recover(&self.seams, &self.catalogue, &self.settings.rooms.deployer).await?;
         self.services.stop_all().await;
         self.store.flush().await.context("projected files wait for the next start")?;
         Ok(())
     }
+}
+
+/// Relative paths of a domain file are under the home.
+fn with_paths_in(home: &Home, mut catalogue: Catalogue) -> Catalogue {
+    for domain in catalogue.domains.values_mut() {
+        domain.service.env_file = home.root().join(&domain.service.env_file);
+    }
+    catalogue
 }
 
 /// Follows the journal until there is a reason to end.

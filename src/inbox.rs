@@ -90,8 +90,7 @@ impl Inbox {
         if !envelope.kind.starts_with("curiosity_") {
             return Err(format!("unknown type {:?}: expected curiosity_question", envelope.kind));
         }
-        let file: QuestionFile =
-            serde_json::from_value(envelope.data).map_err(|error| format!("data: {error}"))?;
+        let file: QuestionFile = serde_json::from_value(envelope.data).map_err(|error| format!("data: {error}"))?;
         let now_ms = self.clock.now_ms();
         Ok(Intent::CuriosityQuestion(Question {
             cycle: CycleId::new(format!("c-{}", short_hash(&["inbox", &file.question_id, &now_ms.to_string()]))),
@@ -137,8 +136,11 @@ impl Inbox {
     }
 
     fn proposal(&self, winner: &Winner, name: &str) -> Result<Proposal, String> {
-        let domain =
-            self.catalogue.domains.get(&winner.domain).ok_or_else(|| format!("there is no domain {:?}", winner.domain))?;
+        let domain = self
+            .catalogue
+            .domains
+            .get(&winner.domain)
+            .ok_or_else(|| format!("there is no domain {:?}", winner.domain))?;
         let spec = self
             .catalogue
             .experiments

@@ -11,27 +11,27 @@ use crate::{
 
 /// What a trial hears.
 #[derive(Debug)]
-pub enum Msg {
+pub(super) enum Msg {
     /// It is time to measure.
     Begin,
 }
 
 /// What a trial needs.
-pub struct Arguments {
+pub(super) struct Arguments {
     /// How candidates are measured.
-    pub bench: Arc<dyn Bench>,
+    pub(super) bench: Arc<dyn Bench>,
     /// The service.
-    pub domain: Domain,
+    pub(super) domain: Domain,
     /// What is measured.
-    pub assignment: Assignment,
+    pub(super) assignment: Assignment,
     /// When it is ended.
-    pub within: Duration,
+    pub(super) within: Duration,
     /// Where the outcome goes.
-    pub done: Outlet<Outcome>,
+    pub(super) done: Outlet<Outcome>,
 }
 
 /// Measures one candidate. Killed or panicking, it takes its instance with it: the bench ends what is dropped.
-pub struct Trial;
+pub(super) struct Trial;
 
 impl Actor for Trial {
     type Msg = Msg;

@@ -203,7 +203,8 @@ async fn answer(
 /// Returns the one id that `wanted` means: its whole text, or its beginning with or without the letter before the dash.
 fn one_of<'a>(wanted: &str, ids: &[&'a PromotionId]) -> Result<&'a PromotionId, String> {
     let digits = wanted.split_once('-').map_or(wanted, |(_, digits)| digits);
-    let mut found = ids.iter().filter(|id| !digits.is_empty() && id.as_str().trim_start_matches("p-").starts_with(digits));
+    let mut found =
+        ids.iter().filter(|id| !digits.is_empty() && id.as_str().trim_start_matches("p-").starts_with(digits));
     match (found.next(), found.next()) {
         (Some(id), None) => Ok(id),
         (Some(_), Some(_)) => Err(format!("more than one promotion begins with {wanted}")),
@@ -223,11 +224,7 @@ async fn rollback(
     }
 }
 
-async fn propose(
-    State(api): State<Api>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    Json(body): Json<TryBody>,
-) -> Response {
+async fn propose(State(api): State<Api>, ConnectInfo(peer): ConnectInfo<Peer>, Json(body): Json<TryBody>) -> Response {
     let Some(uid) = peer.uid else { return refusal(StatusCode::FORBIDDEN, "who is calling is not known") };
     match api.control.propose(&body.domain, body.settings, uid).await {
         Ok(promotion) => Json(promotion).into_response(),

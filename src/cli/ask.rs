@@ -77,9 +77,11 @@ fn status_words(live: &Live, lessons: &[Recorded], under_way: &[String]) -> Stri
         live.metrics_address
     )];
     lines.extend(down.iter().map(|room| format!("  down       {} is {}", room.path, room.state)));
-    lines.extend(live.services.iter().map(|(name, url)| {
-        format!("  service    {name} {}", url.as_deref().unwrap_or("has no address"))
-    }));
+    lines.extend(
+        live.services
+            .iter()
+            .map(|(name, url)| format!("  service    {name} {}", url.as_deref().unwrap_or("has no address"))),
+    );
     lines.extend(under_way.iter().map(|line| format!("  {line}")));
     if let Some(Fact::Lesson(lesson)) = lessons.first().map(|recorded| &recorded.fact) {
         lines.push(format!("  learned    {}", lesson.says));
@@ -147,7 +149,9 @@ pub(crate) async fn answer(
 pub(crate) async fn rollback(home: &Home, id: String, out: &mut Out) -> anyhow::Result<Answer> {
     match Client::to(home)?.post::<Verdict>("/rollback", &NameBody { id }).await? {
         Said::Yes(verdict) => {
-            out.answer(&verdict, || format!("rolled back {}: {}", verdict.deployment, progress::changes(&verdict.changes)))?;
+            out.answer(&verdict, || {
+                format!("rolled back {}: {}", verdict.deployment, progress::changes(&verdict.changes))
+            })?;
             Ok(Answer::Done)
         }
         Said::No(why) => no(&why, out),
@@ -187,7 +191,11 @@ fn parse(home: &Home, args: &TryArgs) -> anyhow::Result<Settings> {
     let known = settings::Settings::load(home.root(), args.config.as_deref())?;
     let domains = known.catalogue.domains;
     let domain = domains.get(&args.domain).with_context(|| {
-        format!("there is no domain {:?}; there are {}", args.domain, domains.keys().cloned().collect::<Vec<_>>().join(", "))
+        format!(
+            "there is no domain {:?}; there are {}",
+            args.domain,
+            domains.keys().cloned().collect::<Vec<_>>().join(", ")
+        )
     })?;
     let mut settings = BTreeMap::new();
     for text in &args.settings {
@@ -197,7 +205,8 @@ fn parse(home: &Home, args: &TryArgs) -> anyhow::Result<Settings> {
             let keys: Vec<&str> = domain.knobs.keys().map(Key::as_str).collect();
             format!("{key} is not a knob of {}; its knobs are {}", domain.name, keys.join(", "))
         })?;
-        let parsed = knob.range.parse(value).with_context(|| format!("{key}: {value:?} is not a value of this knob"))?;
+        let parsed =
+            knob.range.parse(value).with_context(|| format!("{key}: {value:?} is not a value of this knob"))?;
         if let Some(why) = knob.range.refuses(&parsed) {
             bail!("{key}: {why}");
         }
@@ -225,7 +234,9 @@ async fn follow(home: &Home, promotion: &Promotion, out: &mut Out) -> anyhow::Re
                 }
                 Fact::Lesson(lesson) => {
                     let verdict = &lesson.verdict;
-                    out.answer(verdict, || format!("{}: {}\nkloros explain {}", verdict.outcome, lesson.says, lesson.cycle))?;
+                    out.answer(verdict, || {
+                        format!("{}: {}\nkloros explain {}", verdict.outcome, lesson.says, lesson.cycle)
+                    })?;
                     let kept = verdict.outcome != kloros_actors::facts::Ruled::Rollback;
                     return Ok(if kept { Answer::Done } else { Answer::No });
                 }

@@ -40,9 +40,8 @@ impl Client {
 
     /// Returns the way to the daemon of `home`, or an error that says how to start one.
     pub(crate) fn to(home: &Home) -> anyhow::Result<Self> {
-        Self::find(home)?.with_context(|| {
-            format!("no daemon runs in {}; start it with `kloros run`", home.root().display())
-        })
+        Self::find(home)?
+            .with_context(|| format!("no daemon runs in {}; start it with `kloros run`", home.root().display()))
     }
 
     /// Asks for what is at `path`.

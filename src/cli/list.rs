@@ -28,7 +28,13 @@ fn history(home: &Home, kinds: &[Kind]) -> anyhow::Result<Vec<Recorded>> {
 }
 
 /// Prints `rows`, newest last, and the command that a person would type next; nothing at all is a "no".
-fn show(out: &mut Out, rows: Vec<(serde_json::Value, String)>, limit: usize, none: &str, next: &str) -> anyhow::Result<Answer> {
+fn show(
+    out: &mut Out,
+    rows: Vec<(serde_json::Value, String)>,
+    limit: usize,
+    none: &str,
+    next: &str,
+) -> anyhow::Result<Answer> {
     let rows: Vec<_> = rows.into_iter().rev().take(limit).rev().collect();
     let empty = rows.is_empty();
     let (facts, lines): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
@@ -50,9 +56,14 @@ pub(super) fn intents(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::Re
                 _ => return None,
             };
             let line = format!("{}  {kind:18} {id}  {what}", rfc3339(recorded.at_ms));
-            Some((json!({"at_ms": recorded.at_ms, "type": kind, "id": id, "cycle": recorded.cycle, "what": what}), line))
+            Some((
+                json!({"at_ms": recorded.at_ms, "type": kind, "id": id, "cycle": recorded.cycle, "what": what}),
+                line,
+            ))
         })
-        .filter(|(row, _)| args.id.as_deref().is_none_or(|id| row["id"].as_str().is_some_and(|each| each.starts_with(id))))
+        .filter(|(row, _)| {
+            args.id.as_deref().is_none_or(|id| row["id"].as_str().is_some_and(|each| each.starts_with(id)))
+        })
         .collect();
     show(out, rows, args.limit, "no intents yet", "kloros explain ID")
 }
@@ -77,7 +88,10 @@ pub(super) fn questions(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::
             let state = end.as_ref().map_or("open", |end| end.how.as_str());
             let line = format!(
                 "{}  {:12} {}  interest {:.2}  {}",
-                rfc3339(at_ms), state, question.question_id, question.interest,
+                rfc3339(at_ms),
+                state,
+                question.question_id,
+                question.interest,
                 end.as_ref().map_or("", |end| end.why.as_str())
             );
             (json!({"question": question, "end": end}), line)
@@ -122,7 +136,10 @@ fn experiment_row(found: &Found, whole: bool) -> (serde_json::Value, String) {
     let state = end.as_ref().map_or("running", ExperimentEnd::label);
     let mut line = format!(
         "{}  {state:10} {}  {} trials, {failed} failed, {} generations",
-        rfc3339(experiment.at_ms), experiment.id, trials.len(), generations.len()
+        rfc3339(experiment.at_ms),
+        experiment.id,
+        trials.len(),
+        generations.len()
     );
     if let Some(best) = best {
         line += &format!(", best {:+.0} %", progress::percent_of_log(best.fitness));
@@ -158,7 +175,9 @@ pub(super) fn winners(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::Re
         .map(|(at_ms, winner)| {
             let line = format!(
                 "{}  {}  {}  claimed {:+.0} %",
-                rfc3339(at_ms), winner.experiment_id, story::params(&winner.best.params),
+                rfc3339(at_ms),
+                winner.experiment_id,
+                story::params(&winner.best.params),
                 progress::percent_of_log(winner.best.fitness)
             );
             (json!(winner), line)
@@ -189,7 +208,9 @@ pub(super) fn deployments(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow
             let improvement = verdict.and_then(|verdict| verdict.improvement);
             let line = format!(
                 "{}  {state:10} {}  {}  {}",
-                rfc3339(deployment.at_ms), deployment.id, progress::changes(&deployment.promotion.changes),
+                rfc3339(deployment.at_ms),
+                deployment.id,
+                progress::changes(&deployment.promotion.changes),
                 improvement.map_or_else(String::new, |estimate| story::estimate(&estimate))
             );
             (json!({"deployment": deployment, "stage": stage, "verdict": verdict}), line)

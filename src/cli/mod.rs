@@ -194,9 +194,10 @@ async fn obey(cli: Cli) -> anyhow::Result<Answer> {
 fn check_config(home: &Home, config: Option<&std::path::Path>, out: &mut Out) -> anyhow::Result<Answer> {
     match settings::check(home.root(), config) {
         Ok(summary) => {
-            out.answer(&serde_json::json!({"ok": true, "domains": summary.domains, "experiments": summary.experiments}), || {
-                summary.to_string()
-            })?;
+            out.answer(
+                &serde_json::json!({"ok": true, "domains": summary.domains, "experiments": summary.experiments}),
+                || summary.to_string(),
+            )?;
             Ok(Answer::Done)
         }
         Err(complaints) => {

@@ -89,18 +89,24 @@ impl<'a> Progress<'a> {
                 self.best = generation.best.as_ref().map(|best| percent_of_log(best.fitness));
                 Some(measured(generation))
             }
-            Fact::ExperimentEnd(ExperimentEnd::Won { winner, .. }) => {
-                Some(format!("wins      {}, claimed {:+.0} %", story::params(&winner.best.params), percent_of_log(winner.best.fitness)))
-            }
+            Fact::ExperimentEnd(ExperimentEnd::Won { winner, .. }) => Some(format!(
+                "wins      {}, claimed {:+.0} %",
+                story::params(&winner.best.params),
+                percent_of_log(winner.best.fitness)
+            )),
             Fact::Ruling(ruling) => Some(ruled(ruling)),
             Fact::Deployment(deployment) => {
                 self.runs = 0;
                 Some(format!("deploys   {} as {}", changes(&deployment.promotion.changes), deployment.id))
             }
-            Fact::Step { step: Step::Proven, .. } => Some("reads     the new values back from the running service".to_owned()),
+            Fact::Step { step: Step::Proven, .. } => {
+                Some("reads     the new values back from the running service".to_owned())
+            }
             Fact::Step { step: Step::Restored, .. } => Some("undoes    the change: the old values are back".to_owned()),
             Fact::Verdict(verdict) => Some(judged(verdict)),
-            Fact::Lesson(lesson) => Some(format!("learns    {}\n          kloros explain {}", lesson.says, lesson.cycle)),
+            Fact::Lesson(lesson) => {
+                Some(format!("learns    {}\n          kloros explain {}", lesson.says, lesson.cycle))
+            }
             _ => None,
         }
     }
@@ -112,7 +118,8 @@ impl<'a> Progress<'a> {
                 let experiment = self.experiment.as_ref()?;
                 let budget = experiment.spec.budget;
                 let total = budget.max_candidates * budget.max_generations;
-                let left_s = at_ms.saturating_sub(self.began_ms) / 1000 * u64::from(total.saturating_sub(self.tried)) / u64::from(self.tried.max(1));
+                let left_s = at_ms.saturating_sub(self.began_ms) / 1000 * u64::from(total.saturating_sub(self.tried))
+                    / u64::from(self.tried.max(1));
                 let best = self.best.map_or_else(String::new, |best| format!(", best so far {best:+.0} %"));
                 Some(format!("evolving: trial {} of {total}{best}, about {left_s} s left", self.tried))
             }
@@ -135,7 +142,10 @@ fn noticed(anomaly: &Anomaly) -> String {
     };
     format!(
         "notices   {} {} is {}, where {than} {}",
-        anomaly.subject, anomaly.metric, story::number(anomaly.observed), story::number(anomaly.expected)
+        anomaly.subject,
+        anomaly.metric,
+        story::number(anomaly.observed),
+        story::number(anomaly.expected)
     )
 }
 
@@ -144,7 +154,10 @@ fn measured(generation: &Generation) -> String {
         .best
         .as_ref()
         .map_or_else(String::new, |best| format!(", best {:+.0} %", percent_of_log(best.fitness)));
-    format!("measured  generation {}: {} measured, {} failed{best}", generation.number, generation.measured, generation.failed)
+    format!(
+        "measured  generation {}: {} measured, {} failed{best}",
+        generation.number, generation.measured, generation.failed
+    )
 }
 
 fn ruled(ruling: &Ruling) -> String {
@@ -156,10 +169,12 @@ fn ruled(ruling: &Ruling) -> String {
 }
 
 fn judged(verdict: &Verdict) -> String {
-    let improvement = verdict
-        .improvement
-        .map_or_else(String::new, |estimate| format!(" {}", story::estimate(&estimate)));
-    format!("judges    {}{improvement}: {} ({} blocks, {} requests)", verdict.outcome, verdict.reason, verdict.blocks, verdict.samples)
+    let improvement =
+        verdict.improvement.map_or_else(String::new, |estimate| format!(" {}", story::estimate(&estimate)));
+    format!(
+        "judges    {}{improvement}: {} ({} blocks, {} requests)",
+        verdict.outcome, verdict.reason, verdict.blocks, verdict.samples
+    )
 }
 
 pub(crate) fn changes(changes: &BTreeMap<Key, Change>) -> String {

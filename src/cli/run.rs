@@ -27,14 +27,17 @@ pub(crate) struct RunArgs {
 
 pub(crate) async fn run(home: Home, args: RunArgs, out: &mut Out) -> anyhow::Result<Answer> {
     // A person who looks on reads the story; what only an operator reads would stand between its lines.
-    let filter = std::env::var("KLOROS_LOG").unwrap_or_else(|_| if out.is_terminal() { "error" } else { "info" }.to_owned());
+    let filter =
+        std::env::var("KLOROS_LOG").unwrap_or_else(|_| if out.is_terminal() { "error" } else { "info" }.to_owned());
     telemetry::start_logs(&filter);
     let mut progress = Progress::new(out);
     progress.begin(&home, args.cycles)?;
     let options = Options { home, config: args.config, cycles: args.cycles, seed: args.seed };
     let ended = daemon::run(options, |recorded| progress.tell(recorded)).await?;
     match ended {
-        End::CyclesClosed(cycles) => progress.end(&format!("{cycles} cycle{} closed", if cycles == 1 { "" } else { "s" }))?,
+        End::CyclesClosed(cycles) => {
+            progress.end(&format!("{cycles} cycle{} closed", if cycles == 1 { "" } else { "s" }))?
+        }
         End::Asked => progress.end("stopped as asked: nothing unproven is left, and no child runs")?,
     }
     Ok(Answer::Done)

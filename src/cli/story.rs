@@ -3,8 +3,8 @@
 use anyhow::bail;
 use kloros_actors::{
     facts::{
-        AnomalyKind, Authority, CycleId, Estimate, ExperimentEnd, Fact, Kind, Outcome, Params, Recorded,
-        Ruled, Ruling, Stage, Step, Verdict, stages,
+        AnomalyKind, Authority, CycleId, Estimate, ExperimentEnd, Fact, Kind, Outcome, Params, Recorded, Ruled, Ruling,
+        Stage, Step, Verdict, stages,
     },
     seams::Query,
 };
@@ -74,29 +74,44 @@ fn sentence(fact: &Fact, tried: u32, failed: u32, runs: u32) -> Option<String> {
     match fact {
         Fact::Anomaly(anomaly) => {
             let than = match anomaly.kind {
-                AnomalyKind::Deviation => format!("the median of {} readings is {}", anomaly.samples, number(anomaly.expected)),
+                AnomalyKind::Deviation => {
+                    format!("the median of {} readings is {}", anomaly.samples, number(anomaly.expected))
+                }
                 AnomalyKind::Objective => format!("its objective is at most {}", number(anomaly.expected)),
                 AnomalyKind::Pressure => format!("{} is the limit", number(anomaly.expected)),
             };
             Some(format!(
                 "noticed    {} {} at {}, while {than} ({})",
-                anomaly.subject, anomaly.metric, number(anomaly.observed), anomaly.source
+                anomaly.subject,
+                anomaly.metric,
+                number(anomaly.observed),
+                anomaly.source
             ))
         }
         Fact::Question(question) => Some(format!(
-            "asked      {}: {}, interest {:.2}", question.question_id, question.hypothesis, question.interest
+            "asked      {}: {}, interest {:.2}",
+            question.question_id, question.hypothesis, question.interest
         )),
         Fact::QuestionEnd(end) => Some(format!(
-            "answered   {}: {}; not asked again before {}", end.question, end.how, rfc3339(end.eligible_at_ms)
+            "answered   {}: {}; not asked again before {}",
+            end.question,
+            end.how,
+            rfc3339(end.eligible_at_ms)
         )),
         Fact::Experiment(experiment) => Some(format!(
             "evolved    {} on {}: {} parameters, up to {} generations of {}, seed {}",
-            experiment.id, experiment.spec.domain, experiment.spec.search_space.len(),
-            experiment.spec.budget.max_generations, experiment.spec.budget.max_candidates, experiment.seed
+            experiment.id,
+            experiment.spec.domain,
+            experiment.spec.search_space.len(),
+            experiment.spec.budget.max_generations,
+            experiment.spec.budget.max_candidates,
+            experiment.seed
         )),
         Fact::Generation(generation) => Some(format!(
             "           generation {}: {} measured, {} failed, best {}",
-            generation.number, generation.measured, generation.failed,
+            generation.number,
+            generation.measured,
+            generation.failed,
             generation.best.as_ref().map_or_else(
                 || "none".to_owned(),
                 |best| format!("{:+.1} % with {}", progress::percent_of_log(best.fitness), params(&best.params))
@@ -105,20 +120,27 @@ fn sentence(fact: &Fact, tried: u32, failed: u32, runs: u32) -> Option<String> {
         Fact::ExperimentEnd(end) => Some(match end {
             ExperimentEnd::Won { winner, .. } => format!(
                 "won        {} (claimed {:+.1} % over the live settings, {tried} trials, {failed} failed)",
-                params(&winner.best.params), progress::percent_of_log(winner.best.fitness)
+                params(&winner.best.params),
+                progress::percent_of_log(winner.best.fitness)
             ),
             ExperimentEnd::NoBetter { why, .. } => format!("no better  {why} ({tried} trials, {failed} failed)"),
             ExperimentEnd::Void { why, .. } => format!("void       {why} ({tried} trials, {failed} failed)"),
         }),
-        Fact::Promotion(promotion) => Some(format!("proposed   {}: {}", promotion.id, progress::changes(&promotion.changes))),
+        Fact::Promotion(promotion) => {
+            Some(format!("proposed   {}: {}", promotion.id, progress::changes(&promotion.changes)))
+        }
         Fact::Ruling(ruling) => Some(rule(ruling)),
         Fact::Answer(answer) => Some(match (answer.approved, answer.by_uid) {
             (true, Some(uid)) => format!("approved   by user {uid}"),
-            (false, Some(uid)) => format!("rejected   by user {uid}: {}", answer.why.as_deref().unwrap_or("no reason given")),
+            (false, Some(uid)) => {
+                format!("rejected   by user {uid}: {}", answer.why.as_deref().unwrap_or("no reason given"))
+            }
             (_, None) => "expired    nobody answered in time".to_owned(),
         }),
         Fact::Deployment(deployment) => Some(match &deployment.authority {
-            Authority::Policy(level) => format!("deployed   {} on the authority of autonomy {}", deployment.id, u8::from(*level)),
+            Authority::Policy(level) => {
+                format!("deployed   {} on the authority of autonomy {}", deployment.id, u8::from(*level))
+            }
             Authority::Person(uid) => format!("deployed   {} on the authority of user {uid}", deployment.id),
         }),
         Fact::Step { step, .. } => step_sentence(step),
@@ -132,7 +154,9 @@ fn rule(ruling: &Ruling) -> String {
     match ruling {
         Ruling::Allow { risk, level, .. } => format!("permitted  {risk} risk at autonomy {}", u8::from(*level)),
         Ruling::Ask { risk, level, why, until_ms, .. } => format!(
-            "asked you  {risk} risk at autonomy {}: {why}; a no from {} on", u8::from(*level), rfc3339(*until_ms)
+            "asked you  {risk} risk at autonomy {}: {why}; a no from {} on",
+            u8::from(*level),
+            rfc3339(*until_ms)
         ),
         Ruling::Refuse { why, .. } => format!("refused    {why}"),
     }
@@ -155,9 +179,11 @@ fn step_sentence(step: &Step) -> Option<String> {
 fn judged(verdict: &Verdict, runs: u32) -> String {
     let mut text = format!(
         "judged     {}: {}{} ({runs} runs in {} blocks, {} requests)",
-        verdict.outcome, verdict.reason,
+        verdict.outcome,
+        verdict.reason,
         verdict.improvement.map_or_else(String::new, |each| format!(", {}", estimate(&each))),
-        verdict.blocks, verdict.samples
+        verdict.blocks,
+        verdict.samples
     );
     for (name, before) in &verdict.before {
         if let Some(after) = verdict.after.get(name) {

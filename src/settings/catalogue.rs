@@ -25,13 +25,18 @@ const DREAM_NAME: &str = "dream.yaml (built in)";
 /// How many domain files are read.
 const DOMAINS_MAX: usize = 256;
 
+/// Returns whether `folder` says which services there are.
+pub(super) fn is_configured(folder: &Path) -> bool {
+    folder.join("domains").exists()
+}
+
 /// Returns what stands in `folder`, and adds the files it is from to `files`.
 ///
 /// Without a folder `domains` in it, the lab is the only domain; without a `dream.yaml` either, its experiments come along.
 pub(super) fn read(folder: &Path, files: &mut Vec<PathBuf>, complaints: &mut Complaints) -> Catalogue {
     let own_domains = folder.join("domains");
     let mut domains = Domains::new();
-    if own_domains.exists() {
+    if is_configured(folder) {
         for file in domain_files(&own_domains, complaints) {
             let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             let text = source::read(&file, complaints);

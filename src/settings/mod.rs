@@ -58,6 +58,8 @@ pub(crate) struct Settings {
     pub(crate) shell: Shell,
     /// The services and the experiments on them.
     pub(crate) catalogue: Catalogue,
+    /// Whether the built-in lab is what is tuned, because no domains are configured.
+    pub(crate) practice: bool,
 }
 
 impl Settings {
@@ -115,6 +117,7 @@ fn read(
     let loaded = layers::load(text.as_ref(), environment, &mut complaints);
     let folder = config_file.map_or(home, |file| file.parent().unwrap_or(Path::new("")));
     let catalogue = catalogue::read(folder, &mut files, &mut complaints);
-    let settings = loaded.map(|(rooms, shell)| (Settings { rooms, shell, catalogue }, files));
+    let practice = !catalogue::is_configured(folder);
+    let settings = loaded.map(|(rooms, shell)| (Settings { rooms, shell, catalogue, practice }, files));
     complaints.unless_any(settings)
 }
