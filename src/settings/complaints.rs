@@ -77,11 +77,6 @@ impl Complaints {
         self.kept.len() + self.more
     }
 
-    /// Returns whether there are none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.kept.is_empty()
-    }
-
     /// Notes that `key` at `place` is wrong.
     pub(super) fn add(&mut self, place: Place, key: impl Into<String>, what: impl Into<String>) {
         if self.kept.len() == KEPT_MAX {

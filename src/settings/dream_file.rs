@@ -77,18 +77,14 @@ impl Judgement<'_, '_> {
         }
         self.pairs();
         let Some(name) = self.part::<String>(&["domain"]) else { return self.params(None) };
-        match domains.get(&name) {
-            Some(domain) => {
-                self.params(domain.as_ref());
-                if let Some(domain) = domain {
-                    self.metrics(domain);
-                }
-            }
-            None => {
-                let hint = nearest(&name, domains.keys().map(String::as_str));
-                self.note(&["domain"], &format!("unknown domain {name:?}; {hint}"));
-                self.params(None);
-            }
+        if !domains.contains_key(&name) {
+            let hint = nearest(&name, domains.keys().map(String::as_str));
+            self.note(&["domain"], &format!("unknown domain {name:?}; {hint}"));
+        }
+        let domain = domains.get(&name).and_then(Option::as_ref);
+        self.params(domain);
+        if let Some(domain) = domain {
+            self.metrics(domain);
         }
     }
 

@@ -43,7 +43,7 @@ use std::{
 
 use kloros_actors::config::{Catalogue, Config};
 
-pub(crate) use complaints::{Complaint, Complaints, Place};
+pub(crate) use complaints::Complaints;
 pub(crate) use shell::Shell;
 
 /// The name of the configuration file under the home.

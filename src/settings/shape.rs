@@ -123,12 +123,11 @@ impl Inspection<'_> {
         let field_of = |entry: &Entry| fields.iter().find(|field| field.name == entry.name);
         for entry in entries.iter_mut().filter(|entry| tag != Some(entry.name.as_str())) {
             let key = below(path, &entry.name);
-            match field_of(entry) {
-                Some(field) => self.inspect(&mut entry.value, field.shape, &key),
-                None => {
-                    let known = fields.iter().map(|field| field.name).chain(tag);
-                    self.note(entry.line, &key, &format!("unknown key; {}", nearest(&entry.name, known)));
-                }
+            if let Some(field) = field_of(entry) {
+                self.inspect(&mut entry.value, field.shape, &key);
+            } else {
+                let known = fields.iter().map(|field| field.name).chain(tag);
+                self.note(entry.line, &key, &format!("unknown key; {}", nearest(&entry.name, known)));
             }
         }
         entries.retain(|entry| tag == Some(entry.name.as_str()) || field_of(entry).is_some());

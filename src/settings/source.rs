@@ -40,7 +40,7 @@ fn text_of(path: &Path) -> Result<String, String> {
     }
     let text = String::from_utf8(bytes).map_err(|error| {
         let read = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        format!("is no UTF-8 text: see line {}", read.iter().filter(|byte| **byte == b'\n').count() + 1)
+        format!("is no UTF-8 text: see line {}", read.split(|byte| *byte == b'\n').count())
     })?;
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }

@@ -238,10 +238,8 @@ mod tests {
 
     #[test]
     fn an_anchor_bomb_is_refused_at_its_first_anchor() {
-        let mut bomb = "a0: &a0 [x, x]\n".to_owned();
-        for level in 1..30 {
-            bomb.push_str(&format!("a{level}: &a{level} [*a{0}, *a{0}, *a{0}]\n", level - 1));
-        }
+        let level = |level: u32| format!("a{}: &a{} [*a{level}, *a{level}, *a{level}]\n", level + 1, level + 1);
+        let bomb = "a0: &a0 [x, x]\n".to_owned() + &(0..30).map(level).collect::<String>();
         refused(&bomb, "f.yaml:1: a0: anchors are not used here: write the value out where it is needed");
     }
 
