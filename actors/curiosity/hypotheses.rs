@@ -12,12 +12,12 @@ use crate::facts::{Anomaly, AnomalyKind, Budget, Evidence, ExperimentSpec, Quest
 /// Made of ASCII capitals, digits and underscores; it holds `PRESSURE` when a resource runs short and `DEGRADATION`
 /// otherwise.
 pub fn hypothesis(anomaly: &Anomaly) -> String {
-    let subject = capitals(&anomaly.subject);
+    // GPUs are alike, and what relieves one is the same question as what relieves another.
+    let subject = if anomaly.is_about_gpu() { "GPU".to_owned() } else { capitals(&anomaly.subject) };
     let metric = anomaly.metric.as_str();
     let has = |words: &[&str]| words.iter().any(|word| metric.contains(word));
     let trouble = match subject.as_str() {
         "GPU" => "PRESSURE_HIGH",
-        "HOST" if has(&["swap"]) => "SWAP_PRESSURE_HIGH",
         "HOST" if has(&["memory"]) => "MEMORY_PRESSURE_HIGH",
         "HOST" if has(&["disk"]) => "DISK_PRESSURE_HIGH",
         "HOST" => "PRESSURE_HIGH",
@@ -46,7 +46,8 @@ pub fn experiment<'a>(
 ) -> Option<&'a ExperimentSpec> {
     match anomaly.subject.as_str() {
         "host" if anomaly.metric.contains("disk") => None,
-        "host" | "gpu" => experiments.values().next(),
+        "host" => experiments.values().next(),
+        _ if anomaly.is_about_gpu() => experiments.values().next(),
         domain => {
             let own = experiments.values().filter(|spec| spec.domain == domain);
             let turn = occurrence.saturating_sub(1) as usize;
@@ -177,8 +178,9 @@ mod tests {
             ("lab", "prefix_hit_ratio", Deviation, "LAB_SERVICE_DEGRADATION"),
             ("tts-2", "latency", Deviation, "TTS_2_LATENCY_DEGRADATION"),
             ("gpu", "pressure_ratio", Pressure, "GPU_PRESSURE_HIGH"),
+            ("gpu:0123abcd", "pressure_ratio", Pressure, "GPU_PRESSURE_HIGH"),
             ("host", "memory_used_ratio", Pressure, "HOST_MEMORY_PRESSURE_HIGH"),
-            ("host", "swap_used_ratio", Pressure, "HOST_SWAP_PRESSURE_HIGH"),
+            ("host", "memory_stalled_ratio", Pressure, "HOST_MEMORY_PRESSURE_HIGH"),
             ("host", "disk_used_ratio", Pressure, "HOST_DISK_PRESSURE_HIGH"),
         ];
         for (subject, metric, kind, expected) in table {

@@ -5,7 +5,7 @@ use super::CycleId;
 /// One number that a probe read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reading {
-    /// Who it is about: a domain's name, `host`, or `gpu`.
+    /// Who it is about: a domain's name, `host`, or a GPU such as `gpu:0123abcd`.
     pub subject: String,
     /// What was read, unit last: `e2e_p95_ms`, `memory_used_ratio`.
     pub metric: String,
@@ -17,6 +17,13 @@ pub struct Reading {
     pub at_ms: u64,
     /// Where it was read: a URL or a file.
     pub source: String,
+}
+
+impl Reading {
+    /// Returns whether it is about a GPU.
+    pub fn is_about_gpu(&self) -> bool {
+        names_gpu(&self.subject)
+    }
 }
 
 /// Something unlike its own past, or outside what its owner promised.
@@ -48,6 +55,18 @@ pub struct Anomaly {
     pub depth: u32,
 }
 
+impl Anomaly {
+    /// Returns whether it is about a GPU.
+    pub fn is_about_gpu(&self) -> bool {
+        names_gpu(&self.subject)
+    }
+}
+
+/// No domain's name has a colon, so none is mistaken for a GPU.
+fn names_gpu(subject: &str) -> bool {
+    subject == "gpu" || subject.starts_with("gpu:")
+}
+
 /// Why an anomaly was noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -58,4 +77,18 @@ pub enum AnomalyKind {
     Objective,
     /// A resource is under pressure.
     Pressure,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_whose_name_begins_like_a_gpu_is_none() {
+        for (subject, is_gpu) in
+            [("gpu", true), ("gpu:0123abcd", true), ("gpu_tts", false), ("lab", false), ("host", false)]
+        {
+            assert_eq!(names_gpu(subject), is_gpu, "{subject}");
+        }
+    }
 }

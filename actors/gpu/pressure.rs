@@ -8,9 +8,6 @@ use std::collections::BTreeMap;
 use super::Config;
 use crate::facts::Reading;
 
-/// The subject of readings about GPUs; their source says which GPU.
-pub const SUBJECT: &str = "gpu";
-
 /// The metric that pressure is said in: the worst part, 1 at its limit, not bounded above.
 pub const PRESSURE: &str = "pressure_ratio";
 
@@ -20,20 +17,20 @@ pub const MEMORY_USED: &str = "memory_used_ratio";
 /// The temperature of the GPU itself.
 pub const TEMPERATURE: &str = "temperature_celsius";
 
-/// The share of time in which heat or a power brake slowed the GPU down, 0 to 1; 0 or 1 where only the state is known.
+/// Whether heat or a power brake slows the GPU down, 1 when it does; or the share of time in which it does.
 ///
 /// Not counted here: an idle clock, clocks that were set, and the power limit that a busy GPU runs into every day.
-pub const THROTTLED: &str = "throttled_ratio";
+pub const THROTTLED: &str = "throttled";
 
-/// Returns the pressure of each GPU that `readings` tell something of, in the order of their sources; a GPU of which
+/// Returns the pressure of each GPU that `readings` tell something of, in the order of their subjects; a GPU of which
 /// nothing could be read has none.
 pub fn pressures(readings: &[Reading], config: &Config) -> Vec<Reading> {
-    let mut worst: BTreeMap<&str, Reading> = BTreeMap::new();
-    for reading in readings.iter().filter(|reading| reading.subject == SUBJECT) {
+    let mut worst: BTreeMap<(&str, &str), Reading> = BTreeMap::new();
+    for reading in readings.iter().filter(|reading| reading.is_about_gpu()) {
         let Some(value) = part(reading, config) else { continue };
         let pressure = Reading { metric: PRESSURE.to_owned(), value, ..reading.clone() };
         worst
-            .entry(&reading.source)
+            .entry((&reading.subject, &reading.source))
             .and_modify(|known| {
                 let at_ms = known.at_ms.max(pressure.at_ms);
                 if pressure.value > known.value {
@@ -66,7 +63,7 @@ mod tests {
 
     fn reading(gpu: &str, metric: &str, value: f64) -> Reading {
         let source = format!("nvml:{gpu}");
-        Reading { subject: SUBJECT.into(), metric: metric.into(), value, samples: 1, at_ms: 5, source }
+        Reading { subject: format!("gpu:{gpu}"), metric: metric.into(), value, samples: 1, at_ms: 5, source }
     }
 
     #[track_caller]
@@ -109,7 +106,7 @@ mod tests {
         let pressures = pressures(&readings, &Config::default());
         let told = pressures.iter().map(|reading| (reading.source.as_str(), reading.value)).collect::<Vec<_>>();
         assert_eq!(told, [("nvml:a", 0.2), ("nvml:b", 1.0)]);
-        assert!(pressures.iter().all(|reading| reading.metric == PRESSURE && reading.subject == SUBJECT));
+        assert!(pressures.iter().all(|reading| reading.metric == PRESSURE && reading.is_about_gpu()));
     }
 
     proptest! {

@@ -191,7 +191,7 @@ pub fn spread_min(metric: &str) -> f64 {
 }
 
 fn is_share_of_use(metric: &str) -> bool {
-    metric.ends_with("used_ratio") || metric.ends_with("usage_ratio") || metric.ends_with("pressure_ratio")
+    metric.ends_with("used_ratio") || metric.ends_with("usage_ratio") || metric == "pressure_ratio"
 }
 
 /// A line that readings should stay below.
@@ -219,7 +219,7 @@ impl Limit {
                 kind: AnomalyKind::Objective,
             })
             .or_else(|| {
-                let max = resource_end(&reading.subject, &reading.metric)?;
+                let max = resource_end(reading)?;
                 Some(Self { max, readings: config.raise_after.max(1), kind: AnomalyKind::Pressure })
             })
     }
@@ -241,15 +241,15 @@ impl Limit {
     }
 }
 
-fn resource_end(subject: &str, metric: &str) -> Option<f64> {
-    match (subject, metric) {
+fn resource_end(reading: &Reading) -> Option<f64> {
+    match reading.metric.as_str() {
         // The GPU room has put memory, heat and throttling on one scale, where 1 is the end.
-        (_, "pressure_ratio") => Some(1.0),
-        ("gpu", _) => None,
-        (_, "memory_pressure_ratio") => Some(STALLED_HIGH_RATIO),
-        // A busy CPU is what a machine is bought for, and experiments keep it busy.
-        (_, metric) if metric.contains("cpu") || metric.ends_with("pressure_ratio") => None,
-        (_, metric) => is_share_of_use(metric).then_some(USED_HIGH_RATIO),
+        "pressure_ratio" => Some(1.0),
+        _ if reading.is_about_gpu() => None,
+        "memory_stalled_ratio" => Some(STALLED_HIGH_RATIO),
+        // A busy CPU is what a machine is bought for, and full swap harms nobody while nothing stalls for memory.
+        metric if metric.contains("cpu") || metric.contains("swap") => None,
+        metric => is_share_of_use(metric).then_some(USED_HIGH_RATIO),
     }
 }
 
@@ -258,7 +258,7 @@ fn resource_end(subject: &str, metric: &str) -> Option<f64> {
 /// The use of a resource is held against its end alone, and so is everything about the host and its GPUs: that they
 /// are used more than before is the doing of whoever uses them, this daemon's experiments included.
 pub fn compared_with_past(reading: &Reading) -> Option<Worse> {
-    if matches!(reading.subject.as_str(), "host" | "gpu") || is_share_of_use(&reading.metric) {
+    if reading.subject == "host" || reading.is_about_gpu() || is_share_of_use(&reading.metric) {
         return None;
     }
     worse(&reading.metric)
@@ -371,14 +371,18 @@ mod tests {
     fn host_and_gpus_are_held_against_their_ends_and_not_against_their_past() {
         let table = [
             ("lab", "e2e_p95_ms", None, Some(Worse::Higher)),
-            ("lab", "kv_used_ratio", Some(0.95), None),
+            ("lab", "kv_usage_ratio", Some(0.95), None),
             ("host", "memory_used_ratio", Some(0.95), None),
-            ("host", "memory_pressure_ratio", Some(0.2), None),
+            ("host", "disk_used_ratio", Some(0.95), None),
+            ("host", "memory_stalled_ratio", Some(0.2), None),
             ("host", "cpu_used_ratio", None, None),
-            ("host", "cpu_pressure_ratio", None, None),
-            ("gpu", "pressure_ratio", Some(1.0), None),
-            ("gpu", "memory_used_ratio", None, None),
-            ("gpu", "temperature_celsius", None, None),
+            ("host", "cpu_stalled_ratio", None, None),
+            ("host", "swap_used_ratio", None, None),
+            ("host", "load_per_core", None, None),
+            ("gpu:0123abcd", "pressure_ratio", Some(1.0), None),
+            ("gpu:0123abcd", "memory_used_ratio", None, None),
+            ("gpu:0123abcd", "temperature_celsius", None, None),
+            ("gpu:0123abcd", "throttled", None, None),
         ];
         for (subject, metric, max, past) in table {
             let reading = reading(subject, metric);

@@ -91,7 +91,7 @@ pub struct Watch {
     untracked: u64,
 }
 
-/// Subject, metric, and for GPUs, which share the subject, the source.
+/// Subject, metric, and for GPUs, which may share a subject, the source.
 type SeriesKey = (String, String, String);
 
 #[derive(Clone, Debug, Default)]
@@ -201,7 +201,7 @@ impl Watch {
 
     fn series_of(&mut self, reading: &Reading) -> Option<&mut Series> {
         // The source of a service is its address, which changes with a restart; that of a GPU says which one it is.
-        let source = if reading.subject == "gpu" { reading.source.clone() } else { String::new() };
+        let source = if reading.is_about_gpu() { reading.source.clone() } else { String::new() };
         let key = (reading.subject.clone(), reading.metric.clone(), source);
         if !self.series.contains_key(&key) && self.series.len() >= SERIES_MAX {
             self.untracked += 1;
