@@ -28,7 +28,7 @@ use super::{
 };
 
 /// Requests that may wait for their first step. What comes beyond is refused, because it would wait longer than anybody reads.
-pub(super) const QUEUE_MAX: usize = 16;
+pub(super) const QUEUE_MAX: usize = 8;
 /// How long an idle engine sleeps before it looks whether it shall stop.
 const IDLE: Duration = Duration::from_millis(50);
 /// An engine that took no step for so long is not healthy. The longest step there is takes under three seconds.

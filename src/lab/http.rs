@@ -211,9 +211,9 @@ async fn complete(State(lab): State<Arc<Lab>>, body: Result<Bytes, BytesRejectio
             if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE { "body_too_large" } else { "invalid_request" };
         ApiError::new(rejection.status().as_u16(), code, rejection.body_text())
     })?;
-    let chat = chat::parse(&body, rand::random())?;
+    let chat = chat::parse(&body, fresh())?;
     let answer = Answer {
-        id: format!("chatcmpl-{:016x}", rand::random::<u64>()),
+        id: format!("chatcmpl-{:016x}", fresh()),
         created: unix_time().as_secs(),
         prompt_tokens: chat.request.prompt.len(),
     };
@@ -293,6 +293,13 @@ impl Pieces {
     }
 }
 
+#[allow(clippy::disallowed_methods, reason = "the lab is a service of its own and not under the daemon's clock")]
 fn unix_time() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// A number for what the client left open: the name of its answer, and the seed if it gave none.
+#[allow(clippy::disallowed_methods, reason = "a client that wants the same answer again sends a seed")]
+fn fresh() -> u64 {
+    rand::random()
 }

@@ -20,14 +20,14 @@ const ROUNDS: usize = 30;
 /// Prints the time of a step that adds one token to each sequence, by precision and number of sequences.
 pub(crate) fn steps() -> Result<(), LabError> {
     let rows = [("f32", step_times::<f32>(&BATCHES)), ("f64", step_times::<f64>(&BATCHES))];
-    let mut text = String::from("sequences  precision  step ms  ms a token\n");
+    let mut lines = vec!["sequences  precision  step ms  ms a token".to_owned()];
     for (precision, times) in rows {
         for (batch, time) in BATCHES.iter().zip(times) {
             let millis = time.as_secs_f64() * 1e3;
-            text += &format!("{batch:9}  {precision:>9}  {millis:7.2}  {:10.3}\n", millis / *batch as f64);
+            lines.push(format!("{batch:9}  {precision:>9}  {millis:7.2}  {:10.3}", millis / *batch as f64));
         }
     }
-    let written = io::stdout().write_all(text.as_bytes());
+    let written = writeln!(io::stdout(), "{}", lines.join("\n"));
     written.map_err(|source| LabError::Io { action: "write to stdout", source })
 }
 

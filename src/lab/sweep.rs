@@ -33,6 +33,8 @@ const SEED: u64 = 7;
 const PROMPT_TOKENS: std::ops::RangeInclusive<usize> = 48..=160;
 const LONG_PROMPT_TOKENS: std::ops::RangeInclusive<usize> = 480..=800;
 const LONG_EVERY: u32 = 8;
+/// Requests that one round sends at most.
+const ARRIVALS_MAX: usize = 10_000;
 /// Tokens of an answer.
 const ANSWER_TOKENS: std::ops::RangeInclusive<usize> = 32..=96;
 
@@ -191,15 +193,16 @@ struct Arrival {
 }
 
 fn arrivals(args: &SweepArgs, seed: u64) -> Result<Vec<Arrival>, LabError> {
-    let unusable = |_| LabError::Sweep { setting: "--rate".to_owned(), problem: "must be above zero".to_owned() };
-    let gaps = Exp::new(args.rate).map_err(unusable)?;
+    let unusable = || LabError::Sweep { setting: "--rate".to_owned(), problem: "must be above zero".to_owned() };
+    let gaps = Some(args.rate).filter(|rate| rate.is_finite() && *rate > 0.0).ok_or_else(unusable)?;
+    let gaps = Exp::new(gaps).map_err(|_| unusable())?;
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
     let mut at = 0.0;
     let mut arrivals = Vec::new();
-    loop {
+    while arrivals.len() < ARRIVALS_MAX {
         at += gaps.sample(&mut rng);
         if at >= args.seconds {
-            return Ok(arrivals);
+            break;
         }
         let prompt = if rng.random_ratio(1, LONG_EVERY) { LONG_PROMPT_TOKENS } else { PROMPT_TOKENS };
         arrivals.push(Arrival {
@@ -208,6 +211,7 @@ fn arrivals(args: &SweepArgs, seed: u64) -> Result<Vec<Arrival>, LabError> {
             answer: rng.random_range(ANSWER_TOKENS),
         });
     }
+    Ok(arrivals)
 }
 
 async fn measure(setting: &str, args: &SweepArgs, seed: u64) -> Result<Total, LabError> {
@@ -284,4 +288,59 @@ fn resident_mib(server: &Child) -> Option<f64> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.id()?)).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     Some(line.trim().split(' ').next()?.parse::<f64>().ok()? / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(rate: f64) -> SweepArgs {
+        SweepArgs {
+            settings: Vec::new(),
+            rate,
+            seconds: 20.0,
+            rounds: 1,
+            first_token_ms: 1000,
+            whole_ms: 2500,
+            token_ms: 50,
+        }
+    }
+
+    #[test]
+    fn every_setting_meets_the_same_arrivals() {
+        let times = |seed| arrivals(&args(10.0), seed).unwrap().iter().map(|arrival| arrival.at).collect::<Vec<_>>();
+        assert_eq!(times(1), times(1));
+        assert_ne!(times(1), times(2));
+        assert!((100..300).contains(&times(1).len()));
+        assert!(times(1).is_sorted());
+    }
+
+    #[test]
+    fn a_rate_that_is_no_rate_is_refused() {
+        for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(arrivals(&args(rate), 1).is_err(), "{rate}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_good_only_within_all_three_limits() {
+        let answer = |first, gap, whole| Answer {
+            first_token: Duration::from_millis(first),
+            gaps: vec![Duration::from_millis(gap); 3],
+            whole: Duration::from_millis(whole),
+        };
+        let good = |answer: Answer| answer.is_good(&args(1.0));
+        assert!(good(answer(1000, 50, 2500)));
+        assert!(!good(answer(1001, 50, 2500)));
+        assert!(!good(answer(1000, 51, 2500)));
+        assert!(!good(answer(1000, 50, 2501)));
+    }
+
+    #[test]
+    fn a_percentile_of_nothing_is_nothing() {
+        let times = (1..=100).rev().map(Duration::from_millis).collect::<Vec<_>>();
+        assert_eq!(percentile(times.clone(), 50), Some(Duration::from_millis(51)));
+        assert_eq!(percentile(times, 99), Some(Duration::from_millis(100)));
+        assert_eq!(percentile(Vec::new(), 50), None);
+    }
 }
