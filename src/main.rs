@@ -8,6 +8,8 @@ mod pending;
 
 mod process;
 
+mod scrape;
+
 mod service;
 
 fn main() {}

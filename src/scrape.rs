@@ -1,0 +1,460 @@
+//! What a service says about itself: its Prometheus text, read again and again.
+//!
+//! Counters and histograms count from the start of the service, so what is of interest is what happened since the last
+//! scrape. After a restart of the service there is nothing to compare with once, and the readings are absent.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use kloros_actors::{
+    facts::Reading,
+    seams::{Clock, Probe, ProbeError},
+};
+use prometheus_parse::{Scrape, Value};
+use tokio::time::Instant;
+
+/// The largest text that is read, in bytes.
+const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// How long a scrape may take.
+const SCRAPE_MAX: Duration = Duration::from_secs(5);
+
+/// The metric that tells a restart even where the counters have already passed their old values.
+const STARTED_AT: &str = "process_start_time_seconds";
+
+/// How a reading comes about.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum How {
+    /// The quantile of what a histogram of seconds has newly observed, in milliseconds.
+    NewQuantileMs(f64),
+    /// How much a counter grew in a second.
+    Rate,
+    /// The sum of a gauge over its label sets.
+    Sum,
+    /// The largest of a gauge's label sets.
+    Max,
+}
+
+/// A reading, how it comes about, and the metrics it may stand in: newest name first, `:` written as `_`.
+type Row = (&'static str, How, &'static [&'static str]);
+
+/// What is read; vLLM's names with their earlier ones, then llama.cpp's.
+const TABLE: [Row; 10] = [
+    ("e2e_p50_ms", How::NewQuantileMs(0.5), &["vllm_e2e_request_latency_seconds"]),
+    ("e2e_p95_ms", How::NewQuantileMs(0.95), &["vllm_e2e_request_latency_seconds"]),
+    ("ttft_p95_ms", How::NewQuantileMs(0.95), &["vllm_time_to_first_token_seconds"]),
+    (
+        "itl_p95_ms",
+        How::NewQuantileMs(0.95),
+        &["vllm_inter_token_latency_seconds", "vllm_time_per_output_token_seconds"],
+    ),
+    (
+        "tokens_per_s",
+        How::Rate,
+        &["vllm_generation_tokens_total", "vllm_generation_tokens", "llamacpp_tokens_predicted_total"],
+    ),
+    ("requests_per_s", How::Rate, &["vllm_request_success_total", "vllm_request_success"]),
+    ("preemptions_per_s", How::Rate, &["vllm_num_preemptions_total", "vllm_num_preemptions"]),
+    ("running", How::Sum, &["vllm_num_requests_running", "llamacpp_requests_processing"]),
+    ("waiting", How::Sum, &["vllm_num_requests_waiting", "llamacpp_requests_deferred"]),
+    (
+        "kv_usage_ratio",
+        How::Max,
+        &["vllm_kv_cache_usage_perc", "vllm_gpu_cache_usage_perc", "llamacpp_kv_cache_usage_ratio"],
+    ),
+];
+
+/// Finds out where a service's metrics are; `None` while it has no address.
+pub(crate) type Address = Box<dyn Fn() -> Option<String> + Send + Sync>;
+
+/// The probe of one service.
+pub(crate) struct ServiceProbe {
+    domain: String,
+    address: Address,
+    clock: Arc<dyn Clock>,
+    before: Mutex<Option<Snapshot>>,
+}
+
+impl ServiceProbe {
+    /// Returns the probe of `domain`, whose metrics are at the URL that `address` returns at the time.
+    pub(crate) fn new(domain: String, address: Address, clock: Arc<dyn Clock>) -> Self {
+        Self { domain, address, clock, before: Mutex::new(None) }
+    }
+}
+
+#[async_trait]
+impl Probe for ServiceProbe {
+    fn name(&self) -> String {
+        self.domain.clone()
+    }
+
+    async fn read(&self) -> Result<Vec<Reading>, ProbeError> {
+        let Some(url) = (self.address)() else {
+            return Err(ProbeError::Absent(format!("{} has no address yet", self.domain)));
+        };
+        let text = fetch(&url).await.map_err(|why| ProbeError::Unreachable(format!("{url}: {why}")))?;
+        let now = Snapshot::of(&text, &url, Instant::now());
+        let at_ms = self.clock.now_ms();
+        let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = now.since(before.as_ref());
+        *before = Some(now);
+        let reading = |seen: Seen| Reading {
+            subject: self.domain.clone(),
+            metric: seen.metric.to_owned(),
+            value: seen.value,
+            samples: seen.samples,
+            at_ms,
+            source: url.clone(),
+        };
+        Ok(seen.into_iter().map(reading).collect())
+    }
+}
+
+async fn fetch(url: &str) -> Result<String, String> {
+    let answer = async {
+        let client = reqwest::Client::builder().no_proxy().timeout(SCRAPE_MAX).build()?;
+        let mut answer = client.get(url).send().await?.error_for_status()?;
+        let mut body = Vec::new();
+        while let Some(chunk) = answer.chunk().await? {
+            body.extend_from_slice(&chunk);
+            if body.len() > TEXT_BYTES_MAX {
+                break;
+            }
+        }
+        Ok::<_, reqwest::Error>(body)
+    };
+    let body = answer.await.map_err(|error| error.without_url().to_string())?;
+    if body.len() > TEXT_BYTES_MAX {
+        return Err(format!("its text is larger than {TEXT_BYTES_MAX} bytes"));
+    }
+    String::from_utf8(body).map_err(|_| "its text is not UTF-8".to_owned())
+}
+
+/// A reading without its circumstances.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Seen {
+    metric: &'static str,
+    value: f64,
+    samples: u64,
+}
+
+/// What one scrape said, summed over label sets.
+#[derive(Clone, Debug)]
+struct Snapshot {
+    url: String,
+    taken: Instant,
+    numbers: BTreeMap<String, Number>,
+    histograms: BTreeMap<String, Vec<Bucket>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Number {
+    sum: f64,
+    max: f64,
+}
+
+/// How many observations were at most `le`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Bucket {
+    le: f64,
+    count: f64,
+}
+
+impl Snapshot {
+    fn of(text: &str, url: &str, taken: Instant) -> Self {
+        // The comments are passed over: a sample's name says all that is asked, whether or not its type was declared.
+        let lines = text.lines().filter_map(wanted).map(Ok);
+        let samples = Scrape::parse(lines).map(|scrape| scrape.samples).unwrap_or_default();
+        let mut snapshot = Self { url: url.to_owned(), taken, numbers: BTreeMap::new(), histograms: BTreeMap::new() };
+        for sample in samples {
+            let Value::Untyped(value) = sample.value else {
+                continue;
+            };
+            if !value.is_finite() {
+                continue;
+            }
+            let bound = sample.labels.get("le").and_then(|le| le.replace("+Inf", "inf").parse().ok());
+            if let (Some(histogram), Some(le)) = (sample.metric.strip_suffix("_bucket"), bound) {
+                snapshot.add_to_bucket(histogram, le, value);
+            } else {
+                let number = snapshot.numbers.entry(sample.metric).or_insert(Number { sum: 0.0, max: value });
+                number.sum += value;
+                number.max = number.max.max(value);
+            }
+        }
+        snapshot
+    }
+
+    fn add_to_bucket(&mut self, histogram: &str, le: f64, count: f64) {
+        let buckets = self.histograms.entry(histogram.to_owned()).or_default();
+        match buckets.iter_mut().find(|bucket| bucket.le == le) {
+            Some(bucket) => bucket.count += count,
+            None => buckets.push(Bucket { le, count }),
+        }
+        buckets.sort_by(|one, other| one.le.total_cmp(&other.le));
+    }
+
+    /// Returns what can be said now, and of counters and histograms since `before`.
+    fn since(&self, before: Option<&Snapshot>) -> Vec<Seen> {
+        let before = before.filter(|before| before.url == self.url && before.started_at() == self.started_at());
+        TABLE.iter().filter_map(|row| self.reading(row, before)).filter(|seen| seen.value.is_finite()).collect()
+    }
+
+    fn started_at(&self) -> Option<f64> {
+        self.numbers.get(STARTED_AT).map(|number| number.sum)
+    }
+
+    fn reading(&self, (metric, how, names): &Row, before: Option<&Snapshot>) -> Option<Seen> {
+        names.iter().find_map(|name| {
+            let (value, samples) = match how {
+                How::Sum => (self.numbers.get(*name)?.sum, 1),
+                How::Max => (self.numbers.get(*name)?.max, 1),
+                How::Rate => {
+                    let before = before?;
+                    let grown = self.numbers.get(*name)?.sum - before.numbers.get(*name)?.sum;
+                    let elapsed_s = self.taken.duration_since(before.taken).as_secs_f64();
+                    // A counter that fell was started anew; how far it had come before is not known.
+                    (grown >= 0.0 && elapsed_s > 0.0).then_some((grown / elapsed_s, grown.round() as u64))?
+                }
+                How::NewQuantileMs(q) => {
+                    let new = grown(self.histograms.get(*name)?, before?.histograms.get(*name)?)?;
+                    (quantile(&new, *q)? * 1000.0, new.last()?.count.round() as u64)
+                }
+            };
+            Some(Seen { metric, value, samples })
+        })
+    }
+}
+
+/// Returns the line, its metric's `:` written as `_`, if it is a sample of a metric that is asked for.
+fn wanted(line: &str) -> Option<String> {
+    let line = line.trim_start();
+    let end = line.find(|each: char| each == '{' || each.is_whitespace())?;
+    let name = line[..end].replace(':', "_");
+    let metric = name.strip_suffix("_bucket").unwrap_or(&name);
+    let asked = name == STARTED_AT || TABLE.iter().any(|(_, _, names)| names.contains(&metric));
+    asked.then(|| name + &line[end..])
+}
+
+/// Returns what was newly observed, or `None` when the histogram was started anew.
+fn grown(now: &[Bucket], before: &[Bucket]) -> Option<Vec<Bucket>> {
+    let same = now.len() == before.len() && now.iter().zip(before).all(|(one, other)| one.le == other.le);
+    let new: Vec<Bucket> =
+        now.iter().zip(before).map(|(now, before)| Bucket { le: now.le, count: now.count - before.count }).collect();
+    let rising = new.windows(2).all(|pair| pair[0].count <= pair[1].count);
+    (same && rising && new.first().is_some_and(|first| first.count >= 0.0)).then_some(new)
+}
+
+/// Returns the quantile by linear interpolation within its bucket, as Prometheus does.
+///
+/// `None` without observations, and without the bucket of all of them. Beyond the last finite bound that bound is
+/// returned: the quantile is no smaller.
+fn quantile(buckets: &[Bucket], q: f64) -> Option<f64> {
+    let all = buckets.last().filter(|last| last.le == f64::INFINITY && last.count > 0.0)?;
+    let rank = q * all.count;
+    let at = buckets.iter().position(|bucket| bucket.count >= rank)?;
+    let below = at.checked_sub(1).map(|at| buckets[at]);
+    let bucket = buckets[at];
+    if bucket.le == f64::INFINITY {
+        return below.map(|below| below.le);
+    }
+    let below = below.unwrap_or(Bucket { le: bucket.le.min(0.0), count: 0.0 });
+    let inside = bucket.count - below.count;
+    let share = if inside > 0.0 { (rank - below.count) / inside } else { 1.0 };
+    Some(below.le + (bucket.le - below.le) * share)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, http::StatusCode, routing::get};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn vllm(observations: [u32; 3], tokens: u32) -> String {
+        let [fast, slow, all] = observations;
+        format!(
+            "# HELP vllm:e2e_request_latency_seconds Histogram of e2e request latency in seconds.
+# TYPE vllm:e2e_request_latency_seconds histogram
+vllm:e2e_request_latency_seconds_sum{{engine=\"0\",model_name=\"a/b=c, d\"}} 12.5
+vllm:e2e_request_latency_seconds_bucket{{engine=\"0\",le=\"0.1\",model_name=\"a/b=c, d\"}} {fast}.0
+vllm:e2e_request_latency_seconds_bucket{{engine=\"0\",le=\"0.2\",model_name=\"a/b=c, d\"}} {slow}.0
+vllm:e2e_request_latency_seconds_bucket{{engine=\"0\",le=\"+Inf\",model_name=\"a/b=c, d\"}} {all}.0
+vllm:e2e_request_latency_seconds_count{{engine=\"0\",model_name=\"a/b=c, d\"}} {all}.0
+vllm:generation_tokens_total{{engine=\"0\"}} {tokens}
+vllm:generation_tokens_total{{engine=\"1\"}} 1e3
+vllm:num_requests_running{{engine=\"0\"}} 3.0
+vllm:num_requests_running{{engine=\"1\"}} 2.0
+vllm:gpu_cache_usage_perc{{engine=\"0\"}} 0.25
+vllm:gpu_cache_usage_perc{{engine=\"1\"}} 0.75
+vllm:num_requests_waiting NaN
+"
+        )
+    }
+
+    fn seen(before: &str, after: &str, elapsed_s: u64) -> BTreeMap<&'static str, (f64, u64)> {
+        let start = Instant::now();
+        let before = Snapshot::of(before, "http://here", start);
+        let after = Snapshot::of(after, "http://here", start + Duration::from_secs(elapsed_s));
+        after.since(Some(&before)).into_iter().map(|seen| (seen.metric, (seen.value, seen.samples))).collect()
+    }
+
+    #[test]
+    fn readings_are_of_what_happened_since_the_last_scrape() {
+        let seen = seen(&vllm([100, 200, 200], 500), &vllm([110, 220, 220], 900), 4);
+        let expected = [
+            ("e2e_p50_ms", (100.0, 20)),
+            ("e2e_p95_ms", (190.0, 20)),
+            ("tokens_per_s", (100.0, 400)),
+            ("running", (5.0, 1)),
+            ("kv_usage_ratio", (0.75, 1)),
+        ];
+        assert_eq!(seen, expected.into());
+    }
+
+    #[test]
+    fn the_first_scrape_says_only_what_holds_now() {
+        let first = Snapshot::of(&vllm([1, 2, 3], 4), "http://here", Instant::now()).since(None);
+        let metrics: Vec<&str> = first.iter().map(|seen| seen.metric).collect();
+        assert_eq!(metrics, ["running", "kv_usage_ratio"]);
+    }
+
+    #[test]
+    fn without_new_requests_there_is_no_latency_and_the_rate_is_nought() {
+        let seen = seen(&vllm([1, 2, 3], 4), &vllm([1, 2, 3], 4), 1);
+        assert!(!seen.contains_key("e2e_p95_ms"));
+        assert_eq!(seen["tokens_per_s"], (0.0, 0));
+    }
+
+    #[test]
+    fn after_a_restart_of_the_service_there_is_nothing_to_compare_with() {
+        let fell = seen(&vllm([100, 200, 200], 500), &vllm([10, 20, 20], 90), 1);
+        assert!(!fell.contains_key("e2e_p95_ms") && !fell.contains_key("tokens_per_s"), "{fell:?}");
+        let started =
+            |at: u32| format!("process_start_time_seconds {at}\n{}", vllm([100 + at, 200 + at, 200 + at], at));
+        let passed = seen(&started(10), &started(50), 1);
+        assert!(!passed.contains_key("e2e_p95_ms") && !passed.contains_key("tokens_per_s"), "{passed:?}");
+        assert!(passed.contains_key("running"));
+    }
+
+    #[test]
+    fn another_address_is_another_service() {
+        let before = Snapshot::of(&vllm([1, 2, 3], 4), "http://one", Instant::now());
+        let after = Snapshot::of(&vllm([2, 3, 4], 9), "http://other", Instant::now());
+        assert!(after.since(Some(&before)).iter().all(|seen| matches!(seen.metric, "running" | "kv_usage_ratio")));
+    }
+
+    #[test]
+    fn earlier_and_other_names_are_read_as_well() {
+        let old = |tokens: u32| {
+            format!(
+                "vllm:time_per_output_token_seconds_bucket{{le=\"0.01\"}} {tokens}\n\
+                 vllm:time_per_output_token_seconds_bucket{{le=\"+Inf\"}} {tokens}\n\
+                 llamacpp:tokens_predicted_total {tokens}\nllamacpp:requests_deferred 7\n"
+            )
+        };
+        let seen = seen(&old(10), &old(20), 2);
+        assert_eq!(seen["itl_p95_ms"].0, 9.5);
+        assert_eq!(seen["tokens_per_s"], (5.0, 10));
+        assert_eq!(seen["waiting"], (7.0, 1));
+    }
+
+    #[test]
+    fn text_that_is_no_metrics_says_nothing() {
+        for text in ["", "<html>", "vllm:num_requests_running", "vllm:num_requests_running{ 1", "{} 1", "\u{0} \u{1}"] {
+            assert_eq!(Snapshot::of(text, "", Instant::now()).since(None), [], "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_quantile_beyond_the_last_bound_is_that_bound() {
+        let bucket = |le, count| Bucket { le, count };
+        assert_eq!(quantile(&[bucket(1.0, 1.0), bucket(f64::INFINITY, 10.0)], 0.95), Some(1.0));
+        assert_eq!(quantile(&[bucket(f64::INFINITY, 10.0)], 0.95), None);
+        assert_eq!(quantile(&[bucket(1.0, 10.0)], 0.95), None);
+        assert_eq!(quantile(&[], 0.95), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_quantile_lies_in_the_bucket_of_its_rank(counts in prop::collection::vec(0_u32..50, 2..8), q in 0.01..0.99) {
+            let last = counts.len() - 1;
+            let mut count = 0.0;
+            let buckets: Vec<Bucket> = counts.iter().enumerate().map(|(at, new)| {
+                count += f64::from(*new);
+                Bucket { le: if at == last { f64::INFINITY } else { (at + 1) as f64 }, count }
+            }).collect();
+            match quantile(&buckets, q) {
+                None => prop_assert!(count == 0.0),
+                Some(value) => {
+                    let at = buckets.iter().position(|bucket| bucket.count >= q * count).unwrap().min(last - 1);
+                    prop_assert!(at as f64 <= value && value <= (at + 1) as f64, "{value} in {buckets:?}");
+                }
+            }
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(lines in prop::collection::vec("(vllm:num_requests_running|vllm:request_success_total)?[ -~]{0,30}", 0..6)) {
+            let text = lines.join("\n");
+            let _ = seen(&text, &text, 1);
+        }
+    }
+
+    struct Noon;
+
+    impl Clock for Noon {
+        fn now_ms(&self) -> u64 {
+            43_200_000
+        }
+    }
+
+    async fn serve(router: Router) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async { axum::serve(listener, router).await });
+        url
+    }
+
+    #[tokio::test]
+    async fn a_service_is_read_over_http() {
+        let asked = Arc::new(Mutex::new(0_u32));
+        let metrics = move || {
+            let mut asked = asked.lock().unwrap();
+            *asked += 10;
+            let text = vllm([*asked, *asked, *asked], *asked);
+            async { text }
+        };
+        let large = "# a comment\n".repeat(TEXT_BYTES_MAX / 12 + 1);
+        let router = Router::new()
+            .route("/metrics", get(metrics))
+            .route("/large", get(|| async { large }))
+            .route("/down", get(|| async { StatusCode::SERVICE_UNAVAILABLE }));
+        let url = serve(router).await;
+        let probe = |path: &str| {
+            let url = format!("{url}{path}");
+            ServiceProbe::new("lab".to_owned(), Box::new(move || Some(url.clone())), Arc::new(Noon))
+        };
+        let lab = probe("/metrics");
+        lab.read().await.unwrap();
+        let readings = lab.read().await.unwrap();
+        let p95 = readings.iter().find(|reading| reading.metric == "e2e_p95_ms").unwrap();
+        let expected = Reading {
+            subject: "lab".to_owned(),
+            metric: "e2e_p95_ms".to_owned(),
+            value: 95.0,
+            samples: 10,
+            at_ms: 43_200_000,
+            source: format!("{url}/metrics"),
+        };
+        assert_eq!(*p95, expected);
+        for path in ["/large", "/down", "/none"] {
+            assert!(matches!(probe(path).read().await, Err(ProbeError::Unreachable(_))), "{path}");
+        }
+        let nowhere = ServiceProbe::new("lab".to_owned(), Box::new(|| None), Arc::new(Noon));
+        assert!(matches!(nowhere.read().await, Err(ProbeError::Absent(_))));
+    }
+}
