@@ -4,6 +4,8 @@ mod clock;
 
 mod env_store;
 
+mod host;
+
 mod pending;
 
 mod process;
