@@ -6,6 +6,8 @@ mod env_store;
 
 mod host;
 
+mod nvml;
+
 mod pending;
 
 mod process;
