@@ -1,13 +1,20 @@
 //! The composition root: plugs the adapters into the loop, starts it, and ends it cleanly.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs::OpenOptions,
+    io::ErrorKind,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use kloros_actors::{
     circuit::{Circuit, Control, Plugs},
     config::Catalogue,
     deployer,
-    facts::{Kind, Recorded},
+    facts::{Kind, Manager, Recorded},
     seams::{Clock, Journal, Probe, Query, Seams},
 };
 use kloros_supervision::{ChildSpec, Ended};
@@ -124,6 +131,9 @@ impl House {
     /// Starts what kloros runs itself. A service that does not come up is not given up: it is watched and tried again.
     async fn start_services(&self) {
         for domain in self.catalogue.domains.values() {
+            if domain.service.manager == Manager::Child {
+                create_if_absent(&domain.service.env_file);
+            }
             if let Err(error) = self.services.start(domain).await {
                 tracing::error!(domain = %domain.name, %error, "the service is not up");
             }
@@ -246,6 +256,17 @@ impl House {
         self.services.stop_all().await;
         self.store.flush().await.context("projected files wait for the next start")?;
         Ok(())
+    }
+}
+
+/// A service that kloros runs itself finds an env file; without one it would not start, and nothing could be deployed.
+fn create_if_absent(file: &Path) {
+    let options = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
+    match options {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            tracing::error!(file = %file.display(), %error, "env file cannot be created");
+        }
+        _ => {}
     }
 }
 

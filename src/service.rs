@@ -129,12 +129,8 @@ impl Services {
             let why = format!("it died {DEATHS_MAX} times in a row and is left down until it is restarted");
             return Err(ServiceError::DidNotStart(why));
         }
-        if let Some(wait) = serving.not_before.and_then(|at| at.checked_duration_since(now)).filter(|at| !at.is_zero())
-        {
-            return Err(ServiceError::DidNotStart(format!(
-                "it died; the next start is in {:.0} s",
-                wait.as_secs_f64()
-            )));
+        if serving.not_before.is_some_and(|at| at > now) {
+            return Err(ServiceError::DidNotStart("it died and rests before the next start".to_owned()));
         }
         self.launch(domain, &place, &mut serving).await
     }
