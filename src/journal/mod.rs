@@ -34,8 +34,7 @@ mod time;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use outbox::FlushError;
-pub(crate) use reader::{Reader, Verified};
-pub(crate) use rebuild::{RebuildError, Rebuilt, rebuild};
+pub(crate) use reader::Reader;
+pub(crate) use rebuild::rebuild;
 pub(crate) use store::{Store, open};
 pub(crate) use time::rfc3339;
