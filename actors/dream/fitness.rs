@@ -61,7 +61,7 @@ pub fn tripped<'a>(
     let trips = |name: &str, spec: &MetricSpec| {
         let Some(guard) = spec.guard else { return false };
         let Some(value) = measured.get(name) else { return incumbent.contains_key(name) };
-        let above = guard.value_max.is_some_and(|value_max| !(*value <= value_max));
+        let above = guard.value_max.is_some_and(|value_max| value.is_nan() || *value > value_max);
         let lost = guard.loss_max.is_some_and(|loss_max| match incumbent.get(name) {
             Some(before) if *before > 0.0 || guard.value_max.is_none() => {
                 log_ratio(spec.direction, *before, *value).is_none_or(|ratio| ratio < (-loss_max).ln_1p() - ROUNDING)

@@ -237,15 +237,12 @@ impl Axis {
 
     /// Returns the nearest other number, upwards or downwards as asked where the range allows it.
     fn next_to(&self, unit: f64, here: &Value, upwards: bool) -> Value {
-        match (&self.kind, here) {
-            (KnobKind::Integer { min, max, .. }, Value::Integer(number)) => {
-                let up = (upwards || number == min) && number != max;
-                Value::Integer(if up { number.saturating_add(1) } else { number.saturating_sub(1) })
-            }
-            _ => {
-                let up = (upwards || unit < 1.0 / FLOAT_STEPS) && unit <= 1.0 - 1.0 / FLOAT_STEPS;
-                self.decode(unit + if up { 1.0 } else { -1.0 } / FLOAT_STEPS)
-            }
+        if let (KnobKind::Integer { min, max, .. }, Value::Integer(number)) = (&self.kind, here) {
+            let up = (upwards || number == min) && number != max;
+            Value::Integer(if up { number.saturating_add(1) } else { number.saturating_sub(1) })
+        } else {
+            let up = (upwards || unit < 1.0 / FLOAT_STEPS) && unit <= 1.0 - 1.0 / FLOAT_STEPS;
+            self.decode(unit + if up { 1.0 } else { -1.0 } / FLOAT_STEPS)
         }
     }
 

@@ -476,7 +476,9 @@ mod tests {
         check_undone(&judged(|_| Ok(Metrics::new())), "inconclusive", 2);
         check_undone(&judged(|_| Ok(metrics(&[("delay", 1.0)]))), "inconclusive", 2);
         let (_, mut silent) = validate(&Config::default(), None, 1, |_, _| Ok(usual(1.0)));
-        silent.iter_mut().for_each(|run| run.samples = 0);
+        for run in &mut silent {
+            run.samples = 0;
+        }
         let Course::Judge(judgement) = course(&Config::default(), &specs(), None, &silent) else { panic!("open") };
         check_undone(&judgement, "inconclusive", 0);
     }
