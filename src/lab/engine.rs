@@ -28,7 +28,7 @@ use super::{
 };
 
 /// Requests that may wait for their first step. What comes beyond is refused, because it would wait longer than anybody reads.
-pub(super) const QUEUE_MAX: usize = 8;
+pub(super) const QUEUE_MAX: usize = 12;
 /// How long an idle engine sleeps before it looks whether it shall stop.
 const IDLE: Duration = Duration::from_millis(50);
 /// An engine that took no step for so long is not healthy. The longest step there is takes under three seconds.
@@ -185,7 +185,7 @@ impl Core {
         let weights = Arc::new(Weights::<T>::fixed());
         let engine = Running {
             scheduler: Scheduler::new(self.limits),
-            pool: Pool::start(self.threads, &weights)?,
+            pool: Pool::start(self.threads, self.limits.max_num_seqs, &weights)?,
             free: (0..self.limits.blocks).map(|_| Block::touched()).collect(),
             sequences: BTreeMap::new(),
             next: 0,

@@ -106,8 +106,11 @@ pub(super) struct Lane<T> {
 }
 
 /// Computes all lanes together: fills their caches and chooses their next tokens.
-pub(super) fn forward<T: Real>(weights: &Weights<T>, lanes: &mut [Lane<T>]) {
-    let mut stream = embed(weights, lanes);
+///
+/// A step of fewer than `width` tokens is padded to that width and computed in full, as a graph compiled for a fixed batch
+/// is: room for many sequences is paid for whether they come or not.
+pub(super) fn forward<T: Real>(weights: &Weights<T>, width: usize, lanes: &mut [Lane<T>]) {
+    let mut stream = embed(weights, width, lanes);
     let mut scores = Vec::new();
     for (index, layer) in weights.layers.iter().enumerate() {
         attend(index, layer, lanes, &mut stream, &mut scores);
@@ -123,9 +126,9 @@ pub(super) fn forward<T: Real>(weights: &Weights<T>, lanes: &mut [Lane<T>]) {
     sample(weights, lanes, &stream);
 }
 
-fn embed<T: Real>(weights: &Weights<T>, lanes: &[Lane<T>]) -> DMatrix<T> {
+fn embed<T: Real>(weights: &Weights<T>, width: usize, lanes: &[Lane<T>]) -> DMatrix<T> {
     let tokens: usize = lanes.iter().map(|lane| lane.tokens.len()).sum();
-    let mut stream = DMatrix::zeros(MODEL, tokens.max(COLUMNS_MIN));
+    let mut stream = DMatrix::zeros(MODEL, tokens.max(width).max(COLUMNS_MIN));
     let places = lanes.iter().flat_map(|lane| lane.tokens.iter().zip(lane.position..));
     for (column, (token, position)) in places.enumerate() {
         let embedded = weights.embedding.column(usize::from(*token)) + weights.position.column(position);
@@ -271,14 +274,14 @@ mod tests {
         let (mut position, mut next) = (0, None);
         for piece in prompt.chunks(chunk) {
             let mut lanes = [lane(piece, position, blocks)];
-            forward(weights, &mut lanes);
+            forward(weights, 1, &mut lanes);
             let [lane] = lanes;
             (position, next, blocks) = (position + piece.len(), lane.sampled, lane.cache);
         }
         let mut answer = vec![next.unwrap()];
         while answer.len() < tokens {
             let mut lanes = [lane(&answer[answer.len() - 1..], position, blocks)];
-            forward(weights, &mut lanes);
+            forward(weights, 1, &mut lanes);
             let [lane] = lanes;
             answer.push(lane.sampled.unwrap());
             (position, blocks) = (position + 1, lane.cache);
@@ -299,12 +302,23 @@ mod tests {
         let weights = Weights::<f64>::fixed();
         let alone = |length| {
             let mut lanes = [lane(&prompt(length), 0, cache(length))];
-            forward(&weights, &mut lanes);
+            forward(&weights, 1, &mut lanes);
             lanes[0].sampled
         };
         let mut lanes = [9, 40, 3].map(|length| lane(&prompt(length), 0, cache(length)));
-        forward(&weights, &mut lanes);
+        forward(&weights, 1, &mut lanes);
         assert_eq!(lanes.map(|lane| lane.sampled), [alone(9), alone(40), alone(3)]);
+    }
+
+    #[test]
+    fn padding_does_not_change_the_answer() {
+        let weights = Weights::<f64>::fixed();
+        let padded = |width| {
+            let mut lanes = [lane(&prompt(9), 0, cache(9))];
+            forward(&weights, width, &mut lanes);
+            lanes[0].sampled
+        };
+        assert_eq!(padded(64), padded(1));
     }
 
     #[test]
@@ -319,10 +333,10 @@ mod tests {
     fn what_a_block_held_before_does_not_leak_into_the_answer() {
         let weights = Weights::<f32>::fixed();
         let mut used = [lane(&prompt(64), 0, cache(64))];
-        forward(&weights, &mut used);
+        forward(&weights, 1, &mut used);
         let [used] = used;
         let mut again = [lane(&prompt(5), 0, used.cache)];
-        forward(&weights, &mut again);
+        forward(&weights, 1, &mut again);
         assert_eq!(again[0].sampled, answer(&weights, &prompt(5), 5, 1).first().copied());
     }
 

@@ -36,9 +36,9 @@ pub(super) struct Pool<T> {
 }
 
 impl<T: Real> Pool<T> {
-    /// Starts `threads` workers that share `weights`.
-    pub(super) fn start(threads: usize, weights: &Arc<Weights<T>>) -> io::Result<Self> {
-        let workers = (0..threads).map(|index| worker(index, Arc::clone(weights))).collect::<io::Result<_>>()?;
+    /// Starts `threads` workers that share `weights`; each step of each is at least `width` tokens wide.
+    pub(super) fn start(threads: usize, width: usize, weights: &Arc<Weights<T>>) -> io::Result<Self> {
+        let workers = (0..threads).map(|index| worker(index, width, Arc::clone(weights))).collect::<io::Result<_>>()?;
         Ok(Pool { workers })
     }
 
@@ -60,12 +60,12 @@ impl<T: Real> Pool<T> {
     }
 }
 
-fn worker<T: Real>(index: usize, weights: Arc<Weights<T>>) -> io::Result<Worker<T>> {
+fn worker<T: Real>(index: usize, width: usize, weights: Arc<Weights<T>>) -> io::Result<Worker<T>> {
     let (jobs, inbox) = sync_channel::<Vec<Lane<T>>>(1);
     let (outbox, done) = sync_channel(1);
     thread::Builder::new().name(format!("lab-worker-{index}")).spawn(move || {
         while let Ok(mut lanes) = inbox.recv() {
-            forward(&weights, &mut lanes);
+            forward(&weights, width, &mut lanes);
             if outbox.send(lanes).is_err() {
                 break;
             }
@@ -120,7 +120,7 @@ mod tests {
                 samples: true,
                 sampled: None,
             });
-            let mut lanes = Pool::start(threads, &weights).unwrap().compute(lanes.collect()).unwrap();
+            let mut lanes = Pool::start(threads, 1, &weights).unwrap().compute(lanes.collect()).unwrap();
             lanes.sort_by_key(|lane| lane.id);
             lanes.into_iter().map(|lane| lane.sampled.unwrap()).collect::<Vec<_>>()
         };

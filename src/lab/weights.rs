@@ -10,9 +10,9 @@ use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use super::{LabError, knobs::Knobs, tokenizer::VOCABULARY};
 
 /// Width of the residual stream.
-pub(super) const MODEL: usize = 192;
+pub(super) const MODEL: usize = 128;
 /// Width of the inner layer of each MLP.
-pub(super) const INNER: usize = 384;
+pub(super) const INNER: usize = 256;
 /// Number of layers.
 pub(super) const LAYERS: usize = 3;
 /// Groups of query heads; each group shares one head of keys and values.
