@@ -31,7 +31,7 @@ use super::{
 pub(super) const QUEUE_MAX: usize = 12;
 /// How long an idle engine sleeps before it looks whether it shall stop.
 const IDLE: Duration = Duration::from_millis(50);
-/// An engine that took no step for so long is not healthy. The longest step there is takes under three seconds.
+/// An engine that took no step for so long is not healthy. Even the widest step takes far less.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
 
 /// What a request hears.

@@ -17,8 +17,8 @@ use super::{
     weights::{Real, Weights},
 };
 
-/// What one token costs beside its attention, in the unit of one attended token. Measured, rounded; only the balance
-/// between workers depends on it.
+/// What one token costs beside its attention, in the unit of one attended token. An estimate: only the balance between
+/// workers depends on it, never an answer.
 const TOKEN_COST: usize = 128;
 
 /// A worker died; its panic message stands in the log.
