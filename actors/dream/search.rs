@@ -17,6 +17,9 @@ use crate::facts::{Budget, FailureKind, Params};
 /// Every so many candidates, one is drawn from the whole space, so that the search never closes in on one corner.
 const NEWCOMER_EVERY: u32 = 5;
 
+/// Of so many points drawn uniformly, the loneliest is the newcomer.
+const NEWCOMER_DRAWS: usize = 4;
+
 /// Every so many candidates, one has two parents.
 const CROSSOVER_EVERY: u32 = 4;
 
@@ -283,7 +286,7 @@ impl Search {
             };
         }
         if slot.is_multiple_of(NEWCOMER_EVERY) {
-            return self.space.random(rng);
+            return self.newcomer(first, rng);
         }
         let parents = &ranked[..ranked.len().min(PARENTS_MIN.max(ranked.len() / PARENTS_SHARE))];
         let progress = f64::from(first) / f64::from(self.slots());
@@ -297,16 +300,33 @@ impl Search {
             }
         };
         let litter: Vec<Params> = (0..LITTER).map(|_| offspring()).collect();
-        let hopes = litter.into_iter().map(|params| (self.hope(&ranked, &params), params));
+        let hopes = litter.into_iter().map(|params| (self.hope(first, &ranked, &params), params));
         let best = hopes.reduce(|best, next| if next.0 > best.0 { next } else { best });
         best.map_or_else(|| self.live.clone(), |(_, params)| params)
     }
 
-    /// Returns the fitness to hope for at a point: that of the measured points, the nearer the weightier, and more the
-    /// farther it is from all of them, because there anything can be.
-    fn hope(&self, ranked: &[(&Candidate, f64)], params: &Params) -> f64 {
+    /// Returns, of a few points drawn uniformly, the one farthest from all that were evaluated.
+    fn newcomer(&self, first: Slot, rng: &mut StdRng) -> Params {
+        let apart = |params: &Params| {
+            let evaluated = self.told.range(..first).map(|(_, (candidate, _))| &candidate.params);
+            evaluated.map(|other| self.space.distance(other, params)).fold(f64::INFINITY, f64::min)
+        };
+        let drawn = (1..NEWCOMER_DRAWS).map(|_| self.space.random(rng)).collect::<Vec<_>>();
+        let first_drawn = self.space.random(rng);
+        drawn.into_iter().fold(first_drawn, |far, next| if apart(&next) > apart(&far) { next } else { far })
+    }
+
+    /// Returns the fitness to hope for at a point: that of the evaluated points, the nearer the weightier, and more the
+    /// farther it is from all of them, because there anything can be. A failure is as bad as the worst measurement.
+    fn hope(&self, first: Slot, ranked: &[(&Candidate, f64)], params: &Params) -> f64 {
         let (mut sum, mut weights, mut nearest) = (0.0, 0.0, f64::INFINITY);
-        for (candidate, fitness) in ranked {
+        let worst = ranked.last().map_or(0.0, |(_, fitness)| *fitness);
+        for (candidate, told) in self.told.range(..first).map(|(_, evaluated)| evaluated) {
+            let fitness = match told {
+                Told::Fitness(fitness) => *fitness,
+                Told::Failed(FailureKind::Infrastructure) => continue,
+                Told::Failed(_) => worst,
+            };
             let distance = self.space.distance(&candidate.params, params);
             let weight = 1.0 / (distance * distance + SMOOTH * SMOOTH).powi(2);
             (sum, weights, nearest) = (sum + weight * fitness, weights + weight, distance.min(nearest));
@@ -493,7 +513,6 @@ mod tests {
             by_chance.push(world(&blind.best().unwrap().0.params).unwrap());
         }
         let (found, by_chance) = (median(found), median(by_chance));
-        println!("{found:.3} {by_chance:.3}");
         assert!(found > by_chance, "{found} found, {by_chance} by chance");
     }
 
@@ -622,6 +641,9 @@ mod tests {
     }
 
     proptest! {
+        // Each case is one or two whole searches.
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         #[test]
         fn candidates_are_new_within_bounds_and_within_budget(
             seed: u64, candidates in 1_u32..15, generations in 1_u32..5, lot_max in 0_u32..20,

@@ -310,7 +310,6 @@ mod tests {
             made += runs.len() as u64;
         }
         let share = |count: u64| count as f64 / validations as f64;
-        println!("{effect:+} cv {cv}: {} {} runs {}", share(successes), share(rollbacks), share(made));
         (share(successes), share(rollbacks), share(made))
     }
 
