@@ -122,7 +122,7 @@ impl House {
             bench: Arc::new(Runner::new(home.root().to_path_buf(), exe, clock)),
             env: Arc::new(EnvFiles::default()),
             services: services.clone(),
-            pending: Arc::new(PendingFiles::new(home.root())),
+            pending: Arc::new(PendingFiles::new(&home.pending_folder())),
         };
         let catalogue = Arc::new(with_paths_in(home, settings.catalogue.clone()));
         Ok(Self { home: home.clone(), store, settings, catalogue, services, seams, seed })

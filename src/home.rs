@@ -137,7 +137,7 @@ impl Home {
 
     /// Returns the folder of pending files, which undo deployments without the journal.
     pub(crate) fn pending_folder(&self) -> PathBuf {
-        self.root.join("pending")
+        self.state_folder().join("pending")
     }
 
     /// Returns the env file that services run with unless their domain names another.

@@ -33,9 +33,9 @@ struct Sealed {
 }
 
 impl PendingFiles {
-    /// Returns the pending files under `home`; nothing is created before the first one is armed.
-    pub(crate) fn new(home: &Path) -> Self {
-        Self { folder: home.join(".kloros/pending") }
+    /// Returns the pending files in `folder`, which is created when the first one is armed.
+    pub(crate) fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
     }
 
     fn file(&self, domain: &str) -> Result<PathBuf, EnvStoreError> {
@@ -141,13 +141,13 @@ mod tests {
     #[tokio::test]
     async fn what_was_armed_is_there_until_it_is_disarmed() {
         let home = tempfile::tempdir().unwrap();
-        let pending = PendingFiles::new(home.path());
+        let pending = PendingFiles::new(&home.path().join(".kloros/pending"));
         assert_eq!(pending.armed("lab").await.unwrap(), None);
         pending.disarm("lab").await.unwrap();
         pending.arm("lab", "first".to_owned()).await.unwrap();
         pending.arm("lab", "second \u{0} ä".to_owned()).await.unwrap();
         pending.arm("tts", "other".to_owned()).await.unwrap();
-        let again = PendingFiles::new(home.path());
+        let again = PendingFiles::new(&home.path().join(".kloros/pending"));
         assert_eq!(again.armed("lab").await.unwrap().as_deref(), Some("second \u{0} ä"));
         let mode = fs::metadata(home.path().join(".kloros/pending/lab.json")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -160,7 +160,7 @@ mod tests {
     #[tokio::test]
     async fn a_damaged_file_is_kept_aside_and_said_to_be_damaged() {
         let home = tempfile::tempdir().unwrap();
-        let pending = PendingFiles::new(home.path());
+        let pending = PendingFiles::new(&home.path().join(".kloros/pending"));
         pending.arm("lab", "old and new values".to_owned()).await.unwrap();
         let file = home.path().join(".kloros/pending/lab.json");
         let good = fs::read_to_string(&file).unwrap();
@@ -176,7 +176,7 @@ mod tests {
     #[tokio::test]
     async fn half_a_file_of_a_crash_is_never_read() {
         let home = tempfile::tempdir().unwrap();
-        let pending = PendingFiles::new(home.path());
+        let pending = PendingFiles::new(&home.path().join(".kloros/pending"));
         pending.arm("lab", "first".to_owned()).await.unwrap();
         fs::write(home.path().join(".kloros/pending/lab.json.part"), "{\"check").unwrap();
         assert_eq!(pending.armed("lab").await.unwrap().as_deref(), Some("first"));
@@ -187,7 +187,7 @@ mod tests {
     #[tokio::test]
     async fn a_name_that_leads_out_of_the_folder_is_refused() {
         let home = tempfile::tempdir().unwrap();
-        let pending = PendingFiles::new(home.path());
+        let pending = PendingFiles::new(&home.path().join(".kloros/pending"));
         for domain in ["", "..", "../lab", "a/b", "a\0b", "lab.json"] {
             let refused = pending.arm(domain, String::new()).await;
             assert!(matches!(refused, Err(EnvStoreError::Refused { .. })), "{domain:?}: {refused:?}");
@@ -198,7 +198,7 @@ mod tests {
     async fn a_home_that_cannot_be_written_to_is_named() {
         let home = tempfile::tempdir().unwrap();
         fs::write(home.path().join(".kloros"), "a file where the folder belongs").unwrap();
-        let error = PendingFiles::new(home.path()).arm("lab", String::new()).await.unwrap_err();
+        let error = PendingFiles::new(&home.path().join(".kloros/pending")).arm("lab", String::new()).await.unwrap_err();
         assert!(matches!(&error, EnvStoreError::Write { path, .. } if path.ends_with("lab.json")), "{error}");
     }
 }

@@ -339,7 +339,7 @@ fn an_experiment_must_fit_its_domain() {
     dream_refused(
         "goodput_per_s: up",
         "goodput: up",
-        "lab_tuning.metrics.goodput: is no metric of domain lab; known are e2e_p95_ms, error_rate, goodput_per_s, ttft_p95_ms",
+        "lab_tuning.metrics.goodput: is no metric of domain lab; known are e2e_p50_ms, error_rate, goodput_per_s",
     );
     dream_refused(
         "goodput_per_s: up",
