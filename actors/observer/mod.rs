@@ -44,7 +44,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            sample_every_s: 2.0,
+            sample_every_s: 1.0,
             window_readings: 60,
             baseline_readings_min: 8,
             raise_at: 6.0,
