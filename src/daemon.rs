@@ -50,6 +50,8 @@ pub(crate) struct Options {
     pub(crate) cycles: Option<u64>,
     /// The seed of everything random.
     pub(crate) seed: u64,
+    /// Whether a person looks on, who reads the story and not the log.
+    pub(crate) looked_on: bool,
 }
 
 /// Why the daemon ended.
@@ -72,14 +74,16 @@ pub(crate) const SOCKET: &str = "control.sock";
 
 /// Runs the daemon to its end. `watch` is given every fact as it becomes durable.
 pub(crate) async fn run<W: FnMut(&Recorded) + Send>(options: Options, mut watch: W) -> anyhow::Result<End> {
-    let Options { home, config, cycles, seed } = options;
+    let Options { home, config, cycles, seed, looked_on } = options;
     home.create()?;
     let lock = home.lock()?;
     let settings = Settings::load(home.root(), config.as_deref())?;
+    telemetry::start_logs(&settings.shell.log, looked_on);
     let store = journal::open(&home)?;
     // What a crash left half written outside the journal is mended before anything new is written.
     store.mend().await.context("cannot mend the projected files")?;
     let metrics = telemetry::start_metrics()?;
+    telemetry::check_address(settings.shell.metrics_address)?;
     let house = House::new(&home, store, settings, seed)?;
 
     deployer::recover(&house.seams, &house.catalogue, &house.settings.rooms.deployer).await?;
@@ -146,7 +150,8 @@ impl House {
     }
 
     fn demo_load(&self) -> Option<crate::bench::LiveLoad> {
-        let built_in = self.settings.practice.then(|| self.settings.catalogue.domains.get("lab")).flatten()?;
+        let wanted = self.settings.practice && self.settings.shell.demo_load;
+        let built_in = wanted.then(|| self.settings.catalogue.domains.get("lab")).flatten()?;
         let (services, name) = (Arc::clone(&self.services), built_in.name.clone());
         Some(demo::start(move || services.base_url(&name), self.seed))
     }

@@ -15,9 +15,12 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 /// Upper bounds of the trial's histogram, in seconds.
 const TRIAL_BUCKETS: [f64; 10] = [0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
 
-/// Starts logging to stderr, filtered by `filter`; a filter that cannot be read counts as `info`.
-pub(crate) fn start_logs(filter: &str) {
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+/// Starts logging to stderr, filtered by `filter`. To a person who looks on at the story only errors are said, unless the
+/// settings ask for more than they do by themselves.
+pub(crate) fn start_logs(filter: &str, looked_on: bool) {
+    let filter = if looked_on && filter == "info" { "error" } else { filter };
+    // ractor's own spans would stand before every line.
+    let filter = EnvFilter::try_new(format!("ractor=warn,{filter}")).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // A second start in one process keeps the first logger.
     builder.with_ansi(std::io::stderr().is_terminal()).try_init().ok();
@@ -38,6 +41,13 @@ pub(crate) fn start_metrics() -> anyhow::Result<PrometheusHandle> {
 
 /// The program that runs.
 const BUILD_INFO: &str = "kloros_build_info";
+
+/// Fails when nothing can listen on `address`, while that can still be told to whoever started the daemon.
+pub(crate) fn check_address(address: SocketAddr) -> anyhow::Result<()> {
+    std::net::TcpListener::bind(address)
+        .map(drop)
+        .with_context(|| format!("cannot listen on {address} for metrics: set shell.metrics_address to a free one"))
+}
 
 /// Serves `/metrics` on `address` until it fails.
 pub(crate) async fn serve(address: SocketAddr, handle: PrometheusHandle, control: Control) -> Result<(), String> {

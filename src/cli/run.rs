@@ -8,7 +8,6 @@ use super::{Answer, out::Out, progress::Progress};
 use crate::{
     daemon::{self, End, Options},
     home::Home,
-    telemetry,
 };
 
 /// How the loop is run.
@@ -26,13 +25,10 @@ pub(crate) struct RunArgs {
 }
 
 pub(crate) async fn run(home: Home, args: RunArgs, out: &mut Out) -> anyhow::Result<Answer> {
-    // A person who looks on reads the story; what only an operator reads would stand between its lines.
-    let filter =
-        std::env::var("KLOROS_LOG").unwrap_or_else(|_| if out.is_terminal() { "error" } else { "info" }.to_owned());
-    telemetry::start_logs(&filter);
+    let looked_on = out.is_terminal();
     let mut progress = Progress::new(out);
     progress.begin(&home, args.cycles)?;
-    let options = Options { home, config: args.config, cycles: args.cycles, seed: args.seed };
+    let options = Options { home, config: args.config, cycles: args.cycles, seed: args.seed, looked_on };
     let ended = daemon::run(options, |recorded| progress.tell(recorded)).await?;
     match ended {
         End::CyclesClosed(cycles) => {

@@ -18,6 +18,8 @@ pub(crate) struct Shell {
     pub(crate) log: String,
     /// Whether `kloros chaos` may break rooms on purpose.
     pub(crate) chaos: bool,
+    /// Whether the built-in lab is put under load, so that there is something to improve.
+    pub(crate) demo_load: bool,
 }
 
 impl Default for Shell {
@@ -27,6 +29,7 @@ impl Default for Shell {
             metrics_beyond_loopback: false,
             log: "info".to_owned(),
             chaos: false,
+            demo_load: true,
         }
     }
 }

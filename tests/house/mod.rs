@@ -1,0 +1,244 @@
+//! A whole house for a test: the real program in a home of its own, asked through its own command line.
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+/// Houses measure, so they take turns: two on one machine would only measure each other.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// What every house is set to: as it ships, but with budgets that a test can wait for.
+const SETTINGS: &str = "
+[curiosity]
+degradation = { max_candidates = 5, max_generations = 2 }
+rest_s = 1
+
+[dream]
+confirm_runs = 1
+trial_timeout_s = 60
+
+[validator]
+blocks_min = 2
+blocks_max = 6
+half_width = 0.3
+
+[feedback]
+rest_after_crash_s = 1
+";
+
+/// A home with the real program in it.
+pub struct House {
+    pub home: tempfile::TempDir,
+    shell: String,
+    rooms: String,
+    daemon: Option<Child>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl House {
+    /// Returns a house that is not yet running. `shell` is what stands under `[shell]`, `rooms` what stands below.
+    pub fn new(shell: &str, rooms: &str) -> Self {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let home = tempfile::tempdir().unwrap();
+        let house = Self { home, shell: shell.to_owned(), rooms: rooms.to_owned(), daemon: None, _alone: alone };
+        house.write_settings();
+        house
+    }
+
+    fn write_settings(&self) {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let text = format!("[shell]\nmetrics_address = \"127.0.0.1:{port}\"\n{}\n{SETTINGS}\n{}\n", self.shell, self.rooms);
+        fs::write(self.path("kloros.toml"), text).unwrap();
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    pub fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap_or_default()
+    }
+
+    /// Returns the lines of a JSONL file, each parsed: a torn one fails the test.
+    pub fn lines(&self, name: &str) -> Vec<Value> {
+        self.read(name).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Starts the daemon and waits until it answers.
+    pub fn start(&mut self, arguments: &[&str]) {
+        self.spawn(arguments);
+        self.until("the daemon answers", Duration::from_secs(60), |house| {
+            house.kloros(&["status"]).status.code().is_some_and(|code| code == 0) && house.lab_url().is_some()
+        });
+    }
+
+    /// Starts the daemon and does not wait.
+    pub fn spawn(&mut self, arguments: &[&str]) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.path("daemon.log")).unwrap();
+        let daemon = self
+            .command()
+            .arg("run")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.daemon = Some(daemon);
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kloros"));
+        command.arg("--home").arg(self.home.path());
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("KLOROS")) {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// Runs a command of the program to its end.
+    pub fn kloros(&self, arguments: &[&str]) -> Output {
+        self.command().args(arguments).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// Runs a command of the program and returns the JSON it prints.
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.command().arg("--json").args(arguments).stdin(Stdio::null()).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let last = text.lines().last().unwrap_or("null");
+        serde_json::from_str(last).unwrap_or_else(|error| panic!("{arguments:?} printed {text:?}: {error}"))
+    }
+
+    /// Waits until `is_so`, and fails the test with the daemon's log when it does not come to that.
+    pub fn until(&mut self, what: &str, within: Duration, mut is_so: impl FnMut(&mut Self) -> bool) {
+        let deadline = Instant::now() + within;
+        while !is_so(self) {
+            if Instant::now() > deadline {
+                let log = self.read("daemon.log");
+                let tail: Vec<&str> = log.lines().rev().take(60).collect();
+                panic!("not within {} s: {what}\n{}", within.as_secs(), tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+            }
+            std::thread::park_timeout(Duration::from_millis(100));
+        }
+    }
+
+    /// Waits until the daemon has ended by itself, and returns its exit code.
+    pub fn ended(&mut self, within: Duration) -> Option<i32> {
+        let mut code = None;
+        self.until("the daemon ends", within, |house| {
+            let daemon = house.daemon.as_mut().unwrap();
+            daemon.try_wait().unwrap().is_some_and(|status| {
+                code = status.code();
+                true
+            })
+        });
+        self.daemon = None;
+        code
+    }
+
+    /// Kills the daemon as the kernel would.
+    pub fn kill(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            daemon.kill().ok();
+            daemon.wait().unwrap();
+        }
+    }
+
+    /// Sends a signal by its number's name to the daemon.
+    pub fn interrupt(&mut self) -> Option<i32> {
+        let pid = self.daemon.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        self.ended(Duration::from_secs(60))
+    }
+
+    /// Returns the address of the serving lab.
+    pub fn lab_url(&self) -> Option<String> {
+        let status = self.json(&["status"]);
+        status["live"]["services"][0][1].as_str().map(str::to_owned)
+    }
+
+    /// Returns what the serving lab says it runs with; `None` while it does not answer.
+    pub fn lab_config(&self) -> Option<Value> {
+        let url = self.lab_url()?;
+        let address = url.trim_start_matches("http://");
+        let text = http_get(address, "/config")?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// Returns what the env file gives `key`.
+    pub fn env(&self, key: &str) -> Option<String> {
+        let text = self.read(".kloros_env");
+        text.lines().find_map(|line| line.strip_prefix(&format!("{key}=")).map(str::to_owned))
+    }
+
+    /// Returns how many processes still have this home on their command line.
+    pub fn processes(&self) -> usize {
+        let home = self.home.path().display().to_string();
+        let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+        let lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+        lines.filter(|line| String::from_utf8_lossy(line).contains(&home)).count()
+    }
+
+    /// Leaves a question for the lab in the inbox, as another program would.
+    pub fn ask(&self, id: &str) {
+        let intent = serde_json::json!({"type": "curiosity_question", "data": {
+            "question_id": id,
+            "hypothesis": "LAB_LATENCY_DEGRADATION",
+            "dream_experiment": {
+                "name": "lab_tuning", "domain": "lab",
+                "search_space": {
+                    "max_num_seqs": {"kind": "integer", "min": 1, "max": 32, "log": true},
+                    "threads": {"kind": "integer", "min": 1, "max": 4},
+                    "precision": {"kind": "choice", "values": ["f32", "f64"]}
+                },
+                "metrics": {"goodput_per_s": "up", "e2e_p50_ms": "down", "error_rate": "down"},
+                "param_mapping": {"max_num_seqs": "LAB_MAX_NUM_SEQS", "threads": "LAB_THREADS", "precision": "LAB_PRECISION"},
+                "budget": {"max_candidates": 5, "max_generations": 2}
+            }
+        }});
+        self.drop_file(".kloros/intents", &format!("{id}.json"), &intent.to_string());
+    }
+
+    /// Puts a file where the daemon looks, whole at once.
+    pub fn drop_file(&self, folder: &str, name: &str, text: &str) {
+        let beside = self.path(folder).join(format!("{name}.part"));
+        fs::write(&beside, text).unwrap();
+        fs::rename(beside, self.path(folder).join(name)).unwrap();
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Returns the body of a small answer; `None` when there is none.
+pub fn http_get(address: &str, path: &str) -> Option<String> {
+    use std::io::{Read, Write};
+
+    let mut stream = std::net::TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    write!(stream, "GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    head.starts_with("HTTP/1.").then(|| body.to_owned())
+}
+
+/// Returns what a command said, for a test that fails.
+pub fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Returns whether `path` is there.
+pub fn exists(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}

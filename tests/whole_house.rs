@@ -1,0 +1,325 @@
+//! The whole house on the real lab: the promises that only the running program can keep.
+
+mod house;
+
+use std::{fs, process::Stdio, time::Duration};
+
+use house::{House, exists, http_get, said};
+use serde_json::Value;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+const QUIET: &str = "demo_load = false\nchaos = true";
+
+const VALIDATIONS: &str = "logs/orchestrator/validations.jsonl";
+const EXPERIMENTS: &str = "logs/orchestrator/curiosity_experiments.jsonl";
+const FEEDBACK: &str = ".kloros/curiosity_feedback.jsonl";
+
+/// What holds after every deployment, however it went.
+#[track_caller]
+fn check_every_deployment_has_one_verdict(house: &House) {
+    let deployments = house.json(&["deployments"]);
+    for each in deployments.as_array().unwrap() {
+        let id = each["deployment"]["id"].as_str().unwrap();
+        let verdicts = |name: &str| house.read(name).lines().filter(|line| line.contains(id)).count();
+        assert_eq!(verdicts(VALIDATIONS), 1, "{id} in {}", house.read(VALIDATIONS));
+        assert_eq!(verdicts(FEEDBACK), 1, "{id}");
+        assert_eq!(each["stage"], "closed", "{id}");
+    }
+}
+
+/// What the env file says is what the lab runs with, whatever happened.
+#[track_caller]
+fn check_file_and_service_agree(house: &mut House) {
+    house.until("env file and lab agree", MINUTE, |house| {
+        let Some(config) = house.lab_config() else { return false };
+        let agrees = |key: &str, default: &str| {
+            let wanted = house.env(key).unwrap_or_else(|| default.to_owned());
+            config[key].as_str() == Some(wanted.as_str())
+        };
+        agrees("LAB_MAX_NUM_SEQS", "2") && agrees("LAB_THREADS", "1") && agrees("LAB_PRECISION", "f64")
+    });
+}
+
+#[test]
+fn with_nothing_configured_the_loop_closes_although_rooms_are_killed_under_it() {
+    let mut house = House::new("chaos = true", "");
+    house.start(&["--cycles", "1", "--seed", "7"]);
+    house.until("a question is asked by itself", 2 * MINUTE, |house| !house.lines(EXPERIMENTS).is_empty());
+    for room in ["observer", "curiosity", "coordinator", "gate", "feedback", "memory", "projector"] {
+        let killed = house.kloros(&["chaos", "kill", room]);
+        assert!(killed.status.success(), "{room}: {}", said(&killed));
+        house.until("every room is back", MINUTE, |house| house.kloros(&["status"]).status.success());
+    }
+    house.until("a deployment is being measured", 6 * MINUTE, |house| {
+        let runs = house.json(&["deployments"]);
+        runs[0]["stage"] == "measuring" || runs[0]["verdict"].is_object()
+    });
+    for room in ["validator", "deployer"] {
+        // The cycle may have closed meanwhile, and the daemon with it.
+        house.kloros(&["chaos", "kill", room]);
+    }
+    assert_eq!(house.ended(6 * MINUTE), Some(0), "{}", house.read("daemon.log"));
+
+    assert_eq!(house.lines(VALIDATIONS).len(), 1);
+    assert_eq!(house.lines(FEEDBACK).len(), 1);
+    check_every_deployment_has_one_verdict(&house);
+    let events: Vec<String> = house.lines(EXPERIMENTS).iter().map(|line| line["event"].to_string()).collect();
+    assert!(events.iter().filter(|event| event.contains("generation")).count() >= 1, "{events:?}");
+    assert_eq!(fs::read_dir(house.path("artifacts/dream/winners")).unwrap().count(), 1);
+    let told = house.kloros(&["explain", house.lines(VALIDATIONS)[0]["deployment_id"].as_str().unwrap()]);
+    let story = said(&told);
+    for word in ["noticed", "asked", "evolved", "won", "proposed", "permitted", "deployed", "judged", "learned"] {
+        assert!(story.contains(word), "{word} is missing in\n{story}");
+    }
+    assert_eq!(house.processes(), 0, "a child is left");
+}
+
+#[test]
+fn a_person_s_bad_idea_is_measured_undone_and_remembered() {
+    let mut house = House::new(QUIET, "");
+    fs::write(house.path(".kloros_env"), "# mine\nSECRET_TOKEN='do not print me'\nLAB_MAX_NUM_SEQS=8\nLAB_BATCH_WAIT_MS=0\n").unwrap();
+    let before = house.read(".kloros_env");
+    house.start(&[]);
+
+    let first = house.kloros(&["try", "lab", "LAB_MAX_NUM_SEQS=1", "LAB_BATCH_WAIT_MS=50"]);
+    assert_eq!(first.status.code(), Some(1), "{}", said(&first));
+    assert!(said(&first).contains("rollback"), "{}", said(&first));
+    house.until("it is closed", MINUTE, |house| house.json(&["deployments"])[0]["stage"] == "closed");
+    assert_eq!(house.read(".kloros_env"), before, "the file is as it was, byte for byte");
+    house.until("the lab runs with the old values", MINUTE, |house| {
+        house.lab_config().is_some_and(|config| config["LAB_MAX_NUM_SEQS"] == "8" && config["LAB_BATCH_WAIT_MS"] == "0")
+    });
+    check_every_deployment_has_one_verdict(&house);
+
+    let again = house.kloros(&["try", "lab", "LAB_MAX_NUM_SEQS=1", "LAB_BATCH_WAIT_MS=50"]);
+    assert_eq!(again.status.code(), Some(1), "{}", said(&again));
+    assert!(said(&again).contains("waits for you"), "{}", said(&again));
+    assert!(said(&again).contains("tried before"), "{}", said(&again));
+
+    assert_eq!(house.interrupt(), Some(0));
+    for name in ["daemon.log", VALIDATIONS, FEEDBACK] {
+        assert!(!house.read(name).contains("do not print me"), "{name} holds a secret");
+    }
+    assert_eq!(house.processes(), 0, "a child is left");
+}
+
+#[test]
+fn at_level_zero_nothing_changes_until_somebody_says_yes() {
+    let mut house = House::new(QUIET, "[gate]\nautonomy = 0");
+    fs::write(house.path(".kloros_env"), "KLR_AUTONOMY_LEVEL=3\n").unwrap();
+    house.start(&[]);
+    let tried = house.kloros(&["try", "lab", "LAB_MAX_NUM_SEQS=8", "LAB_BATCH_WAIT_MS=0"]);
+    assert_eq!(tried.status.code(), Some(1), "{}", said(&tried));
+    assert_eq!(house.read(".kloros_env"), "KLR_AUTONOMY_LEVEL=3\n", "the env file cannot raise the ceiling");
+    let id = house.json(&["status"])["live"]["waiting"][0]["promotion"]["id"].as_str().unwrap().to_owned();
+
+    let unknown = house.kloros(&["approve", "ffffffff"]);
+    assert_eq!(unknown.status.code(), Some(1), "{}", said(&unknown));
+    // Approvals survive the daemon.
+    house.kill();
+    house.start(&[]);
+    let approved = house.kloros(&["approve", &id]);
+    assert!(approved.status.success(), "{}", said(&approved));
+    house.until("it is deployed", MINUTE, |house| house.env("LAB_MAX_NUM_SEQS").as_deref() == Some("8"));
+    assert_eq!(house.kloros(&["approve", &id]).status.code(), Some(1), "an approval counts once");
+    house.until("it is judged", 3 * MINUTE, |house| house.lines(FEEDBACK).len() == 1);
+    assert!(house.env("KLR_AUTONOMY_LEVEL").is_some());
+}
+
+#[test]
+fn the_env_file_can_lower_the_level_and_a_no_is_final() {
+    let mut house = House::new(QUIET, "[gate]\nautonomy = 3");
+    fs::write(house.path(".kloros_env"), "KLR_AUTONOMY_LEVEL=0\n").unwrap();
+    house.start(&[]);
+    let tried = house.kloros(&["try", "lab", "LAB_THREADS=2"]);
+    assert!(said(&tried).contains("waits for you"), "{}", said(&tried));
+    let id = house.json(&["status"])["live"]["waiting"][0]["promotion"]["id"].as_str().unwrap().to_owned();
+    assert!(house.kloros(&["reject", &id, "--reason", "not today"]).status.success());
+    assert_eq!(house.kloros(&["approve", &id]).status.code(), Some(1));
+    assert_eq!(house.read(".kloros_env"), "KLR_AUTONOMY_LEVEL=0\n");
+}
+
+#[test]
+fn a_daemon_that_is_killed_at_any_moment_leaves_a_proven_service_and_goes_on() {
+    let mut house = House::new(QUIET, "");
+    house.start(&[]);
+    house.ask("lab.killed.001");
+    // The moments lie apart by what happens in them, not by a clock: each kill waits for the next thing in the journal.
+    let moments: [(&str, fn(&House) -> bool); 5] = [
+        ("the experiment began", |house| !house.lines(EXPERIMENTS).is_empty()),
+        ("trials were measured", |house| trials(house) >= 2),
+        ("a generation was measured", |house| house.read(EXPERIMENTS).contains("generation")),
+        ("a deployment began", |house| !house.json(&["deployments"]).as_array().unwrap().is_empty()),
+        ("the next deployment is measured", |house| {
+            house.json(&["deployments"]).as_array().unwrap().iter().any(|each| each["stage"] == "measuring")
+        }),
+    ];
+    let mut tried = 0;
+    for (name, moment) in moments {
+        if name == "the next deployment is measured" {
+            let output = house.kloros(&["try", "lab", "LAB_MAX_NUM_SEQS=12", "--no-wait"]);
+            assert!(output.status.success(), "{}", said(&output));
+        }
+        house.until(name, 4 * MINUTE, |house| moment(house));
+        house.kill();
+        house.start(&[]);
+        assert!(trials(&house) >= tried, "no trial is lost");
+        tried = trials(&house);
+        check_file_and_service_agree(&mut house);
+        house.until("what was open is closed", MINUTE, |house| {
+            house.json(&["deployments"]).as_array().unwrap().iter().all(|each| each["stage"] == "closed")
+                || name != "the next deployment is measured"
+        });
+    }
+    house.until("every verdict is told", MINUTE, |house| house.lines(VALIDATIONS).len() == house.lines(FEEDBACK).len());
+    let keys = trial_keys(&house);
+    let mut unique = keys.clone();
+    unique.sort();
+    unique.dedup();
+    assert_eq!(keys.len(), unique.len(), "no trial is made twice: {keys:?}");
+    assert_eq!(house.interrupt(), Some(0));
+    check_every_deployment_has_one_verdict(&house);
+    assert_eq!(house.processes(), 0, "a child is left");
+}
+
+fn trials(house: &House) -> usize {
+    trial_keys(house).len()
+}
+
+fn trial_keys(house: &House) -> Vec<String> {
+    let found = house.json(&["experiments", "x-lab.killed.001"]);
+    let trials = found[0]["trials"].as_array().cloned().unwrap_or_default();
+    trials.iter().map(|trial| format!("{}:{}", trial["generation"], trial["number"])).collect()
+}
+
+#[test]
+fn hostile_files_are_set_aside_and_the_loop_goes_on() {
+    let mut house = House::new(QUIET, "");
+    house.start(&[]);
+    let intents = house.path(".kloros/intents");
+    house.drop_file(".kloros/intents", "cut.json", r#"{"type": "curiosity_question", "data": {"question_id": "a"#);
+    house.drop_file(".kloros/intents", "other.json", r#"{"type": "shell", "data": {"run": "rm"}}"#);
+    fs::File::create(intents.join("large.json")).unwrap().set_len(1 << 30).unwrap();
+    let winner = r#"{"experiment": "lab_tuning", "domain": "lab",
+        "best": {"params": {"KLR_AUTONOMY_LEVEL": 3, "max_num_seqs": 8}, "fitness": 9}}"#;
+    house.drop_file("artifacts/dream/winners", "evil.json", winner);
+    let mapped = r#"{"experiment": "lab_tuning", "domain": "lab", "best": {"params": {"max_num_seqs": 99999}, "fitness": 9}}"#;
+    house.drop_file("artifacts/dream/winners", "range.json", mapped);
+
+    house.until("all are set aside", MINUTE, |house| {
+        ["cut.json", "other.json", "large.json"]
+            .iter()
+            .all(|name| exists(&house.path(".kloros/intents/processed").join(format!("{name}.refused"))))
+            && exists(&house.path("artifacts/dream/winners/evil.json.refused"))
+            && exists(&house.path("artifacts/dream/winners/range.json.refused"))
+    });
+    assert_eq!(house.read(".kloros_env"), "", "nothing was applied");
+    assert!(house.kloros(&["status"]).status.success());
+    assert!(house.json(&["deployments"]).as_array().unwrap().is_empty());
+}
+
+#[test]
+fn a_winner_that_its_owner_drops_is_deployed_like_any_other() {
+    let mut house = House::new(QUIET, "");
+    house.start(&[]);
+    let winner = r#"{"experiment": "lab_tuning", "domain": "lab",
+        "best": {"params": {"max_num_seqs": 8, "batch_wait_ms": 0, "precision": "f32"}, "fitness": 0.3}}"#;
+    house.drop_file("artifacts/dream/winners", "mine.json", winner);
+    house.until("it is judged", 4 * MINUTE, |house| house.lines(FEEDBACK).len() == 1);
+    house.until("it is closed", MINUTE, |house| house.json(&["deployments"])[0]["stage"] == "closed");
+    check_file_and_service_agree(&mut house);
+    assert!(exists(&house.path("artifacts/dream/winners/mine.json.taken")));
+}
+
+#[test]
+fn a_bad_configuration_is_told_whole_and_nothing_starts() {
+    let mut house = House::new("", "");
+    let text = "[validator]\nkeep_frm = 0.02\nundo_below = nan\n[gate]\nautonomy = true\n[dream]\nlot_max = 2.7\n";
+    fs::write(house.path("kloros.toml"), text).unwrap();
+    let checked = house.kloros(&["check-config"]);
+    assert_eq!(checked.status.code(), Some(1));
+    let problems = said(&checked);
+    for part in [":2:", "keep_from", ":3:", "undo_below", ":5:", "gate.autonomy", ":7:", "dream.lot_max"] {
+        assert!(problems.contains(part), "{part} is missing in\n{problems}");
+    }
+    house.spawn(&[]);
+    assert_eq!(house.ended(MINUTE), Some(78));
+    assert!(!exists(&house.path(".kloros_env")));
+}
+
+#[test]
+fn a_second_daemon_in_one_home_is_told_whose_it_is() {
+    let mut house = House::new(QUIET, "");
+    house.start(&[]);
+    let second = house.kloros(&["run"]);
+    assert_eq!(second.status.code(), Some(2), "{}", said(&second));
+    let pid = house.json(&["status"])["live"]["pid"].to_string();
+    assert!(said(&second).contains(&pid), "{}", said(&second));
+    assert!(house.kloros(&["status"]).status.success());
+}
+
+#[test]
+fn logs_that_were_deleted_are_rebuilt_as_they_were() {
+    let mut house = House::new(QUIET, "");
+    house.start(&[]);
+    house.kloros(&["try", "lab", "LAB_MAX_NUM_SEQS=8"]);
+    house.until("it is judged", 4 * MINUTE, |house| house.lines(FEEDBACK).len() == 1);
+    assert_eq!(house.interrupt(), Some(0));
+    let before = (house.read(VALIDATIONS), house.read(FEEDBACK));
+    fs::remove_file(house.path(VALIDATIONS)).unwrap();
+    fs::write(house.path(FEEDBACK), "{torn").unwrap();
+    let rebuilt = house.kloros(&["rebuild-logs"]);
+    assert!(rebuilt.status.success(), "{}", said(&rebuilt));
+    assert_eq!((house.read(VALIDATIONS), house.read(FEEDBACK)), before);
+}
+
+#[test]
+fn what_prometheus_scrapes_passes_its_own_check() {
+    let mut house = House::new(QUIET, "");
+    house.start(&[]);
+    house.kloros(&["try", "lab", "LAB_MAX_NUM_SEQS=8", "--no-wait"]);
+    let address = house.json(&["status"])["live"]["metrics_address"].as_str().unwrap().to_owned();
+    let mut text = String::new();
+    house.until("a deployment is counted", MINUTE, |_| {
+        text = http_get(&address, "/metrics").unwrap_or_default();
+        text.contains("kloros_deployments_total 1")
+    });
+    assert!(text.contains("kloros_room_up{room=\"hands/gate\"} 1"), "{text}");
+    let Ok(mut promtool) = std::process::Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+    else {
+        // `tests/run` installs promtool; a bare `cargo test` still checks the text with a parser of its own.
+        return assert!(text.lines().all(|line| line.is_empty() || line.starts_with('#') || line.contains(' ')));
+    };
+    std::io::Write::write_all(&mut promtool.stdin.take().unwrap(), text.as_bytes()).unwrap();
+    let checked = promtool.wait_with_output().unwrap();
+    assert!(checked.status.success(), "{}\n{text}", said(&checked));
+}
+
+#[test]
+fn a_question_about_what_may_not_be_touched_is_refused() {
+    let mut house = House::new(QUIET, "");
+    house.start(&[]);
+    let intent = serde_json::json!({"type": "curiosity_question", "data": {
+        "question_id": "lab.evil.001", "hypothesis": "LAB_EVIL",
+        "dream_experiment": {
+            "name": "evil", "domain": "lab",
+            "search_space": {"level": {"kind": "integer", "min": 0, "max": 3}},
+            "metrics": {"goodput_per_s": "up"},
+            "param_mapping": {"level": "KLR_AUTONOMY_LEVEL"},
+            "budget": {"max_candidates": 2, "max_generations": 1}
+        }
+    }});
+    house.drop_file(".kloros/intents", "evil.json", &intent.to_string());
+    let mut questions = Value::Null;
+    house.until("it is refused", MINUTE, |house| {
+        questions = house.json(&["questions"]);
+        questions[0]["end"]["how"] == "refused"
+    });
+    assert!(questions[0]["end"]["why"].as_str().unwrap().contains("KLR_AUTONOMY_LEVEL"), "{questions}");
+}
