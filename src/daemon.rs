@@ -99,7 +99,10 @@ pub(crate) async fn run<W: FnMut(&Recorded) + Send>(options: Options, mut watch:
         }
         Err(error) => Err(error),
     };
-    drop(load);
+    if let Some(load) = load {
+        let counts = load.stop().await;
+        tracing::info!(?counts, "practice load ended");
+    }
     house.close().await?;
     ended
 }

@@ -96,21 +96,25 @@ impl Home {
     }
 
     /// Returns the log of experiments.
+    #[cfg(test)]
     pub(crate) fn experiments_log(&self) -> PathBuf {
         self.root.join(files::EXPERIMENTS)
     }
 
     /// Returns the log of verdicts.
+    #[cfg(test)]
     pub(crate) fn validations_log(&self) -> PathBuf {
         self.root.join(files::VALIDATIONS)
     }
 
     /// Returns the log of lessons.
+    #[cfg(test)]
     pub(crate) fn feedback_log(&self) -> PathBuf {
         self.root.join(files::FEEDBACK)
     }
 
     /// Returns the file of the open questions.
+    #[cfg(test)]
     pub(crate) fn feed(&self) -> PathBuf {
         self.root.join(files::FEED)
     }
@@ -138,11 +142,6 @@ impl Home {
     /// Returns the folder of pending files, which undo deployments without the journal.
     pub(crate) fn pending_folder(&self) -> PathBuf {
         self.state_folder().join("pending")
-    }
-
-    /// Returns the env file that services run with unless their domain names another.
-    pub(crate) fn env_file(&self) -> PathBuf {
-        self.root.join(".kloros_env")
     }
 
     /// Creates the folders that are missing, open to their owner alone; folders that are there keep their mode.
@@ -217,11 +216,6 @@ pub(crate) struct HomeLock {
 }
 
 impl HomeLock {
-    /// Returns whose lock it is.
-    pub(crate) fn home(&self) -> &Home {
-        &self.home
-    }
-
     /// Returns whether the lock file still is the one that is locked; if not, a second daemon could start.
     pub(crate) fn stands(&self) -> bool {
         same_file(&self.home.lock_file(), &self.file)
@@ -351,8 +345,9 @@ mod tests {
     #[test]
     fn a_lock_file_that_was_removed_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
-        let lock = Home::at(folder.path()).unwrap().lock().unwrap();
-        fs::remove_file(lock.home().lock_file()).unwrap();
+        let home = Home::at(folder.path()).unwrap();
+        let lock = home.lock().unwrap();
+        fs::remove_file(home.lock_file()).unwrap();
         assert!(!lock.stands());
     }
 

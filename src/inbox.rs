@@ -74,13 +74,13 @@ impl Inbox {
     fn take_intent(&self, path: &Path) {
         match read_small(path).and_then(|text| self.intent(&text)) {
             Ok(intent) => match self.control.intend(intent) {
-                Ok(()) => self.put_away(path, &self.home.processed_intents_folder(), ""),
+                Ok(()) => Self::put_away(path, &self.home.processed_intents_folder(), ""),
                 // The coordinator is being restarted: the file waits for its next turn.
                 Err(error) => tracing::debug!(%error, "intent file waits"),
             },
             Err(why) => {
                 tracing::warn!(file = %path.display(), %why, "intent file refused and set aside");
-                self.put_away(path, &self.home.processed_intents_folder(), ".refused");
+                Self::put_away(path, &self.home.processed_intents_folder(), ".refused");
             }
         }
     }
@@ -113,7 +113,7 @@ impl Inbox {
             Ok(winner) if self.is_our_own(&winner.experiment_id).await? => {}
             Ok(winner) => match self.proposal(&winner, &name) {
                 Ok(proposal) => match self.control.intend(Intent::Proposal(proposal)) {
-                    Ok(()) => self.put_away(path, &self.home.winners_folder(), ".taken"),
+                    Ok(()) => Self::put_away(path, &self.home.winners_folder(), ".taken"),
                     Err(error) => tracing::debug!(%error, "winner file waits"),
                 },
                 Err(why) => self.quarantine(path, &why),
@@ -125,7 +125,7 @@ impl Inbox {
 
     fn quarantine(&self, path: &Path, why: &str) {
         tracing::warn!(file = %path.display(), %why, "winner file refused and set aside");
-        self.put_away(path, &self.home.winners_folder(), ".refused");
+        Self::put_away(path, &self.home.winners_folder(), ".refused");
     }
 
     /// Winners of our own experiments are projections: they are written here, not read.
@@ -163,7 +163,7 @@ impl Inbox {
         })
     }
 
-    fn put_away(&self, path: &Path, folder: &Path, suffix: &str) {
+    fn put_away(path: &Path, folder: &Path, suffix: &str) {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let to = folder.join(format!("{name}{suffix}"));
         if let Err(error) = fs::create_dir_all(folder).and_then(|()| fs::rename(path, &to)) {

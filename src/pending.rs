@@ -198,7 +198,8 @@ mod tests {
     async fn a_home_that_cannot_be_written_to_is_named() {
         let home = tempfile::tempdir().unwrap();
         fs::write(home.path().join(".kloros"), "a file where the folder belongs").unwrap();
-        let error = PendingFiles::new(&home.path().join(".kloros/pending")).arm("lab", String::new()).await.unwrap_err();
+        let error =
+            PendingFiles::new(&home.path().join(".kloros/pending")).arm("lab", String::new()).await.unwrap_err();
         assert!(matches!(&error, EnvStoreError::Write { path, .. } if path.ends_with("lab.json")), "{error}");
     }
 }

@@ -178,13 +178,12 @@ impl Snapshot {
                 continue;
             }
             let bound = sample.labels.get("le").and_then(|le| le.replace("+Inf", "inf").parse().ok());
-            match (sample.metric.strip_suffix("_bucket"), bound) {
-                (Some(histogram), Some(le)) => snapshot.add_to_bucket(histogram, le, value),
-                _ => {
-                    let number = snapshot.numbers.entry(sample.metric).or_insert(Number { sum: 0.0, max: value });
-                    number.sum += value;
-                    number.max = number.max.max(value);
-                }
+            if let (Some(histogram), Some(le)) = (sample.metric.strip_suffix("_bucket"), bound) {
+                snapshot.add_to_bucket(histogram, le, value);
+            } else {
+                let number = snapshot.numbers.entry(sample.metric).or_insert(Number { sum: 0.0, max: value });
+                number.sum += value;
+                number.max = number.max.max(value);
             }
         }
         snapshot
@@ -237,7 +236,7 @@ fn wanted(line: &str) -> Option<String> {
     let end = line.find(|each: char| each == '{' || each.is_whitespace())?;
     let name = line[..end].replace(':', "_");
     let asked = |metric: &&str| name == **metric || name.strip_suffix("_bucket") == Some(metric);
-    let asked = name == STARTED_AT || TABLE.iter().any(|(_, _, names)| names.iter().any(|metric| asked(&metric)));
+    let asked = name == STARTED_AT || TABLE.iter().any(|(_, _, names)| names.iter().any(asked));
     asked.then(|| name + &line[end..])
 }
 

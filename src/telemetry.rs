@@ -75,8 +75,8 @@ async fn render(State((handle, control)): State<(PrometheusHandle, Control)>) ->
 
 /// Rooms are a closed set but for experiments, which come and go and are counted elsewhere.
 fn show_tree(control: &Control) {
-    let Some(root) = control.snapshot() else { return };
-    for branch in root.walk() {
+    let Some(house) = control.snapshot() else { return };
+    for branch in house.walk() {
         if branch.kind != Kind::Actor || branch.path.starts_with("experiments/") {
             continue;
         }

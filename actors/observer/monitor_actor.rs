@@ -94,7 +94,7 @@ impl State {
                     match &error {
                         ProbeError::Absent(why) => tracing::info!(probe = %self.name, %why, "nothing to read here"),
                         ProbeError::Unreachable(why) => {
-                            tracing::warn!(probe = %self.name, %why, "probe does not answer")
+                            tracing::warn!(probe = %self.name, %why, "probe does not answer");
                         }
                     }
                 }

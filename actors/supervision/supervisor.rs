@@ -132,6 +132,7 @@ impl State {
         }
     }
 
+    #[allow(clippy::disallowed_methods, reason = "jitter is there to differ: daemons that fail together restart apart")]
     fn step(&mut self, event: Event) {
         let now = Instant::now().saturating_duration_since(self.shared.epoch);
         for effect in self.machine.on(now, rand::random(), event) {

@@ -31,7 +31,9 @@ mod summary;
 mod tests;
 
 use kloros_actors::facts::{FailureKind, TrialFailure};
-pub(crate) use live_load::{LiveCounts, LiveLoad, LiveLoadSpec};
+#[cfg(test)]
+pub(crate) use live_load::LiveCounts;
+pub(crate) use live_load::{LiveLoad, LiveLoadSpec};
 pub(crate) use runner::Runner;
 
 /// Returns the failure of this kind, with words for a person.

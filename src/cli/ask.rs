@@ -116,14 +116,14 @@ fn room_words(room: &Room) -> String {
     let label = format!("{}{name}", "  ".repeat(room.depth_in_tree));
     let mut words = format!("{label:32} {:10}", room.state);
     if let Some(uptime_s) = room.uptime_s {
-        words += &format!(" up {:>9}", story::span(uptime_s));
+        words.extend([format!(" up {:>9}", story::span(uptime_s))]);
     }
     if !room.is_supervisor {
-        words += &format!("   handled {:>6}   waiting {}", room.handled, room.waiting);
+        words.extend([format!("   handled {:>6}   waiting {}", room.handled, room.waiting)]);
     }
     if room.restarts > 0 {
         let why = room.last_failure.as_deref().unwrap_or("unknown");
-        words += &format!("   restarts {} (last: {why})", room.restarts);
+        words.extend([format!("   restarts {} (last: {why})", room.restarts)]);
     }
     words
 }

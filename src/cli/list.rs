@@ -142,7 +142,7 @@ fn experiment_row(found: &Found, whole: bool) -> (serde_json::Value, String) {
         generations.len()
     );
     if let Some(best) = best {
-        line += &format!(", best {:+.0} %", progress::percent_of_log(best.fitness));
+        line.extend([format!(", best {:+.0} %", progress::percent_of_log(best.fitness))]);
     }
     if whole {
         line.extend(trials.iter().map(trial_line));

@@ -33,7 +33,7 @@ struct Cli {
 
 #[derive(Args, Clone)]
 struct Common {
-    /// The home: state, logs and results [default: $KLOROS_HOME, or what fits the machine]
+    /// The home: state, logs and results [default: `KLOROS_HOME`, or what fits the machine]
     #[arg(long, global = true, value_name = "DIR")]
     home: Option<PathBuf>,
     /// Print JSON for scripts

@@ -8,12 +8,13 @@ use serde::Serialize;
 pub(crate) struct Out {
     json: bool,
     terminal: bool,
+    stdout: io::Stdout,
 }
 
 impl Out {
     /// Returns where answers go; as JSON if `json` is asked for.
     pub(crate) fn new(json: bool) -> Self {
-        Self { json, terminal: io::stdout().is_terminal() }
+        Self { json, terminal: io::stdout().is_terminal(), stdout: io::stdout() }
     }
 
     /// Returns whether answers are JSON.
@@ -38,14 +39,14 @@ impl Out {
 
     /// Prints one line.
     pub(crate) fn line(&mut self, text: &str) -> io::Result<()> {
-        let mut stdout = io::stdout().lock();
+        let mut stdout = self.stdout.lock();
         writeln!(stdout, "{text}")?;
         stdout.flush()
     }
 
     /// Prints a line over the last one, for a person that looks on; an empty text takes it away.
     pub(crate) fn over(&mut self, text: &str) -> io::Result<()> {
-        let mut stdout = io::stdout().lock();
+        let mut stdout = self.stdout.lock();
         write!(stdout, "\r\x1b[2K{text}")?;
         stdout.flush()
     }

@@ -32,7 +32,7 @@ pub(crate) async fn run(home: Home, args: RunArgs, out: &mut Out) -> anyhow::Res
     let ended = daemon::run(options, |recorded| progress.tell(recorded)).await?;
     match ended {
         End::CyclesClosed(cycles) => {
-            progress.end(&format!("{cycles} cycle{} closed", if cycles == 1 { "" } else { "s" }))?
+            progress.end(&format!("{cycles} cycle{} closed", if cycles == 1 { "" } else { "s" }))?;
         }
         End::Asked => progress.end("stopped as asked: nothing unproven is left, and no child runs")?,
     }

@@ -187,7 +187,11 @@ fn judged(verdict: &Verdict, runs: u32) -> String {
     );
     for (name, before) in &verdict.before {
         if let Some(after) = verdict.after.get(name) {
-            text += &format!("\n                                 {name} {} -> {}", number(*before), number(*after));
+            text.extend([format!(
+                "\n                                 {name} {} -> {}",
+                number(*before),
+                number(*after)
+            )]);
         }
     }
     if verdict.outcome == Ruled::Success {

@@ -57,7 +57,7 @@ async fn a_handler_that_blocks_its_thread_is_given_up_and_its_room_replaced() {
     let spec = a.spec().stall_after(limit).kill_within(limit);
     let tree = start(supervisor("house", Strategy::OneForOne).child(spec)).await.unwrap();
     let mut events = tree.events();
-    let (release, blocked) = std::sync::mpsc::channel();
+    let (release, blocked) = std::sync::mpsc::sync_channel(1);
     a.tell(Order::Block(blocked));
     a.reaches(2).await;
     let kinds: Vec<EventKind> = std::iter::from_fn(|| events.try_recv().ok()).map(|event| event.kind).collect();
@@ -76,7 +76,7 @@ async fn a_start_that_blocks_its_thread_is_given_up_and_never_takes_the_socket_o
     let (outlet, exits) = Outlet::collecting();
     nursery.on_exit(outlet);
     let tree = start(supervisor("house", Strategy::OneForOne).dynamic("trials", &nursery)).await.unwrap();
-    let (release, blocked) = std::sync::mpsc::channel();
+    let (release, blocked) = std::sync::mpsc::sync_channel(1);
     let habits = Habits { blocks_while_starting: Some(Arc::new(Mutex::new(blocked))), ..Habits::default() };
     let a = Room::with("a", &log, habits);
     let limit = Duration::from_millis(20);
