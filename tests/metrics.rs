@@ -34,6 +34,7 @@ impl Daemon {
             .args(["run", "--home"])
             .arg(home)
             .env("KLOROS__SHELL__METRICS_ADDRESS", metrics.to_string())
+            .env("KLOROS_LOG", "warn")
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
