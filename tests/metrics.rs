@@ -1,5 +1,7 @@
 //! The metrics of a daemon that really runs, read as Prometheus reads them.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::{
     collections::BTreeSet,
     io::{ErrorKind, Read, Write},
@@ -34,7 +36,7 @@ impl Daemon {
             .args(["run", "--home"])
             .arg(home)
             .env("KLOROS__SHELL__METRICS_ADDRESS", metrics.to_string())
-            .env("KLOROS_LOG", "warn")
+            .env("KLOROS__SHELL__LOG", "warn")
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
@@ -109,12 +111,12 @@ fn families(text: &str) -> (BTreeSet<&str>, BTreeSet<&str>) {
     let described: BTreeSet<&str> = named("# HELP ").intersection(&named("# TYPE ")).copied().collect();
     let samples = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     let family = |line: &'_ str| -> usize { line.find(['{', ' ']).unwrap_or(line.len()) };
-    let sampled = samples.map(|line| {
+    let with_values = samples.map(|line| {
         let name = &line[..family(line)];
         let parts = ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part));
         parts.filter(|histogram| described.contains(histogram)).unwrap_or(name)
     });
-    (sampled.collect(), described)
+    (with_values.collect(), described)
 }
 
 #[test]
@@ -123,10 +125,10 @@ fn a_running_daemon_shows_metrics_that_prometheus_has_nothing_to_say_against() {
     let mut daemon = Daemon::start(home.path());
     let text = daemon.metrics_when(|text| value(text, "kloros_readings_total").is_some_and(|readings| readings > 0.0));
 
-    let (sampled, described) = families(&text);
-    let undescribed: Vec<_> = sampled.difference(&described).collect();
+    let (with_values, described) = families(&text);
+    let undescribed: Vec<_> = with_values.difference(&described).collect();
     assert!(undescribed.is_empty(), "without type and help: {undescribed:?}");
-    let foreign: Vec<_> = sampled.iter().filter(|name| !name.starts_with("kloros_")).collect();
+    let foreign: Vec<_> = with_values.iter().filter(|name| !name.starts_with("kloros_")).collect();
     assert!(foreign.is_empty(), "not under kloros_: {foreign:?}");
     for room in ["mind/curiosity", "mind/coordinator", "mind/feedback", "hands/gate", "senses/observer"] {
         let up = value(&text, &format!("kloros_room_up{{room=\"{room}\"}}"));

@@ -1,5 +1,7 @@
 //! The README's example of a service of one's own, held against the program.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::{fs, path::Path, process::Command};
 
 /// Returns the files that the README shows: each stands in a block of its own, whose first line is a comment with its

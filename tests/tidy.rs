@@ -2,6 +2,8 @@
 //!
 //! Each failure names the file and line, and says what to do.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::{
     collections::BTreeSet,
     fs,

@@ -34,8 +34,8 @@ rest_after_crash_s = 1
 ";
 
 /// A home with the real program in it.
-pub struct House {
-    pub home: tempfile::TempDir,
+pub(crate) struct House {
+    pub(crate) home: tempfile::TempDir,
     shell: String,
     rooms: String,
     daemon: Option<Child>,
@@ -44,7 +44,7 @@ pub struct House {
 
 impl House {
     /// Returns a house that is not yet running. `shell` is what stands under `[shell]`, `rooms` what stands below.
-    pub fn new(shell: &str, rooms: &str) -> Self {
+    pub(crate) fn new(shell: &str, rooms: &str) -> Self {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let home = tempfile::tempdir().unwrap();
         let house = Self { home, shell: shell.to_owned(), rooms: rooms.to_owned(), daemon: None, _alone: alone };
@@ -54,25 +54,26 @@ impl House {
 
     fn write_settings(&self) {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let text = format!("[shell]\nmetrics_address = \"127.0.0.1:{port}\"\n{}\n{SETTINGS}\n{}\n", self.shell, self.rooms);
+        let text =
+            format!("[shell]\nmetrics_address = \"127.0.0.1:{port}\"\n{}\n{SETTINGS}\n{}\n", self.shell, self.rooms);
         fs::write(self.path("kloros.toml"), text).unwrap();
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
 
-    pub fn read(&self, name: &str) -> String {
+    pub(crate) fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap_or_default()
     }
 
     /// Returns the lines of a JSONL file, each parsed: a torn one fails the test.
-    pub fn lines(&self, name: &str) -> Vec<Value> {
+    pub(crate) fn lines(&self, name: &str) -> Vec<Value> {
         self.read(name).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// Starts the daemon and waits until it answers.
-    pub fn start(&mut self, arguments: &[&str]) {
+    pub(crate) fn start(&mut self, arguments: &[&str]) {
         self.spawn(arguments);
         self.until("the daemon answers", Duration::from_secs(60), |house| {
             house.kloros(&["status"]).status.code().is_some_and(|code| code == 0) && house.lab_url().is_some()
@@ -80,7 +81,7 @@ impl House {
     }
 
     /// Starts the daemon and does not wait.
-    pub fn spawn(&mut self, arguments: &[&str]) {
+    pub(crate) fn spawn(&mut self, arguments: &[&str]) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("daemon.log")).unwrap();
         let daemon = self
             .command()
@@ -104,12 +105,12 @@ impl House {
     }
 
     /// Runs a command of the program to its end.
-    pub fn kloros(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn kloros(&self, arguments: &[&str]) -> Output {
         self.command().args(arguments).stdin(Stdio::null()).output().unwrap()
     }
 
     /// Runs a command of the program and returns the JSON it prints.
-    pub fn json(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         let output = self.command().arg("--json").args(arguments).stdin(Stdio::null()).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         let last = text.lines().last().unwrap_or("null");
@@ -117,20 +118,24 @@ impl House {
     }
 
     /// Waits until `is_so`, and fails the test with the daemon's log when it does not come to that.
-    pub fn until(&mut self, what: &str, within: Duration, mut is_so: impl FnMut(&mut Self) -> bool) {
+    pub(crate) fn until(&mut self, what: &str, within: Duration, mut is_so: impl FnMut(&mut Self) -> bool) {
         let deadline = Instant::now() + within;
         while !is_so(self) {
             if Instant::now() > deadline {
                 let log = self.read("daemon.log");
                 let tail: Vec<&str> = log.lines().rev().take(60).collect();
-                panic!("not within {} s: {what}\n{}", within.as_secs(), tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+                panic!(
+                    "not within {} s: {what}\n{}",
+                    within.as_secs(),
+                    tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+                );
             }
             std::thread::park_timeout(Duration::from_millis(100));
         }
     }
 
     /// Waits until the daemon has ended by itself, and returns its exit code.
-    pub fn ended(&mut self, within: Duration) -> Option<i32> {
+    pub(crate) fn ended(&mut self, within: Duration) -> Option<i32> {
         let mut code = None;
         self.until("the daemon ends", within, |house| {
             let daemon = house.daemon.as_mut().unwrap();
@@ -144,7 +149,7 @@ impl House {
     }
 
     /// Kills the daemon as the kernel would.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
             daemon.kill().ok();
             daemon.wait().unwrap();
@@ -152,20 +157,20 @@ impl House {
     }
 
     /// Sends a signal by its number's name to the daemon.
-    pub fn interrupt(&mut self) -> Option<i32> {
+    pub(crate) fn interrupt(&mut self) -> Option<i32> {
         let pid = self.daemon.as_ref().unwrap().id().to_string();
         assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
         self.ended(Duration::from_secs(60))
     }
 
     /// Returns the address of the serving lab.
-    pub fn lab_url(&self) -> Option<String> {
+    pub(crate) fn lab_url(&self) -> Option<String> {
         let status = self.json(&["status"]);
         status["live"]["services"][0][1].as_str().map(str::to_owned)
     }
 
     /// Returns what the serving lab says it runs with; `None` while it does not answer.
-    pub fn lab_config(&self) -> Option<Value> {
+    pub(crate) fn lab_config(&self) -> Option<Value> {
         let url = self.lab_url()?;
         let address = url.trim_start_matches("http://");
         let text = http_get(address, "/config")?;
@@ -173,13 +178,13 @@ impl House {
     }
 
     /// Returns what the env file gives `key`.
-    pub fn env(&self, key: &str) -> Option<String> {
+    pub(crate) fn env(&self, key: &str) -> Option<String> {
         let text = self.read(".kloros_env");
         text.lines().find_map(|line| line.strip_prefix(&format!("{key}=")).map(str::to_owned))
     }
 
     /// Returns how many processes still have this home on their command line.
-    pub fn processes(&self) -> usize {
+    pub(crate) fn processes(&self) -> usize {
         let home = self.home.path().display().to_string();
         let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
         let lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
@@ -187,7 +192,7 @@ impl House {
     }
 
     /// Leaves a question for the lab in the inbox, as another program would.
-    pub fn ask(&self, id: &str) {
+    pub(crate) fn ask(&self, id: &str) {
         let intent = serde_json::json!({"type": "curiosity_question", "data": {
             "question_id": id,
             "hypothesis": "LAB_LATENCY_DEGRADATION",
@@ -207,7 +212,7 @@ impl House {
     }
 
     /// Puts a file where the daemon looks, whole at once.
-    pub fn drop_file(&self, folder: &str, name: &str, text: &str) {
+    pub(crate) fn drop_file(&self, folder: &str, name: &str, text: &str) {
         let beside = self.path(folder).join(format!("{name}.part"));
         fs::write(&beside, text).unwrap();
         fs::rename(beside, self.path(folder).join(name)).unwrap();
@@ -221,7 +226,7 @@ impl Drop for House {
 }
 
 /// Returns the body of a small answer; `None` when there is none.
-pub fn http_get(address: &str, path: &str) -> Option<String> {
+fn http_get(address: &str, path: &str) -> Option<String> {
     use std::io::{Read, Write};
 
     let mut stream = std::net::TcpStream::connect(address).ok()?;
@@ -234,11 +239,11 @@ pub fn http_get(address: &str, path: &str) -> Option<String> {
 }
 
 /// Returns what a command said, for a test that fails.
-pub fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// Returns whether `path` is there.
-pub fn exists(path: &Path) -> bool {
+pub(crate) fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
