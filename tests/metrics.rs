@@ -1,5 +1,7 @@
 //! The metrics of a daemon that really runs, read as Prometheus reads them.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{
     collections::BTreeSet,
     io::{ErrorKind, Read, Write},
@@ -34,7 +36,8 @@ impl Daemon {
             .args(["run", "--home"])
             .arg(home)
             .env("KLOROS__SHELL__METRICS_ADDRESS", metrics.to_string())
-            .env("KLOROS_LOG", "warn")
+            .env("KLOROS__SHELL__LOG", "warn")
+            .env("KLOROS__SHELL__DEMO_LOAD", "false")
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
@@ -108,13 +111,12 @@ fn families(text: &str) -> (BTreeSet<&str>, BTreeSet<&str>) {
     };
     let described: BTreeSet<&str> = named("# HELP ").intersection(&named("# TYPE ")).copied().collect();
     let samples = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let family = |line: &'_ str| -> usize { line.find(['{', ' ']).unwrap_or(line.len()) };
-    let sampled = samples.map(|line| {
-        let name = &line[..family(line)];
-        let parts = ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part));
-        parts.filter(|histogram| described.contains(histogram)).unwrap_or(name)
+    let families = samples.map(|line| {
+        let name = line.split(['{', ' ']).next().unwrap_or(line);
+        let histogram = ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part));
+        histogram.filter(|histogram| described.contains(histogram)).unwrap_or(name)
     });
-    (sampled.collect(), described)
+    (families.collect(), described)
 }
 
 #[test]
@@ -137,6 +139,7 @@ fn a_running_daemon_shows_metrics_that_prometheus_has_nothing_to_say_against() {
 }
 
 /// Lets Prometheus' own tool judge; `tests/run` sees to it that it is there.
+#[allow(clippy::print_stderr, reason = "who runs the tests should know what was not checked")]
 fn check_with_promtool(text: &str) {
     let started = Command::new("promtool")
         .args(["check", "metrics"])

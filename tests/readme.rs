@@ -1,5 +1,7 @@
 //! The README's example of a service of one's own, held against the program.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{fs, path::Path, process::Command};
 
 /// Returns the files that the README shows: each stands in a block of its own, whose first line is a comment with its
