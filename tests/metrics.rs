@@ -139,6 +139,7 @@ fn a_running_daemon_shows_metrics_that_prometheus_has_nothing_to_say_against() {
 }
 
 /// Lets Prometheus' own tool judge; `tests/run` sees to it that it is there.
+#[allow(clippy::print_stderr, reason = "who runs the tests should know what was not checked")]
 fn check_with_promtool(text: &str) {
     let started = Command::new("promtool")
         .args(["check", "metrics"])
