@@ -86,6 +86,9 @@ const STALL_AFTER: Duration = Duration::from_secs(30);
 /// How long the room may that restarts services: as long as the slowest start plus its undo.
 const STALL_AFTER_DEPLOYER: Duration = Duration::from_secs(900);
 
+/// How long the supervisor of the experiments may take to be back.
+const NURSERY_BACK_WITHIN: Duration = Duration::from_secs(2);
+
 /// How long an answer of a room is waited for.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
@@ -121,10 +124,11 @@ impl Circuit {
         let root = TreeSpec::new("kloros", Strategy::OneForOne)
             .intensity(INTENSITY)
             .tree(group("store", Strategy::RestForOne, store))
-            .tree(group("mind", Strategy::RestForOne, vec![self.curiosity(), self.coordinator(), self.feedback()]))
+            // Before the mind: the coordinator sends for unfinished experiments as soon as it is up.
             .tree(
                 TreeSpec::new("experiments", Strategy::OneForOne).intensity(INTENSITY).dynamic("trials", &self.nursery),
             )
+            .tree(group("mind", Strategy::RestForOne, vec![self.curiosity(), self.coordinator(), self.feedback()]))
             .tree(group("hands", Strategy::RestForOne, vec![self.gate(), self.deployer(), self.validator()]))
             .tree(group("voice", Strategy::OneForOne, vec![self.memory()]))
             .tree(group("senses", Strategy::OneForOne, self.senses()))
@@ -216,7 +220,9 @@ impl Circuit {
             let (nursery, left) = (nursery.clone(), left.clone());
             tokio::spawn(async move {
                 if let Err(error) = nursery.start_child(spec).await {
-                    // A coordinator that is down finds the experiment without an end when it is back.
+                    // The nursery may itself be restarting: the coordinator is not told at once, or it would use up all
+                    // its resumes in a moment. One that is down finds the experiment without an end when it is back.
+                    tokio::time::sleep(NURSERY_BACK_WITHIN).await;
                     left.send(ChildExit { id, exit: Exit::Failed(error.to_string()) }).ok();
                 }
             });

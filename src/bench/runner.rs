@@ -12,6 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 use kloros_actors::{
+    env_file,
     facts::{BenchSpec, Domain, FailureKind, Measurement, TrialFailure},
     seams::{Assignment, Bench, Clock},
 };
@@ -85,6 +86,17 @@ struct Trial {
     port: u16,
 }
 
+/// A service that is not told where its env file is gets the variables themselves, as the serving instance does.
+fn told_otherwise(argv: &[String], env_file: &Path) -> Result<Vec<(String, String)>, TrialFailure> {
+    if argv.iter().any(|argument| argument.contains("{env_file}")) {
+        return Ok(Vec::new());
+    }
+    let bytes = std::fs::read(env_file).map_err(infrastructure("env file of the trial"))?;
+    let variables = env_file::variables(&bytes)
+        .map_err(|problem| fail(FailureKind::Infrastructure, format!("env file of the trial: {problem}")))?;
+    Ok(variables.into_iter().map(|(key, value)| (key.to_string(), value)).collect())
+}
+
 impl Trial {
     async fn start(domain: &Domain, kloros: &Path, env_file: &Path) -> Result<Self, TrialFailure> {
         let service = &domain.service;
@@ -92,7 +104,8 @@ impl Trial {
         let (number, env_file, kloros) = (port.to_string(), env_file.to_string_lossy(), kloros.to_string_lossy());
         let argv = fill(&service.argv, &[("port", &number), ("env_file", &env_file), ("kloros", &kloros)])
             .map_err(|error| fail(FailureKind::Infrastructure, error.to_string()))?;
-        let instance = Instance::spawn(Launch { argv, env: Vec::new(), nice: NICE })
+        let env = told_otherwise(&service.argv, Path::new(env_file.as_ref()))?;
+        let instance = Instance::spawn(Launch { argv, env, nice: NICE })
             .await
             .map_err(|error| fail(FailureKind::Infrastructure, error.to_string()))?;
         let mut trial = Self { instance, url: format!("http://{}:{port}", Ipv4Addr::LOCALHOST), port };

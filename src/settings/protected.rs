@@ -1,5 +1,7 @@
 //! The environment variables that no experiment may ever set.
 
+use kloros_actors::{facts::Key, gate::policy::is_protected};
+
 /// Names that are refused as they are.
 const NAMES: [&str; 11] = [
     "PATH",
@@ -34,7 +36,9 @@ pub(super) fn why(name: &str) -> Option<&'static str> {
     } else if ends_as("PROXY") {
         Some("it says where the traffic goes")
     } else {
-        None
+        // The gate refuses it whatever a domain file says, so the file is told here already.
+        let is_protected = Key::new(&name).is_ok_and(|key| is_protected(&key));
+        is_protected.then_some("the gate lets nobody set it")
     }
 }
 
