@@ -3,8 +3,8 @@
 use anyhow::bail;
 use kloros_actors::{
     facts::{
-        AnomalyKind, Authority, CycleId, Estimate, ExperimentEnd, Fact, Kind, Outcome, Params, Recorded, Ruled, Ruling,
-        Stage, Step, Verdict, stages,
+        Anomaly, AnomalyKind, Authority, CycleId, Estimate, ExperimentEnd, Fact, Generation, Kind, Outcome, Params,
+        Recorded, Ruled, Ruling, Stage, Step, Verdict, stages,
     },
     seams::Query,
 };
@@ -72,22 +72,7 @@ fn tell(cycle: &CycleId, facts: &[Recorded]) -> String {
 
 fn sentence(fact: &Fact, tried: u32, failed: u32, runs: u32) -> Option<String> {
     match fact {
-        Fact::Anomaly(anomaly) => {
-            let than = match anomaly.kind {
-                AnomalyKind::Deviation => {
-                    format!("the median of {} readings is {}", anomaly.samples, number(anomaly.expected))
-                }
-                AnomalyKind::Objective => format!("its objective is at most {}", number(anomaly.expected)),
-                AnomalyKind::Pressure => format!("{} is the limit", number(anomaly.expected)),
-            };
-            Some(format!(
-                "noticed    {} {} at {}, while {than} ({})",
-                anomaly.subject,
-                anomaly.metric,
-                number(anomaly.observed),
-                anomaly.source
-            ))
-        }
+        Fact::Anomaly(anomaly) => Some(noticed(anomaly)),
         Fact::Question(question) => Some(format!(
             "asked      {}: {}, interest {:.2}",
             question.question_id, question.hypothesis, question.interest
@@ -107,25 +92,8 @@ fn sentence(fact: &Fact, tried: u32, failed: u32, runs: u32) -> Option<String> {
             experiment.spec.budget.max_candidates,
             experiment.seed
         )),
-        Fact::Generation(generation) => Some(format!(
-            "           generation {}: {} measured, {} failed, best {}",
-            generation.number,
-            generation.measured,
-            generation.failed,
-            generation.best.as_ref().map_or_else(
-                || "none".to_owned(),
-                |best| format!("{:+.1} % with {}", progress::percent_of_log(best.fitness), params(&best.params))
-            )
-        )),
-        Fact::ExperimentEnd(end) => Some(match end {
-            ExperimentEnd::Won { winner, .. } => format!(
-                "won        {} (claimed {:+.1} % over the live settings, {tried} trials, {failed} failed)",
-                params(&winner.best.params),
-                progress::percent_of_log(winner.best.fitness)
-            ),
-            ExperimentEnd::NoBetter { why, .. } => format!("no better  {why} ({tried} trials, {failed} failed)"),
-            ExperimentEnd::Void { why, .. } => format!("void       {why} ({tried} trials, {failed} failed)"),
-        }),
+        Fact::Generation(generation) => Some(measured(generation)),
+        Fact::ExperimentEnd(end) => Some(ended(end, tried, failed)),
         Fact::Promotion(promotion) => {
             Some(format!("proposed   {}: {}", promotion.id, progress::changes(&promotion.changes)))
         }
@@ -147,6 +115,37 @@ fn sentence(fact: &Fact, tried: u32, failed: u32, runs: u32) -> Option<String> {
         Fact::Verdict(verdict) => Some(judged(verdict, runs)),
         Fact::Lesson(lesson) => Some(format!("learned    {} (interest {:+.2})", lesson.says, lesson.interest_change)),
         Fact::Trial(_) | Fact::Run { .. } | Fact::Turn(_) => None,
+    }
+}
+
+fn noticed(anomaly: &Anomaly) -> String {
+    let than = match anomaly.kind {
+        AnomalyKind::Deviation => format!("the median of {} readings is {}", anomaly.samples, number(anomaly.expected)),
+        AnomalyKind::Objective => format!("its objective is at most {}", number(anomaly.expected)),
+        AnomalyKind::Pressure => format!("{} is the limit", number(anomaly.expected)),
+    };
+    let observed = number(anomaly.observed);
+    format!("noticed    {} {} at {observed}, while {than} ({})", anomaly.subject, anomaly.metric, anomaly.source)
+}
+
+fn measured(generation: &Generation) -> String {
+    let best = generation.best.as_ref().map_or_else(
+        || "none".to_owned(),
+        |best| format!("{:+.1} % with {}", progress::percent_of_log(best.fitness), params(&best.params)),
+    );
+    let Generation { number, measured, failed, .. } = generation;
+    format!("           generation {number}: {measured} measured, {failed} failed, best {best}")
+}
+
+fn ended(end: &ExperimentEnd, tried: u32, failed: u32) -> String {
+    match end {
+        ExperimentEnd::Won { winner, .. } => format!(
+            "won        {} (claimed {:+.1} % over the live settings, {tried} trials, {failed} failed)",
+            params(&winner.best.params),
+            progress::percent_of_log(winner.best.fitness)
+        ),
+        ExperimentEnd::NoBetter { why, .. } => format!("no better  {why} ({tried} trials, {failed} failed)"),
+        ExperimentEnd::Void { why, .. } => format!("void       {why} ({tried} trials, {failed} failed)"),
     }
 }
 
