@@ -8,6 +8,8 @@ mod actor;
 
 pub mod admission;
 
+mod unfinished;
+
 pub use actor::{Arguments, Coordinator, Exits, Msg};
 use serde::{Deserialize, Serialize};
 

@@ -11,8 +11,6 @@ mod statistics;
 
 mod evidence;
 
-mod objective;
-
 pub mod baseline;
 
 pub use actor::{Arguments, Exits, Msg, Validator};
