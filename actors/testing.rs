@@ -20,7 +20,7 @@ use crate::{
         Apply, Authority, Autonomy, BenchSpec, Budget, Change, CycleId, Deployment, DeploymentId, Direction, Domain,
         Entry, Experiment, ExperimentId, ExperimentSpec, Fact, FailureKind, Isolation, Key, Kind, Knob, KnobKind,
         Manager, Measurement, MetricSpec, Metrics, Origin, Promotion, PromotionId, Question, QuestionId, ReadBack,
-        Ready, Recorded, ServiceSpec, Settings, Stage, Step, TrialFailure, Value, Verdict, stages,
+        Ready, Reason, Recorded, Ruled, ServiceSpec, Settings, Stage, Step, TrialFailure, Value, Verdict, stages,
     },
     seams::{
         Appended, Assignment, Bench, Clock, EnvFile, EnvStore, EnvStoreError, Journal, JournalError, PendingStore,
@@ -586,4 +586,26 @@ pub(crate) fn deployment_of(promotion: Promotion) -> Deployment {
     let digits = PromotionId::as_str(&promotion.id).trim_start_matches("p-").to_owned();
     let authority = Authority::Policy(Autonomy::Trusted);
     Deployment { id: DeploymentId::new(format!("d-{digits}")), promotion, authority, at_ms: 1_000_000 }
+}
+
+/// Returns the verdict that undoes `deployment` for this reason.
+pub(crate) fn rollback(deployment: &Deployment, reason: Reason) -> Verdict {
+    let promotion = &deployment.promotion;
+    Verdict {
+        deployment: deployment.id.clone(),
+        cycle: promotion.cycle.clone(),
+        experiment: promotion.experiment.clone(),
+        domain: promotion.domain.clone(),
+        question: promotion.question.clone(),
+        hypothesis: promotion.hypothesis.clone(),
+        changes: promotion.changes.clone(),
+        outcome: Ruled::Rollback,
+        reason,
+        improvement: None,
+        before: Metrics::new(),
+        after: Metrics::new(),
+        blocks: 6,
+        samples: 100,
+        at_ms: 1_000_000,
+    }
 }

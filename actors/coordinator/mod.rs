@@ -6,6 +6,9 @@
 
 mod actor;
 
+#[cfg(test)]
+mod tests;
+
 pub mod admission;
 
 mod unfinished;
