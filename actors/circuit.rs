@@ -7,7 +7,7 @@
 //!              feedback <-- validator <-- deployer <-> gate
 //! ```
 //!
-//! The only file that knows two rooms. A room says what it has to say through its own `Exits`; what they lead to is
+//! The deployer also tells the observer what it is about to disturb. The only file that knows two rooms. A room says what it has to say through its own `Exits`; what they lead to is
 //! decided here.
 
 use std::{
@@ -16,20 +16,20 @@ use std::{
 };
 
 use kloros_supervision::{
-    Branch, ChildExit, ChildSpec, Ended, Event, Exit, Intensity, Nursery, Outlet, Restart, Shutdown, Socket,
-    StartError, StopTimeout, Strategy, Tree, TreeSpec,
+    ChildExit, ChildSpec, Exit, Intensity, Nursery, Outlet, Restart, Shutdown, Socket, StartError, Strategy, Tree,
+    TreeSpec,
 };
-use tokio::sync::broadcast;
+
+mod control;
+
+pub use control::{Control, ControlError};
 
 use crate::{
     config::{Catalogue, Config},
     coordinator, curiosity, deployer, dream,
-    facts::{
-        Answer, CycleId, DeploymentId, Experiment, Intent, Origin, Promotion, PromotionId, Proposal, Settings, Verdict,
-        short_hash,
-    },
+    facts::Experiment,
     feedback, gate, gpu, memory, observer,
-    seams::{Planning, Probe, Seams},
+    seams::{Probe, Seams},
     validator,
 };
 
@@ -85,9 +85,6 @@ const STALL_AFTER: Duration = Duration::from_secs(30);
 
 /// How long the room may that restarts services: as long as the slowest start plus its undo.
 const STALL_AFTER_DEPLOYER: Duration = Duration::from_secs(900);
-
-/// How long the supervisor of the experiments may take to be back.
-const NURSERY_BACK_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long an answer of a room is waited for.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
@@ -213,17 +210,24 @@ impl Circuit {
                 rest_s: live.of(|config| config.curiosity.rest_s),
             };
             let make = move || (dream::ExperimentActor, arguments.clone());
-            let spec = ChildSpec::actor(&id, &Socket::new(&id), make)
-                .restart(Restart::Temporary)
-                .shutdown(Shutdown::Within(Duration::from_secs(5)))
-                .stall_after(STALL_AFTER);
+            let spec = {
+                let id = id.clone();
+                move || {
+                    ChildSpec::actor(&id, &Socket::new(&id), make.clone())
+                        .restart(Restart::Temporary)
+                        .shutdown(Shutdown::Within(Duration::from_secs(5)))
+                        .stall_after(STALL_AFTER)
+                }
+            };
             let (nursery, left) = (nursery.clone(), left.clone());
             tokio::spawn(async move {
-                if let Err(error) = nursery.start_child(spec).await {
-                    // The nursery may itself be restarting: the coordinator is not told at once, or it would use up all
-                    // its resumes in a moment. One that is down finds the experiment without an end when it is back.
-                    tokio::time::sleep(NURSERY_BACK_WITHIN).await;
-                    left.send(ChildExit { id, exit: Exit::Failed(error.to_string()) }).ok();
+                match start_once_there(&nursery, spec).await {
+                    // A coordinator that was restarted sends for what runs already: it goes on.
+                    Ok(()) | Err(StartError::AlreadyPresent { .. }) => {}
+                    // A coordinator that is down finds the experiment without an end when it is back.
+                    Err(error) => {
+                        left.send(ChildExit { id, exit: Exit::Failed(error.to_string()) }).ok();
+                    }
                 }
             });
         })
@@ -264,6 +268,7 @@ impl Circuit {
     fn deployer(&self) -> ChildSpec {
         let exits = deployer::Exits {
             promotions: self.sockets.gate.outlet(gate::Msg::Proposed),
+            begun: self.sockets.observer.outlet(observer::Msg::Disturbed),
             deployed: self.sockets.validator.outlet(validator::Msg::Deployed),
             withdrawn: self.sockets.validator.outlet(validator::Msg::Withdrawn),
             verdicts: self.sockets.feedback.outlet(feedback::Msg::Judged),
@@ -311,6 +316,21 @@ impl Circuit {
     }
 }
 
+/// How often, and how long apart, an experiment is sent for while the house is not yet up, or a group of it is restarted.
+const START_TRIES: u32 = 100;
+const START_EVERY: Duration = Duration::from_millis(200);
+
+/// Starts a child of the nursery as soon as the nursery is there: at boot the coordinator is up before it.
+async fn start_once_there(nursery: &Nursery, spec: impl Fn() -> ChildSpec) -> Result<(), StartError> {
+    for _ in 1..START_TRIES {
+        match nursery.start_child(spec()).await {
+            Err(StartError::Down(_)) => tokio::time::sleep(START_EVERY).await,
+            answer => return answer,
+        }
+    }
+    nursery.start_child(spec()).await
+}
+
 fn group(id: &str, strategy: Strategy, children: Vec<ChildSpec>) -> TreeSpec {
     children.into_iter().fold(TreeSpec::new(id, strategy).intensity(INTENSITY), TreeSpec::child)
 }
@@ -339,135 +359,4 @@ fn monitor(
         let (probe, exits, refine) = (Arc::clone(&probe), exits.clone(), Arc::clone(&refine));
         (observer::Monitor, observer::MonitorArguments { probe, every, absent_retry, exits, refine })
     })
-}
-
-/// The running house, as the shell sees it.
-#[derive(Clone)]
-pub struct Control {
-    tree: Arc<OnceLock<Tree>>,
-    sockets: Sockets,
-    seams: Seams,
-    live: Live,
-}
-
-/// What a person or the inbox asks for and cannot have.
-#[derive(Debug, thiserror::Error)]
-pub enum ControlError {
-    /// The room that could do it is down or did not answer.
-    #[error("the room did not answer: {0}")]
-    Silent(String),
-    /// It may not or cannot be done, for this reason.
-    #[error("{0}")]
-    Refused(String),
-}
-
-impl Control {
-    /// Returns the tree as it stands now; `None` while the house is still being started.
-    pub fn snapshot(&self) -> Option<Branch> {
-        self.tree.get().map(Tree::snapshot)
-    }
-
-    /// Returns what happens in the tree from now on; `None` while the house is still being started.
-    pub fn events(&self) -> Option<broadcast::Receiver<Event>> {
-        self.tree.get().map(Tree::events)
-    }
-
-    /// Waits until the root has ended, and returns how; for ever while the house is still being started.
-    pub async fn ended(&self) -> Ended {
-        match self.tree.get() {
-            Some(tree) => tree.ended().await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Stops every room in order.
-    pub async fn stop(&self, within: Duration) -> Result<(), StopTimeout> {
-        match self.tree.get() {
-            Some(tree) => tree.stop(within).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Kills one room, which its supervisor then starts again.
-    pub fn kill(&self, room: &str) -> Result<(), ControlError> {
-        let tree = self.tree.get().ok_or_else(|| ControlError::Silent("the house is being started".to_owned()))?;
-        tree.kill(room).map_err(|error| ControlError::Refused(error.to_string()))
-    }
-
-    /// Hands an intent to the coordinator.
-    pub fn intend(&self, intent: Intent) -> Result<(), ControlError> {
-        let sent = self.sockets.coordinator.send(coordinator::Msg::Intended(intent));
-        sent.map_err(|down| ControlError::Silent(down.to_string()))
-    }
-
-    /// Proposes settings in a person's name, and returns the change that they amount to.
-    pub async fn propose(&self, domain: &str, settings: Settings, uid: u32) -> Result<Promotion, ControlError> {
-        let now_ms = self.seams.clock.now_ms();
-        let proposal = Proposal {
-            cycle: CycleId::new(format!("c-{}", short_hash(&["try", domain, &now_ms.to_string()]))),
-            origin: Origin::Person(uid),
-            experiment: "try".to_owned(),
-            question: None,
-            hypothesis: None,
-            domain: domain.to_owned(),
-            settings,
-            fitness: None,
-            at_ms: now_ms,
-            depth: 0,
-        };
-        let make = |reply| coordinator::Msg::Tried(Planning { proposal, reply: Some(reply) });
-        let answer = self.sockets.coordinator.call(make, ANSWER_WITHIN).await;
-        answer.map_err(|error| ControlError::Silent(error.to_string()))?.map_err(ControlError::Refused)
-    }
-
-    /// Returns what waits for a person.
-    pub async fn waiting(&self) -> Result<Vec<gate::Waiting>, ControlError> {
-        let answer = self.sockets.gate.call(gate::Msg::Asked, ANSWER_WITHIN).await;
-        answer.map_err(|error| ControlError::Silent(error.to_string()))
-    }
-
-    /// Answers for the person `uid` what waits under `promotion`.
-    pub async fn answer(
-        &self,
-        promotion: PromotionId,
-        approved: bool,
-        uid: u32,
-        why: Option<String>,
-    ) -> Result<Promotion, ControlError> {
-        let answer = Answer { promotion, approved, by_uid: Some(uid), why };
-        let make = |reply| gate::Msg::Answered(answer, reply);
-        let answer = self.sockets.gate.call(make, ANSWER_WITHIN).await;
-        answer.map_err(|error| ControlError::Silent(error.to_string()))?.map_err(ControlError::Refused)
-    }
-
-    /// Undoes for the person `uid` a deployment that was not judged yet.
-    pub async fn recall(&self, deployment: DeploymentId, uid: u32) -> Result<Verdict, ControlError> {
-        let make = |reply| deployer::Msg::Recalled(deployment, uid, reply);
-        let answer = self.sockets.deployer.call(make, ANSWER_WITHIN).await;
-        answer.map_err(|error| ControlError::Silent(error.to_string()))?.map_err(ControlError::Refused)
-    }
-
-    /// Puts `new` settings into force: rooms that are up hear of theirs, rooms that start later begin with them.
-    pub fn reconfigure(&self, new: &Config) {
-        let old = std::mem::replace(&mut *self.live.0.write().unwrap_or_else(PoisonError::into_inner), new.clone());
-        let Sockets { observer, curiosity, coordinator, gate, deployer, validator, feedback, memory } = &self.sockets;
-        tell(observer, &old.observer, &new.observer, observer::Msg::Reconfigured);
-        tell(curiosity, &old.curiosity, &new.curiosity, curiosity::Msg::Reconfigured);
-        tell(coordinator, &old.coordinator, &new.coordinator, coordinator::Msg::Reconfigured);
-        tell(gate, &old.gate, &new.gate, gate::Msg::Reconfigured);
-        tell(deployer, &old.deployer, &new.deployer, deployer::Msg::Reconfigured);
-        tell(validator, &old.validator, &new.validator, validator::Msg::Reconfigured);
-        tell(feedback, &old.feedback, &new.feedback, feedback::Msg::Reconfigured);
-        tell(memory, &old.memory, &new.memory, memory::Msg::Reconfigured);
-    }
-}
-
-fn tell<C: Clone + PartialEq, M: ractor::Message>(socket: &Socket<M>, old: &C, new: &C, wrap: impl FnOnce(C) -> M) {
-    if old == new {
-        return;
-    }
-    // A room that is down starts with the new settings anyway.
-    if let Err(down) = socket.send(wrap(new.clone())) {
-        tracing::debug!(%down, "room starts with its new settings");
-    }
 }

@@ -47,3 +47,6 @@ pub mod memory;
 
 // THE LOOP CLOSES HERE.
 pub mod circuit;
+
+#[cfg(test)]
+mod testing;

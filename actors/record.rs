@@ -1,7 +1,10 @@
 //! How a room makes a fact durable before it acts on it.
 
 use crate::{
-    facts::{CycleId, Deployment, Entry, Fact, Kind, Ruled, Stage, Step, Verdict, stages},
+    facts::{
+        CycleId, Deployment, DeploymentId, Entry, Experiment, Fact, Kind, Promotion, Proposal, Question, QuestionEnd,
+        QuestionId, Ruled, Stage, Step, Verdict, stages,
+    },
     meters,
     seams::{Appended, JournalError, Outlet, Query, Seams},
 };
@@ -36,6 +39,105 @@ pub(crate) fn wake<T>(outlet: &Outlet<T>, fact: T) {
     }
 }
 
+/// Which question ends, if there is one: a person's own proposal answers none.
+pub(crate) struct Asked<'a> {
+    cycle: &'a CycleId,
+    question: Option<&'a QuestionId>,
+    hypothesis: Option<&'a String>,
+    domain: &'a str,
+}
+
+impl<'a> From<&'a Question> for Asked<'a> {
+    fn from(from: &'a Question) -> Self {
+        let (question, hypothesis) = (Some(&from.question_id), Some(&from.hypothesis));
+        Self { cycle: &from.cycle, question, hypothesis, domain: &from.dream_experiment.domain }
+    }
+}
+
+impl<'a> From<&'a Experiment> for Asked<'a> {
+    fn from(from: &'a Experiment) -> Self {
+        let (question, hypothesis) = (Some(&from.question), Some(&from.hypothesis));
+        Self { cycle: &from.cycle, question, hypothesis, domain: &from.spec.domain }
+    }
+}
+
+impl<'a> From<&'a Promotion> for Asked<'a> {
+    fn from(from: &'a Promotion) -> Self {
+        let (question, hypothesis) = (from.question.as_ref(), from.hypothesis.as_ref());
+        Self { cycle: &from.cycle, question, hypothesis, domain: &from.domain }
+    }
+}
+
+impl<'a> From<&'a Proposal> for Asked<'a> {
+    fn from(from: &'a Proposal) -> Self {
+        let (question, hypothesis) = (from.question.as_ref(), from.hypothesis.as_ref());
+        Self { cycle: &from.cycle, question, hypothesis, domain: &from.domain }
+    }
+}
+
+impl<'a> From<&'a Verdict> for Asked<'a> {
+    fn from(from: &'a Verdict) -> Self {
+        let (question, hypothesis) = (from.question.as_ref(), from.hypothesis.as_ref());
+        Self { cycle: &from.cycle, question, hypothesis, domain: &from.domain }
+    }
+}
+
+/// The end of a question and the entry that makes it durable, to be written with the fact that ends it.
+pub(crate) struct Ending {
+    pub(crate) end: QuestionEnd,
+    pub(crate) entry: Entry,
+}
+
+impl Ending {
+    /// Returns the end of what was asked, which then rests until `eligible_at_ms`; `None` where nothing was.
+    pub(crate) fn of<'a>(
+        asked: impl Into<Asked<'a>>,
+        how: &str,
+        why: &str,
+        now_ms: u64,
+        eligible_at_ms: u64,
+    ) -> Option<Self> {
+        let Asked { cycle, question, hypothesis, domain } = asked.into();
+        let end = QuestionEnd {
+            question: question?.clone(),
+            hypothesis: hypothesis?.clone(),
+            domain: domain.to_owned(),
+            how: how.to_owned(),
+            why: why.to_owned(),
+            eligible_at_ms,
+        };
+        let name = format!("question_end:{}", end.question);
+        let entry = Entry::once(cycle, now_ms, name, Fact::QuestionEnd(end.clone()));
+        Some(Self { end, entry })
+    }
+
+    /// Returns [`Ending::of`] with a rest of `rest_s` seconds from now on.
+    pub(crate) fn resting<'a>(
+        seams: &Seams,
+        asked: impl Into<Asked<'a>>,
+        how: &str,
+        why: &str,
+        rest_s: u64,
+    ) -> Option<Self> {
+        let now_ms = seams.clock.now_ms();
+        Self::of(asked, how, why, now_ms, now_ms.saturating_add(rest_s.saturating_mul(1000)))
+    }
+
+    /// Returns the entries that make `facts` durable, and the end with them.
+    pub(crate) fn with(ending: Option<&Self>, mut facts: Vec<Entry>) -> Vec<Entry> {
+        facts.extend(ending.map(|ending| ending.entry.clone()));
+        facts
+    }
+
+    /// Tells of an end that is durable.
+    pub(crate) fn tell(ending: Option<Self>, ended: &Outlet<QuestionEnd>) {
+        if let Some(Self { end, .. }) = ending {
+            tracing::info!(question = %end.question, how = %end.how, why = %end.why, "question ended");
+            wake(ended, end);
+        }
+    }
+}
+
 /// Writes a verdict together with the step that makes it the commit point, all or none, and says whether it is the
 /// first of its deployment; a second one is not written.
 pub(crate) async fn record_verdict(seams: &Seams, verdict: &Verdict) -> Result<bool, JournalError> {
@@ -64,6 +166,27 @@ fn announce(verdict: &Verdict) {
         cycle = %verdict.cycle, deployment = %verdict.deployment, outcome = %verdict.outcome,
         reason = %verdict.reason, blocks = verdict.blocks, "deployment judged"
     );
+}
+
+/// Returns where a deployment stands, and whether anything that it touched may have to be undone.
+pub(crate) async fn standing(seams: &Seams, id: &DeploymentId) -> Result<Standing, JournalError> {
+    let recorded = seams.journal.read(Query::kinds(&[Kind::Deployment, Kind::Step]).about(id.as_str())).await?;
+    let has =
+        |wanted: &Step| recorded.iter().any(|each| matches!(&each.fact, Fact::Step { step, .. } if step == wanted));
+    let (was_armed, was_applied) = (has(&Step::Armed), has(&Step::Applied));
+    let stage = stages(recorded.into_iter().map(|each| each.fact)).first().map_or(Stage::Planned, |(_, stage)| *stage);
+    Ok(Standing { stage, was_armed, was_applied })
+}
+
+/// What the journal says of one deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Where it stands.
+    pub(crate) stage: Stage,
+    /// The env file may have been written to: before this step nothing is touched.
+    pub(crate) was_armed: bool,
+    /// The service may have been restarted: before this step it runs with what it ran with.
+    pub(crate) was_applied: bool,
 }
 
 /// How many deployments and steps of the past are folded to find what is open.

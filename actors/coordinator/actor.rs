@@ -1,4 +1,8 @@
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use kloros_supervision::ChildExit;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -6,6 +10,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use super::{
     Config,
     admission::{Offer, Queue, Running},
+    unfinished::Unfinished,
 };
 use crate::{
     config::Catalogue,
@@ -14,7 +19,7 @@ use crate::{
         Winner, map_params, short_hash,
     },
     meters,
-    record::{record, record_once, wake},
+    record::{Asked, Ending, record, record_once, wake},
     seams::{Appended, JournalError, Outlet, Planning, Query, Seams},
 };
 
@@ -76,8 +81,11 @@ pub struct State {
     queue: Queue,
     running: Running,
     experiments: BTreeMap<ExperimentId, UnderWay>,
-    /// Experiments that the journal leaves open are resumed once; later ones are told of by messages.
-    first_sweep: bool,
+    unfinished: Unfinished,
+    /// Up to where the journal was read.
+    seen: u64,
+    /// Proposals that the deployer was not there to take, oldest first.
+    held: VecDeque<Proposal>,
 }
 
 /// An experiment under way.
@@ -92,6 +100,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// How many questions and experiments of the past are looked at for unfinished work.
 const HISTORY_MAX: usize = 2_000;
 
+/// How many proposals are held while the deployer is down.
+const HELD_MAX: usize = 64;
+
 impl Actor for Coordinator {
     type Msg = Msg;
     type State = State;
@@ -101,16 +112,40 @@ impl Actor for Coordinator {
         let Arguments { seams, exits, config, catalogue, seed, rest_s } = arguments;
         myself.send_message(Msg::Sweep)?;
         let (queue, running, experiments) = (Queue::default(), Running::default(), BTreeMap::new());
-        Ok(State { seams, exits, config, catalogue, seed, rest_s, queue, running, experiments, first_sweep: true })
+        let (unfinished, seen, held) = (Unfinished::default(), 0, VecDeque::new());
+        let mut state = State {
+            seams,
+            exits,
+            config,
+            catalogue,
+            seed,
+            rest_s,
+            queue,
+            running,
+            experiments,
+            unfinished,
+            seen,
+            held,
+        };
+        state.catch_up().await?;
+        for (experiment, end) in state.unfinished.experiments.clone().into_values() {
+            if end.is_none() {
+                tracing::info!(experiment = %experiment.id, "experiment goes on where it was");
+                state.running.resumed(&experiment);
+                state.run(experiment, 0);
+            }
+        }
+        Ok(state)
     }
 
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match msg {
             Msg::Intended(Intent::CuriosityQuestion(question)) => state.consider(question).await,
-            Msg::Intended(Intent::Proposal(proposal)) => state.pass_on(Planning { proposal, reply: None }),
-            Msg::Tried(planning) => state.pass_on(planning),
+            Msg::Intended(Intent::Proposal(proposal)) => state.pass_on(proposal),
+            // Who tries something waits for the answer, and hears at once when there is none to be had.
+            Msg::Tried(planning) => wake(&state.exits.proposals, planning),
             Msg::Ended(end) => state.conclude(end).await,
-            Msg::Left(exit) => state.resume(&exit),
+            Msg::Left(exit) => state.resume(&exit).await?,
             Msg::Sweep => {
                 state.sweep().await?;
                 myself.send_after(SWEEP_EVERY, || Msg::Sweep);
@@ -129,9 +164,11 @@ impl State {
         if record_once(&self.seams, &question.cycle, name, fact).await.is_err() {
             return;
         }
+        if self.is_known(&question).await {
+            return count("duplicate");
+        }
         if let Some(why) = self.objection(&question) {
-            self.end(&question, "refused", &why).await;
-            return;
+            return self.end(&question, "refused", &why).await;
         }
         match self.queue.offer(question.clone(), &self.running, &self.config) {
             Offer::Start => self.start(question).await,
@@ -139,10 +176,22 @@ impl State {
                 count("waiting");
                 tracing::info!(question = %question.question_id, place, "question waits for an experiment");
             }
-            Offer::Duplicate => count("duplicate"),
+            Offer::Duplicate => self.end(&question, "refused", "the same is being asked already").await,
             Offer::Full => self.end(&question, "refused", "too many questions wait already").await,
             Offer::TooDeep => self.end(&question, "refused", "too many of our own doings stand behind it").await,
         }
+    }
+
+    /// Returns whether this very question waits, runs or ended already.
+    async fn is_known(&self, question: &Question) -> bool {
+        let id = &question.question_id;
+        let runs = self.experiments.values().any(|under_way| under_way.experiment.question == *id);
+        if runs || self.queue.waiting().any(|waiting| waiting.question_id == *id) {
+            return true;
+        }
+        let query = Query::kinds(&[Kind::QuestionEnd]).about(id.as_str());
+        // What cannot be looked up is found again by the next sweep.
+        self.seams.journal.read(query).await.map_or(true, |ends| !ends.is_empty())
     }
 
     /// Returns why the experiment of `question` may not run, in words.
@@ -183,8 +232,14 @@ impl State {
         let fact = Fact::Experiment(experiment.clone());
         match record_once(&self.seams, &experiment.cycle, name, fact).await {
             Ok(true) => {}
-            Ok(false) => return count("duplicate"),
-            Err(_) => return,
+            // Its place is given back: nothing runs.
+            other => {
+                self.running.ended(&experiment.question);
+                if other.is_ok() {
+                    count("duplicate");
+                }
+                return;
+            }
         }
         count("experiment");
         tracing::info!(cycle = %experiment.cycle, experiment = %experiment.id, "experiment begins");
@@ -198,23 +253,32 @@ impl State {
     }
 
     async fn conclude(&mut self, end: ExperimentEnd) {
-        let Some(under_way) = self.experiments.remove(end.experiment()) else { return };
-        self.running.ended(&under_way.experiment.question);
-        metrics::gauge!(meters::EXPERIMENTS_RUNNING).set(self.experiments.len() as f64);
+        let Some(under_way) = self.leave(end.experiment()) else { return };
         if let ExperimentEnd::Won { winner, .. } = end {
             self.propose(&under_way.experiment, &winner).await;
         }
         self.next().await;
     }
 
+    fn leave(&mut self, id: &ExperimentId) -> Option<UnderWay> {
+        let under_way = self.experiments.remove(id)?;
+        self.running.ended(&under_way.experiment.question);
+        metrics::gauge!(meters::EXPERIMENTS_RUNNING).set(self.experiments.len() as f64);
+        Some(under_way)
+    }
+
     async fn next(&mut self) {
-        if let Some(question) = self.queue.next(&self.running, &self.config) {
+        while let Some(question) = self.queue.next(&self.running, &self.config) {
             self.start(question).await;
         }
     }
 
-    async fn propose(&self, experiment: &Experiment, winner: &Winner) {
-        let Some(domain) = self.catalogue.domains.get(&experiment.spec.domain) else { return };
+    async fn propose(&mut self, experiment: &Experiment, winner: &Winner) {
+        let catalogue = Arc::clone(&self.catalogue);
+        let Some(domain) = catalogue.domains.get(&experiment.spec.domain) else {
+            let why = format!("there is no domain {:?}", experiment.spec.domain);
+            return self.end(experiment, "refused", &why).await;
+        };
         match map_params(&winner.best.params, &experiment.spec.param_mapping, domain) {
             Ok(settings) => {
                 let proposal = Proposal {
@@ -229,127 +293,104 @@ impl State {
                     at_ms: self.seams.clock.now_ms(),
                     depth: experiment.depth,
                 };
-                self.pass_on(Planning { proposal, reply: None });
+                self.pass_on(proposal);
             }
-            Err(problem) => self.end_experiment(experiment, "refused", &problem.to_string()).await,
+            Err(problem) => self.end(experiment, "refused", &problem.to_string()).await,
         }
     }
 
-    fn pass_on(&self, planning: Planning) {
+    /// A proposal of a person's file stands in no journal yet, so it is held while the deployer is down.
+    fn pass_on(&mut self, proposal: Proposal) {
         count("proposal");
-        wake(&self.exits.proposals, planning);
+        if let Err(down) = self.exits.proposals.send(Planning { proposal: proposal.clone(), reply: None }) {
+            tracing::debug!(%down, "proposal is held");
+            if self.held.len() < HELD_MAX && !self.held.contains(&proposal) {
+                self.held.push_back(proposal);
+            }
+        }
     }
 
     /// An experiment's actor that leaves without an end broke off: it goes on where the journal says, but not for ever.
-    fn resume(&mut self, exit: &ChildExit) {
+    async fn resume(&mut self, exit: &ChildExit) -> Result<(), JournalError> {
         let id = ExperimentId::new(exit.id.clone());
-        let Some(UnderWay { experiment, resumes }) = self.experiments.remove(&id) else { return };
+        if !self.experiments.contains_key(&id) {
+            return Ok(());
+        }
+        // It may have ended all the same, and only the message of it was lost.
+        let query = Query::kinds(&[Kind::ExperimentEnd]).about(id.as_str());
+        let ends = self.seams.journal.read(query).await?;
+        if let Some(Fact::ExperimentEnd(end)) = ends.into_iter().next().map(|recorded| recorded.fact) {
+            self.conclude(end).await;
+            return Ok(());
+        }
+        let Some(UnderWay { experiment, resumes }) = self.leave(&id) else { return Ok(()) };
         if resumes < self.config.resumes_max {
             tracing::warn!(experiment = %id, exit = ?exit.exit, resumes, "experiment broke off and is resumed");
+            self.running.resumed(&experiment);
             self.run(experiment, resumes + 1);
-        } else {
-            tracing::error!(experiment = %id, exit = ?exit.exit, "experiment broke off too often, it rests until the next start");
-            self.running.ended(&experiment.question);
+            return Ok(());
         }
+        let why = format!("it broke off {} times", resumes + 1);
+        tracing::error!(experiment = %id, exit = ?exit.exit, %why, "experiment is given up");
+        self.give_up(&experiment, why).await?;
+        self.next().await;
+        Ok(())
     }
 
-    /// Finds what no message told of: questions without an experiment, experiments without an end, winners without a
+    async fn give_up(&self, experiment: &Experiment, why: String) -> Result<(), JournalError> {
+        let ending = Ending::resting(&self.seams, experiment, "void", &why, self.rest_s);
+        let end = ExperimentEnd::Void { experiment: experiment.id.clone(), why };
+        let name = format!("experiment_end:{}", experiment.id);
+        let entry = Entry::once(&experiment.cycle, self.seams.clock.now_ms(), name, Fact::ExperimentEnd(end));
+        record(&self.seams, Ending::with(ending.as_ref(), vec![entry])).await?;
+        Ending::tell(ending, &self.exits.ended);
+        Ok(())
+    }
+
+    /// Finds what no message told of: questions without an experiment, ends that nobody heard, winners without a
     /// promotion.
     async fn sweep(&mut self) -> Result<(), JournalError> {
-        let kinds = [Kind::Question, Kind::QuestionEnd, Kind::Experiment, Kind::ExperimentEnd, Kind::Promotion];
-        let mut history = self.seams.journal.read(Query::newest(&kinds, HISTORY_MAX)).await?;
-        history.reverse();
-        let mut open = Unfinished::default();
-        for recorded in history {
-            open.fold(recorded.fact);
+        self.catch_up().await?;
+        for proposal in std::mem::take(&mut self.held) {
+            self.pass_on(proposal);
         }
-        let first = std::mem::take(&mut self.first_sweep);
-        for (experiment, end) in open.experiments.into_values() {
+        for (experiment, end) in self.unfinished.experiments.clone().into_values() {
             match end {
-                None if first => {
-                    tracing::info!(experiment = %experiment.id, "experiment goes on where it was");
-                    self.running.resumed(&experiment);
-                    self.run(experiment, 0);
-                }
+                Some(end) if self.experiments.contains_key(&experiment.id) => self.conclude(end).await,
                 Some(ExperimentEnd::Won { winner, .. }) => self.propose(&experiment, &winner).await,
                 _ => {}
             }
         }
-        for question in open.questions.into_values() {
+        for question in self.unfinished.questions.clone().into_values() {
             self.consider(question).await;
+        }
+        self.next().await;
+        Ok(())
+    }
+
+    /// Folds what the journal has since it was last read; at first the newest of its past.
+    async fn catch_up(&mut self) -> Result<(), JournalError> {
+        let kinds = [Kind::Question, Kind::QuestionEnd, Kind::Experiment, Kind::ExperimentEnd, Kind::Promotion];
+        let query = match self.seen {
+            0 => Query::newest(&kinds, HISTORY_MAX),
+            seen => Query { after: seen, ..Query::kinds(&kinds) },
+        };
+        let mut recorded = self.seams.journal.read(query).await?;
+        recorded.sort_by_key(|each| each.seq);
+        for each in recorded {
+            self.seen = each.seq;
+            self.unfinished.fold(each.fact);
         }
         Ok(())
     }
 
-    async fn end_experiment(&self, experiment: &Experiment, how: &str, why: &str) {
-        let end = QuestionEnd {
-            question: experiment.question.clone(),
-            hypothesis: experiment.hypothesis.clone(),
-            domain: experiment.spec.domain.clone(),
-            how: how.to_owned(),
-            why: why.to_owned(),
-            eligible_at_ms: self.seams.clock.now_ms() + self.rest_s * 1000,
-        };
-        self.write_end(&experiment.cycle, end).await;
-    }
-
-    async fn end(&self, question: &Question, how: &str, why: &str) {
+    async fn end<'a>(&self, asked: impl Into<Asked<'a>>, how: &str, why: &str) {
         count("refused");
-        let end = QuestionEnd {
-            question: question.question_id.clone(),
-            hypothesis: question.hypothesis.clone(),
-            domain: question.dream_experiment.domain.clone(),
-            how: how.to_owned(),
-            why: why.to_owned(),
-            eligible_at_ms: self.seams.clock.now_ms() + self.rest_s * 1000,
-        };
-        self.write_end(&question.cycle, end).await;
-    }
-
-    async fn write_end(&self, cycle: &crate::facts::CycleId, end: QuestionEnd) {
-        let name = format!("question_end:{}", end.question);
-        let entry = Entry::once(cycle, self.seams.clock.now_ms(), name, Fact::QuestionEnd(end.clone()));
-        if let Ok(written) = record(&self.seams, vec![entry]).await
+        let Some(ending) = Ending::resting(&self.seams, asked, how, why, self.rest_s) else { return };
+        if let Ok(written) = record(&self.seams, vec![ending.entry.clone()]).await
             && matches!(written.first(), Some(Appended::At(_)))
         {
-            tracing::info!(question = %end.question, how = %end.how, why = %end.why, "question ended");
-            wake(&self.exits.ended, end);
-        }
-    }
-}
-
-/// What the journal says is not finished.
-#[derive(Default)]
-struct Unfinished {
-    questions: BTreeMap<String, Question>,
-    experiments: BTreeMap<ExperimentId, (Experiment, Option<ExperimentEnd>)>,
-}
-
-impl Unfinished {
-    fn fold(&mut self, fact: Fact) {
-        match fact {
-            Fact::Question(question) => {
-                self.questions.insert(question.question_id.to_string(), question);
-            }
-            Fact::QuestionEnd(end) => {
-                self.questions.remove(end.question.as_str());
-                self.experiments.retain(|_, (experiment, _)| experiment.question != end.question);
-            }
-            Fact::Experiment(experiment) => {
-                self.questions.remove(experiment.question.as_str());
-                self.experiments.insert(experiment.id.clone(), (experiment, None));
-            }
-            Fact::ExperimentEnd(end) => {
-                if let Some(found) = self.experiments.get_mut(end.experiment()) {
-                    found.1 = Some(end);
-                }
-            }
-            Fact::Promotion(promotion) => {
-                if let Origin::Experiment(experiment) = promotion.origin {
-                    self.experiments.remove(&experiment);
-                }
-            }
-            _ => {}
+            Ending::tell(Some(ending), &self.exits.ended);
         }
     }
 }

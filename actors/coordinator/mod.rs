@@ -6,7 +6,12 @@
 
 mod actor;
 
+#[cfg(test)]
+mod tests;
+
 pub mod admission;
+
+mod unfinished;
 
 pub use actor::{Arguments, Coordinator, Exits, Msg};
 use serde::{Deserialize, Serialize};

@@ -76,7 +76,7 @@ impl Actor for Curiosity {
         for recorded in &history {
             match &recorded.fact {
                 Fact::Question(question) => state.interests.asked(question),
-                Fact::QuestionEnd(end) => state.interests.ended(end),
+                Fact::QuestionEnd(end) => state.interests.ended(end, &state.config),
                 Fact::Lesson(lesson) => state.interests.learn(lesson, &state.config),
                 _ => {}
             }
@@ -88,7 +88,7 @@ impl Actor for Curiosity {
         match msg {
             Msg::Noticed(anomaly) => state.wonder(&anomaly).await,
             Msg::Learned(lesson) => state.interests.learn(&lesson, &state.config),
-            Msg::Ended(end) => state.interests.ended(&end),
+            Msg::Ended(end) => state.interests.ended(&end, &state.config),
             Msg::Reconfigured(config) => state.config = config,
         }
         Ok(())

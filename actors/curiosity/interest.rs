@@ -102,8 +102,12 @@ impl Interests {
         known.open = Some(id.clone());
     }
 
-    /// Takes note of a question that ended.
-    pub fn ended(&mut self, end: &QuestionEnd) {
+    /// Takes note of a question that ended: it rests until its end says, and longer each time it ends fruitless in a
+    /// row.
+    ///
+    /// This is the one place where rests grow: each fruitless end after the first doubles the rest of the settings, at
+    /// most [`DOUBLINGS_MAX`] times.
+    pub fn ended(&mut self, end: &QuestionEnd, config: &Config) {
         let Some(known) = self.known(&end.hypothesis, &end.domain) else { return };
         if known.ended.as_ref() == Some(&end.question) {
             return;
@@ -112,8 +116,11 @@ impl Interests {
             known.open = None;
         }
         known.ended = Some(end.question.clone());
+        let doublings = if end.how == "deployed" { 0 } else { known.fruitless.min(DOUBLINGS_MAX) };
         known.fruitless = if end.how == "deployed" { 0 } else { known.fruitless.saturating_add(1) };
-        known.eligible_at_ms = known.eligible_at_ms.max(end.eligible_at_ms);
+        // The end itself brings the first rest; what the doublings add comes on top.
+        let more_ms = config.rest_s.saturating_mul(1000).saturating_mul((1 << doublings) - 1);
+        known.eligible_at_ms = known.eligible_at_ms.max(end.eligible_at_ms.saturating_add(more_ms));
     }
 
     /// Takes a lesson to heart: the interest in such questions moves, and they rest. The same lesson counts once.
@@ -131,27 +138,6 @@ impl Interests {
             known.fruitless = 0;
         }
         known.eligible_at_ms = known.eligible_at_ms.max(lesson.rest_until_ms);
-    }
-
-    /// Returns the end of `question`: how it ended, why, and from when it may be asked again.
-    ///
-    /// This is the one place where a cooldown is made. Each fruitless end in a row doubles the rest, at most
-    /// [`DOUBLINGS_MAX`] times; a rest that a lesson gave is kept where it is longer.
-    pub fn end(&self, question: &Question, how: &str, why: String, now_ms: u64, config: &Config) -> QuestionEnd {
-        let domain = question.dream_experiment.domain.clone();
-        let known = self.kinds.get(&(question.hypothesis.clone(), domain.clone()));
-        let fruitless = known.map_or(0, |known| known.fruitless);
-        let doublings = if how == "deployed" { 0 } else { fruitless.min(DOUBLINGS_MAX) };
-        let rest_ms = config.rest_s.saturating_mul(1000).saturating_mul(1 << doublings);
-        let eligible_at_ms = now_ms.saturating_add(rest_ms).max(known.map_or(0, |known| known.eligible_at_ms));
-        QuestionEnd {
-            question: question.question_id.clone(),
-            hypothesis: question.hypothesis.clone(),
-            domain,
-            how: how.to_owned(),
-            why,
-            eligible_at_ms,
-        }
     }
 
     /// Returns how many questions are open.
@@ -248,6 +234,17 @@ mod tests {
         interests.admit(HYPOTHESIS, "lab", now_ms, &Config::default())
     }
 
+    fn end(question: &Question, how: &str, now_ms: u64) -> QuestionEnd {
+        QuestionEnd {
+            question: question.question_id.clone(),
+            hypothesis: question.hypothesis.clone(),
+            domain: "lab".into(),
+            how: how.into(),
+            why: String::new(),
+            eligible_at_ms: now_ms + 900_000,
+        }
+    }
+
     #[track_caller]
     fn check_interest(interests: &Interests, now_ms: u64, expected: f64) {
         let interest = interests.interest(HYPOTHESIS, "lab", now_ms, &Config::default());
@@ -265,8 +262,7 @@ mod tests {
         let first = question(1);
         interests.asked(&first);
         assert_eq!(admit(&interests, 0), Admission::Open { question: first.question_id.clone() });
-        let end = interests.end(&first, "no_better", "nothing measured better".into(), 0, &Config::default());
-        interests.ended(&end);
+        interests.ended(&end(&first, "no_better", 0), &Config::default());
         assert_eq!(admit(&interests, 899_999), Admission::Rest { until_ms: 900_000 });
         assert_eq!(admit(&interests, 900_000), Admission::Ask { occurrence: 2, interest: 0.5 });
     }
@@ -279,18 +275,16 @@ mod tests {
         for number in 1..=9 {
             let question = question(number);
             interests.asked(&question);
-            let end = interests.end(&question, "void", String::new(), now_ms, &Config::default());
-            rests.push((end.eligible_at_ms - now_ms) / 900_000);
-            now_ms = end.eligible_at_ms;
-            interests.ended(&end);
+            interests.ended(&end(&question, "void", now_ms), &Config::default());
+            let Admission::Rest { until_ms } = admit(&interests, now_ms) else { panic!("no rest") };
+            rests.push((until_ms - now_ms) / 900_000);
+            now_ms = until_ms;
         }
         assert_eq!(rests, [1, 2, 4, 8, 16, 32, 64, 64, 64]);
         let next = question(10);
         interests.asked(&next);
-        assert_eq!(
-            interests.end(&next, "deployed", String::new(), now_ms, &Config::default()).eligible_at_ms,
-            now_ms + 900_000
-        );
+        interests.ended(&end(&next, "deployed", now_ms), &Config::default());
+        assert_eq!(admit(&interests, now_ms), Admission::Rest { until_ms: now_ms + 900_000 });
     }
 
     #[test]
@@ -327,14 +321,14 @@ mod tests {
     fn a_fact_that_is_taken_twice_counts_once() {
         let mut interests = Interests::default();
         let first = question(1);
-        let end = interests.end(&first, "void", String::new(), 0, &Config::default());
+        let end = end(&first, "void", 0);
         let lesson = lesson(1, Ruled::Rollback, -0.25, 0);
         interests.asked(&first);
-        interests.ended(&end);
+        interests.ended(&end, &Config::default());
         interests.learn(&lesson, &Config::default());
         let once = interests.clone();
         interests.asked(&first);
-        interests.ended(&end);
+        interests.ended(&end, &Config::default());
         interests.learn(&lesson, &Config::default());
         assert_eq!(interests, once);
     }
@@ -343,7 +337,7 @@ mod tests {
     fn a_number_is_not_given_again_when_older_questions_are_forgotten() {
         let mut interests = Interests::default();
         interests.asked(&question(41));
-        interests.ended(&interests.end(&question(41), "deployed", String::new(), 0, &Config::default()));
+        interests.ended(&end(&question(41), "deployed", 0), &Config::default());
         assert!(matches!(admit(&interests, 900_000), Admission::Ask { occurrence: 42, .. }));
     }
 
@@ -385,10 +379,9 @@ mod tests {
             for (number, now_ms) in ends.iter().enumerate() {
                 let question = question(number as u32 + 1);
                 interests.asked(&question);
-                let end = interests.end(&question, "no_better", String::new(), *now_ms, &Config::default());
-                interests.ended(&end);
+                interests.ended(&end(&question, "no_better", *now_ms), &Config::default());
             }
-            let is_asked = matches!(admit(&interests, 2_000_000_000), Admission::Ask { .. });
+            let is_asked = matches!(admit(&interests, 100_000_000_000), Admission::Ask { .. });
             prop_assert!(is_asked);
         }
     }

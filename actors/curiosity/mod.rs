@@ -5,6 +5,9 @@
 
 mod actor;
 
+#[cfg(test)]
+mod tests;
+
 pub mod hypotheses;
 
 pub mod interest;

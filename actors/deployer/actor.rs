@@ -7,11 +7,11 @@ use crate::{
     config::Catalogue,
     env_file,
     facts::{
-        Approved, Authority, Deployment, DeploymentId, Domain, Entry, Fact, Key, MappingProblem, Promotion, Proposal,
-        QuestionEnd, Reason, Stage, Verdict,
+        Approved, Authority, Deployment, DeploymentId, Domain, Fact, Key, Kind, MappingProblem, Origin, Promotion,
+        Proposal, QuestionEnd, Reason, Ruled, Stage, Verdict,
     },
     meters,
-    record::{open_deployments, record, record_once, record_verdict, wake},
+    record::{Ending, open_deployments, record, record_once, record_verdict, standing, wake},
     seams::{JournalError, Outlet, Planning, Query, Seams},
 };
 
@@ -20,6 +20,8 @@ use crate::{
 pub struct Exits {
     /// A change that somebody wants to make, for the gate.
     pub promotions: Outlet<Promotion>,
+    /// The domain whose service is about to be disturbed.
+    pub begun: Outlet<String>,
     /// A change that is live and is to be judged.
     pub deployed: Outlet<Deployment>,
     /// A deployment that is undone for another reason than its measurement.
@@ -72,15 +74,15 @@ pub struct State {
     catalogue: Arc<Catalogue>,
     rest_s: u64,
     open: BTreeMap<DeploymentId, (Deployment, Stage)>,
-    /// Promotions that wait until their domain is free, oldest first.
-    queue: Vec<(Promotion, Authority)>,
+    /// What could not be undone: how many sweeps passed since it was tried, and how many must.
+    stuck: BTreeMap<DeploymentId, (u32, u32)>,
 }
 
 /// How often it is tried again what could not be undone.
 const SWEEP_EVERY: Duration = Duration::from_secs(15);
 
-/// How many approved promotions may wait for their domain.
-const QUEUE_MAX: usize = 64;
+/// After how many sweeps at most it is tried again: a service that does not come up is not restarted for ever.
+const STUCK_SWEEPS_MAX: u32 = 240;
 
 impl Actor for Deployer {
     type Msg = Msg;
@@ -89,8 +91,8 @@ impl Actor for Deployer {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
         let Arguments { seams, exits, config, catalogue, rest_s } = arguments;
-        let open = BTreeMap::new();
-        let mut state = State { seams, exits, config, catalogue, rest_s, open, queue: Vec::new() };
+        let (open, stuck) = (BTreeMap::new(), BTreeMap::new());
+        let mut state = State { seams, exits, config, catalogue, rest_s, open, stuck };
         state.resume().await?;
         myself.send_after(SWEEP_EVERY, || Msg::Sweep);
         Ok(state)
@@ -100,7 +102,7 @@ impl Actor for Deployer {
         match msg {
             Msg::Proposed(planning) => state.plan(planning).await?,
             Msg::Cleared(approved) => state.accept(approved).await?,
-            Msg::Judged(verdict) => state.settle(&verdict).await?,
+            Msg::Judged(verdict) => state.finish(&verdict.deployment).await?,
             Msg::Recalled(id, uid, reply) => state.recall(&id, uid, reply).await?,
             Msg::Sweep => {
                 state.sweep().await?;
@@ -141,6 +143,9 @@ impl State {
     /// Compares a proposal with what runs, and proposes the difference to the gate.
     async fn plan(&mut self, planning: Planning) -> Result<(), JournalError> {
         let Planning { proposal, reply } = planning;
+        if self.was_promoted(&proposal).await? {
+            return Ok(());
+        }
         let planned = self.promotion(&proposal).await;
         match &planned {
             Ok(promotion) => {
@@ -157,6 +162,18 @@ impl State {
             reply.send(planned).ok();
         }
         Ok(())
+    }
+
+    /// A winner is proposed until the journal holds its promotion, so it may come twice: the second time, the service may
+    /// run with it already.
+    async fn was_promoted(&self, proposal: &Proposal) -> Result<bool, JournalError> {
+        if !matches!(proposal.origin, Origin::Experiment(_)) {
+            return Ok(false);
+        }
+        let query = Query { cycle: Some(proposal.cycle.clone()), ..Query::kinds(&[Kind::Promotion]) };
+        let promotions = self.seams.journal.read(query).await?;
+        let is_its = |fact: &Fact| matches!(fact, Fact::Promotion(each) if each.origin == proposal.origin);
+        Ok(promotions.iter().any(|each| is_its(&each.fact)))
     }
 
     async fn promotion(&self, proposal: &Proposal) -> Result<Promotion, String> {
@@ -202,23 +219,15 @@ impl State {
         .collect()
     }
 
+    /// Deploys what the gate let through. One deployment a domain at a time: what finds its domain busy is not kept
+    /// here, the gate rules on it anew and offers it again.
     async fn accept(&mut self, approved: Approved<Promotion>) -> Result<(), JournalError> {
         let (promotion, authority) = approved.into_parts();
-        let queued = self.queue.iter().any(|(each, _)| each.id == promotion.id);
-        if queued || self.queue.len() >= QUEUE_MAX {
+        if self.is_busy(&promotion.domain) {
+            tracing::debug!(promotion = %promotion.id, domain = %promotion.domain, "domain is busy");
             return Ok(());
         }
-        self.queue.push((promotion, authority));
-        self.work().await
-    }
-
-    /// Deploys what waits and whose domain is free. One deployment a domain at a time.
-    async fn work(&mut self) -> Result<(), JournalError> {
-        while let Some(place) = self.queue.iter().position(|(promotion, _)| !self.is_busy(&promotion.domain)) {
-            let (promotion, authority) = self.queue.remove(place);
-            self.deploy(promotion, authority).await?;
-        }
-        Ok(())
+        self.deploy(promotion, authority).await
     }
 
     fn is_busy(&self, domain: &str) -> bool {
@@ -239,7 +248,19 @@ impl State {
         metrics::counter!(meters::DEPLOYMENTS_TOTAL).increment(1);
         tracing::info!(cycle = %deployment.promotion.cycle, deployment = %deployment.id, "deployment begins");
         self.open.insert(deployment.id.clone(), (deployment.clone(), Stage::Planned));
-        match self.saga().apply(&deployment, &domain).await? {
+        wake(&self.exits.begun, domain.name.clone());
+        let applied = match self.saga().apply(&deployment, &domain).await {
+            Ok(applied) => applied,
+            Err(error) => {
+                // Without a journal there is no verdict, but what lies on disk knows how to undo the change, and
+                // nothing unproven may stay live. The verdict follows when the journal can be written again.
+                if let Err(why) = self.saga().undo_from_disk(&deployment, &domain).await {
+                    tracing::error!(deployment = %deployment.id, %why, "change is not undone yet");
+                }
+                return Err(error);
+            }
+        };
+        match applied {
             Ok(()) => {
                 self.open.insert(deployment.id.clone(), (deployment.clone(), Stage::Healthy));
                 wake(&self.exits.deployed, deployment);
@@ -259,16 +280,17 @@ impl State {
         self.finish(&deployment.id).await
     }
 
-    async fn settle(&mut self, verdict: &Verdict) -> Result<(), JournalError> {
-        self.finish(&verdict.deployment).await?;
-        self.work().await
-    }
-
     /// Brings a judged deployment to its end: undone if it was condemned, and closed.
     async fn finish(&mut self, id: &DeploymentId) -> Result<(), JournalError> {
         let Some((deployment, _)) = self.open.get(id).cloned() else { return Ok(()) };
         let Some(domain) = self.domain(&deployment.promotion.domain) else { return Ok(()) };
         let stage = self.saga().finish(&deployment, &domain).await?;
+        if stage == Stage::Stuck {
+            let (_, sweeps) = self.stuck.get(id).copied().unwrap_or((0, 1));
+            self.stuck.insert(id.clone(), (0, sweeps.saturating_mul(2).min(STUCK_SWEEPS_MAX)));
+        } else {
+            self.stuck.remove(id);
+        }
         if stage.is_final() {
             self.open.remove(id);
         } else {
@@ -288,7 +310,12 @@ impl State {
         let answer = match self.open.get(id).cloned() {
             Some((deployment, stage)) if stage.is_before_verdict() => {
                 self.condemn(&deployment, Reason::Person { uid }).await?;
-                self.verdict_of(id).await
+                match self.verdict_of(id).await {
+                    Ok(verdict) if verdict.outcome != Ruled::Rollback => {
+                        Err(format!("{id} was judged meanwhile: {}", verdict.outcome))
+                    }
+                    answer => answer,
+                }
             }
             Some((_, stage)) => Err(format!("{id} is {} already", stage.label())),
             None => Err(format!("{id} is not under way: propose the old values with `kloros try`")),
@@ -299,7 +326,7 @@ impl State {
     }
 
     async fn verdict_of(&self, id: &DeploymentId) -> Result<Verdict, String> {
-        let query = Query::kinds(&[crate::facts::Kind::Verdict]).about(id.as_str());
+        let query = Query::kinds(&[Kind::Verdict]).about(id.as_str());
         let recorded = self.seams.journal.read(query).await.map_err(|error| error.to_string())?;
         recorded
             .into_iter()
@@ -312,32 +339,27 @@ impl State {
 
     /// Tries again what is not closed, and hears of verdicts that no message told of.
     async fn sweep(&mut self) -> Result<(), JournalError> {
-        for (deployment, stage) in open_deployments(&self.seams).await? {
-            let judged = matches!(stage, Stage::Judged(_) | Stage::Restored | Stage::Stuck);
-            if judged && self.open.contains_key(&deployment.id) {
-                self.finish(&deployment.id).await?;
+        for id in self.open.keys().cloned().collect::<Vec<_>>() {
+            if let Some((passed, needed)) = self.stuck.get_mut(&id) {
+                *passed += 1;
+                if *passed < *needed {
+                    continue;
+                }
+            }
+            let stage = standing(&self.seams, &id).await?.stage;
+            if matches!(stage, Stage::Judged(_) | Stage::Restored | Stage::Stuck) {
+                self.finish(&id).await?;
             }
         }
-        self.work().await
+        Ok(())
     }
 
     async fn end_question(&self, proposal: &Proposal, why: &str) -> Result<(), JournalError> {
         tracing::info!(domain = %proposal.domain, %why, "proposal leads to no change");
-        let (Some(question), Some(hypothesis)) = (proposal.question.clone(), proposal.hypothesis.clone()) else {
-            return Ok(());
-        };
-        let now_ms = self.seams.clock.now_ms();
-        let end = QuestionEnd {
-            question,
-            hypothesis,
-            domain: proposal.domain.clone(),
-            how: "refused".to_owned(),
-            why: why.to_owned(),
-            eligible_at_ms: now_ms + self.rest_s * 1000,
-        };
-        let name = format!("question_end:{}", end.question);
-        record(&self.seams, vec![Entry::once(&proposal.cycle, now_ms, name, Fact::QuestionEnd(end.clone()))]).await?;
-        wake(&self.exits.ended, end);
+        if let Some(ending) = Ending::resting(&self.seams, proposal, "refused", why, self.rest_s) {
+            record(&self.seams, vec![ending.entry.clone()]).await?;
+            Ending::tell(Some(ending), &self.exits.ended);
+        }
         Ok(())
     }
 }

@@ -8,6 +8,9 @@ mod actor;
 
 mod saga;
 
+#[cfg(test)]
+mod tests;
+
 pub mod mapping;
 
 pub mod pending;

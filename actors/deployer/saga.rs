@@ -14,12 +14,9 @@ use super::{
 use crate::{
     config::Catalogue,
     env_file,
-    facts::{
-        Deployment, Domain, Entry, Fact, Key, Metrics, Reason, Ruled, Stage, Step, Verdict, agrees, content_hash,
-        stages,
-    },
-    record::{open_deployments, record, record_verdict},
-    seams::{EnvStoreError, JournalError, Query, Seams},
+    facts::{Deployment, Domain, Entry, Fact, Key, Metrics, Reason, Ruled, Stage, Step, Verdict, agrees, content_hash},
+    record::{Standing, open_deployments, record, record_verdict, standing},
+    seams::{EnvStoreError, JournalError, Seams},
 };
 
 /// Carries deployments out.
@@ -111,19 +108,25 @@ impl Saga<'_> {
 
     /// Brings a judged deployment as far as it can be brought, and returns the stage it then stands at.
     pub(crate) async fn finish(&self, deployment: &Deployment, domain: &Domain) -> Result<Stage, JournalError> {
-        let mut stage = self.stage(deployment).await?;
+        let standing = standing(self.seams, &deployment.id).await?;
+        let mut stage = standing.stage;
         if matches!(stage, Stage::Judged(Ruled::Rollback) | Stage::Stuck) {
-            let step = match self.undo(domain).await {
+            let step = match self.undo(deployment, domain, standing).await {
                 Ok(()) => Step::Restored,
                 Err(why) => {
                     tracing::error!(deployment = %deployment.id, domain = %domain.name, %why, "deployment cannot be undone");
+                    if stage == Stage::Stuck {
+                        // It was said before, and saying it at each try would fill the journal.
+                        return Ok(stage);
+                    }
                     Step::UndoFailed(why)
                 }
             };
             stage = self.advance(deployment, stage, step).await?;
         }
-        if matches!(stage, Stage::Restored | Stage::Judged(_)) {
-            if let Err(error) = self.seams.pending.disarm(&domain.name).await {
+        let is_over = matches!(stage, Stage::Restored | Stage::Judged(Ruled::Success | Ruled::Neutral));
+        if is_over {
+            if let Err(error) = self.disarm(deployment, domain).await {
                 tracing::warn!(%error, "pending file cannot be removed, it is tried again");
                 return Ok(stage);
             }
@@ -133,6 +136,15 @@ impl Saga<'_> {
         Ok(stage)
     }
 
+    /// Removes the pending file, unless it belongs to another deployment.
+    async fn disarm(&self, deployment: &Deployment, domain: &Domain) -> Result<(), EnvStoreError> {
+        let text = self.seams.pending.armed(&domain.name).await?;
+        let is_anothers = text
+            .and_then(|text| Pending::from_text(&text).ok())
+            .is_some_and(|pending| pending.deployment != deployment.id);
+        if is_anothers { Ok(()) } else { self.seams.pending.disarm(&domain.name).await }
+    }
+
     async fn advance(&self, deployment: &Deployment, stage: Stage, step: Step) -> Result<Stage, JournalError> {
         // An illegal step cannot come from the branches above; if it did, the journal keeps the stage.
         let next = stage.after(&step).unwrap_or(stage);
@@ -140,17 +152,40 @@ impl Saga<'_> {
         Ok(next)
     }
 
-    /// Restores, key by key, what still holds our value; a person's edit stays. The service is restarted either way,
-    /// because it runs with what was there before the edit.
-    pub(crate) async fn undo(&self, domain: &Domain) -> Result<(), String> {
-        let Some(text) = self.seams.pending.armed(&domain.name).await.map_err(|error| error.to_string())? else {
+    /// Undoes what a deployment did, as far as the journal says that it did anything.
+    async fn undo(&self, deployment: &Deployment, domain: &Domain, standing: Standing) -> Result<(), String> {
+        if !standing.was_armed {
             return Ok(());
+        }
+        let text = self.seams.pending.armed(&domain.name).await.map_err(|error| error.to_string())?;
+        let armed = text.as_deref().map(Pending::from_text).transpose().unwrap_or_else(|problem| {
+            tracing::error!(deployment = %deployment.id, %problem, "pending file is not used, the journal is");
+            None
+        });
+        let pending = match armed.filter(|pending| pending.deployment == deployment.id) {
+            Some(pending) => pending,
+            None => from_the_plan(deployment, domain),
         };
+        self.restore(domain, &pending, standing.was_applied).await
+    }
+
+    /// Undoes what a deployment did by its pending file alone, for when the journal cannot be used.
+    pub(crate) async fn undo_from_disk(&self, deployment: &Deployment, domain: &Domain) -> Result<(), String> {
+        let text = self.seams.pending.armed(&domain.name).await.map_err(|error| error.to_string())?;
+        let Some(text) = text else { return Ok(()) };
         let pending = Pending::from_text(&text).map_err(|problem| problem.to_string())?;
+        if pending.deployment != deployment.id {
+            return Ok(());
+        }
+        self.restore(domain, &pending, false).await
+    }
+
+    async fn restore(&self, domain: &Domain, pending: &Pending, was_applied: bool) -> Result<(), String> {
+        let mut needs_restart = was_applied;
         let mut last = String::new();
-        for _ in 0..self.config.undo_attempts_max {
+        for _ in 0..self.config.undo_attempts_max.max(1) {
             progress();
-            match self.undo_once(domain, &pending).await {
+            match self.restore_once(domain, pending, &mut needs_restart).await {
                 Ok(()) => return Ok(()),
                 Err(why) => last = why,
             }
@@ -158,8 +193,10 @@ impl Saga<'_> {
         Err(last)
     }
 
-    async fn undo_once(&self, domain: &Domain, pending: &Pending) -> Result<(), String> {
-        let path = &domain.service.env_file;
+    /// Restores, key by key, what still holds our value; a person's edit stays. The service is restarted when it may run
+    /// with anything but what the file then holds.
+    async fn restore_once(&self, domain: &Domain, pending: &Pending, needs_restart: &mut bool) -> Result<(), String> {
+        let path = &pending.env_file;
         let file = self.seams.env.read(path).await.map_err(|error| error.to_string())?;
         let current = values(&file.bytes, pending.keys.keys())?;
         let undo = undo_plan(pending, &current);
@@ -169,16 +206,13 @@ impl Saga<'_> {
         if !undo.restore.is_empty() {
             let bytes = env_file::edit(&file.bytes, &undo.restore).map_err(|problem| problem.to_string())?;
             self.seams.env.replace(path, &file, bytes).await.map_err(|error| error.to_string())?;
+            *needs_restart = true;
         }
         progress();
-        self.seams.services.restart(domain).await.map_err(|error| error.to_string())
-    }
-
-    async fn stage(&self, deployment: &Deployment) -> Result<Stage, JournalError> {
-        let kinds = [crate::facts::Kind::Deployment, crate::facts::Kind::Step];
-        let recorded = self.seams.journal.read(Query::kinds(&kinds).about(deployment.id.as_str())).await?;
-        let found = stages(recorded.into_iter().map(|each| each.fact));
-        Ok(found.first().map_or(Stage::Planned, |(_, stage)| *stage))
+        if *needs_restart {
+            self.seams.services.restart(domain).await.map_err(|error| error.to_string())?;
+        }
+        Ok(())
     }
 
     async fn step(&self, deployment: &Deployment, step: Step) -> Result<(), JournalError> {
@@ -226,26 +260,52 @@ pub async fn recover(seams: &Seams, catalogue: &Catalogue, config: &Config) -> R
         if stage.is_before_verdict() {
             tracing::warn!(deployment = %deployment.id, stage = stage.label(), "unproven deployment is undone");
             let verdict = Saga::rollback(deployment, Reason::Crash, seams.clock.now_ms());
-            record_verdict(seams, &verdict).await?;
+            if let Err(error) = record_verdict(seams, &verdict).await {
+                // Going back is right at this stage in any case, and it needs no journal.
+                if let Err(why) = saga.undo_from_disk(deployment, domain).await {
+                    tracing::error!(deployment = %deployment.id, %why, "change is not undone");
+                }
+                return Err(error);
+            }
         }
         saga.finish(deployment, domain).await?;
     }
-    // A pending file without an open deployment is the trace of a journal that was lost: it alone knows how to undo.
     for domain in catalogue.domains.values().filter(|domain| !handled.contains(&domain.name)) {
-        let armed = seams.pending.armed(&domain.name).await.ok().flatten();
-        if armed.is_some() {
-            tracing::warn!(domain = %domain.name, "pending file without a deployment in the journal is undone");
-            match saga.undo(domain).await {
-                Ok(()) => seams
-                    .pending
-                    .disarm(&domain.name)
-                    .await
-                    .unwrap_or_else(|error| tracing::warn!(%error, "pending file stays")),
-                Err(why) => tracing::error!(domain = %domain.name, %why, "pending file cannot be undone"),
-            }
-        }
+        saga.undo_orphan(domain).await;
     }
     Ok(open.len())
+}
+
+impl Saga<'_> {
+    /// A pending file without an open deployment is the trace of a journal that was lost: it alone knows how to undo.
+    async fn undo_orphan(&self, domain: &Domain) {
+        let problem = match self.seams.pending.armed(&domain.name).await {
+            Ok(None) => return,
+            Ok(Some(text)) => match Pending::from_text(&text) {
+                Ok(pending) => {
+                    tracing::warn!(domain = %domain.name, "pending file without a deployment in the journal is undone");
+                    match self.restore(domain, &pending, true).await {
+                        Ok(()) => self.seams.pending.disarm(&domain.name).await.err().map(|error| error.to_string()),
+                        Err(why) => Some(why),
+                    }
+                }
+                // Never guess: the file stays for a person.
+                Err(problem) => Some(problem.to_string()),
+            },
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(problem) = problem {
+            tracing::error!(domain = %domain.name, %problem, "pending file is not cleared away");
+        }
+    }
+}
+
+/// Returns how to undo a deployment whose pending file is lost or damaged: the journal holds the old values too, though
+/// not how they were spelled.
+fn from_the_plan(deployment: &Deployment, domain: &Domain) -> Pending {
+    let changes = &deployment.promotion.changes;
+    let old = changes.iter().map(|(key, change)| (key.clone(), change.from.as_ref().map(ToString::to_string)));
+    Pending::of(deployment, domain.service.env_file.clone(), &old.collect(), String::new(), 0)
 }
 
 fn values<'a>(bytes: &[u8], keys: impl Iterator<Item = &'a Key>) -> Result<BTreeMap<Key, Option<String>>, String> {

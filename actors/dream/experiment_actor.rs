@@ -13,12 +13,13 @@ use super::{
 };
 use crate::{
     config::Catalogue,
+    env_file,
     facts::{
         Best, Domain, Entry, Experiment, ExperimentEnd, Fact, FailureKind, Generation, Kind, Measurement, Outcome,
         Params, QuestionEnd, Settings, Trial, TrialFailure, Winner, map_params,
     },
     meters,
-    record::{record, wake},
+    record::{Ending, record, wake},
     seams::{Assignment, Outlet, Query, Seams},
 };
 
@@ -75,6 +76,8 @@ pub struct State {
     under_way: Option<Candidate>,
     trial: Option<ActorId>,
     generations_recorded: u32,
+    /// The end that the journal holds, if it does: it is told again and nothing more is measured.
+    ended: Option<ExperimentEnd>,
 }
 
 impl Actor for ExperimentActor {
@@ -124,14 +127,15 @@ impl State {
             .get(&experiment.spec.domain)
             .cloned()
             .ok_or_else(|| format!("there is no domain {:?}", experiment.spec.domain))?;
-        let kinds = [Kind::Trial, Kind::Generation];
+        let kinds = [Kind::Trial, Kind::Generation, Kind::ExperimentEnd];
         let recorded = seams.journal.read(Query::kinds(&kinds).about(experiment.id.as_str())).await?;
         let mut trials = Vec::new();
-        let mut generations_recorded = 0;
+        let (mut generations_recorded, mut ended) = (0, None);
         for each in recorded {
             match each.fact {
                 Fact::Trial(trial) => trials.push(trial),
                 Fact::Generation(generation) => generations_recorded = generation.number,
+                Fact::ExperimentEnd(end) => ended = Some(end),
                 _ => {}
             }
         }
@@ -155,6 +159,7 @@ impl State {
             under_way: None,
             trial: None,
             generations_recorded,
+            ended,
         };
         for trial in trials {
             state.tell(trial);
@@ -169,6 +174,9 @@ impl State {
     async fn proceed(&mut self, myself: &ActorRef<Msg>) -> Result<(), ActorProcessingErr> {
         if self.under_way.is_some() {
             return Ok(());
+        }
+        if self.ended.is_some() {
+            return self.end(myself).await;
         }
         let Some(candidate) = self.next_candidate() else { return self.end(myself).await };
         let settings = match map_params(&candidate.params, &self.experiment.spec.param_mapping, &self.domain) {
@@ -320,6 +328,17 @@ impl State {
     }
 
     async fn end(&mut self, myself: &ActorRef<Msg>) -> Result<(), ActorProcessingErr> {
+        let end = match self.ended.clone() {
+            Some(end) => end,
+            None => self.conclude().await?,
+        };
+        wake(&self.exits.ended, end);
+        myself.stop(None);
+        Ok(())
+    }
+
+    /// Makes the end durable, and with it that of the question where nothing is worth a deployment.
+    async fn conclude(&self) -> Result<ExperimentEnd, ActorProcessingErr> {
         let experiment = self.experiment.id.clone();
         let again = |parity: u32| -> Vec<Outcome> {
             let of_it = self.confirmations.iter().filter(|trial| trial.number % 2 == parity);
@@ -332,24 +351,19 @@ impl State {
             Choice::NoBetter(why) => ExperimentEnd::NoBetter { experiment, why },
             Choice::Void(why) => ExperimentEnd::Void { experiment, why },
         };
-        let question = self.end_of_question(&end);
-        let now_ms = self.seams.clock.now_ms();
-        let cycle = &self.experiment.cycle;
-        let name = format!("experiment_end:{}", self.experiment.id);
-        let mut entries = vec![Entry::once(cycle, now_ms, name, Fact::ExperimentEnd(end.clone()))];
-        if let Some(question) = &question {
-            let name = format!("question_end:{}", question.question);
-            entries.push(Entry::once(cycle, now_ms, name, Fact::QuestionEnd(question.clone())));
-        }
-        record(&self.seams, entries).await?;
+        let ending = match &end {
+            ExperimentEnd::Won { .. } => None,
+            ExperimentEnd::NoBetter { why, .. } | ExperimentEnd::Void { why, .. } => {
+                Ending::resting(&self.seams, &self.experiment, end.label(), why, self.rest_s)
+            }
+        };
+        let (cycle, name) = (&self.experiment.cycle, format!("experiment_end:{}", self.experiment.id));
+        let entry = Entry::once(cycle, self.seams.clock.now_ms(), name, Fact::ExperimentEnd(end.clone()));
+        record(&self.seams, Ending::with(ending.as_ref(), vec![entry])).await?;
         metrics::counter!(meters::EXPERIMENTS_TOTAL, "end" => end.label()).increment(1);
         tracing::info!(cycle = %cycle, experiment = %self.experiment.id, end = end.label(), "experiment ended");
-        wake(&self.exits.ended, end);
-        if let Some(question) = question {
-            wake(&self.exits.questions, question);
-        }
-        myself.stop(None);
-        Ok(())
+        Ending::tell(ending, &self.exits.questions);
+        Ok(end)
     }
 
     fn winner(&self, best: Best, measured: u32, failed: u32) -> Winner {
@@ -364,32 +378,20 @@ impl State {
             failed,
         }
     }
-
-    fn end_of_question(&self, end: &ExperimentEnd) -> Option<QuestionEnd> {
-        let why = match end {
-            ExperimentEnd::Won { .. } => return None,
-            ExperimentEnd::NoBetter { why, .. } | ExperimentEnd::Void { why, .. } => why.clone(),
-        };
-        Some(QuestionEnd {
-            question: self.experiment.question.clone(),
-            hypothesis: self.experiment.hypothesis.clone(),
-            domain: self.domain.name.clone(),
-            how: end.label().to_owned(),
-            why,
-            eligible_at_ms: self.seams.clock.now_ms() + self.rest_s * 1000,
-        })
-    }
 }
 
-/// Returns the parameters that the serving instance says it runs with; a value it does not say is the knob's default.
+/// Returns the parameters that the serving instance says it runs with; a value that it does not say is the env file's,
+/// and what that does not name the knob's default.
 async fn live_params(seams: &Seams, domain: &Domain, experiment: &Experiment) -> Params {
     let in_effect = seams.services.in_effect(domain).await.unwrap_or_default();
+    let file = seams.env.read(&domain.service.env_file).await.map(|file| file.bytes).unwrap_or_default();
     let spec = &experiment.spec;
     let value_of = |name: &String| {
         let key = spec.param_mapping.get(name)?;
         let knob = domain.knobs.get(key)?;
         let said = in_effect.get(key.as_str()).and_then(|text| knob.range.parse(text));
-        Some(said.unwrap_or_else(|| knob.default.clone()))
+        let written = || env_file::value_of(&file, key).ok().flatten().and_then(|text| knob.range.parse(&text));
+        Some(said.or_else(written).unwrap_or_else(|| knob.default.clone()))
     };
     spec.search_space.keys().filter_map(|name| Some((name.clone(), value_of(name)?))).collect()
 }

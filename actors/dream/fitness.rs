@@ -2,13 +2,13 @@
 //!
 //! What is said here is a claim. The validator measures the deployed settings anew and believes none of it.
 
-use std::{collections::BTreeMap, f64::consts::LN_10};
+use std::collections::BTreeMap;
 
 use super::Config;
-use crate::facts::{Best, Direction, FailureKind, MetricSpec, Metrics, Outcome, Trial};
-
-/// The most that one metric can say, either way: tenfold. More is a metric that came from or went to about zero.
-const LOG_RATIO_MAX: f64 = LN_10;
+use crate::facts::{
+    Best, FailureKind, MetricSpec, Metrics, Outcome, Trial,
+    objective::{LOG_RATIO_MAX, log_ratio, objective},
+};
 
 /// What a tripped guard costs a candidate in the eyes of the search: it ends behind every one that trips none.
 const GUARD_PENALTY: f64 = 2.0 * LOG_RATIO_MAX;
@@ -40,13 +40,7 @@ pub enum Choice {
 /// is 0 on one side alone counts for just that. `None` when a metric that carries weight is missing or no finite number
 /// from 0 up, though the incumbent has it, or when no such metric was measured.
 pub fn fitness(measured: &Metrics, incumbent: &Metrics, specs: &BTreeMap<String, MetricSpec>) -> Option<f64> {
-    let (mut sum, mut weights) = (0.0, 0.0);
-    for (name, spec) in specs.iter().filter(|(_, spec)| spec.weight > 0.0) {
-        let Some(before) = incumbent.get(name) else { continue };
-        sum += spec.weight * log_ratio(spec.direction, *before, *measured.get(name)?)?;
-        weights += spec.weight;
-    }
-    (weights > 0.0).then(|| sum / weights)
+    objective(specs, incumbent, measured)
 }
 
 /// Returns the metric whose guard `measured` trips: such a candidate cannot win, whatever else it gains.
@@ -174,24 +168,6 @@ pub fn choose(
     }
 }
 
-/// Returns the logarithm of how many times better `after` is; `None` for what is no finite number from 0 up.
-fn log_ratio(direction: Direction, before: f64, after: f64) -> Option<f64> {
-    let is_amount = |value: f64| value.is_finite() && value >= 0.0;
-    if !(is_amount(before) && is_amount(after)) {
-        return None;
-    }
-    let grown = match (before > 0.0, after > 0.0) {
-        (false, false) => 0.0,
-        (false, true) => LOG_RATIO_MAX,
-        (true, false) => -LOG_RATIO_MAX,
-        (true, true) => (after.ln() - before.ln()).clamp(-LOG_RATIO_MAX, LOG_RATIO_MAX),
-    };
-    Some(match direction {
-        Direction::Up => grown,
-        Direction::Down => -grown,
-    })
-}
-
 fn is_gain(config: &Config, fitness: f64) -> bool {
     // A gain of nothing is none, also where the smallest gain is set to 0.
     fitness > ROUNDING && fitness.exp_m1() >= config.gain_min - ROUNDING
@@ -243,10 +219,12 @@ fn mean(runs: &[&Metrics]) -> Metrics {
 
 #[cfg(test)]
 mod tests {
+    use std::f64::consts::LN_10;
+
     use proptest::prelude::*;
 
     use super::*;
-    use crate::facts::{ExperimentId, Guard, Measurement, TrialFailure, Value};
+    use crate::facts::{Direction, ExperimentId, Guard, Measurement, TrialFailure, Value};
 
     fn specs() -> BTreeMap<String, MetricSpec> {
         let guard = |loss_max, value_max| Some(Guard { loss_max, value_max });

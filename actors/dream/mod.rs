@@ -8,6 +8,9 @@ mod experiment_actor;
 
 mod trial_actor;
 
+#[cfg(test)]
+mod tests;
+
 pub mod space;
 
 pub mod search;

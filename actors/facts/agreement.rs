@@ -50,3 +50,44 @@ pub(crate) fn means(text: &str, value: &Value, difference_max: f64) -> bool {
             .is_ok_and(|number| number == *wanted || (number - wanted).abs() <= difference_max * wanted.abs()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::Key;
+
+    #[track_caller]
+    fn check(wanted: &Value, found: &str, same: bool) {
+        let settings = Settings::from([(Key::new("K").unwrap(), wanted.clone())]);
+        let found = BTreeMap::from([("K".to_owned(), found.to_owned())]);
+        assert_eq!(agrees(&settings, &found).is_ok(), same, "{wanted:?} and {found:?}");
+    }
+
+    #[test]
+    fn values_are_the_same_by_meaning_not_by_letter() {
+        check(&Value::Integer(8), "8", true);
+        check(&Value::Integer(8), " 8.0 ", true);
+        check(&Value::Integer(8), "9", false);
+        check(&Value::Integer(8), "8 slots", false);
+        check(&Value::Float(0.9), "0.90", true);
+        check(&Value::Float(0.9), "9e-1", true);
+        check(&Value::Float(0.9), &0.9_f32.to_string(), true);
+        check(&Value::Float(0.9), &f64::from(0.9_f32).to_string(), true);
+        check(&Value::Float(0.9), "0.91", false);
+        check(&Value::Float(0.0), "0", true);
+        check(&Value::Float(0.0), "NaN", false);
+        check(&Value::Boolean(true), "1", true);
+        check(&Value::Boolean(true), "false", false);
+        check(&Value::Choice("fp8".to_owned()), "fp8", true);
+        check(&Value::Choice("fp8".to_owned()), "auto", false);
+        check(&Value::Choice("1".to_owned()), "1.0", false);
+    }
+
+    #[test]
+    fn every_key_that_differs_is_named_with_what_was_wanted() {
+        let key = |name: &str| Key::new(name).unwrap();
+        let settings = Settings::from([(key("SLOTS"), Value::Integer(8)), (key("WAIT"), Value::Integer(2))]);
+        let said = agrees(&settings, &BTreeMap::from([("WAIT".to_owned(), "20".to_owned())])).unwrap_err();
+        assert_eq!(said, "SLOTS is not reported, 8 is wanted; WAIT is \"20\", 2 is wanted");
+    }
+}

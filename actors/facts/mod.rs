@@ -10,6 +10,8 @@ mod value;
 
 mod agreement;
 
+pub(crate) mod objective;
+
 mod domain;
 
 mod signal;

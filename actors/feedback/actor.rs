@@ -1,11 +1,13 @@
+use std::collections::BTreeSet;
+
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::{Config, lesson::learn};
 use crate::{
-    facts::{Entry, Fact, Kind, Lesson, QuestionEnd, Ruled, Verdict},
+    facts::{DeploymentId, Entry, Fact, Kind, Lesson, QuestionEnd, Ruled, Verdict},
     meters,
-    record::{record, wake},
-    seams::{Appended, Outlet, Query, Seams},
+    record::{Ending, record, wake},
+    seams::{Appended, JournalError, Outlet, Query, Seams},
 };
 
 /// What feedback says.
@@ -46,8 +48,8 @@ pub struct State {
     config: Config,
 }
 
-/// How many verdicts of the past are looked at for a missing lesson at start.
-const HISTORY_MAX: usize = 1_000;
+/// How many verdicts and lessons of the past are looked at for a missing lesson at start.
+const HISTORY_MAX: usize = 2_000;
 
 impl Actor for Feedback {
     type Msg = Msg;
@@ -56,11 +58,20 @@ impl Actor for Feedback {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
         let Arguments { seams, exits, config } = arguments;
-        // Every verdict is judged again: those that have their lesson are recognised by the journal.
-        let mut verdicts = seams.journal.read(Query::newest(&[Kind::Verdict], HISTORY_MAX)).await?;
-        verdicts.reverse();
-        for recorded in verdicts {
-            if let Fact::Verdict(verdict) = recorded.fact {
+        // A verdict that was told while this room was down has no lesson yet.
+        let mut history = seams.journal.read(Query::newest(&[Kind::Verdict, Kind::Lesson], HISTORY_MAX)).await?;
+        history.reverse();
+        let taught: BTreeSet<DeploymentId> = history
+            .iter()
+            .filter_map(|recorded| match &recorded.fact {
+                Fact::Lesson(lesson) => Some(lesson.verdict.deployment.clone()),
+                _ => None,
+            })
+            .collect();
+        for recorded in history {
+            if let Fact::Verdict(verdict) = recorded.fact
+                && !taught.contains(&verdict.deployment)
+            {
                 myself.send_message(Msg::Judged(verdict))?;
             }
         }
@@ -69,7 +80,8 @@ impl Actor for Feedback {
 
     async fn handle(&self, _: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match msg {
-            Msg::Judged(verdict) => state.teach(&verdict).await,
+            // Without a journal nothing is learned: the room fails, and finds the verdict again when it is back.
+            Msg::Judged(verdict) => state.teach(&verdict).await?,
             Msg::Reconfigured(config) => state.config = config,
         }
         Ok(())
@@ -77,42 +89,26 @@ impl Actor for Feedback {
 }
 
 impl State {
-    async fn teach(&self, verdict: &Verdict) {
+    async fn teach(&self, verdict: &Verdict) -> Result<(), JournalError> {
         let now_ms = self.seams.clock.now_ms();
         let lesson = learn(verdict, &self.config, now_ms);
-        let end = end_of_question(verdict, &lesson);
+        let how = match verdict.outcome {
+            Ruled::Success | Ruled::Neutral => "deployed",
+            Ruled::Rollback => "rolled_back",
+        };
+        let ending = Ending::of(verdict, how, &lesson.says, now_ms, lesson.rest_until_ms);
         let name = format!("lesson:{}", verdict.deployment);
-        let mut entries = vec![Entry::once(&verdict.cycle, now_ms, name, Fact::Lesson(lesson.clone()))];
-        if let Some(end) = &end {
-            let name = format!("question_end:{}", end.question);
-            entries.push(Entry::once(&verdict.cycle, now_ms, name, Fact::QuestionEnd(end.clone())));
-        }
-        match record(&self.seams, entries).await {
-            Ok(written) if matches!(written.first(), Some(Appended::At(_))) => {}
-            _ => return,
+        let entry = Entry::once(&verdict.cycle, now_ms, name, Fact::Lesson(lesson.clone()));
+        let written = record(&self.seams, Ending::with(ending.as_ref(), vec![entry])).await?;
+        if written.first() == Some(&Appended::Already) {
+            return Ok(());
         }
         metrics::counter!(meters::LESSONS_TOTAL).increment(1);
         tracing::info!(cycle = %lesson.cycle, says = %lesson.says, "lesson learned");
         for outlet in &self.exits.lessons {
             wake(outlet, lesson.clone());
         }
-        if let Some(end) = end {
-            wake(&self.exits.ended, end);
-        }
+        Ending::tell(ending, &self.exits.ended);
+        Ok(())
     }
-}
-
-fn end_of_question(verdict: &Verdict, lesson: &Lesson) -> Option<QuestionEnd> {
-    let how = match verdict.outcome {
-        Ruled::Success | Ruled::Neutral => "deployed",
-        Ruled::Rollback => "rolled_back",
-    };
-    Some(QuestionEnd {
-        question: verdict.question.clone()?,
-        hypothesis: verdict.hypothesis.clone()?,
-        domain: verdict.domain.clone(),
-        how: how.to_owned(),
-        why: lesson.says.clone(),
-        eligible_at_ms: lesson.rest_until_ms,
-    })
 }

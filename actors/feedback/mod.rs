@@ -5,6 +5,9 @@
 
 mod actor;
 
+#[cfg(test)]
+mod tests;
+
 pub mod lesson;
 
 pub use actor::{Arguments, Exits, Feedback, Msg};

@@ -16,7 +16,7 @@ use crate::{
         QuestionEnd, Risk, Ruling,
     },
     meters,
-    record::{record, wake},
+    record::{Ending, record, wake},
     seams::{Appended, JournalError, Outlet, Query, Seams},
 };
 
@@ -83,9 +83,26 @@ pub struct State {
     config: Config,
     catalogue: Arc<Catalogue>,
     rest_s: u64,
+    /// What was proposed and neither refused nor deployed, and does not wait for a person.
+    open: BTreeMap<PromotionId, Open>,
     waiting: BTreeMap<PromotionId, Waiting>,
     history: History,
+    /// Up to where the journal was read.
+    seen: u64,
 }
+
+/// A promotion on its way.
+struct Open {
+    promotion: Promotion,
+    /// Who approved it, and when, in milliseconds since the Unix epoch; nobody where policy is asked.
+    approved: Option<(u32, u64)>,
+    /// When it was last let through, in milliseconds since the Unix epoch.
+    offered_at_ms: Option<u64>,
+}
+
+/// When a promotion is offered again that was let through and is still not deployed: the deployer was down, or its
+/// domain busy. What was allowed then may not be now, so each offer is ruled on anew.
+const OFFER_AGAIN_AFTER_MS: u64 = 10_000;
 
 /// How often it is looked whose time is over.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -100,23 +117,23 @@ impl Actor for Gate {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
         let Arguments { seams, exits, config, catalogue, rest_s } = arguments;
-        let (waiting, history) = (BTreeMap::new(), History::default());
-        let mut state = State { seams, exits, config, catalogue, rest_s, waiting, history };
-        for promotion in state.replay().await? {
-            myself.send_message(Msg::Proposed(promotion))?;
-        }
+        let (open, waiting, history) = (BTreeMap::new(), BTreeMap::new(), History::default());
+        let mut state = State { seams, exits, config, catalogue, rest_s, open, waiting, history, seen: 0 };
+        state.catch_up().await?;
         myself.send_message(Msg::Sweep)?;
         Ok(state)
     }
 
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match msg {
-            Msg::Proposed(promotion) => state.consider(promotion).await?,
+            // What is proposed stands in the journal: the message only says that it is time to look there.
+            Msg::Proposed(_) => state.work().await?,
             Msg::Answered(answer, reply) => state.settle(answer, reply).await,
             // Who asked may have gone meanwhile, which is no failure of the gate.
             Msg::Asked(reply) => drop(reply.send(state.waiting.values().cloned().collect())),
             Msg::Sweep => {
                 state.expire().await;
+                state.work().await?;
                 myself.send_after(SWEEP_EVERY, || Msg::Sweep);
             }
             Msg::Learned(lesson) => state.history.learned(&lesson),
@@ -127,72 +144,148 @@ impl Actor for Gate {
 }
 
 impl State {
-    /// Reads the journal and returns the promotions that nobody ruled on, or that were let through and never deployed.
-    async fn replay(&mut self) -> Result<Vec<Promotion>, JournalError> {
+    /// Folds what the journal has since it was last read; at first the newest of its past.
+    async fn catch_up(&mut self) -> Result<(), JournalError> {
         let kinds = [Kind::Promotion, Kind::Ruling, Kind::Answer, Kind::Deployment, Kind::Verdict, Kind::Lesson];
-        let mut recorded = self.seams.journal.read(Query::newest(&kinds, HISTORY_MAX)).await?;
-        recorded.reverse();
-        let mut open: BTreeMap<PromotionId, Promotion> = BTreeMap::new();
+        let query = match self.seen {
+            0 => Query::newest(&kinds, HISTORY_MAX),
+            seen => Query { after: seen, ..Query::kinds(&kinds) },
+        };
+        let mut recorded = self.seams.journal.read(query).await?;
+        recorded.sort_by_key(|each| each.seq);
         for each in recorded {
-            match each.fact {
-                Fact::Promotion(promotion) => drop(open.insert(promotion.id.clone(), promotion)),
-                Fact::Ruling(Ruling::Ask { promotion, risk, why, until_ms, .. }) => {
-                    if let Some(promotion) = open.remove(&promotion) {
-                        let waiting = Waiting { promotion, risk, why, until_ms };
-                        self.waiting.insert(waiting.promotion.id.clone(), waiting);
-                    }
-                }
-                Fact::Ruling(Ruling::Refuse { promotion, .. }) => drop(open.remove(&promotion)),
-                Fact::Answer(answer) => {
-                    // An approval that was not yet deployed is asked for again: what was allowed then may not be now.
-                    if let Some(waiting) = self.waiting.remove(&answer.promotion)
-                        && answer.approved
-                    {
-                        open.insert(answer.promotion, waiting.promotion);
-                    }
-                }
-                Fact::Deployment(deployment) => {
-                    open.remove(&deployment.promotion.id);
-                    self.history.deployed(&deployment);
-                }
-                Fact::Verdict(verdict) => self.history.judged(&verdict),
-                Fact::Lesson(lesson) => self.history.learned(&lesson),
-                _ => {}
-            }
+            self.seen = each.seq;
+            self.fold(each.fact, each.at_ms);
         }
-        Ok(open.into_values().collect())
+        self.show();
+        Ok(())
     }
 
-    async fn consider(&mut self, promotion: Promotion) -> Result<(), JournalError> {
-        if self.waiting.contains_key(&promotion.id) {
-            return Ok(());
+    fn fold(&mut self, fact: Fact, at_ms: u64) {
+        match fact {
+            Fact::Promotion(promotion) => {
+                let id = promotion.id.clone();
+                self.open.insert(id, Open { promotion, approved: None, offered_at_ms: None });
+            }
+            Fact::Ruling(Ruling::Ask { promotion, risk, why, until_ms, .. }) => {
+                if let Some(Open { promotion, .. }) = self.open.remove(&promotion) {
+                    let waiting = Waiting { promotion, risk, why, until_ms };
+                    self.waiting.insert(waiting.promotion.id.clone(), waiting);
+                }
+            }
+            Fact::Ruling(Ruling::Refuse { promotion, .. }) => drop(self.open.remove(&promotion)),
+            Fact::Answer(Answer { promotion, approved, by_uid, .. }) => {
+                if let Some(waiting) = self.waiting.remove(&promotion)
+                    && let (true, Some(uid)) = (approved, by_uid)
+                {
+                    let approved = Some((uid, at_ms));
+                    let open = Open { promotion: waiting.promotion, approved, offered_at_ms: None };
+                    self.open.insert(promotion, open);
+                }
+            }
+            Fact::Deployment(deployment) => {
+                self.open.remove(&deployment.promotion.id);
+                self.history.deployed(&deployment);
+            }
+            Fact::Verdict(verdict) => self.history.judged(&verdict),
+            Fact::Lesson(lesson) => self.history.learned(&lesson),
+            _ => {}
         }
+    }
+
+    /// Rules on everything that was proposed and is on its way, and was not ruled on just now.
+    async fn work(&mut self) -> Result<(), JournalError> {
+        self.catch_up().await?;
         let now_ms = self.seams.clock.now_ms();
-        let Some(domain) = self.catalogue.domains.get(&promotion.domain).cloned() else { return Ok(()) };
-        let level = self.level(&domain).await;
-        let ruling = inspect(&promotion, &domain, &self.history, level, &self.config, now_ms);
-        let ruling = self.crowded(ruling);
-        let fact = Fact::Ruling(ruling.clone());
-        let name = format!("ruling:{}:{}", promotion.id, ruling.label());
-        let entry = Entry::once(&promotion.cycle, now_ms, name, fact);
-        record(&self.seams, vec![entry]).await?;
-        metrics::counter!(meters::RULINGS_TOTAL, "ruling" => ruling.label()).increment(1);
-        match ruling {
-            Ruling::Allow { risk, .. } => {
-                tracing::info!(promotion = %promotion.id, %risk, level = u8::from(level), "promotion allowed");
-                self.let_through(promotion, Authority::Policy(level));
-            }
-            Ruling::Ask { risk, why, until_ms, .. } => {
-                tracing::warn!(promotion = %promotion.id, %risk, %why, "promotion waits for a person");
-                self.waiting.insert(promotion.id.clone(), Waiting { promotion, risk, why, until_ms });
-                self.show();
-            }
-            Ruling::Refuse { why, .. } => {
-                tracing::warn!(promotion = %promotion.id, %why, "promotion refused");
-                self.end(&promotion, "refused", &why).await;
-            }
+        let due = |open: &&Open| {
+            // A clock that went back does not stop the offers.
+            open.offered_at_ms.is_none_or(|at_ms| now_ms.abs_diff(at_ms) >= OFFER_AGAIN_AFTER_MS)
+        };
+        let due: Vec<PromotionId> = self.open.values().filter(due).map(|open| open.promotion.id.clone()).collect();
+        for id in due {
+            self.consider(&id).await?;
         }
         Ok(())
+    }
+
+    async fn consider(&mut self, id: &PromotionId) -> Result<(), JournalError> {
+        let Some(open) = self.open.get_mut(id) else { return Ok(()) };
+        let now_ms = self.seams.clock.now_ms();
+        open.offered_at_ms = Some(now_ms);
+        let (promotion, approved) = (open.promotion.clone(), open.approved);
+        let Some(domain) = self.catalogue.domains.get(&promotion.domain).cloned() else {
+            let why = format!("there is no domain {:?}", promotion.domain);
+            return self
+                .refuse(&promotion, Ruling::Refuse { promotion: promotion.id.clone(), why: why.clone() }, &why)
+                .await;
+        };
+        let level = self.level(&domain).await;
+        let ruling = inspect(&promotion, &domain, &self.history, level, &self.config, now_ms);
+        match (self.crowded(ruling), approved) {
+            (ruling @ Ruling::Refuse { .. }, _) => {
+                let why = match &ruling {
+                    Ruling::Refuse { why, .. } => why.clone(),
+                    _ => String::new(),
+                };
+                self.refuse(&promotion, ruling, &why).await
+            }
+            // A person said yes to this very change, and a yes is not asked for twice. It does not last for ever.
+            (_, Some((uid, at_ms))) => {
+                if now_ms.saturating_sub(at_ms) < self.config.approval_expires_s.saturating_mul(1000) {
+                    self.let_through(promotion, Authority::Person(uid));
+                    return Ok(());
+                }
+                let why = "it was approved, and could not be deployed in time".to_owned();
+                let ruling = Ruling::Refuse { promotion: promotion.id.clone(), why: why.clone() };
+                self.refuse(&promotion, ruling, &why).await
+            }
+            (ruling @ Ruling::Allow { risk, .. }, None) => {
+                if self.write(&promotion, &ruling, None).await? {
+                    tracing::info!(promotion = %promotion.id, %risk, level = u8::from(level), "promotion allowed");
+                }
+                self.let_through(promotion, Authority::Policy(level));
+                Ok(())
+            }
+            (ruling @ Ruling::Ask { .. }, None) => self.hold(promotion, &ruling).await,
+        }
+    }
+
+    async fn hold(&mut self, promotion: Promotion, ruling: &Ruling) -> Result<(), JournalError> {
+        let Ruling::Ask { risk, why, until_ms, .. } = ruling else { return Ok(()) };
+        self.write(&promotion, ruling, None).await?;
+        tracing::warn!(promotion = %promotion.id, %risk, %why, "promotion waits for a person");
+        self.open.remove(&promotion.id);
+        let waiting = Waiting { promotion, risk: *risk, why: why.clone(), until_ms: *until_ms };
+        self.waiting.insert(waiting.promotion.id.clone(), waiting);
+        self.show();
+        Ok(())
+    }
+
+    async fn refuse(&mut self, promotion: &Promotion, ruling: Ruling, why: &str) -> Result<(), JournalError> {
+        let ending = Ending::resting(&self.seams, promotion, "refused", why, self.rest_s);
+        self.write(promotion, &ruling, ending.as_ref()).await?;
+        tracing::warn!(promotion = %promotion.id, %why, "promotion refused");
+        self.open.remove(&promotion.id);
+        Ending::tell(ending, &self.exits.ended);
+        Ok(())
+    }
+
+    /// Makes a ruling durable, with the end of the question that it brings, and says whether it is new.
+    async fn write(
+        &self,
+        promotion: &Promotion,
+        ruling: &Ruling,
+        ending: Option<&Ending>,
+    ) -> Result<bool, JournalError> {
+        let name = format!("ruling:{}:{}", promotion.id, ruling.label());
+        let fact = Fact::Ruling(ruling.clone());
+        let entry = Entry::once(&promotion.cycle, self.seams.clock.now_ms(), name, fact);
+        let written = record(&self.seams, Ending::with(ending, vec![entry])).await?;
+        let is_new = matches!(written.first(), Some(Appended::At(_)));
+        if is_new {
+            metrics::counter!(meters::RULINGS_TOTAL, "ruling" => ruling.label()).increment(1);
+        }
+        Ok(is_new)
     }
 
     /// When too many wait already, one more is refused: a queue that nobody reads is not made longer.
@@ -225,7 +318,7 @@ impl State {
         level
     }
 
-    fn let_through(&mut self, promotion: Promotion, authority: Authority) {
+    fn let_through(&self, promotion: Promotion, authority: Authority) {
         wake(&self.exits.approved, Approved::by(authority, promotion));
     }
 
@@ -241,21 +334,29 @@ impl State {
         };
         let now_ms = self.seams.clock.now_ms();
         let promotion = waiting.promotion;
+        let how = match (answer.approved, answer.by_uid) {
+            (true, None) => return Err("an approval needs a person".to_owned()),
+            (true, Some(_)) if waiting.until_ms <= now_ms => return Err(format!("{} has expired", promotion.id)),
+            (true, Some(uid)) => Ok(uid),
+            (false, Some(_)) => Err(("refused", answer.why.as_deref().unwrap_or("a person said no"))),
+            (false, None) => Err(("expired", "nobody answered in time")),
+        };
+        let ending = how.err().and_then(|(how, why)| Ending::resting(&self.seams, &promotion, how, why, self.rest_s));
         let name = format!("answer:{}", promotion.id);
         let entry = Entry::once(&promotion.cycle, now_ms, name, Fact::Answer(answer.clone()));
-        match record(&self.seams, vec![entry]).await {
-            Ok(written) if matches!(written.first(), Some(Appended::At(_))) => {}
-            Ok(_) => return Err(format!("{} was answered already", promotion.id)),
-            Err(error) => return Err(error.to_string()),
-        }
+        let written = record(&self.seams, Ending::with(ending.as_ref(), vec![entry])).await;
+        let written = written.map_err(|error| error.to_string())?;
         self.waiting.remove(&promotion.id);
         self.show();
-        let why = answer.why.clone().unwrap_or_else(|| "a person said no".to_owned());
-        match (answer.approved, answer.by_uid) {
-            (true, Some(uid)) => self.let_through(promotion.clone(), Authority::Person(uid)),
-            (true, None) => return Err("an approval needs a person".to_owned()),
-            (false, Some(_)) => self.end(&promotion, "refused", &why).await,
-            (false, None) => self.end(&promotion, "expired", "nobody answered in time").await,
+        if written.first() == Some(&Appended::Already) {
+            return Err(format!("{} was answered already", promotion.id));
+        }
+        Ending::tell(ending, &self.exits.ended);
+        if let Ok(uid) = how {
+            let (approved, offered_at_ms) = (Some((uid, now_ms)), Some(now_ms));
+            let open = Open { promotion: promotion.clone(), approved, offered_at_ms };
+            self.open.insert(promotion.id.clone(), open);
+            self.let_through(promotion.clone(), Authority::Person(uid));
         }
         Ok(promotion)
     }
@@ -274,26 +375,6 @@ impl State {
             if let Err(why) = self.answer(answer).await {
                 tracing::warn!(%why, "expiry not recorded");
             }
-        }
-    }
-
-    async fn end(&self, promotion: &Promotion, how: &str, why: &str) {
-        let (Some(question), Some(hypothesis)) = (promotion.question.clone(), promotion.hypothesis.clone()) else {
-            return;
-        };
-        let now_ms = self.seams.clock.now_ms();
-        let end = QuestionEnd {
-            question,
-            hypothesis,
-            domain: promotion.domain.clone(),
-            how: how.to_owned(),
-            why: why.to_owned(),
-            eligible_at_ms: now_ms + self.rest_s * 1000,
-        };
-        let name = format!("question_end:{}", end.question);
-        let entry = Entry::once(&promotion.cycle, now_ms, name, Fact::QuestionEnd(end.clone()));
-        if record(&self.seams, vec![entry]).await.is_ok() {
-            wake(&self.exits.ended, end);
         }
     }
 

@@ -5,6 +5,9 @@
 
 mod actor;
 
+#[cfg(test)]
+mod tests;
+
 pub mod autonomy;
 
 pub mod policy;

@@ -23,6 +23,8 @@ pub struct Exits {
 pub enum Msg {
     /// A monitor read something.
     Read(Vec<Reading>),
+    /// The service of this domain is about to be changed by kloros itself.
+    Disturbed(String),
     /// A cycle ended: what was normal for its service may not be any more.
     Learned(Lesson),
     /// The operator changed the settings.
@@ -68,6 +70,7 @@ impl Actor for Observer {
     async fn handle(&self, _: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match msg {
             Msg::Read(readings) => state.look(&readings).await,
+            Msg::Disturbed(domain) => state.watch.stir(&domain, &state.config, state.seams.clock.now_ms()),
             Msg::Learned(lesson) => state.watch.learn(&lesson, &state.config, state.seams.clock.now_ms()),
             Msg::Reconfigured(config) => state.config = config,
         }

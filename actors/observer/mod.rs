@@ -7,6 +7,9 @@ mod actor;
 
 mod monitor_actor;
 
+#[cfg(test)]
+mod tests;
+
 pub mod detectors;
 
 pub mod incident;

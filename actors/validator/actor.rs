@@ -9,11 +9,12 @@ use super::{
 };
 use crate::{
     config::Catalogue,
+    env_file,
     facts::{
         Deployment, DeploymentId, Domain, Entry, Fact, FailureKind, Kind, Measurement, Metrics, Reason, Ruled,
-        Settings, Stage, Step, TrialFailure, Verdict, short_hash,
+        Settings, Stage, Step, TrialFailure, Verdict, agrees, means, short_hash,
     },
-    record::{open_deployments, record, record_verdict, wake},
+    record::{open_deployments, record, record_verdict, standing, wake},
     seams::{Assignment, JournalError, Outlet, Query, Seams},
 };
 
@@ -116,6 +117,10 @@ impl State {
         if self.judging.contains_key(&deployment.id) {
             return Ok(());
         }
+        // It may be told of again after it was judged, or withdrawn.
+        if !matches!(standing(&self.seams, &deployment.id).await?.stage, Stage::Healthy | Stage::Measuring) {
+            return Ok(());
+        }
         let Some(domain) = self.catalogue.domains.get(&deployment.promotion.domain).cloned() else { return Ok(()) };
         let id = deployment.id.clone();
         let now_ms = self.seams.clock.now_ms();
@@ -177,12 +182,20 @@ impl State {
                 let bench = Arc::clone(&self.seams.bench);
                 let measuring = measure(bench, judging, block, done + 1, candidate, self.run_within);
                 let (myself, id) = (myself.clone(), id.clone());
-                let task = tokio::spawn(async move {
-                    let outcome = measuring.await;
+                let run = tokio::spawn(measuring);
+                judging.task = Some(run.abort_handle());
+                tokio::spawn(async move {
+                    let outcome = match run.await {
+                        Ok(outcome) => outcome,
+                        Err(ended) if ended.is_cancelled() => return,
+                        Err(panicked) => Err(TrialFailure {
+                            kind: FailureKind::Infrastructure,
+                            detail: format!("the run failed: {panicked}"),
+                        }),
+                    };
                     // A validator that is gone resumes from the journal and measures this run again.
                     myself.send_message(Msg::Ran(id, outcome)).ok();
                 });
-                judging.task = Some(task.abort_handle());
                 Ok(())
             }
             Course::Judge(judgement) => self.judge(id, judgement).await,
@@ -202,19 +215,38 @@ impl State {
         Ok(())
     }
 
-    /// What was measured beside the service counts only if the service itself still runs with the new values.
+    /// What was measured beside the service counts only if the service itself still runs with the new values, and its
+    /// env file still holds them.
     async fn check_live(&self, judging: &Judging, judgement: Judgement) -> Judgement {
         if judgement.outcome == Ruled::Rollback {
             return judgement;
         }
-        let reason = match self.seams.services.in_effect(&judging.domain).await {
-            Ok(in_effect) => match crate::facts::agrees(&judging.deployment.promotion.target(), &in_effect) {
-                Ok(()) => return judgement,
-                Err(why) => Reason::NotEffective { why },
-            },
-            Err(error) => Reason::NotHealthy { why: error.to_string() },
+        match self.objection(judging).await {
+            None => judgement,
+            Some(reason) => Judgement { outcome: Ruled::Rollback, reason, ..judgement },
+        }
+    }
+
+    async fn objection(&self, judging: &Judging) -> Option<Reason> {
+        let Judging { deployment, domain, .. } = judging;
+        let file = match self.seams.env.read(&domain.service.env_file).await {
+            Ok(file) => file,
+            Err(error) => return Some(Reason::Aborted { why: error.to_string() }),
         };
-        Judgement { outcome: Ruled::Rollback, reason, ..judgement }
+        for (key, change) in &deployment.promotion.changes {
+            match env_file::value_of(&file.bytes, key) {
+                Ok(Some(text)) if means(&text, &change.to, 0.0) => {}
+                // A person edited it while it was measured: theirs stands, and ours was not judged.
+                Ok(_) => return Some(Reason::HumanOverride { key: key.clone() }),
+                Err(problem) => return Some(Reason::Aborted { why: problem.to_string() }),
+            }
+        }
+        match self.seams.services.in_effect(domain).await {
+            Ok(in_effect) => {
+                agrees(&deployment.promotion.target(), &in_effect).err().map(|why| Reason::NotEffective { why })
+            }
+            Err(error) => Some(Reason::NotHealthy { why: error.to_string() }),
+        }
     }
 }
 

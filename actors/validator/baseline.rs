@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::objective;
-use crate::facts::{MetricSpec, Metrics};
+use crate::facts::{MetricSpec, Metrics, objective};
 
 /// The certified numbers of a domain: the anchor that only a success moves.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

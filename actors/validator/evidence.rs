@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Config,
-    objective::{is_readable, log_ratio, objective},
     statistics::{Sample, median, winsorised},
     verdict::Run,
 };
-use crate::facts::{Direction, FailureKind, MetricSpec, Metrics, Reason};
+use crate::facts::{
+    Direction, FailureKind, MetricSpec, Metrics, Reason,
+    objective::{is_readable, log_ratio, objective},
+};
 
 /// The runs of a block.
 const BLOCK_RUNS: usize = 4;

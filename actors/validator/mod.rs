@@ -5,13 +5,14 @@
 
 mod actor;
 
+#[cfg(test)]
+mod tests;
+
 pub mod verdict;
 
 mod statistics;
 
 mod evidence;
-
-mod objective;
 
 pub mod baseline;
 

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::facts::{Estimate, FailureKind, MetricSpec, Metrics, Reason, Ruled};
 
-pub use super::objective::improvement;
+pub use crate::facts::objective::improvement;
 
 /// How many times the largest number of blocks may be begun, so that void blocks come to an end too.
 const ATTEMPTS_FACTOR: u32 = 2;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use kloros_actors::facts::{Domain, Key, Knob, ReadBack, Settings, Value};
+use kloros_actors::facts::{Domain, ReadBack};
 
 use crate::process::http_client;
 
@@ -11,9 +11,6 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// Largest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
-
-/// How far two numbers may differ and still be the same setting: services keep theirs in single precision too.
-const TOLERANCE_RATIO: f64 = 1e-6;
 
 /// Returns the allow-listed values that the instance with this address and process id runs with, or why they cannot be
 /// learned.
@@ -29,35 +26,6 @@ pub(super) async fn in_effect(domain: &Domain, url: &str, pid: u32) -> Result<BT
         }
     };
     Ok(all.into_iter().filter(|(name, _)| domain.knobs.keys().any(|key| key.as_str() == name)).collect())
-}
-
-/// Returns the first of `wanted` that `found` does not hold, in words; numbers are compared by value.
-pub(super) fn first_difference(
-    knobs: &BTreeMap<Key, Knob>,
-    wanted: &Settings,
-    found: &BTreeMap<String, String>,
-) -> Option<String> {
-    wanted.iter().find_map(|(key, value)| match found.get(key.as_str()) {
-        None => Some(format!("{key} was set to {value} and is not among the values in effect")),
-        Some(text) if is_same(knobs.get(key), value, text) => None,
-        Some(text) => Some(format!("{key} was set to {value} and is {text:?} in effect")),
-    })
-}
-
-fn is_same(knob: Option<&Knob>, wanted: &Value, found: &str) -> bool {
-    let found = found.trim();
-    if wanted.to_string() == found {
-        return true;
-    }
-    let parsed = knob.and_then(|knob| knob.range.parse(found));
-    let number = parsed.as_ref().map_or_else(|| found.parse().ok(), Value::as_number);
-    match (wanted, number) {
-        (Value::Choice(_), _) | (_, None) => false,
-        (Value::Boolean(_) | Value::Integer(_), Some(number)) => wanted.as_number() == Some(number),
-        (Value::Float(wanted), Some(number)) => {
-            (wanted - number).abs() <= TOLERANCE_RATIO * wanted.abs().max(number.abs())
-        }
-    }
 }
 
 async fn answer(url: &str) -> Result<Vec<u8>, String> {
@@ -94,54 +62,7 @@ fn variables(environ: &[u8]) -> BTreeMap<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use kloros_actors::facts::{Apply, KnobKind};
-
     use super::*;
-
-    fn knob(range: KnobKind, default: Value) -> Knob {
-        Knob { range, default, apply: Apply::Restart, step_max: None, reversible: true }
-    }
-
-    #[track_caller]
-    fn check(wanted: &Value, found: &str, same: bool) {
-        let range = match wanted {
-            Value::Boolean(_) => KnobKind::Boolean,
-            Value::Integer(_) => KnobKind::Integer { min: 0, max: 1 << 60, log: false },
-            Value::Float(_) => KnobKind::Float { min: 0.0, max: 1e9, log: false },
-            Value::Choice(_) => KnobKind::Choice { values: vec!["fp8".to_owned(), "auto".to_owned(), "1".to_owned()] },
-        };
-        let knobs = BTreeMap::from([(Key::new("K").unwrap(), knob(range, wanted.clone()))]);
-        let settings = Settings::from([(Key::new("K").unwrap(), wanted.clone())]);
-        let found = BTreeMap::from([("K".to_owned(), found.to_owned())]);
-        assert_eq!(first_difference(&knobs, &settings, &found).is_none(), same, "{wanted:?} and {found:?}");
-    }
-
-    #[test]
-    fn values_are_the_same_by_meaning_not_by_letter() {
-        check(&Value::Integer(8), "8", true);
-        check(&Value::Integer(8), " 8.0 ", true);
-        check(&Value::Integer(8), "9", false);
-        check(&Value::Integer(8), "8 slots", false);
-        check(&Value::Float(0.9), "0.90", true);
-        check(&Value::Float(0.9), "9e-1", true);
-        check(&Value::Float(0.9), &0.9_f32.to_string(), true);
-        check(&Value::Float(0.9), &f64::from(0.9_f32).to_string(), true);
-        check(&Value::Float(0.9), "0.91", false);
-        check(&Value::Float(0.0), "0", true);
-        check(&Value::Float(0.0), "NaN", false);
-        check(&Value::Boolean(true), "1", true);
-        check(&Value::Boolean(true), "false", false);
-        check(&Value::Choice("fp8".to_owned()), "fp8", true);
-        check(&Value::Choice("fp8".to_owned()), "auto", false);
-        check(&Value::Choice("1".to_owned()), "1.0", false);
-    }
-
-    #[test]
-    fn a_key_that_is_missing_is_named() {
-        let settings = Settings::from([(Key::new("LAB_SLOTS").unwrap(), Value::Integer(8))]);
-        let difference = first_difference(&BTreeMap::new(), &settings, &BTreeMap::new()).unwrap();
-        assert!(difference.contains("LAB_SLOTS was set to 8"), "{difference}");
-    }
 
     #[test]
     fn only_the_top_of_the_object_holds_settings() {

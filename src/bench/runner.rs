@@ -143,9 +143,9 @@ impl Trial {
                 return Err(fail(FailureKind::NotInEffect, format!("the values in effect cannot be read: {problem}")));
             }
         };
-        match read_back::first_difference(&domain.knobs, &assignment.settings, &found) {
-            None => Ok(found),
-            Some(difference) => Err(fail(FailureKind::NotInEffect, difference)),
+        match kloros_actors::facts::agrees(&assignment.settings, &found) {
+            Ok(()) => Ok(found),
+            Err(difference) => Err(fail(FailureKind::NotInEffect, difference)),
         }
     }
 

@@ -191,7 +191,7 @@ async fn a_command_measures_the_same_instance() {
 #[tokio::test]
 async fn an_instance_that_runs_with_other_values_is_not_measured() {
     let house = House::new("MOOD=stubborn\n");
-    house.check(&domain(instance(), chat()), FailureKind::NotInEffect, "SLOTS was set to 8 and is \"1\"").await;
+    house.check(&domain(instance(), chat()), FailureKind::NotInEffect, "SLOTS is \"1\", 8 is wanted").await;
 }
 
 #[tokio::test]

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, f64::consts::LN_10};
 
-use crate::facts::{Direction, MetricSpec, Metrics};
+use super::{Direction, MetricSpec, Metrics};
 
 /// The most that one metric can say, either way: tenfold. More is a metric that came from or went to about zero.
-const LOG_RATIO_MAX: f64 = LN_10;
+pub(crate) const LOG_RATIO_MAX: f64 = LN_10;
 
 /// Returns how much better `after` is than `before`, as a ratio: 0.02 is two percent better.
 ///
@@ -16,7 +16,7 @@ pub fn improvement(specs: &BTreeMap<String, MetricSpec>, before: &Metrics, after
 }
 
 /// Returns [`improvement`] before it is made a ratio: sums and means are taken of this one.
-pub(super) fn objective(specs: &BTreeMap<String, MetricSpec>, before: &Metrics, after: &Metrics) -> Option<f64> {
+pub(crate) fn objective(specs: &BTreeMap<String, MetricSpec>, before: &Metrics, after: &Metrics) -> Option<f64> {
     let (mut sum, mut weights) = (0.0, 0.0);
     for (name, spec) in specs.iter().filter(|(_, spec)| spec.weight > 0.0) {
         let Some(old) = before.get(name) else { continue };
@@ -30,7 +30,7 @@ pub(super) fn objective(specs: &BTreeMap<String, MetricSpec>, before: &Metrics, 
 ///
 /// From 0 to 0 nothing changed. From 0 to something, or back, there is no ratio: that counts as tenfold, the most a
 /// metric can say, and an absolute limit is the guard's to set.
-pub(super) fn log_ratio(direction: Direction, before: f64, after: f64) -> Option<f64> {
+pub(crate) fn log_ratio(direction: Direction, before: f64, after: f64) -> Option<f64> {
     if !(is_amount(before) && is_amount(after)) {
         return None;
     }
@@ -48,7 +48,7 @@ pub(super) fn log_ratio(direction: Direction, before: f64, after: f64) -> Option
 
 /// Returns whether these metrics can be judged: all are finite, and those that mean something are not negative, for
 /// they are counts, rates, shares and durations.
-pub(super) fn is_readable(specs: &BTreeMap<String, MetricSpec>, metrics: &Metrics) -> bool {
+pub(crate) fn is_readable(specs: &BTreeMap<String, MetricSpec>, metrics: &Metrics) -> bool {
     metrics.iter().all(|(name, value)| value.is_finite() && (!specs.contains_key(name) || is_amount(*value)))
 }
 

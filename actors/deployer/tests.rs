@@ -1,0 +1,439 @@
+//! The deployer against scripted files, services and journals.
+
+use kloros_supervision::{ChildSpec, Collected, Outlet, Socket, Tree};
+
+use super::{Config, Deployer, Exits, Msg, pending::Pending, recover};
+use crate::{
+    facts::{
+        Approved, Authority, Autonomy, Deployment, Fact, Kind, Origin, Promotion, Proposal, Reason, Ruled, Settings,
+        Stage, Step, Value, Verdict,
+    },
+    seams::{Planning, ServiceError},
+    testing::{
+        SOON, World, catalogue, cycle, deployment_of, domain, eventually, experiment, house, key, promotion, question,
+    },
+};
+
+const OLD: &str = "# by hand\nOTHER='x'\nSEQS=2\n";
+
+struct Room {
+    world: World,
+    socket: Socket<Msg>,
+    tree: Tree,
+    deployed: Collected<Deployment>,
+    verdicts: Collected<Verdict>,
+    promotions: Collected<Promotion>,
+}
+
+fn config() -> Config {
+    Config { bake_s: 0.0, undo_attempts_max: 2 }
+}
+
+async fn open(world: &World) -> Room {
+    let socket = Socket::new("deployer");
+    let (promotions, heard_promotions) = Outlet::collecting();
+    let (deployed, heard_deployed) = Outlet::collecting();
+    let (verdicts, heard_verdicts) = Outlet::collecting();
+    let exits = Exits {
+        promotions,
+        begun: Outlet::nowhere("observer"),
+        deployed,
+        withdrawn: Outlet::nowhere("validator"),
+        verdicts,
+        ended: Outlet::nowhere("curiosity"),
+    };
+    let seams = world.seams();
+    let spec = ChildSpec::actor("deployer", &socket, move || {
+        let (seams, exits, config) = (seams.clone(), exits.clone(), config());
+        (Deployer, super::Arguments { seams, exits, config, catalogue: catalogue(), rest_s: 900 })
+    });
+    let tree = house(spec).await;
+    let world = world.clone();
+    Room { world, socket, tree, deployed: heard_deployed, verdicts: heard_verdicts, promotions: heard_promotions }
+}
+
+impl Room {
+    fn clear(&self, promotion: Promotion) {
+        let approved = Approved::by(Authority::Policy(Autonomy::Trusted), promotion);
+        self.socket.send(Msg::Cleared(approved)).unwrap();
+    }
+
+    fn judge(&self, deployment: &Deployment, outcome: Ruled) {
+        let verdict = Verdict { outcome, ..super::saga::Saga::rollback(deployment, Reason::Improved, 0) };
+        let id = deployment.id.clone();
+        let steps = vec![
+            Fact::Step { deployment: id.clone(), step: Step::Measured },
+            Fact::Verdict(verdict.clone()),
+            Fact::Step { deployment: id, step: Step::Judged(outcome) },
+        ];
+        self.world.write(steps);
+        self.socket.send(Msg::Judged(verdict)).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_promotion_is_written_proven_and_kept_when_it_is_judged_a_success() {
+    let world = World::with_env(OLD);
+    let room = open(&world).await;
+    room.clear(promotion(&[("SEQS", 12), ("WAIT", 5)]));
+    let deployment = room.deployed.next(SOON).await.unwrap();
+    assert_eq!(world.env.text(), "# by hand\nOTHER='x'\nSEQS=12\nWAIT=5\n");
+    assert!(world.services.agrees_with_env());
+    assert!(world.pending.text().is_some());
+    room.judge(&deployment, Ruled::Success);
+    eventually(|| world.stage() == Stage::Closed).await;
+    assert_eq!(world.pending.text(), None);
+    assert!(world.env.text().contains("SEQS=12"));
+}
+
+/// Whatever goes wrong, there is one verdict, the old text byte for byte, and a service that runs with it.
+async fn check_rollback(world: &World, expected: &str, reason: &str) {
+    let room = open(world).await;
+    room.clear(promotion(&[("SEQS", 12), ("WAIT", 5)]));
+    eventually(|| world.journal.count(Kind::Deployment) == 1 && world.stage() == Stage::Closed).await;
+    let verdicts = world.verdicts();
+    assert_eq!(verdicts.len(), 1);
+    assert_eq!(verdicts[0].outcome, Ruled::Rollback);
+    assert_eq!(verdicts[0].reason.label(), reason);
+    assert_eq!(world.env.text(), expected);
+    assert!(world.services.agrees_with_env());
+    assert_eq!(world.pending.text(), None);
+    assert_eq!(room.verdicts.taken().len(), 1);
+    assert!(room.deployed.taken().is_empty());
+}
+
+#[tokio::test]
+async fn a_pending_file_that_cannot_be_written_leaves_everything_untouched() {
+    let world = World::with_env(OLD);
+    world.pending.refuse(true);
+    check_rollback(&world, OLD, "aborted").await;
+    assert_eq!(world.services.restarts(), 0);
+}
+
+#[tokio::test]
+async fn an_env_file_that_cannot_be_written_leaves_everything_untouched() {
+    let world = World::with_env(OLD);
+    world.env.refuse(true);
+    check_rollback(&world, OLD, "aborted").await;
+    assert_eq!(world.services.restarts(), 0);
+}
+
+#[tokio::test]
+async fn a_service_that_does_not_start_with_the_new_values_gets_the_old_ones_back() {
+    let world = World::with_env(OLD);
+    world.services.script(|text| match text.contains("SEQS=12") {
+        true => Err(ServiceError::DidNotStart("no memory".into())),
+        false => Ok(()),
+    });
+    check_rollback(&world, OLD, "not_healthy").await;
+}
+
+#[tokio::test]
+async fn a_service_that_does_not_say_what_it_runs_with_gets_the_old_values_back() {
+    let world = World::with_env(OLD);
+    world.services.say(Some(Err(ServiceError::Unreachable("no answer".into()))));
+    check_rollback(&world, OLD, "not_healthy").await;
+}
+
+#[tokio::test]
+async fn a_service_that_runs_with_other_values_gets_the_old_ones_back() {
+    let world = World::with_env(OLD);
+    let lie = [("SEQS".to_owned(), "2".to_owned()), ("WAIT".to_owned(), "20".to_owned())];
+    world.services.say(Some(Ok(lie.into())));
+    check_rollback(&world, OLD, "not_effective").await;
+}
+
+#[tokio::test]
+async fn a_person_who_edits_our_key_before_the_write_wins() {
+    for read in [1, 2] {
+        let world = World::with_env(OLD);
+        let theirs = "OTHER='x'\nSEQS=7\n";
+        world.env.set_before_read(read, theirs);
+        let room = open(&world).await;
+        room.clear(promotion(&[("SEQS", 12)]));
+        eventually(|| world.journal.count(Kind::Deployment) == 1 && world.stage() == Stage::Closed).await;
+        assert_eq!(world.verdicts()[0].reason, Reason::HumanOverride { key: key("SEQS") });
+        assert_eq!(world.env.text(), theirs);
+        assert_eq!(world.services.restarts(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_person_who_sets_our_very_value_before_the_write_keeps_it() {
+    let world = World::with_env(OLD);
+    world.env.set_before_read(1, "SEQS=12\n");
+    let room = open(&world).await;
+    room.clear(promotion(&[("SEQS", 12)]));
+    eventually(|| world.journal.count(Kind::Deployment) == 1 && world.stage() == Stage::Closed).await;
+    assert_eq!(world.env.text(), "SEQS=12\n");
+}
+
+#[tokio::test]
+async fn a_person_who_edits_another_key_before_the_write_keeps_the_edit() {
+    let world = World::with_env(OLD);
+    world.env.set_before_read(2, "OTHER='y'\nSEQS=2\n");
+    let room = open(&world).await;
+    room.clear(promotion(&[("SEQS", 12)]));
+    room.deployed.next(SOON).await.unwrap();
+    assert_eq!(world.env.text(), "OTHER='y'\nSEQS=12\n");
+}
+
+#[tokio::test]
+async fn a_persons_edit_during_the_validation_survives_the_undo_while_our_other_keys_go_back() {
+    let world = World::with_env(OLD);
+    let room = open(&world).await;
+    room.clear(promotion(&[("SEQS", 12), ("WAIT", 5)]));
+    let deployment = room.deployed.next(SOON).await.unwrap();
+    world.env.set("OTHER='x'\nSEQS=9\nWAIT=5\n");
+    room.judge(&deployment, Ruled::Rollback);
+    eventually(|| world.stage() == Stage::Closed).await;
+    assert_eq!(world.env.text(), "OTHER='x'\nSEQS=9\n");
+    assert!(world.services.agrees_with_env());
+}
+
+#[tokio::test]
+async fn a_second_promotion_waits_until_the_domain_is_free() {
+    let world = World::with_env(OLD);
+    let room = open(&world).await;
+    room.clear(promotion(&[("SEQS", 12)]));
+    let first = room.deployed.next(SOON).await.unwrap();
+    let second = promotion(&[("WAIT", 5)]);
+    room.clear(second.clone());
+    room.judge(&first, Ruled::Neutral);
+    eventually(|| world.stage() == Stage::Closed).await;
+    assert_eq!(world.journal.count(Kind::Deployment), 1);
+    // The gate offers it again.
+    room.clear(second.clone());
+    assert_eq!(room.deployed.next(SOON).await.unwrap().promotion, second);
+    // And once more than needed.
+    room.clear(first.promotion.clone());
+    room.clear(second);
+    let proposal = proposal(&[("SEQS", 3)]);
+    plan(&room, proposal).await.unwrap();
+    assert_eq!(world.journal.count(Kind::Deployment), 2);
+}
+
+#[tokio::test]
+async fn a_person_can_take_a_deployment_back_while_it_is_measured() {
+    let world = World::with_env(OLD);
+    let room = open(&world).await;
+    room.clear(promotion(&[("SEQS", 12)]));
+    let deployment = room.deployed.next(SOON).await.unwrap();
+    let recall = |reply| Msg::Recalled(deployment.id.clone(), 1000, reply);
+    let verdict = room.socket.call(recall, SOON).await.unwrap().unwrap();
+    assert_eq!(verdict.reason, Reason::Person { uid: 1000 });
+    assert_eq!(world.env.text(), OLD);
+    assert_eq!(world.stage(), Stage::Closed);
+    let recall = |reply| Msg::Recalled(deployment.id.clone(), 1000, reply);
+    assert!(room.socket.call(recall, SOON).await.unwrap().is_err());
+}
+
+fn proposal(settings: &[(&str, i64)]) -> Proposal {
+    Proposal {
+        cycle: cycle(),
+        origin: Origin::Experiment(experiment().id),
+        experiment: "lab_tuning".into(),
+        question: Some(question(1).question_id),
+        hypothesis: Some(question(1).hypothesis),
+        domain: "lab".into(),
+        settings: settings.iter().map(|(name, value)| (key(name), Value::Integer(*value))).collect::<Settings>(),
+        fitness: None,
+        at_ms: 0,
+        depth: 0,
+    }
+}
+
+async fn plan(room: &Room, proposal: Proposal) -> Result<Promotion, String> {
+    let proposal = Proposal { origin: Origin::Person(1000), ..proposal };
+    let make = |reply| Msg::Proposed(Planning { proposal, reply: Some(reply) });
+    room.socket.call(make, SOON).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_proposal_becomes_the_difference_to_what_runs_or_the_end_of_its_question() {
+    let world = World::with_env(OLD);
+    let room = open(&world).await;
+    let planned = plan(&room, proposal(&[("SEQS", 12), ("WAIT", 20)])).await.unwrap();
+    assert_eq!(planned.changes.keys().collect::<Vec<_>>(), [&key("SEQS")]);
+    assert_eq!(room.promotions.next(SOON).await.unwrap(), planned);
+    for (settings, says) in [
+        (&[("SEQS", 2)][..], "nothing would change"),
+        (&[("SEQS", 65)], "outside 1 to 64"),
+        (&[("KLR_AUTONOMY_LEVEL", 3)], "not a knob"),
+    ] {
+        let refused = plan(&room, proposal(settings)).await.unwrap_err();
+        assert!(refused.contains(says), "{refused}");
+    }
+    assert_eq!(world.ends(), ["refused"]);
+    assert_eq!(world.journal.count(Kind::Promotion), 1);
+}
+
+#[tokio::test]
+async fn a_winner_that_is_proposed_twice_leads_to_one_promotion_also_when_it_runs_already() {
+    let world = World::with_env(OLD);
+    let room = open(&world).await;
+    let propose = || room.socket.send(Msg::Proposed(Planning { proposal: proposal(&[("SEQS", 12)]), reply: None }));
+    propose().unwrap();
+    room.clear(room.promotions.next(SOON).await.unwrap());
+    room.deployed.next(SOON).await.unwrap();
+    propose().unwrap();
+    plan(&room, proposal(&[("WAIT", 3)])).await.unwrap();
+    assert_eq!(world.ends(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_journal_that_fails_at_any_append_leaves_nothing_half_applied_after_the_next_start() {
+    for append in 1..=12 {
+        let world = World::with_env(OLD);
+        let room = open(&world).await;
+        world.journal.break_at(append);
+        room.clear(promotion(&[("SEQS", 12), ("WAIT", 5)]));
+        let over = || !room.deployed.taken().is_empty() || world.journal.is_broken();
+        eventually(over).await;
+        room.tree.kill("deployer").ok();
+        room.tree.stop(SOON).await.ok();
+        // Without a journal nothing can be proven, and nothing unproven stays.
+        let before = world.env.text();
+        if recover(&world.seams(), &catalogue(), &config()).await.is_err() {
+            assert_eq!(world.env.text(), OLD, "append {append}, was {before:?}");
+        }
+        world.journal.mend();
+        recover(&world.seams(), &catalogue(), &config()).await.unwrap();
+        assert_eq!(world.env.text(), OLD, "append {append}");
+        assert!(world.services.agrees_with_env(), "append {append}");
+        assert_eq!(world.pending.text(), None);
+        if world.journal.count(Kind::Deployment) == 1 {
+            assert_eq!(world.stage(), Stage::Closed, "append {append}");
+            assert_eq!(world.verdicts().len(), 1);
+        }
+    }
+}
+
+const FORWARD: [Step; 6] = [Step::Intended, Step::Armed, Step::Applied, Step::Restarted, Step::Proven, Step::Measured];
+
+/// Puts the world where a deployment of `SEQS` and `WAIT` leaves it after so many steps.
+fn interrupted(steps: usize) -> (World, Deployment) {
+    let world = World::with_env(OLD);
+    let deployment = deployment_of(promotion(&[("SEQS", 12), ("WAIT", 5)]));
+    world.write_deployment(&deployment, &FORWARD[..steps]);
+    if steps >= 2 {
+        let current = [(key("SEQS"), Some("2".to_owned())), (key("WAIT"), None)].into();
+        let path = domain("lab").service.env_file;
+        let pending = Pending::of(&deployment, path, &current, String::new(), 2);
+        world.pending.set(Some(pending.to_text().unwrap()));
+    }
+    (world, deployment)
+}
+
+const NEW: &str = "# by hand\nOTHER='x'\nSEQS=12\nWAIT=5\n";
+
+#[tokio::test]
+async fn recovery_goes_back_from_every_stage_before_the_verdict() {
+    for steps in 0..=FORWARD.len() {
+        // The write may be done although the step that says so is missing.
+        for is_written in [steps > 2, steps >= 2] {
+            let (world, _) = interrupted(steps);
+            if is_written {
+                world.env.set(NEW);
+            }
+            for _ in 0..2 {
+                recover(&world.seams(), &catalogue(), &config()).await.unwrap();
+                assert_eq!(world.stage(), Stage::Closed, "after {steps} steps");
+                assert_eq!(world.env.text(), OLD);
+                assert!(world.services.agrees_with_env());
+                assert_eq!(world.pending.text(), None);
+                assert_eq!(world.verdicts().len(), 1);
+                assert_eq!(world.verdicts()[0].reason, Reason::Crash);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn recovery_goes_forward_from_every_verdict() {
+    for outcome in [Ruled::Success, Ruled::Neutral, Ruled::Rollback] {
+        let (world, deployment) = interrupted(6);
+        world.env.set(NEW);
+        let id = deployment.id.clone();
+        world.write(vec![Fact::Step { deployment: id, step: Step::Judged(outcome) }]);
+        recover(&world.seams(), &catalogue(), &config()).await.unwrap();
+        assert_eq!(world.stage(), Stage::Closed);
+        assert_eq!(world.env.text(), if outcome == Ruled::Rollback { OLD } else { NEW });
+        assert_eq!(world.pending.text(), None);
+        assert!(world.verdicts().is_empty(), "recovery gave a second verdict");
+    }
+}
+
+#[tokio::test]
+async fn a_pending_file_that_is_lost_damaged_or_anothers_is_made_up_for_by_the_journal() {
+    let (_, other) = interrupted(2);
+    let other = Deployment { id: crate::facts::DeploymentId::new("d-other"), ..other };
+    let current = [(key("SEQS"), Some("40".to_owned())), (key("WAIT"), Some("40".to_owned()))].into();
+    let others = Pending::of(&other, domain("lab").service.env_file, &current, String::new(), 2).to_text().unwrap();
+    for text in [None, Some("{\"torn".to_owned()), Some(others)] {
+        let (world, _) = interrupted(4);
+        world.env.set(NEW);
+        world.pending.set(text);
+        recover(&world.seams(), &catalogue(), &config()).await.unwrap();
+        assert_eq!(world.env.text(), OLD);
+        assert_eq!(world.stage(), Stage::Closed);
+    }
+}
+
+#[tokio::test]
+async fn a_pending_file_without_a_deployment_in_the_journal_is_undone_and_a_damaged_one_kept() {
+    let (armed, _) = interrupted(2);
+    let world = World::with_env(NEW);
+    world.pending.set(armed.pending.text());
+    recover(&world.seams(), &catalogue(), &config()).await.unwrap();
+    assert_eq!(world.env.text(), OLD);
+    assert_eq!(world.pending.text(), None);
+
+    let world = World::with_env(NEW);
+    world.pending.set(Some("torn".to_owned()));
+    recover(&world.seams(), &catalogue(), &config()).await.unwrap();
+    assert_eq!(world.env.text(), NEW);
+    assert!(world.pending.text().is_some());
+}
+
+#[tokio::test]
+async fn what_cannot_be_undone_is_stuck_and_undone_when_it_can_be() {
+    let (world, _) = interrupted(4);
+    world.env.set(NEW);
+    world.services.script(|_| Err(ServiceError::DidNotStart("gone".into())));
+    for _ in 0..3 {
+        recover(&world.seams(), &catalogue(), &config()).await.unwrap();
+        assert_eq!(world.stage(), Stage::Stuck);
+    }
+    let failed = |fact: &Fact| matches!(fact, Fact::Step { step: Step::UndoFailed(_), .. });
+    assert_eq!(world.journal.facts(&[Kind::Step]).iter().filter(|fact| failed(fact)).count(), 1);
+    assert!(world.pending.text().is_some());
+    world.services.script(|_| Ok(()));
+    let _room = open(&world).await;
+    assert_eq!(world.stage(), Stage::Closed);
+    assert_eq!(world.env.text(), OLD);
+}
+
+#[tokio::test]
+async fn a_deployer_that_is_killed_while_it_changes_a_service_takes_the_change_back() {
+    for steps in 0..=3 {
+        let (world, _) = interrupted(steps);
+        if steps >= 2 {
+            world.env.set(NEW);
+        }
+        let room = open(&world).await;
+        assert_eq!(world.stage(), Stage::Closed);
+        assert_eq!(world.env.text(), OLD);
+        assert_eq!(world.verdicts()[0].reason.label(), "aborted");
+        assert_eq!(room.verdicts.taken().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_deployment_that_is_live_when_the_deployer_fails_stays_on_the_scales() {
+    let (world, deployment) = interrupted(5);
+    world.env.set(NEW);
+    let room = open(&world).await;
+    assert_eq!(room.deployed.taken(), [deployment]);
+    assert_eq!(world.stage(), Stage::Healthy);
+}

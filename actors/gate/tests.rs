@@ -1,0 +1,245 @@
+//! The gate against scripted env files and journals.
+
+use kloros_supervision::{ChildSpec, Collected, Outlet, Socket, Tree};
+
+use super::{Config, Exits, Gate, Msg, Waiting};
+use crate::{
+    config::Catalogue,
+    facts::{Answer, Approved, Authority, Autonomy, Fact, Kind, Lesson, Promotion, QuestionEnd, Reason, Risk, Ruling},
+    testing::{HYPOTHESIS, SOON, World, cycle, deployment_of, domain, eventually, house, promotion},
+};
+
+struct Room {
+    world: World,
+    socket: Socket<Msg>,
+    tree: Tree,
+    approved: Collected<Approved<Promotion>>,
+    ended: Collected<QuestionEnd>,
+}
+
+fn config(level: Autonomy) -> Config {
+    Config { autonomy: level, ..Config::default() }
+}
+
+async fn open(world: &World, config: Config) -> Room {
+    open_with(world, config, None).await
+}
+
+async fn open_with(world: &World, config: Config, risk: Option<Risk>) -> Room {
+    let socket = Socket::new("gate");
+    let (approved, heard_approved) = Outlet::collecting();
+    let (ended, heard_ended) = Outlet::collecting();
+    let (exits, seams) = (Exits { approved, ended }, world.seams());
+    let mut lab = domain("lab");
+    lab.risk = risk;
+    let catalogue = std::sync::Arc::new(Catalogue {
+        domains: [("lab".to_owned(), lab)].into(),
+        experiments: std::collections::BTreeMap::new(),
+    });
+    let spec = ChildSpec::actor("gate", &socket, move || {
+        let (seams, exits, config, catalogue) = (seams.clone(), exits.clone(), config.clone(), catalogue.clone());
+        (Gate, super::Arguments { seams, exits, config, catalogue, rest_s: 900 })
+    });
+    let tree = house(spec).await;
+    Room { world: world.clone(), socket, tree, approved: heard_approved, ended: heard_ended }
+}
+
+impl Room {
+    fn propose(&self, promotion: &Promotion) {
+        self.world.write(vec![Fact::Promotion(promotion.clone())]);
+        self.socket.send(Msg::Proposed(promotion.clone())).unwrap();
+    }
+
+    async fn waiting(&self) -> Vec<Waiting> {
+        self.socket.call(Msg::Asked, SOON).await.unwrap()
+    }
+
+    async fn answer(&self, promotion: &Promotion, approved: bool) -> Result<Promotion, String> {
+        let answer = Answer { promotion: promotion.id.clone(), approved, by_uid: Some(1000), why: None };
+        self.socket.call(|reply| Msg::Answered(answer, reply), SOON).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn each_level_lets_one_more_class_of_risk_through_and_asks_for_the_rest() {
+    let levels = [Autonomy::Manual, Autonomy::Cautious, Autonomy::Trusted, Autonomy::Full];
+    for (number, level) in levels.into_iter().enumerate() {
+        for (class, risk) in [None, Some(Risk::Medium), Some(Risk::High)].into_iter().enumerate() {
+            let world = World::with_env("SEQS=2\n");
+            let room = open_with(&world, config(level), risk).await;
+            let promotion = promotion(&[("SEQS", 12)]);
+            room.propose(&promotion);
+            if number > class {
+                let (what, authority) = room.approved.next(SOON).await.unwrap().into_parts();
+                assert_eq!((what, authority), (promotion, Authority::Policy(level)));
+                assert_eq!(room.waiting().await, []);
+            } else {
+                eventually(|| world.journal.count(Kind::Ruling) == 1).await;
+                assert_eq!(room.waiting().await.len(), 1, "{level:?} {risk:?}");
+                assert!(room.approved.taken().is_empty());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_env_file_lowers_the_level_and_never_raises_it() {
+    for (ceiling, said, is_let_through) in [
+        (Autonomy::Full, "0", false),
+        (Autonomy::Full, "1", true),
+        (Autonomy::Manual, "3", false),
+        (Autonomy::Full, "all", false),
+    ] {
+        let world = World::with_env(&format!("KLR_AUTONOMY_LEVEL={said}\n"));
+        let room = open(&world, config(ceiling)).await;
+        room.propose(&promotion(&[("SEQS", 12)]));
+        eventually(|| world.journal.count(Kind::Ruling) == 1).await;
+        assert_eq!(room.waiting().await.is_empty(), is_let_through, "{ceiling:?} {said}");
+    }
+}
+
+#[tokio::test]
+async fn an_approval_is_taken_once_and_a_no_ends_the_question() {
+    let world = World::with_env("SEQS=2\n");
+    let room = open(&world, config(Autonomy::Manual)).await;
+    let (yes, no) = (promotion(&[("SEQS", 12)]), promotion(&[("SEQS", 13)]));
+    room.propose(&yes);
+    room.propose(&no);
+    eventually(|| world.journal.count(Kind::Ruling) == 2).await;
+    assert_eq!(room.answer(&yes, true).await, Ok(yes.clone()));
+    assert!(room.answer(&yes, true).await.is_err());
+    let (what, authority) = room.approved.next(SOON).await.unwrap().into_parts();
+    assert_eq!((what, authority), (yes, Authority::Person(1000)));
+    assert!(room.answer(&no, false).await.is_ok());
+    assert_eq!(room.ended.next(SOON).await.unwrap().how, "refused");
+    assert_eq!(room.waiting().await, []);
+    assert_eq!(world.journal.count(Kind::Answer), 2);
+}
+
+#[tokio::test]
+async fn what_waits_survives_a_restart_and_silence_becomes_a_no() {
+    let world = World::with_env("SEQS=2\n");
+    let room = open(&world, config(Autonomy::Manual)).await;
+    room.propose(&promotion(&[("SEQS", 12)]));
+    eventually(|| world.journal.count(Kind::Ruling) == 1).await;
+    let before = room.waiting().await;
+    let old = room.socket.actor().unwrap().get_id();
+    room.tree.kill("gate").unwrap();
+    eventually(|| room.socket.actor().is_some_and(|actor| actor.get_id() != old)).await;
+    assert_eq!(room.waiting().await, before);
+    assert_eq!(world.journal.count(Kind::Ruling), 1);
+    world.clock.pass(3600);
+    assert_eq!(room.ended.next(SOON).await.unwrap().how, "expired");
+    assert_eq!(room.waiting().await, []);
+    assert!(room.answer(&promotion(&[("SEQS", 12)]), true).await.is_err());
+    assert!(room.approved.taken().is_empty());
+}
+
+#[tokio::test]
+async fn an_approval_that_comes_after_the_time_is_over_counts_for_nothing() {
+    let world = World::with_env("SEQS=2\n");
+    let room = open(&world, config(Autonomy::Manual)).await;
+    let promotion = promotion(&[("SEQS", 12)]);
+    room.propose(&promotion);
+    eventually(|| world.journal.count(Kind::Ruling) == 1).await;
+    world.clock.pass(3600);
+    assert!(room.answer(&promotion, true).await.is_err());
+    assert!(room.approved.taken().is_empty());
+}
+
+#[tokio::test]
+async fn settings_that_a_lesson_speaks_against_ask_a_person_even_at_level_3() {
+    let world = World::with_env("SEQS=2\n");
+    let promotion = promotion(&[("SEQS", 12)]);
+    let deployment = deployment_of(promotion.clone());
+    let verdict = crate::testing::rollback(&deployment, Reason::Worse);
+    let lesson = Lesson {
+        cycle: cycle(),
+        domain: "lab".into(),
+        question: None,
+        hypothesis: Some(HYPOTHESIS.into()),
+        fingerprint: promotion.fingerprint(),
+        verdict,
+        interest_change: -0.25,
+        rest_until_ms: 0,
+        avoid: true,
+        says: "it was worse".into(),
+    };
+    world.write(vec![Fact::Lesson(lesson)]);
+    let room = open(&world, config(Autonomy::Full)).await;
+    room.propose(&promotion);
+    eventually(|| world.journal.count(Kind::Ruling) == 1).await;
+    assert!(room.waiting().await[0].why.contains("it was worse"));
+}
+
+#[tokio::test]
+async fn what_no_level_lets_through_is_refused_and_its_question_ends() {
+    let world = World::with_env("SEQS=2\n");
+    let room = open(&world, config(Autonomy::Full)).await;
+    room.propose(&promotion(&[("KLR_AUTONOMY_LEVEL", 3)]));
+    assert_eq!(room.ended.next(SOON).await.unwrap().how, "refused");
+    let mut elsewhere = promotion(&[("SEQS", 12)]);
+    elsewhere.domain = "nowhere".into();
+    elsewhere.question = Some(crate::testing::question(2).question_id);
+    room.propose(&elsewhere);
+    assert_eq!(room.ended.next(SOON).await.unwrap().how, "refused");
+    assert!(room.approved.taken().is_empty());
+}
+
+#[tokio::test]
+async fn what_was_let_through_is_offered_again_until_it_is_deployed_and_ruled_on_each_time() {
+    let world = World::with_env("SEQS=2\n");
+    let room = open(&world, config(Autonomy::Full)).await;
+    let first = promotion(&[("SEQS", 12)]);
+    room.propose(&first);
+    room.approved.next(SOON).await.unwrap();
+    world.clock.pass(11);
+    room.approved.next(SOON).await.unwrap();
+    assert_eq!(world.journal.count(Kind::Ruling), 1);
+    // What was allowed then may not be now.
+    world.env.set("KLR_AUTONOMY_LEVEL=0\n");
+    world.clock.pass(11);
+    eventually(|| world.journal.count(Kind::Ruling) == 2).await;
+    assert_eq!(room.waiting().await.len(), 1);
+    // A person's yes stands, also through a restart, until it is deployed.
+    room.answer(&first, true).await.unwrap();
+    room.approved.taken();
+    let old = room.socket.actor().unwrap().get_id();
+    room.tree.kill("gate").unwrap();
+    eventually(|| room.socket.actor().is_some_and(|actor| actor.get_id() != old)).await;
+    let (_, authority) = room.approved.next(SOON).await.unwrap().into_parts();
+    assert_eq!(authority, Authority::Person(1000));
+    world.write(vec![Fact::Deployment(deployment_of(first))]);
+    let second = promotion(&[("SEQS", 13)]);
+    room.propose(&second);
+    eventually(|| world.journal.count(Kind::Ruling) == 3).await;
+    room.approved.taken();
+    world.clock.pass(11);
+    room.propose(&promotion(&[("SEQS", 14)]));
+    eventually(|| world.journal.count(Kind::Ruling) == 4).await;
+    assert!(room.approved.taken().is_empty());
+}
+
+#[tokio::test]
+async fn an_approval_that_could_not_be_deployed_in_time_ends_as_a_no() {
+    let world = World::with_env("SEQS=2\n");
+    let room = open(&world, config(Autonomy::Manual)).await;
+    let promotion = promotion(&[("SEQS", 12)]);
+    room.propose(&promotion);
+    eventually(|| world.journal.count(Kind::Ruling) == 1).await;
+    room.answer(&promotion, true).await.unwrap();
+    world.clock.pass(3601);
+    assert_eq!(room.ended.next(SOON).await.unwrap().how, "refused");
+}
+
+#[tokio::test]
+async fn a_queue_that_nobody_reads_is_not_made_longer() {
+    let world = World::with_env("SEQS=2\n");
+    let room = open(&world, Config { waiting_max: 1, ..config(Autonomy::Manual) }).await;
+    room.propose(&promotion(&[("SEQS", 12)]));
+    room.propose(&promotion(&[("SEQS", 13)]));
+    eventually(|| world.journal.count(Kind::Ruling) == 2).await;
+    assert_eq!(room.waiting().await.len(), 1);
+    let refused = |fact: &Fact| matches!(fact, Fact::Ruling(Ruling::Refuse { .. }));
+    assert_eq!(world.journal.facts(&[Kind::Ruling]).iter().filter(|fact| refused(fact)).count(), 1);
+}

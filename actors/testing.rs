@@ -1,0 +1,611 @@
+//! Doubles of what is plugged in, for the tests of the rooms: all in memory, each scripted by its test.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use kloros_supervision::{Backoff, ChildSpec, Intensity, Strategy, Tree, TreeSpec};
+
+use crate::{
+    config::Catalogue,
+    env_file,
+    facts::{
+        Apply, Authority, Autonomy, BenchSpec, Budget, Change, CycleId, Deployment, DeploymentId, Direction, Domain,
+        Entry, Experiment, ExperimentId, ExperimentSpec, Fact, FailureKind, Isolation, Key, Kind, Knob, KnobKind,
+        Manager, Measurement, MetricSpec, Metrics, Origin, Promotion, PromotionId, Question, QuestionId, ReadBack,
+        Ready, Reason, Recorded, Ruled, ServiceSpec, Settings, Stage, Step, TrialFailure, Value, Verdict, stages,
+    },
+    seams::{
+        Appended, Assignment, Bench, Clock, EnvFile, EnvStore, EnvStoreError, Journal, JournalError, PendingStore,
+        Query, Seams, ServiceControl, ServiceError,
+    },
+};
+
+/// Longer than anything here takes.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// Everything that is plugged in, and the hands to play with it.
+#[derive(Clone)]
+pub(crate) struct World {
+    pub(crate) journal: Arc<MemoryJournal>,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) bench: Arc<ScriptedBench>,
+    pub(crate) env: Arc<MemoryEnv>,
+    pub(crate) services: Arc<ScriptedServices>,
+    pub(crate) pending: Arc<MemoryPending>,
+}
+
+impl World {
+    /// Returns a world whose env file holds `text`, and whose service runs with it.
+    pub(crate) fn with_env(text: &str) -> Self {
+        let env = Arc::new(MemoryEnv::holding(text));
+        let services = Arc::new(ScriptedServices::reading(&env));
+        let bench = Arc::new(ScriptedBench::default());
+        Self {
+            journal: Arc::default(),
+            clock: Arc::new(ManualClock(AtomicU64::new(1_000_000))),
+            bench,
+            env,
+            services,
+            pending: Arc::default(),
+        }
+    }
+
+    pub(crate) fn seams(&self) -> Seams {
+        Seams {
+            journal: self.journal.clone(),
+            clock: self.clock.clone(),
+            bench: self.bench.clone(),
+            env: self.env.clone(),
+            services: self.services.clone(),
+            pending: self.pending.clone(),
+        }
+    }
+
+    /// Returns where the only deployment stands.
+    pub(crate) fn stage(&self) -> Stage {
+        let mut found = stages(self.journal.facts(&[Kind::Deployment, Kind::Step]));
+        assert_eq!(found.len(), 1, "{found:?}");
+        found.remove(0).1
+    }
+
+    pub(crate) fn verdicts(&self) -> Vec<Verdict> {
+        let verdict = |fact| match fact {
+            Fact::Verdict(verdict) => Some(verdict),
+            _ => None,
+        };
+        self.journal.facts(&[Kind::Verdict]).into_iter().filter_map(verdict).collect()
+    }
+
+    /// Returns how many questions ended, and how.
+    pub(crate) fn ends(&self) -> Vec<String> {
+        let end = |fact| match fact {
+            Fact::QuestionEnd(end) => Some(end.how),
+            _ => None,
+        };
+        self.journal.facts(&[Kind::QuestionEnd]).into_iter().filter_map(end).collect()
+    }
+
+    /// Writes facts as if a room had, before the one under test.
+    pub(crate) fn write(&self, facts: Vec<Fact>) {
+        let at_ms = self.clock.now_ms();
+        let entries = facts.into_iter().map(|fact| Entry::new(&cycle(), at_ms, fact)).collect();
+        self.journal.write(entries).unwrap();
+    }
+
+    /// Writes a deployment that took these steps.
+    pub(crate) fn write_deployment(&self, deployment: &Deployment, steps: &[Step]) {
+        let id = deployment.id.clone();
+        let name = format!("deployment:{id}");
+        let fact = Fact::Deployment(deployment.clone());
+        self.journal.write(vec![Entry::once(&cycle(), deployment.at_ms, name, fact)]).unwrap();
+        self.write(steps.iter().map(|step| Fact::Step { deployment: id.clone(), step: step.clone() }).collect());
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct MemoryJournal(Mutex<Pages>);
+
+#[derive(Default)]
+struct Pages {
+    recorded: Vec<Recorded>,
+    once: BTreeSet<String>,
+    appends: usize,
+    fails_at: Option<usize>,
+    broken: bool,
+}
+
+impl MemoryJournal {
+    /// The append with this number, counted from now and from 1, fails, and all after it until it is mended.
+    pub(crate) fn break_at(&self, append: usize) {
+        let mut pages = self.0.lock().unwrap();
+        pages.fails_at = Some(pages.appends + append);
+    }
+
+    pub(crate) fn mend(&self) {
+        let mut pages = self.0.lock().unwrap();
+        (pages.fails_at, pages.broken) = (None, false);
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.0.lock().unwrap().broken
+    }
+
+    pub(crate) fn facts(&self, kinds: &[Kind]) -> Vec<Fact> {
+        let pages = self.0.lock().unwrap();
+        let facts = pages.recorded.iter().map(|recorded| recorded.fact.clone());
+        facts.filter(|fact| kinds.contains(&fact.kind())).collect()
+    }
+
+    pub(crate) fn count(&self, kind: Kind) -> usize {
+        self.facts(&[kind]).len()
+    }
+
+    fn write(&self, entries: Vec<Entry>) -> Result<Vec<Appended>, JournalError> {
+        let mut pages = self.0.lock().unwrap();
+        pages.appends += 1;
+        if pages.broken || pages.fails_at == Some(pages.appends) {
+            pages.broken = true;
+            return Err(JournalError::Unwritable("no space left on device".to_owned()));
+        }
+        let mut written = Vec::new();
+        for Entry { cycle, at_ms, fact, once } in entries {
+            if once.is_some_and(|name| !pages.once.insert(name)) {
+                written.push(Appended::Already);
+                continue;
+            }
+            let seq = pages.recorded.len() as u64 + 1;
+            pages.recorded.push(Recorded { seq, cycle, at_ms, fact });
+            written.push(Appended::At(seq));
+        }
+        Ok(written)
+    }
+}
+
+#[async_trait]
+impl Journal for MemoryJournal {
+    async fn append(&self, entries: Vec<Entry>) -> Result<Vec<Appended>, JournalError> {
+        self.write(entries)
+    }
+
+    async fn read(&self, query: Query) -> Result<Vec<Recorded>, JournalError> {
+        let pages = self.0.lock().unwrap();
+        let fits = |recorded: &&Recorded| {
+            (query.kinds.is_empty() || query.kinds.contains(&recorded.fact.kind()))
+                && query.subject.as_ref().is_none_or(|subject| subject == recorded.fact.subject())
+                && query.cycle.as_ref().is_none_or(|cycle| *cycle == recorded.cycle)
+                && recorded.seq > query.after
+        };
+        let mut found: Vec<Recorded> = pages.recorded.iter().filter(fits).cloned().collect();
+        if query.newest_first {
+            found.reverse();
+        }
+        found.truncate(if query.limit == 0 { Query::LIMIT_DEFAULT } else { query.limit });
+        Ok(found)
+    }
+}
+
+pub(crate) struct ManualClock(AtomicU64);
+
+impl ManualClock {
+    pub(crate) fn pass(&self, seconds: u64) {
+        self.0.fetch_add(seconds * 1000, Ordering::SeqCst);
+    }
+}
+
+impl Clock for ManualClock {
+    fn now_ms(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+type Script = Box<dyn Fn(&Assignment) -> Result<Metrics, TrialFailure> + Send + Sync>;
+
+/// A bench that measures what its script says; without one, more sequences are faster.
+#[derive(Default)]
+pub(crate) struct ScriptedBench {
+    script: Mutex<Option<Arc<Script>>>,
+    hangs: AtomicBool,
+    labels: Mutex<Vec<String>>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl ScriptedBench {
+    pub(crate) fn script(&self, script: impl Fn(&Assignment) -> Result<Metrics, TrialFailure> + Send + Sync + 'static) {
+        *self.script.lock().unwrap() = Some(Arc::new(Box::new(script)));
+    }
+
+    /// From now on nothing that is begun ends, until told otherwise.
+    pub(crate) fn hang(&self, hangs: bool) {
+        self.hangs.store(hangs, Ordering::SeqCst);
+    }
+
+    /// Returns the labels of what was begun, in order.
+    pub(crate) fn begun(&self) -> Vec<String> {
+        self.labels.lock().unwrap().clone()
+    }
+
+    /// Returns how many measurements were dropped before their end.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::SeqCst)
+    }
+}
+
+struct CountsDrop(Arc<AtomicU64>);
+
+impl Drop for CountsDrop {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl Bench for ScriptedBench {
+    async fn measure(&self, _: &Domain, assignment: Assignment) -> Result<Measurement, TrialFailure> {
+        self.labels.lock().unwrap().push(assignment.label.clone());
+        if self.hangs.load(Ordering::SeqCst) {
+            let _instance = CountsDrop(Arc::clone(&self.dropped));
+            std::future::pending::<()>().await;
+        }
+        let script = self.script.lock().unwrap().clone();
+        let metrics = match script {
+            Some(script) => script(&assignment)?,
+            None => rate(10.0 * number(&assignment.settings, "SEQS"), &assignment),
+        };
+        let in_effect = assignment.settings.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        Ok(Measurement { metrics, samples: 50, window_ms: 1000, in_effect, source: "a script".into(), at_ms: 0 })
+    }
+}
+
+/// Returns the value of a knob, or what it is by default.
+pub(crate) fn number(settings: &Settings, name: &str) -> f64 {
+    settings.get(&key(name)).and_then(Value::as_number).unwrap_or(2.0)
+}
+
+/// Returns a rate that is off by less than a thousandth, as no real measurement is quite the same twice.
+pub(crate) fn rate(rate: f64, assignment: &Assignment) -> Metrics {
+    let digits = crate::facts::short_hash(&[&assignment.label]);
+    let noise = f64::from(u32::from_str_radix(&digits, 16).unwrap() % 1000) / 1_000_000.0;
+    Metrics::from([("rate".to_owned(), rate * (1.0 + noise))])
+}
+
+pub(crate) fn failure(kind: FailureKind) -> TrialFailure {
+    TrialFailure { kind, detail: "as the script says".to_owned() }
+}
+
+/// One env file.
+pub(crate) struct MemoryEnv {
+    bytes: Mutex<Vec<u8>>,
+    /// What a person writes into it before the read with this number, counted from 1.
+    edit: Mutex<Option<(usize, String)>>,
+    reads: AtomicU64,
+    refuses: AtomicBool,
+}
+
+impl MemoryEnv {
+    fn holding(text: &str) -> Self {
+        let bytes = Mutex::new(text.as_bytes().to_vec());
+        Self { bytes, edit: Mutex::default(), reads: AtomicU64::new(0), refuses: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.bytes.lock().unwrap().clone()).unwrap()
+    }
+
+    /// A person writes the file.
+    pub(crate) fn set(&self, text: &str) {
+        *self.bytes.lock().unwrap() = text.as_bytes().to_vec();
+    }
+
+    /// A person writes the file just before the read with this number, counted from now and from 1.
+    pub(crate) fn set_before_read(&self, read: usize, text: &str) {
+        *self.edit.lock().unwrap() = Some((self.reads.load(Ordering::SeqCst) as usize + read, text.to_owned()));
+    }
+
+    pub(crate) fn refuse(&self, refuses: bool) {
+        self.refuses.store(refuses, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl EnvStore for MemoryEnv {
+    async fn read(&self, _: &Path) -> Result<EnvFile, EnvStoreError> {
+        let read = self.reads.fetch_add(1, Ordering::SeqCst) as usize + 1;
+        let edit = self.edit.lock().unwrap().take_if(|(at, _)| *at == read);
+        if let Some((_, text)) = edit {
+            self.set(&text);
+        }
+        Ok(EnvFile { bytes: self.bytes.lock().unwrap().clone(), exists: true })
+    }
+
+    async fn replace(&self, path: &Path, expected: &EnvFile, bytes: Vec<u8>) -> Result<(), EnvStoreError> {
+        let path = path.display().to_string();
+        if self.refuses.load(Ordering::SeqCst) {
+            return Err(EnvStoreError::Write { path, why: "no space left on device".to_owned() });
+        }
+        let mut held = self.bytes.lock().unwrap();
+        if *held != expected.bytes {
+            return Err(EnvStoreError::Raced { path });
+        }
+        *held = bytes;
+        Ok(())
+    }
+}
+
+type RestartScript = Box<dyn FnMut(&str) -> Result<(), ServiceError> + Send>;
+
+/// A service that runs with what its env file held when it was last restarted.
+pub(crate) struct ScriptedServices {
+    env: Arc<MemoryEnv>,
+    running: Mutex<BTreeMap<String, String>>,
+    restarts: AtomicU64,
+    script: Mutex<Option<RestartScript>>,
+    says: Mutex<Option<Result<BTreeMap<String, String>, ServiceError>>>,
+}
+
+impl ScriptedServices {
+    fn reading(env: &Arc<MemoryEnv>) -> Self {
+        let services = Self {
+            env: Arc::clone(env),
+            running: Mutex::default(),
+            restarts: AtomicU64::new(0),
+            script: Mutex::default(),
+            says: Mutex::default(),
+        };
+        services.load();
+        services
+    }
+
+    fn load(&self) {
+        let variables = env_file::variables(self.env.text().as_bytes()).unwrap();
+        let mut running = BTreeMap::from([("SEQS".to_owned(), "2".to_owned()), ("WAIT".to_owned(), "20".to_owned())]);
+        running.extend(variables.into_iter().map(|(key, text)| (key.to_string(), text)));
+        *self.running.lock().unwrap() = running;
+    }
+
+    /// What a restart does, given the text of the env file; the service runs with it when it is `Ok`.
+    pub(crate) fn script(&self, script: impl FnMut(&str) -> Result<(), ServiceError> + Send + 'static) {
+        *self.script.lock().unwrap() = Some(Box::new(script));
+    }
+
+    /// The service says this of itself, whatever it runs with.
+    pub(crate) fn say(&self, says: Option<Result<BTreeMap<String, String>, ServiceError>>) {
+        *self.says.lock().unwrap() = says;
+    }
+
+    pub(crate) fn restarts(&self) -> u64 {
+        self.restarts.load(Ordering::SeqCst)
+    }
+
+    /// Returns whether the service runs with what its env file holds.
+    pub(crate) fn agrees_with_env(&self) -> bool {
+        let running = self.running.lock().unwrap().clone();
+        self.load();
+        running == *self.running.lock().unwrap()
+    }
+}
+
+#[async_trait]
+impl ServiceControl for ScriptedServices {
+    async fn restart(&self, _: &Domain) -> Result<(), ServiceError> {
+        self.restarts.fetch_add(1, Ordering::SeqCst);
+        if let Some(script) = self.script.lock().unwrap().as_mut() {
+            script(&self.env.text())?;
+        }
+        self.load();
+        Ok(())
+    }
+
+    async fn in_effect(&self, _: &Domain) -> Result<BTreeMap<String, String>, ServiceError> {
+        let says = self.says.lock().unwrap().clone();
+        says.unwrap_or_else(|| Ok(self.running.lock().unwrap().clone()))
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct MemoryPending {
+    texts: Mutex<BTreeMap<String, String>>,
+    refuses: AtomicBool,
+}
+
+impl MemoryPending {
+    pub(crate) fn text(&self) -> Option<String> {
+        self.texts.lock().unwrap().get("lab").cloned()
+    }
+
+    pub(crate) fn set(&self, text: Option<String>) {
+        let mut texts = self.texts.lock().unwrap();
+        texts.clear();
+        texts.extend(text.map(|text| ("lab".to_owned(), text)));
+    }
+
+    pub(crate) fn refuse(&self, refuses: bool) {
+        self.refuses.store(refuses, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl PendingStore for MemoryPending {
+    async fn arm(&self, domain: &str, text: String) -> Result<(), EnvStoreError> {
+        if self.refuses.load(Ordering::SeqCst) {
+            return Err(EnvStoreError::Write { path: domain.to_owned(), why: "no space left on device".to_owned() });
+        }
+        self.texts.lock().unwrap().insert(domain.to_owned(), text);
+        Ok(())
+    }
+
+    async fn armed(&self, domain: &str) -> Result<Option<String>, EnvStoreError> {
+        Ok(self.texts.lock().unwrap().get(domain).cloned())
+    }
+
+    async fn disarm(&self, domain: &str) -> Result<(), EnvStoreError> {
+        self.texts.lock().unwrap().remove(domain);
+        Ok(())
+    }
+}
+
+/// Starts a house with one room that is restarted as often as it fails.
+pub(crate) async fn house(room: ChildSpec) -> Tree {
+    let intensity = Intensity { restarts_max: 10_000, within: Duration::from_secs(60) };
+    let wait = Duration::from_millis(1);
+    let backoff = Backoff { first: wait, max: wait, jitter_ratio: 0.0, healthy_after: Duration::from_secs(60) };
+    let spec = TreeSpec::new("house", Strategy::OneForOne).intensity(intensity).child(room.backoff(backoff));
+    kloros_supervision::start(spec).await.unwrap()
+}
+
+/// Waits until `condition` holds.
+#[track_caller]
+pub(crate) fn eventually<F: FnMut() -> bool>(mut condition: F) -> impl Future<Output = ()> {
+    let place = std::panic::Location::caller();
+    async move {
+        let holds = async {
+            while !condition() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        assert!(tokio::time::timeout(SOON, holds).await.is_ok(), "never came true: {place}");
+    }
+}
+
+pub(crate) fn cycle() -> CycleId {
+    CycleId::new("c-1")
+}
+
+pub(crate) fn key(name: &str) -> Key {
+    Key::new(name).unwrap()
+}
+
+/// Returns a domain with two knobs and one metric.
+pub(crate) fn domain(name: &str) -> Domain {
+    let knob = |min, max, default| Knob {
+        range: KnobKind::Integer { min, max, log: false },
+        default: Value::Integer(default),
+        apply: Apply::Restart,
+        step_max: None,
+        reversible: true,
+    };
+    Domain {
+        name: name.into(),
+        risk: None,
+        isolation: Isolation::Shadow,
+        service: ServiceSpec {
+            manager: Manager::Child,
+            argv: Vec::new(),
+            port: 0,
+            env_file: PathBuf::from(".kloros_env"),
+            ready: Ready { http_path: "/health".into(), within_s: 1, passes: 1 },
+            read_back: ReadBack::ProcEnviron,
+            metrics_path: None,
+        },
+        knobs: [(key("SEQS"), knob(1, 64, 2)), (key("WAIT"), knob(0, 100, 20))].into(),
+        bench: BenchSpec::Command { argv: Vec::new(), timeout_s: 1 },
+        metrics: [("rate".to_owned(), MetricSpec { direction: Direction::Up, weight: 1.0, guard: None })].into(),
+        objectives: Vec::new(),
+    }
+}
+
+pub(crate) fn spec() -> ExperimentSpec {
+    ExperimentSpec {
+        name: "lab_tuning".into(),
+        domain: "lab".into(),
+        search_space: [
+            ("seqs".to_owned(), KnobKind::Integer { min: 1, max: 64, log: false }),
+            ("wait".to_owned(), KnobKind::Integer { min: 0, max: 100, log: false }),
+        ]
+        .into(),
+        metrics: [("rate".to_owned(), Direction::Up)].into(),
+        param_mapping: [("seqs".to_owned(), key("SEQS")), ("wait".to_owned(), key("WAIT"))].into(),
+        budget: Budget { max_candidates: 4, max_generations: 2 },
+    }
+}
+
+pub(crate) fn catalogue() -> Arc<Catalogue> {
+    Arc::new(Catalogue {
+        domains: [("lab".to_owned(), domain("lab"))].into(),
+        experiments: [("lab_tuning".to_owned(), spec())].into(),
+    })
+}
+
+pub(crate) const HYPOTHESIS: &str = "LAB_LATENCY_DEGRADATION";
+
+pub(crate) fn question(number: u32) -> Question {
+    Question {
+        question_id: QuestionId::new(format!("lab.latency_degradation.{number:03}")),
+        hypothesis: HYPOTHESIS.into(),
+        dream_experiment: spec(),
+        cycle: cycle(),
+        evidence: Vec::new(),
+        interest: 0.5,
+        at_ms: 0,
+        depth: 0,
+    }
+}
+
+pub(crate) fn experiment() -> Experiment {
+    let question = question(1);
+    Experiment {
+        id: ExperimentId::new(format!("x-{}", question.question_id)),
+        question: question.question_id,
+        hypothesis: question.hypothesis,
+        cycle: cycle(),
+        spec: spec(),
+        seed: 7,
+        at_ms: 0,
+        depth: 0,
+    }
+}
+
+/// Returns a promotion that turns `SEQS=2` and the default of `WAIT` into `to`.
+pub(crate) fn promotion(to: &[(&str, i64)]) -> Promotion {
+    let from = |name: &str| (name == "SEQS").then_some(Value::Integer(2));
+    let change = |(name, to): &(&str, i64)| (key(name), Change { from: from(name), to: Value::Integer(*to) });
+    let changes: BTreeMap<Key, Change> = to.iter().map(change).collect();
+    Promotion {
+        id: Promotion::identity("lab", "lab_tuning", &cycle(), &changes),
+        cycle: cycle(),
+        origin: Origin::Experiment(experiment().id),
+        experiment: "lab_tuning".into(),
+        question: Some(question(1).question_id),
+        hypothesis: Some(HYPOTHESIS.into()),
+        domain: "lab".into(),
+        changes,
+        fitness: Some(1.0),
+        at_ms: 0,
+        depth: 0,
+    }
+}
+
+pub(crate) fn deployment_of(promotion: Promotion) -> Deployment {
+    let digits = PromotionId::as_str(&promotion.id).trim_start_matches("p-").to_owned();
+    let authority = Authority::Policy(Autonomy::Trusted);
+    Deployment { id: DeploymentId::new(format!("d-{digits}")), promotion, authority, at_ms: 1_000_000 }
+}
+
+/// Returns the verdict that undoes `deployment` for this reason.
+pub(crate) fn rollback(deployment: &Deployment, reason: Reason) -> Verdict {
+    let promotion = &deployment.promotion;
+    Verdict {
+        deployment: deployment.id.clone(),
+        cycle: promotion.cycle.clone(),
+        experiment: promotion.experiment.clone(),
+        domain: promotion.domain.clone(),
+        question: promotion.question.clone(),
+        hypothesis: promotion.hypothesis.clone(),
+        changes: promotion.changes.clone(),
+        outcome: Ruled::Rollback,
+        reason,
+        improvement: None,
+        before: Metrics::new(),
+        after: Metrics::new(),
+        blocks: 6,
+        samples: 100,
+        at_ms: 1_000_000,
+    }
+}
