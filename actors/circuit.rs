@@ -27,7 +27,7 @@ pub use control::{Control, ControlError};
 use crate::{
     config::{Catalogue, Config},
     coordinator, curiosity, deployer, dream,
-    facts::Experiment,
+    facts::{Experiment, QuestionEnd},
     feedback, gate, gpu, memory, observer,
     seams::{Probe, Seams},
     validator,
@@ -178,7 +178,7 @@ impl Circuit {
         let exits = coordinator::Exits {
             experiments: self.experiments(),
             proposals: self.sockets.deployer.outlet(deployer::Msg::Proposed),
-            ended: self.sockets.curiosity.outlet(curiosity::Msg::Ended),
+            ended: self.ended(),
         };
         let (seams, catalogue) = self.common();
         let (live, seed) = (self.live.clone(), self.plugs.seed);
@@ -192,10 +192,8 @@ impl Circuit {
 
     /// An experiment is a child of its own: it is started when it is sent for.
     fn experiments(&self) -> Outlet<Experiment> {
-        let exits = dream::Exits {
-            ended: self.sockets.coordinator.outlet(coordinator::Msg::Ended),
-            questions: self.sockets.curiosity.outlet(curiosity::Msg::Ended),
-        };
+        let exits =
+            dream::Exits { ended: self.sockets.coordinator.outlet(coordinator::Msg::Ended), questions: self.ended() };
         let (seams, catalogue) = self.common();
         let live = self.live.clone();
         let (nursery, left) = (self.nursery.clone(), self.sockets.coordinator.outlet(coordinator::Msg::Left));
@@ -240,7 +238,7 @@ impl Circuit {
                 self.sockets.observer.outlet(observer::Msg::Learned),
                 self.sockets.gate.outlet(gate::Msg::Learned),
             ],
-            ended: self.sockets.curiosity.outlet(curiosity::Msg::Ended),
+            ended: self.ended(),
         };
         let seams = self.plugs.seams.clone();
         let live = self.live.clone();
@@ -251,10 +249,7 @@ impl Circuit {
     }
 
     fn gate(&self) -> ChildSpec {
-        let exits = gate::Exits {
-            approved: self.sockets.deployer.outlet(deployer::Msg::Cleared),
-            ended: self.sockets.curiosity.outlet(curiosity::Msg::Ended),
-        };
+        let exits = gate::Exits { approved: self.sockets.deployer.outlet(deployer::Msg::Cleared), ended: self.ended() };
         let (seams, catalogue) = self.common();
         let live = self.live.clone();
         room(&self.sockets.gate, "gate", STALL_AFTER, move || {
@@ -272,7 +267,7 @@ impl Circuit {
             deployed: self.sockets.validator.outlet(validator::Msg::Deployed),
             withdrawn: self.sockets.validator.outlet(validator::Msg::Withdrawn),
             verdicts: self.sockets.feedback.outlet(feedback::Msg::Judged),
-            ended: self.sockets.curiosity.outlet(curiosity::Msg::Ended),
+            ended: self.ended(),
         };
         let (seams, catalogue) = self.common();
         let live = self.live.clone();
@@ -300,6 +295,17 @@ impl Circuit {
             let (exits, config) = (exits.clone(), live.of(|config| config.validator.clone()));
             let run_within = Duration::from_secs(live.of(|config| config.dream.trial_timeout_s));
             (validator::Validator, validator::Arguments { seams, exits, config, catalogue, run_within })
+        })
+    }
+
+    /// The end of a question concerns two: curiosity lets it rest, and the coordinator lets the next one go on.
+    fn ended(&self) -> Outlet<QuestionEnd> {
+        let curiosity = self.sockets.curiosity.outlet(curiosity::Msg::Ended);
+        let coordinator = self.sockets.coordinator.outlet(coordinator::Msg::Answered);
+        Outlet::to(move |end: QuestionEnd| {
+            // Whichever is down reads the journal when it is back.
+            curiosity.send(end.clone()).ok();
+            coordinator.send(end).ok();
         })
     }
 

@@ -9,14 +9,14 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::{
     Config,
-    admission::{Offer, Queue, Running},
+    admission::{Offer, Queue, Running, objection},
     unfinished::Unfinished,
 };
 use crate::{
     config::Catalogue,
     facts::{
-        Entry, Experiment, ExperimentEnd, ExperimentId, Fact, Intent, Kind, Origin, Proposal, Question, QuestionEnd,
-        Winner, map_params, short_hash,
+        Entry, Experiment, ExperimentEnd, ExperimentId, Fact, Intent, Kind, Proposal, Question, QuestionEnd,
+        QuestionId, Winner, map_params, short_hash,
     },
     meters,
     record::{Asked, Ending, record, record_once, wake},
@@ -43,6 +43,8 @@ pub enum Msg {
     Tried(Planning),
     /// An experiment ended.
     Ended(ExperimentEnd),
+    /// A question ended: what it held up may go on.
+    Answered(QuestionEnd),
     /// The actor of an experiment is gone, for whatever reason.
     Left(ChildExit),
     /// It is time to look into the journal for work that no message told of.
@@ -128,6 +130,9 @@ impl Actor for Coordinator {
             held,
         };
         state.catch_up().await?;
+        for experiment in state.unfinished.settling.values() {
+            state.running.settles(experiment);
+        }
         for (experiment, end) in state.unfinished.experiments.clone().into_values() {
             if end.is_none() {
                 tracing::info!(experiment = %experiment.id, "experiment goes on where it was");
@@ -145,6 +150,7 @@ impl Actor for Coordinator {
             // Who tries something waits for the answer, and hears at once when there is none to be had.
             Msg::Tried(planning) => wake(&state.exits.proposals, planning),
             Msg::Ended(end) => state.conclude(end).await,
+            Msg::Answered(end) => state.release(&end).await,
             Msg::Left(exit) => state.resume(&exit).await?,
             Msg::Sweep => {
                 state.sweep().await?;
@@ -167,7 +173,8 @@ impl State {
         if self.is_known(&question).await {
             return count("duplicate");
         }
-        if let Some(why) = self.objection(&question) {
+        let spec = &question.dream_experiment;
+        if let Some(why) = objection(spec, self.catalogue.domains.get(&spec.domain)) {
             return self.end(&question, "refused", &why).await;
         }
         match self.queue.offer(question.clone(), &self.running, &self.config) {
@@ -192,26 +199,6 @@ impl State {
         let query = Query::kinds(&[Kind::QuestionEnd]).about(id.as_str());
         // What cannot be looked up is found again by the next sweep.
         self.seams.journal.read(query).await.map_or(true, |ends| !ends.is_empty())
-    }
-
-    /// Returns why the experiment of `question` may not run, in words.
-    fn objection(&self, question: &Question) -> Option<String> {
-        let spec = &question.dream_experiment;
-        let Some(domain) = self.catalogue.domains.get(&spec.domain) else {
-            return Some(format!("there is no domain {:?}", spec.domain));
-        };
-        if spec.search_space.is_empty() {
-            return Some("the search space is empty".to_owned());
-        }
-        for name in spec.search_space.keys() {
-            let Some(key) = spec.param_mapping.get(name) else {
-                return Some(format!("parameter {name:?} is not mapped to an env key"));
-            };
-            if !domain.knobs.contains_key(key) {
-                return Some(format!("{key} is not a knob of domain {}", domain.name));
-            }
-        }
-        None
     }
 
     async fn start(&mut self, question: Question) {
@@ -255,7 +242,23 @@ impl State {
     async fn conclude(&mut self, end: ExperimentEnd) {
         let Some(under_way) = self.leave(end.experiment()) else { return };
         if let ExperimentEnd::Won { winner, .. } = end {
+            self.running.settles(&under_way.experiment);
             self.propose(&under_way.experiment, &winner).await;
+        }
+        self.next().await;
+    }
+
+    /// Frees the domain of a question that ended. Where it ended in new settings, what waits asks about old ones.
+    async fn release(&mut self, end: &QuestionEnd) {
+        self.running.settled(&end.question);
+        if end.how == "deployed" {
+            let of_it = |waiting: &&Question| waiting.dream_experiment.domain == end.domain;
+            let overtaken: Vec<QuestionId> =
+                self.queue.waiting().filter(of_it).map(|waiting| waiting.question_id.clone()).collect();
+            for question in overtaken.iter().filter_map(|id| self.queue.withdraw(id)).collect::<Vec<_>>() {
+                let why = format!("{} changed the settings that it asks about", end.question);
+                self.end(&question, "overtaken", &why).await;
+            }
         }
         self.next().await;
     }
@@ -281,18 +284,7 @@ impl State {
         };
         match map_params(&winner.best.params, &experiment.spec.param_mapping, domain) {
             Ok(settings) => {
-                let proposal = Proposal {
-                    cycle: experiment.cycle.clone(),
-                    origin: Origin::Experiment(experiment.id.clone()),
-                    experiment: experiment.spec.name.clone(),
-                    question: Some(experiment.question.clone()),
-                    hypothesis: Some(experiment.hypothesis.clone()),
-                    domain: experiment.spec.domain.clone(),
-                    settings,
-                    fitness: Some(winner.best.fitness),
-                    at_ms: self.seams.clock.now_ms(),
-                    depth: experiment.depth,
-                };
+                let proposal = Proposal::of_winner(experiment, winner, settings, self.seams.clock.now_ms());
                 self.pass_on(proposal);
             }
             Err(problem) => self.end(experiment, "refused", &problem.to_string()).await,

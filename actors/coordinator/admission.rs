@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Config;
-use crate::facts::{Experiment, Question, QuestionId};
+use crate::facts::{Domain, Experiment, ExperimentSpec, Question, QuestionId};
 
 /// How many of the daemon's own doings may stand behind a question at all. Curiosity's own limit is lower and the
 /// operator's to set; this one also stops a circle that runs through the inbox.
@@ -33,10 +33,31 @@ pub enum Offer {
     TooDeep,
 }
 
+/// Returns why an experiment may not run in its `domain`, in words; `None` when it may. `domain` is `None` where there is no
+/// domain of that name.
+pub fn objection(spec: &ExperimentSpec, domain: Option<&Domain>) -> Option<String> {
+    let Some(domain) = domain else {
+        return Some(format!("there is no domain {:?}", spec.domain));
+    };
+    if spec.search_space.is_empty() {
+        return Some("the search space is empty".to_owned());
+    }
+    for name in spec.search_space.keys() {
+        let Some(key) = spec.param_mapping.get(name) else {
+            return Some(format!("parameter {name:?} is not mapped to an env key"));
+        };
+        if !domain.knobs.contains_key(key) {
+            return Some(format!("{key} is not a knob of domain {}", domain.name));
+        }
+    }
+    None
+}
+
 /// The experiments that run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Running {
     experiments: BTreeMap<QuestionId, Identity>,
+    settling: BTreeMap<QuestionId, Identity>,
 }
 
 /// What is asked, about what: hypothesis and domain.
@@ -64,6 +85,22 @@ impl Running {
         self.experiments.insert(experiment.question.clone(), identity);
     }
 
+    /// Takes note that an experiment found something, which is on its way through gate and deployment now.
+    ///
+    /// Until its question ends, no other experiment begins in its domain: it would compare with settings that are about to
+    /// change.
+    pub fn settles(&mut self, experiment: &Experiment) {
+        let identity = Identity { hypothesis: experiment.hypothesis.clone(), domain: experiment.spec.domain.clone() };
+        self.experiments.remove(&experiment.question);
+        self.settling.insert(experiment.question.clone(), identity);
+    }
+
+    /// Takes note that `question` ended: its domain is free.
+    pub fn settled(&mut self, question: &QuestionId) {
+        self.experiments.remove(question);
+        self.settling.remove(question);
+    }
+
     /// Takes note that the experiment of `question` ended, and returns whether it ran.
     pub fn ended(&mut self, question: &QuestionId) -> bool {
         self.experiments.remove(question).is_some()
@@ -82,13 +119,14 @@ impl Running {
     /// Returns whether there is room for an experiment in `domain`: one at a time in each, and so many in all.
     pub fn has_room(&self, domain: &str, config: &Config) -> bool {
         self.experiments.len() < config.experiments_max as usize
-            && self.experiments.values().all(|identity| identity.domain != domain)
+            && self.experiments.values().chain(self.settling.values()).all(|identity| identity.domain != domain)
     }
 
     fn asks_the_same(&self, question: &Question) -> bool {
         let identity = Identity::of(question);
         self.experiments.contains_key(&question.question_id)
-            || self.experiments.values().any(|running| *running == identity)
+            || self.settling.contains_key(&question.question_id)
+            || self.experiments.values().chain(self.settling.values()).any(|running| *running == identity)
     }
 }
 

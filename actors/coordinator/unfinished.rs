@@ -11,6 +11,8 @@ pub(super) struct Unfinished {
     pub(super) questions: BTreeMap<String, Question>,
     /// Experiments whose question is open and that led to no promotion, with their ends.
     pub(super) experiments: BTreeMap<ExperimentId, (Experiment, Option<ExperimentEnd>)>,
+    /// Experiments whose question is open and that led to a promotion.
+    pub(super) settling: BTreeMap<ExperimentId, Experiment>,
 }
 
 impl Unfinished {
@@ -23,6 +25,7 @@ impl Unfinished {
             Fact::QuestionEnd(end) => {
                 self.questions.remove(end.question.as_str());
                 self.experiments.retain(|_, (experiment, _)| experiment.question != end.question);
+                self.settling.retain(|_, experiment| experiment.question != end.question);
             }
             Fact::Experiment(experiment) => {
                 self.questions.remove(experiment.question.as_str());
@@ -34,8 +37,10 @@ impl Unfinished {
                 }
             }
             Fact::Promotion(promotion) => {
-                if let Origin::Experiment(experiment) = promotion.origin {
-                    self.experiments.remove(&experiment);
+                if let Origin::Experiment(id) = promotion.origin
+                    && let Some((experiment, _)) = self.experiments.remove(&id)
+                {
+                    self.settling.insert(id, experiment);
                 }
             }
             _ => {}

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::{CycleId, ExperimentSpec, Origin, QuestionId, Settings};
+use super::{CycleId, Experiment, ExperimentSpec, Origin, QuestionId, Settings, Winner};
 
 /// What somebody wants the coordinator to bring about.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +35,24 @@ pub struct Proposal {
     pub at_ms: u64,
     /// The causal depth of the question behind it.
     pub depth: u32,
+}
+
+impl Proposal {
+    /// Returns the proposal that an experiment makes of its winner, whose parameters mean these `settings`.
+    pub fn of_winner(experiment: &Experiment, winner: &Winner, settings: Settings, at_ms: u64) -> Self {
+        Self {
+            cycle: experiment.cycle.clone(),
+            origin: Origin::Experiment(experiment.id.clone()),
+            experiment: experiment.spec.name.clone(),
+            question: Some(experiment.question.clone()),
+            hypothesis: Some(experiment.hypothesis.clone()),
+            domain: experiment.spec.domain.clone(),
+            settings,
+            fitness: Some(winner.best.fitness),
+            at_ms,
+            depth: experiment.depth,
+        }
+    }
 }
 
 /// A question, with the very experiment that would answer it.
