@@ -146,9 +146,9 @@ async fn when_everything_fails_the_experiment_is_void_after_the_live_settings_an
 #[tokio::test]
 async fn when_all_candidates_of_the_first_generation_fail_no_second_one_is_tried() {
     let world = World::with_env("SEQS=2\n");
-    world.bench.script(|assignment| match assignment.label.contains("g1.t01") {
-        true => Ok(rate(20.0, assignment)),
-        false => Err(failure(FailureKind::Died)),
+    world.bench.script(|assignment| {
+        let is_live = assignment.label.contains("g1.t01");
+        if is_live { Ok(rate(20.0, assignment)) } else { Err(failure(FailureKind::Died)) }
     });
     let room = open(&world).await;
     room.run().await;
@@ -232,9 +232,9 @@ async fn an_experiment_that_ended_and_is_run_again_tells_its_end_and_measures_no
 #[tokio::test]
 async fn a_metric_that_a_candidate_lacks_is_a_failure_to_the_search_and_no_number() {
     let world = World::with_env("SEQS=2\n");
-    world.bench.script(|assignment| match assignment.label.contains("g1.t02") {
-        true => Ok(Metrics::new()),
-        false => Ok(rate(10.0 * number(&assignment.settings, "SEQS"), assignment)),
+    world.bench.script(|assignment| {
+        let measured = rate(10.0 * number(&assignment.settings, "SEQS"), assignment);
+        Ok(if assignment.label.contains("g1.t02") { Metrics::new() } else { measured })
     });
     let room = open(&world).await;
     room.run().await;

@@ -112,7 +112,9 @@ async fn a_monitor_goes_on_after_a_probe_that_does_not_answer_and_one_that_has_n
         let wait = Duration::from_millis(1);
         let exits = MonitorExits { readings: outlet.clone() };
         let refine: super::Refine = Arc::new(|mut readings: Vec<Reading>| {
-            readings.iter_mut().for_each(|reading| reading.value *= 10.0);
+            for reading in &mut readings {
+                reading.value *= 10.0;
+            }
             readings
         });
         let probe: Arc<dyn Probe> = probe.clone();
