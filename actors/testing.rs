@@ -460,6 +460,12 @@ pub(crate) async fn house(room: ChildSpec) -> Tree {
     kloros_supervision::start(spec).await.unwrap()
 }
 
+/// Waits until everything that was sent is heard, and stops the house: a stop overtakes what still waits.
+pub(crate) async fn finish(tree: &Tree) {
+    eventually(|| tree.snapshot().walk().iter().all(|branch| branch.depth == 0)).await;
+    tree.stop(SOON).await.unwrap();
+}
+
 /// Waits until `condition` holds.
 #[track_caller]
 pub(crate) fn eventually<F: FnMut() -> bool>(mut condition: F) -> impl Future<Output = ()> {

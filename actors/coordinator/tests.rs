@@ -1,1 +1,271 @@
+//! The coordinator against scripted journals and rooms that are or are not there.
 
+use kloros_supervision::{ChildExit, ChildSpec, Collected, Exit, Outlet, Socket, Tree};
+
+use super::{Config, Coordinator, Exits, Msg};
+use crate::{
+    facts::{
+        Best, Experiment, ExperimentEnd, Fact, Intent, Kind, Metrics, Origin, Proposal, Question, QuestionEnd,
+        QuestionId, Settings, Value, Winner,
+    },
+    seams::Planning,
+    testing::{
+        HYPOTHESIS, SOON, World, catalogue, cycle, eventually, experiment, finish, house, key, promotion, question,
+    },
+};
+
+struct Room {
+    socket: Socket<Msg>,
+    tree: Tree,
+    experiments: Collected<Experiment>,
+    proposals: Collected<Planning>,
+    ended: Collected<QuestionEnd>,
+}
+
+async fn open(world: &World) -> Room {
+    let (proposals, heard) = Outlet::collecting();
+    let room = open_towards(world, proposals).await;
+    Room { proposals: heard, ..room }
+}
+
+async fn open_towards(world: &World, proposals: Outlet<Planning>) -> Room {
+    let socket = Socket::new("coordinator");
+    let (experiments, heard_experiments) = Outlet::collecting();
+    let (_, heard_proposals) = Outlet::collecting();
+    let (ended, heard_ended) = Outlet::collecting();
+    let (exits, seams) = (Exits { experiments, proposals, ended }, world.seams());
+    let spec = ChildSpec::actor("coordinator", &socket, move || {
+        let (seams, exits, config) = (seams.clone(), exits.clone(), Config { resumes_max: 1, ..Config::default() });
+        (Coordinator, super::Arguments { seams, exits, config, catalogue: catalogue(), seed: 7, rest_s: 900 })
+    });
+    let tree = house(spec).await;
+    Room { socket, tree, experiments: heard_experiments, proposals: heard_proposals, ended: heard_ended }
+}
+
+impl Room {
+    fn ask(&self, question: Question) {
+        self.socket.send(Msg::Intended(Intent::CuriosityQuestion(question))).unwrap();
+    }
+
+    fn left(&self) {
+        let exit = ChildExit { id: experiment().id.to_string(), exit: Exit::Failed("it fell over".into()) };
+        self.socket.send(Msg::Left(exit)).unwrap();
+    }
+
+    async fn restart(&self) {
+        let old = self.socket.actor().unwrap().get_id();
+        self.tree.kill("coordinator").unwrap();
+        eventually(|| self.socket.actor().is_some_and(|actor| actor.get_id() != old)).await;
+    }
+}
+
+fn won() -> ExperimentEnd {
+    let params = [("seqs".to_owned(), Value::Integer(12))].into();
+    ExperimentEnd::Won {
+        experiment: experiment().id,
+        winner: Winner {
+            experiment: "lab_tuning".into(),
+            domain: "lab".into(),
+            best: Best { params, fitness: 1.0, metrics: Metrics::new() },
+            incumbent: Settings::new(),
+            experiment_id: experiment().id,
+            measured: 8,
+            failed: 0,
+        },
+    }
+}
+
+#[tokio::test]
+async fn a_question_leads_to_the_very_experiment_in_it_once_however_often_it_is_heard() {
+    let world = World::with_env("");
+    let room = open(&world).await;
+    for _ in 0..3 {
+        room.ask(question(1));
+    }
+    let begun = room.experiments.next(SOON).await.unwrap();
+    assert_eq!((begun.id, begun.spec), (experiment().id, experiment().spec));
+    room.socket.send(Msg::Sweep).unwrap();
+    finish(&room.tree).await;
+    assert!(room.experiments.taken().is_empty());
+    assert_eq!(world.journal.count(Kind::Experiment), 1);
+    assert!(world.ends().is_empty());
+}
+
+#[tokio::test]
+async fn a_question_that_cannot_be_answered_is_refused_in_words() {
+    let world = World::with_env("");
+    let room = open(&world).await;
+    let mut outside = question(1);
+    outside.dream_experiment.param_mapping.insert("seqs".into(), key("LD_PRELOAD"));
+    let mut unmapped = question(2);
+    unmapped.dream_experiment.param_mapping.clear();
+    let mut elsewhere = question(3);
+    elsewhere.dream_experiment.domain = "nowhere".into();
+    let mut empty = question(4);
+    empty.dream_experiment.search_space.clear();
+    let mut deep = question(5);
+    deep.depth = 99;
+    for (question, says) in [
+        (outside, "LD_PRELOAD is not a knob"),
+        (unmapped, "not mapped"),
+        (elsewhere, "no domain"),
+        (empty, "empty"),
+        (deep, "our own doings"),
+    ] {
+        room.ask(question);
+        let end = room.ended.next(SOON).await.unwrap();
+        assert_eq!(end.how, "refused");
+        assert!(end.why.contains(says), "{}", end.why);
+    }
+    assert_eq!(world.journal.count(Kind::Experiment), 0);
+}
+
+#[tokio::test]
+async fn another_question_that_asks_the_same_is_refused_and_one_that_ended_is_not_asked_again() {
+    let world = World::with_env("");
+    let room = open(&world).await;
+    room.ask(question(1));
+    room.experiments.next(SOON).await.unwrap();
+    room.ask(question(2));
+    assert!(room.ended.next(SOON).await.unwrap().why.contains("the same"));
+    room.ask(question(2));
+    finish(&room.tree).await;
+    assert_eq!(world.ends(), ["refused"]);
+    assert_eq!(world.journal.count(Kind::Experiment), 1);
+}
+
+#[tokio::test]
+async fn a_question_that_waits_is_started_when_the_experiment_before_it_ends() {
+    let world = World::with_env("");
+    let room = open(&world).await;
+    room.ask(question(1));
+    room.experiments.next(SOON).await.unwrap();
+    let mut next = question(2);
+    next.hypothesis = "LAB_ERROR_DEGRADATION".into();
+    room.ask(next.clone());
+    let end = ExperimentEnd::NoBetter { experiment: experiment().id, why: "nothing".into() };
+    room.socket.send(Msg::Ended(end)).unwrap();
+    assert_eq!(room.experiments.next(SOON).await.unwrap().question, next.question_id);
+}
+
+#[tokio::test]
+async fn an_experiment_goes_on_after_a_restart_and_after_it_broke_off_but_not_for_ever() {
+    let world = World::with_env("");
+    let room = open(&world).await;
+    room.ask(question(1));
+    let begun = room.experiments.next(SOON).await.unwrap();
+    room.restart().await;
+    assert_eq!(room.experiments.next(SOON).await.unwrap(), begun);
+    room.left();
+    assert_eq!(room.experiments.next(SOON).await.unwrap(), begun);
+    room.left();
+    assert_eq!(room.ended.next(SOON).await.unwrap().how, "void");
+    assert_eq!(world.journal.count(Kind::ExperimentEnd), 1);
+    // Its place is free again.
+    room.ask(question(2));
+    assert_eq!(room.experiments.next(SOON).await.unwrap().question, question(2).question_id);
+}
+
+#[tokio::test]
+async fn an_experiment_that_ended_unheard_is_not_run_again_when_its_actor_leaves() {
+    let world = World::with_env("");
+    let room = open(&world).await;
+    room.ask(question(1));
+    room.experiments.next(SOON).await.unwrap();
+    world.write(vec![Fact::ExperimentEnd(won())]);
+    room.left();
+    let planning = room.proposals.next(SOON).await.unwrap();
+    assert_eq!(planning.proposal.settings[&key("SEQS")], Value::Integer(12));
+    finish(&room.tree).await;
+    assert!(room.experiments.taken().is_empty());
+}
+
+#[tokio::test]
+async fn a_winner_is_proposed_until_its_promotion_or_the_end_of_its_question_is_in_the_journal() {
+    for last in [
+        Fact::Promotion(promotion(&[("SEQS", 12)])),
+        Fact::QuestionEnd(QuestionEnd {
+            question: question(1).question_id,
+            hypothesis: HYPOTHESIS.into(),
+            domain: "lab".into(),
+            how: "refused".into(),
+            why: "nothing would change".into(),
+            eligible_at_ms: 0,
+        }),
+    ] {
+        let world = World::with_env("");
+        let asked = Fact::Question(question(1));
+        world.write(vec![asked, Fact::Experiment(experiment()), Fact::ExperimentEnd(won())]);
+        let room = open(&world).await;
+        room.proposals.next(SOON).await.unwrap();
+        room.socket.send(Msg::Sweep).unwrap();
+        let planning = room.proposals.next(SOON).await.unwrap();
+        assert_eq!(planning.proposal.origin, Origin::Experiment(experiment().id));
+        world.write(vec![last]);
+        room.socket.send(Msg::Sweep).unwrap();
+        finish(&room.tree).await;
+        assert!(room.proposals.taken().is_empty());
+        assert!(room.experiments.taken().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_question_whose_message_was_lost_is_found_in_the_journal() {
+    let world = World::with_env("");
+    let room = open(&world).await;
+    world.write(vec![Fact::Question(question(1))]);
+    room.socket.send(Msg::Sweep).unwrap();
+    assert_eq!(room.experiments.next(SOON).await.unwrap().id, experiment().id);
+}
+
+#[tokio::test]
+async fn a_proposal_of_a_persons_file_is_held_while_the_deployer_is_down() {
+    let world = World::with_env("");
+    let (outlet, collected) = Outlet::collecting();
+    let socket: Socket<crate::deployer::Msg> = Socket::new("deployer");
+    let room = open_towards(&world, socket.outlet(crate::deployer::Msg::Proposed)).await;
+    let proposal = Proposal {
+        cycle: cycle(),
+        origin: Origin::File("winner.json".into()),
+        experiment: "lab_tuning".into(),
+        question: None::<QuestionId>,
+        hypothesis: None,
+        domain: "lab".into(),
+        settings: [(key("SEQS"), Value::Integer(12))].into(),
+        fitness: None,
+        at_ms: 0,
+        depth: 0,
+    };
+    room.socket.send(Msg::Intended(Intent::Proposal(proposal))).unwrap();
+    let spec = ChildSpec::actor("deployer", &socket, move || (Taker, outlet.clone()));
+    let _tree = house(spec).await;
+    room.socket.send(Msg::Sweep).unwrap();
+    assert!(collected.next(SOON).await.unwrap().contains("winner.json"));
+}
+
+/// Stands where the deployer stands.
+struct Taker;
+
+impl ractor::Actor for Taker {
+    type Msg = crate::deployer::Msg;
+    type State = Outlet<String>;
+    type Arguments = Outlet<String>;
+
+    async fn pre_start(
+        &self,
+        _: ractor::ActorRef<Self::Msg>,
+        outlet: Outlet<String>,
+    ) -> Result<Outlet<String>, ractor::ActorProcessingErr> {
+        Ok(outlet)
+    }
+
+    async fn handle(
+        &self,
+        _: ractor::ActorRef<Self::Msg>,
+        msg: Self::Msg,
+        outlet: &mut Outlet<String>,
+    ) -> Result<(), ractor::ActorProcessingErr> {
+        outlet.send(format!("{msg:?}"))?;
+        Ok(())
+    }
+}

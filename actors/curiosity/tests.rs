@@ -1,1 +1,170 @@
+//! Curiosity: what it asks, and what experience changes about that.
 
+use kloros_supervision::{ChildSpec, Collected, Outlet, Socket, Tree};
+
+use super::{Config, Curiosity, Exits, Msg};
+use crate::{
+    facts::{Anomaly, AnomalyKind, Fact, Intent, Kind, Lesson, Question, QuestionEnd, Reason},
+    testing::{SOON, World, catalogue, cycle, deployment_of, eventually, finish, house, promotion, rollback},
+};
+
+struct Room {
+    socket: Socket<Msg>,
+    tree: Tree,
+    intents: Collected<Intent>,
+}
+
+async fn open(world: &World) -> Room {
+    let socket = Socket::new("curiosity");
+    let (outlet, intents) = Outlet::collecting();
+    let (exits, seams) = (Exits { intents: outlet }, world.seams());
+    let spec = ChildSpec::actor("curiosity", &socket, move || {
+        let (seams, exits, config) = (seams.clone(), exits.clone(), Config::default());
+        (Curiosity, super::Arguments { seams, exits, config, catalogue: catalogue() })
+    });
+    Room { tree: house(spec).await, socket, intents }
+}
+
+fn anomaly(depth: u32) -> Anomaly {
+    Anomaly {
+        cycle: cycle(),
+        subject: "lab".into(),
+        metric: "e2e_p95_ms".into(),
+        kind: AnomalyKind::Objective,
+        observed: 2000.0,
+        expected: 1500.0,
+        spread: 0.0,
+        score: 1.3,
+        samples: 3,
+        source: "http://127.0.0.1/metrics".into(),
+        at_ms: 0,
+        depth,
+    }
+}
+
+impl Room {
+    fn notice(&self) {
+        self.socket.send(Msg::Noticed(anomaly(0))).unwrap();
+    }
+
+    async fn asked(&self) -> Question {
+        let Intent::CuriosityQuestion(question) = self.intents.next(SOON).await.unwrap() else { panic!("no question") };
+        question
+    }
+
+    /// Returns what was asked after everything sent so far was heard.
+    async fn all_asked(self) -> usize {
+        finish(&self.tree).await;
+        self.intents.taken().len()
+    }
+
+    async fn restart(&self) {
+        let old = self.socket.actor().unwrap().get_id();
+        self.tree.kill("curiosity").unwrap();
+        eventually(|| self.socket.actor().is_some_and(|actor| actor.get_id() != old)).await;
+    }
+}
+
+fn end(question: &Question, eligible_at_ms: u64) -> QuestionEnd {
+    QuestionEnd {
+        question: question.question_id.clone(),
+        hypothesis: question.hypothesis.clone(),
+        domain: "lab".into(),
+        how: "no_better".into(),
+        why: String::new(),
+        eligible_at_ms,
+    }
+}
+
+#[tokio::test]
+async fn an_anomaly_is_asked_about_once_while_its_question_is_open_also_after_a_restart() {
+    let world = World::with_env("");
+    let room = open(&world).await;
+    room.notice();
+    assert_eq!(room.asked().await.hypothesis, "LAB_LATENCY_DEGRADATION");
+    room.notice();
+    room.restart().await;
+    room.notice();
+    assert_eq!(room.all_asked().await, 0);
+    assert_eq!(world.journal.count(Kind::Question), 1);
+}
+
+#[tokio::test]
+async fn a_question_that_ended_rests_and_is_then_asked_under_the_next_number() {
+    let world = World::with_env("");
+    let room = open(&world).await;
+    room.notice();
+    let first = room.asked().await;
+    let end = end(&first, 1_900_000);
+    world.write(vec![Fact::QuestionEnd(end.clone())]);
+    room.socket.send(Msg::Ended(end)).unwrap();
+    room.notice();
+    room.restart().await;
+    room.notice();
+    // A call would wait for what was sent before; a restart has shown that nothing was asked.
+    room.socket.send(Msg::Reconfigured(Config::default())).unwrap();
+    room.restart().await;
+    assert!(room.intents.taken().is_empty());
+    world.clock.pass(901);
+    room.notice();
+    let second = room.asked().await;
+    assert_ne!(second.question_id, first.question_id);
+    assert!(second.question_id.as_str().ends_with("002"));
+}
+
+#[tokio::test]
+async fn a_lesson_changes_what_is_asked_next() {
+    let lesson = |number: i64| {
+        let verdict = rollback(&deployment_of(promotion(&[("SEQS", number)])), Reason::Worse);
+        Lesson {
+            cycle: cycle(),
+            domain: "lab".into(),
+            question: verdict.question.clone(),
+            hypothesis: verdict.hypothesis.clone(),
+            fingerprint: String::new(),
+            verdict,
+            interest_change: -0.25,
+            rest_until_ms: 0,
+            avoid: true,
+            says: String::new(),
+        }
+    };
+    for (lessons, asked) in [(0, 1), (1, 1), (2, 0)] {
+        for is_told in [true, false] {
+            let world = World::with_env("");
+            let all: Vec<Lesson> = (0..lessons).map(|number| lesson(number + 3)).collect();
+            if !is_told {
+                world.write(all.iter().cloned().map(Fact::Lesson).collect());
+            }
+            let room = open(&world).await;
+            for lesson in all.into_iter().filter(|_| is_told) {
+                room.socket.send(Msg::Learned(lesson)).unwrap();
+            }
+            room.notice();
+            eventually(|| asked == 0 || world.journal.count(Kind::Question) == 1).await;
+            assert_eq!(room.all_asked().await, asked, "{lessons} lessons, told: {is_told}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_the_daemon_itself_may_have_caused_is_asked_about_only_so_deep() {
+    let world = World::with_env("");
+    let room = open(&world).await;
+    room.socket.send(Msg::Noticed(anomaly(4))).unwrap();
+    room.socket.send(Msg::Noticed(anomaly(3))).unwrap();
+    assert_eq!(room.asked().await.depth, 3);
+}
+
+#[tokio::test]
+async fn a_question_that_is_not_durable_is_not_asked() {
+    let world = World::with_env("");
+    let room = open(&world).await;
+    world.journal.break_at(1);
+    room.notice();
+    eventually(|| world.journal.is_broken()).await;
+    assert!(room.intents.taken().is_empty());
+    world.journal.mend();
+    room.notice();
+    room.asked().await;
+}

@@ -121,9 +121,9 @@ async fn an_env_file_that_cannot_be_written_leaves_everything_untouched() {
 #[tokio::test]
 async fn a_service_that_does_not_start_with_the_new_values_gets_the_old_ones_back() {
     let world = World::with_env(OLD);
-    world.services.script(|text| match text.contains("SEQS=12") {
-        true => Err(ServiceError::DidNotStart("no memory".into())),
-        false => Ok(()),
+    world.services.script(|text| {
+        let is_new = text.contains("SEQS=12");
+        if is_new { Err(ServiceError::DidNotStart("no memory".into())) } else { Ok(()) }
     });
     check_rollback(&world, OLD, "not_healthy").await;
 }

@@ -1,1 +1,179 @@
+//! The validator against a scripted bench.
 
+use std::time::Duration;
+
+use kloros_supervision::{ChildSpec, Collected, Outlet, Socket, Tree};
+
+use super::{Config, Exits, Msg, Validator};
+use crate::{
+    facts::{Deployment, Fact, FailureKind, Kind, Metrics, Reason, Ruled, Stage, Step, Verdict},
+    record::record_verdict,
+    testing::{
+        SOON, World, catalogue, deployment_of, eventually, failure, finish, house, key, number, promotion, rate,
+        rollback,
+    },
+};
+
+const NEW: &str = "SEQS=12\n";
+
+struct Room {
+    socket: Socket<Msg>,
+    tree: Tree,
+    verdicts: Collected<Verdict>,
+}
+
+/// Puts a deployment of `SEQS=12` on the scales.
+fn live() -> (World, Deployment) {
+    let world = World::with_env(NEW);
+    let deployment = deployment_of(promotion(&[("SEQS", 12)]));
+    let steps = [Step::Intended, Step::Armed, Step::Applied, Step::Restarted, Step::Proven];
+    world.write_deployment(&deployment, &steps);
+    (world, deployment)
+}
+
+async fn open(world: &World) -> Room {
+    let socket = Socket::new("validator");
+    let (outlet, verdicts) = Outlet::collecting();
+    let (exits, seams) = (Exits { verdicts: vec![outlet] }, world.seams());
+    let spec = ChildSpec::actor("validator", &socket, move || {
+        let (seams, exits, config) = (seams.clone(), exits.clone(), Config::default());
+        let run_within = Duration::from_secs(60);
+        (Validator, super::Arguments { seams, exits, config, catalogue: catalogue(), run_within })
+    });
+    Room { tree: house(spec).await, socket, verdicts }
+}
+
+/// Returns the verdict when the new settings measure `factor` times the old ones.
+async fn judge(world: &World, factor: f64) -> Verdict {
+    world.bench.script(move |assignment| {
+        let is_new = number(&assignment.settings, "SEQS") == 12.0;
+        Ok(rate(if is_new { 100.0 * factor } else { 100.0 }, assignment))
+    });
+    let room = open(world).await;
+    let verdict = room.verdicts.next(SOON).await.unwrap();
+    assert_eq!(world.stage(), Stage::Judged(verdict.outcome));
+    assert_eq!(world.verdicts(), std::slice::from_ref(&verdict));
+    verdict
+}
+
+#[tokio::test]
+async fn better_is_a_success_much_worse_a_rollback_and_what_lies_between_neutral() {
+    for (factor, outcome) in [(1.2, Ruled::Success), (0.98, Ruled::Neutral), (0.8, Ruled::Rollback)] {
+        let (world, _) = live();
+        let verdict = judge(&world, factor).await;
+        assert_eq!(verdict.outcome, outcome, "{factor}");
+        assert_eq!(verdict.blocks as usize * 4, world.bench.begun().len());
+        assert_eq!(world.journal.count(Kind::Run), world.bench.begun().len());
+        let ratio = verdict.improvement.unwrap().ratio;
+        assert!((ratio - (factor - 1.0)).abs() < 0.01, "{ratio}");
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_runs_with_other_values_than_were_measured_is_rolled_back() {
+    let (world, _) = live();
+    world.services.say(Some(Ok([("SEQS".to_owned(), "2".to_owned())].into())));
+    let verdict = judge(&world, 1.2).await;
+    assert_eq!((verdict.outcome, verdict.reason.label()), (Ruled::Rollback, "not_effective"));
+}
+
+#[tokio::test]
+async fn a_service_that_cannot_be_asked_in_the_end_is_rolled_back() {
+    let (world, _) = live();
+    world.services.say(Some(Err(crate::seams::ServiceError::Unreachable("gone".into()))));
+    assert_eq!(judge(&world, 1.2).await.reason.label(), "not_healthy");
+}
+
+#[tokio::test]
+async fn a_key_that_a_person_edited_meanwhile_makes_the_measurement_void() {
+    let (world, _) = live();
+    world.env.set("SEQS=9\n");
+    let verdict = judge(&world, 1.2).await;
+    assert_eq!(verdict.reason, Reason::HumanOverride { key: key("SEQS") });
+}
+
+#[tokio::test]
+async fn a_validator_that_is_killed_goes_on_and_repeats_no_run_that_was_recorded() {
+    let (world, _) = live();
+    world.bench.script(|assignment| Ok(rate(100.0 * number(&assignment.settings, "SEQS"), assignment)));
+    let room = open(&world).await;
+    for round in 1..=3 {
+        eventually(|| world.journal.count(Kind::Run) >= 2 * round || !world.verdicts().is_empty()).await;
+        room.tree.kill("validator").ok();
+    }
+    let verdict = room.verdicts.next(SOON).await.unwrap();
+    assert_eq!(verdict.outcome, Ruled::Success);
+    let runs = world.journal.facts(&[Kind::Run]);
+    let place = |fact: &Fact| match fact {
+        Fact::Run { block, place, .. } => (*block, *place),
+        _ => (0, 0),
+    };
+    let places: std::collections::BTreeSet<_> = runs.iter().map(place).collect();
+    assert_eq!(places.len(), runs.len());
+    assert_eq!(world.verdicts().len(), 1);
+}
+
+#[tokio::test]
+async fn a_run_under_way_is_dropped_when_the_validator_is_killed_or_the_deployment_withdrawn() {
+    let (world, deployment) = live();
+    world.bench.hang(true);
+    let room = open(&world).await;
+    eventually(|| world.bench.begun().len() == 1).await;
+    room.tree.kill("validator").unwrap();
+    eventually(|| world.bench.dropped() == 1 && world.bench.begun().len() == 2).await;
+    let begun = world.bench.begun();
+    assert_eq!(begun[0], begun[1]);
+    record_verdict(&world.seams(), &rollback(&deployment, Reason::Person { uid: 0 })).await.unwrap();
+    room.socket.send(Msg::Withdrawn(deployment.id.clone())).unwrap();
+    eventually(|| world.bench.dropped() == 2).await;
+    // It may be told of again; it was judged.
+    room.socket.send(Msg::Deployed(deployment)).unwrap();
+    room.socket.send(Msg::Reconfigured(Config::default())).unwrap();
+    finish(&room.tree).await;
+    assert_eq!(world.bench.begun().len(), 2);
+    assert_eq!(world.verdicts().len(), 1);
+}
+
+#[tokio::test]
+async fn a_deployment_that_is_told_of_twice_gets_one_verdict() {
+    let (world, deployment) = live();
+    world.bench.script(|assignment| Ok(rate(100.0, assignment)));
+    let room = open(&world).await;
+    room.socket.send(Msg::Deployed(deployment.clone())).unwrap();
+    room.verdicts.next(SOON).await.unwrap();
+    room.socket.send(Msg::Deployed(deployment)).unwrap();
+    finish(&room.tree).await;
+    assert_eq!(world.verdicts().len(), 1);
+    assert!(room.verdicts.taken().is_empty());
+}
+
+#[tokio::test]
+async fn a_bench_that_fails_panics_or_loses_the_metric_ends_in_a_rollback_and_never_hangs() {
+    for way in 0..4 {
+        let (world, _) = live();
+        world.bench.script(move |assignment| {
+            let is_new = number(&assignment.settings, "SEQS") == 12.0;
+            match way {
+                0 => Err(failure(FailureKind::BenchFailed)),
+                1 => panic!("the bench fell over"),
+                2 if is_new => Ok(Metrics::new()),
+                3 if is_new => Ok(Metrics::from([("rate".to_owned(), f64::NAN)])),
+                _ => Ok(rate(100.0, assignment)),
+            }
+        });
+        let room = open(&world).await;
+        let verdict = room.verdicts.next(SOON).await.unwrap();
+        assert_eq!(verdict.outcome, Ruled::Rollback, "{way}: {:?}", verdict.reason);
+    }
+}
+
+#[tokio::test]
+async fn a_journal_that_fails_during_the_validation_costs_no_verdict() {
+    let (world, _) = live();
+    world.bench.script(|assignment| Ok(rate(100.0, assignment)));
+    world.journal.break_at(5);
+    let room = open(&world).await;
+    eventually(|| world.journal.is_broken()).await;
+    world.journal.mend();
+    assert_eq!(room.verdicts.next(SOON).await.unwrap().outcome, Ruled::Neutral);
+}
