@@ -83,7 +83,8 @@ impl Control {
     pub async fn propose(&self, domain: &str, settings: Settings, uid: u32) -> Result<Promotion, ControlError> {
         let now_ms = self.seams.clock.now_ms();
         let proposal = Proposal {
-            cycle: CycleId::new(format!("c-{}", short_hash(&["try", domain, &now_ms.to_string()]))),
+            // Two people may try different things in the same millisecond: what is tried is part of the name.
+            cycle: CycleId::new(format!("c-{}", short_hash(&["try", domain, &format!("{now_ms} {settings:?}")]))),
             origin: Origin::Person(uid),
             experiment: "try".to_owned(),
             question: None,

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Config;
-use crate::facts::{Domain, Experiment, ExperimentSpec, Question, QuestionId};
+use crate::facts::{Budget, Domain, Experiment, ExperimentSpec, KnobKind, Question, QuestionId};
 
 /// How many of the daemon's own doings may stand behind a question at all. Curiosity's own limit is lower and the
 /// operator's to set; this one also stops a circle that runs through the inbox.
@@ -42,15 +42,41 @@ pub fn objection(spec: &ExperimentSpec, domain: Option<&Domain>) -> Option<Strin
     if spec.search_space.is_empty() {
         return Some("the search space is empty".to_owned());
     }
-    for name in spec.search_space.keys() {
+    let Budget { max_candidates, max_generations } = spec.budget;
+    if !(1..=BUDGET_MAX).contains(&max_candidates) || !(1..=BUDGET_MAX).contains(&max_generations) {
+        return Some(format!("the budget of {max_candidates} x {max_generations} is outside 1 to {BUDGET_MAX} each"));
+    }
+    for (name, range) in &spec.search_space {
         let Some(key) = spec.param_mapping.get(name) else {
             return Some(format!("parameter {name:?} is not mapped to an env key"));
         };
-        if !domain.knobs.contains_key(key) {
+        let Some(knob) = domain.knobs.get(key) else {
             return Some(format!("{key} is not a knob of domain {}", domain.name));
+        };
+        if !is_within(range, &knob.range) {
+            return Some(format!("the range of {name:?} is wider than that of {key}"));
         }
     }
     None
+}
+
+/// The most candidates or generations that any experiment may have, wherever it comes from; the settings' own limit.
+pub const BUDGET_MAX: u32 = 1000;
+
+fn is_within(range: &KnobKind, knob: &KnobKind) -> bool {
+    match (range, knob) {
+        (KnobKind::Integer { min, max, .. }, KnobKind::Integer { min: least, max: most, .. }) => {
+            least <= min && min <= max && max <= most
+        }
+        (KnobKind::Float { min, max, .. }, KnobKind::Float { min: least, max: most, .. }) => {
+            least <= min && min <= max && max <= most
+        }
+        (KnobKind::Boolean, KnobKind::Boolean) => true,
+        (KnobKind::Choice { values }, KnobKind::Choice { values: known }) => {
+            !values.is_empty() && values.iter().all(|value| known.contains(value))
+        }
+        _ => false,
+    }
 }
 
 /// The experiments that run.

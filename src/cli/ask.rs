@@ -243,6 +243,12 @@ async fn follow(home: &Home, promotion: &Promotion, out: &mut Out) -> anyhow::Re
                 _ => {}
             }
         }
+        if Client::find(home)?.is_none() {
+            bail!(
+                "the daemon is gone; what was not judged is undone when it starts again: kloros explain {}",
+                promotion.id
+            );
+        }
         tokio::time::sleep(LOOK_EVERY).await;
     }
     bail!("not judged within {} s; see `kloros explain {}`", VERDICT_WITHIN.as_secs(), promotion.id)
