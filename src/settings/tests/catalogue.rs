@@ -217,15 +217,15 @@ fn numbers_that_measure_nothing_are_refused() {
         "direction = \"higher\"",
         "metrics.goodput_per_s.direction: expected up or down, found the text \"higher\"",
     );
-    lab_refused("{ value_max = 0.2 }", "{ }", "metrics.error_rate.guard: guards nothing: give loss_max or value_max");
-    lab_refused("window_s = 2", "window_s = 0", "bench.window_s: 0 is outside 0.001 to 86400");
-    lab_refused("warmup_s = 0.5", "warmup_s = inf", "bench.warmup_s: inf is no finite number");
+    lab_refused("{ value_max = 0.4 }", "{ }", "metrics.error_rate.guard: guards nothing: give loss_max or value_max");
+    lab_refused("window_s = 1.5", "window_s = 0", "bench.window_s: 0 is outside 0.001 to 86400");
+    lab_refused("warmup_s = 0.3", "warmup_s = inf", "bench.warmup_s: inf is no finite number");
     lab_refused(
-        "output_tokens = { min = 8,",
+        "output_tokens = { min = 32,",
         "output_tokens = { min = 80,",
-        "bench.output_tokens: min 80 is above max 32",
+        "bench.output_tokens: min 80 is above max 64",
     );
-    lab_refused("rate_per_s = 12", "rate_per_s = 0", "bench.load.poisson.rate_per_s: 0 is outside 0.001 to 100000");
+    lab_refused("rate_per_s = 36", "rate_per_s = 0", "bench.load.poisson.rate_per_s: 0 is outside 0.001 to 100000");
     lab_refused(
         "load = { poisson",
         "load = { poison",
