@@ -119,7 +119,7 @@ impl Driver {
             Ok((uuid, device)) => {
                 self.uuids.insert(index, uuid.clone());
                 let mut seen = vec![("lost", 0.0)];
-                seen.extend(measured(&device));
+                seen.extend(Answers::of(&device).measured());
                 Some(Gpu { uuid, seen })
             }
             Err(error) => {
@@ -131,27 +131,49 @@ impl Driver {
     }
 }
 
-fn measured(device: &Device<'_>) -> Vec<(&'static str, f64)> {
-    let slowed = ThrottleReasons::HW_SLOWDOWN
-        | ThrottleReasons::SW_THERMAL_SLOWDOWN
-        | ThrottleReasons::HW_THERMAL_SLOWDOWN
-        | ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN;
-    let utilization = device.utilization_rates().map(|rates| f64::from(rates.gpu.min(100)) / 100.0);
-    // What is neither free nor usable counts as used, so that 1 means full.
-    let memory = device.memory_info().map(|memory| 1.0 - memory.free as f64 / memory.total as f64);
-    let temperature = device.temperature(TemperatureSensor::Gpu).map(f64::from);
-    let power = device.power_usage().map(|milliwatts| f64::from(milliwatts) / 1000.0);
-    let throttled = device.current_throttle_reasons().map(|reasons| f64::from(u8::from(reasons.intersects(slowed))));
-    [
-        ("utilization_ratio", utilization),
-        ("memory_used_ratio", memory),
-        ("temperature_celsius", temperature),
-        ("power_watts", power),
-        ("throttled", throttled),
-    ]
-    .into_iter()
-    .filter_map(|(metric, value)| Some((metric, value.ok()?)))
-    .collect()
+/// What one GPU answered, as NVML says it; what it does not support or would not say is absent.
+#[derive(Clone, Debug, Default)]
+struct Answers {
+    utilization_percent: Option<u32>,
+    memory_free_bytes: Option<u64>,
+    memory_total_bytes: Option<u64>,
+    temperature_celsius: Option<u32>,
+    power_milliwatts: Option<u32>,
+    throttle_reasons: Option<ThrottleReasons>,
+}
+
+impl Answers {
+    fn of(device: &Device<'_>) -> Self {
+        let memory = device.memory_info().ok();
+        Self {
+            utilization_percent: device.utilization_rates().ok().map(|rates| rates.gpu),
+            memory_free_bytes: memory.as_ref().map(|memory| memory.free),
+            memory_total_bytes: memory.as_ref().map(|memory| memory.total),
+            temperature_celsius: device.temperature(TemperatureSensor::Gpu).ok(),
+            power_milliwatts: device.power_usage().ok(),
+            throttle_reasons: device.current_throttle_reasons().ok(),
+        }
+    }
+
+    /// Returns the readings that the answers amount to, in base units.
+    fn measured(&self) -> Vec<(&'static str, f64)> {
+        let slowed = ThrottleReasons::HW_SLOWDOWN
+            | ThrottleReasons::SW_THERMAL_SLOWDOWN
+            | ThrottleReasons::HW_THERMAL_SLOWDOWN
+            | ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN;
+        // What is neither free nor usable counts as used, so that 1 means full.
+        let memory = self.memory_free_bytes.zip(self.memory_total_bytes);
+        [
+            ("utilization_ratio", self.utilization_percent.map(|percent| f64::from(percent.min(100)) / 100.0)),
+            ("memory_used_ratio", memory.map(|(free, total)| 1.0 - free as f64 / total as f64)),
+            ("temperature_celsius", self.temperature_celsius.map(f64::from)),
+            ("power_watts", self.power_milliwatts.map(|milliwatts| f64::from(milliwatts) / 1000.0)),
+            ("throttled", self.throttle_reasons.map(|reasons| f64::from(u8::from(reasons.intersects(slowed))))),
+        ]
+        .into_iter()
+        .filter_map(|(metric, value)| Some((metric, value?)))
+        .collect()
+    }
 }
 
 fn refusal(error: &NvmlError) -> ProbeError {
@@ -273,6 +295,58 @@ mod tests {
         for _ in 0..2 {
             assert!(apart.ask().await.unwrap_err().contains("its thread is gone"));
         }
+    }
+
+    /// What a real H100 answered; see `tests/fixtures/nvml/README.md`.
+    fn h100(state: &str) -> Answers {
+        let file = format!("{}/tests/fixtures/nvml/h100-80gb-{state}.json", env!("CARGO_MANIFEST_DIR"));
+        let said: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        let value = |call: &str| said["gpus"][0][call]["value"].clone();
+        let number = |value: serde_json::Value| value.as_u64().unwrap();
+        let reasons = number(value("nvmlDeviceGetCurrentClocksThrottleReasons"));
+        Answers {
+            utilization_percent: Some(number(value("nvmlDeviceGetUtilizationRates")["gpu"].clone()) as u32),
+            memory_free_bytes: Some(number(value("nvmlDeviceGetMemoryInfo_v2")["free"].clone())),
+            memory_total_bytes: Some(number(value("nvmlDeviceGetMemoryInfo_v2")["total"].clone())),
+            temperature_celsius: Some(number(value("nvmlDeviceGetTemperature(0)")) as u32),
+            power_milliwatts: Some(number(value("nvmlDeviceGetPowerUsage")) as u32),
+            throttle_reasons: ThrottleReasons::from_bits(reasons),
+        }
+    }
+
+    #[track_caller]
+    fn check_h100(state: &str, expected: [(&str, f64); 5]) {
+        for ((metric, value), (name, wanted)) in h100(state).measured().into_iter().zip(expected) {
+            assert!(metric == name && (value - wanted).abs() < 1e-4, "{metric} is {value}, not {name} {wanted}");
+        }
+    }
+
+    #[test]
+    fn an_idle_h100_is_cool_and_empty_but_for_what_the_driver_keeps() {
+        check_h100(
+            "idle",
+            [
+                ("utilization_ratio", 0.0),
+                ("memory_used_ratio", 0.0059),
+                ("temperature_celsius", 33.0),
+                ("power_watts", 92.845),
+                ("throttled", 0.0),
+            ],
+        );
+    }
+
+    #[test]
+    fn an_h100_at_its_power_limit_with_full_memory_is_full_and_not_throttled() {
+        check_h100(
+            "busy",
+            [
+                ("utilization_ratio", 1.0),
+                ("memory_used_ratio", 0.9745),
+                ("temperature_celsius", 60.0),
+                ("power_watts", 698.274),
+                ("throttled", 0.0),
+            ],
+        );
     }
 
     #[test]

@@ -232,6 +232,25 @@ fn hostile_files_are_set_aside_and_the_loop_goes_on() {
 }
 
 #[test]
+fn settings_can_be_measured_beside_the_service_while_nothing_changes() {
+    let mut house = House::new(QUIET, "");
+    fs::write(house.path(".kloros_env"), "LAB_MAX_NUM_SEQS=1\n").unwrap();
+    let measured = house.json(&["bench", "lab", "LAB_MAX_NUM_SEQS=16", "LAB_BATCH_WAIT_MS=0", "--runs", "2"]);
+    assert_eq!(measured["improvements"].as_array().unwrap().len(), 2, "{measured}");
+    let goodput = |side: &str| measured[side][0]["goodput_per_s"].as_f64().unwrap();
+    assert!(goodput("then") > goodput("now"), "{measured}");
+    assert_eq!(house.read(".kloros_env"), "LAB_MAX_NUM_SEQS=1\n");
+    assert_eq!(house.processes(), 0, "an instance is left");
+    for wrong in ["LAB_MAX_NUM_SEQS=0", "PATH=/tmp", "LAB_MAX_NUM_SEQS"] {
+        assert_eq!(house.kloros(&["bench", "lab", wrong]).status.code(), Some(2), "{wrong}");
+    }
+    house.start(&[]);
+    let beside = house.kloros(&["bench", "lab"]);
+    assert_eq!(beside.status.code(), Some(2));
+    assert!(said(&beside).contains("stop the daemon first"), "{}", said(&beside));
+}
+
+#[test]
 fn a_winner_that_its_owner_drops_is_deployed_like_any_other() {
     let mut house = House::new(QUIET, "");
     house.start(&[]);

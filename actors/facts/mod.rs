@@ -10,7 +10,7 @@ mod value;
 
 mod agreement;
 
-pub(crate) mod objective;
+pub mod objective;
 
 mod domain;
 

@@ -2,13 +2,14 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
 use clap::Args;
 use kloros_actors::{
-    facts::{Fact, Key, Kind, Promotion, Recorded, Ruling, Settings, Verdict},
+    facts::{Domain, Fact, Key, Kind, Promotion, Recorded, Ruling, Settings, Verdict},
     seams::Query,
 };
 use serde_json::Value as Json;
@@ -170,7 +171,7 @@ pub(crate) async fn kill(home: &Home, room: String, out: &mut Out) -> anyhow::Re
 
 pub(crate) async fn propose(home: &Home, args: TryArgs, out: &mut Out) -> anyhow::Result<Answer> {
     let client = Client::to(home)?;
-    let settings = parse(home, &args)?;
+    let (_, settings) = parse(home, args.config.as_deref(), &args.domain, &args.settings)?;
     let body = TryBody { domain: args.domain.clone(), settings };
     let promotion = match client.post::<Promotion>("/try", &body).await? {
         Said::Yes(promotion) => promotion,
@@ -186,19 +187,20 @@ pub(crate) async fn propose(home: &Home, args: TryArgs, out: &mut Out) -> anyhow
     follow(home, &promotion, out).await
 }
 
-/// Gives each value the type of its knob, so that a slip is told here and not by the service.
-fn parse(home: &Home, args: &TryArgs) -> anyhow::Result<Settings> {
-    let known = settings::Settings::load(home.root(), args.config.as_deref())?;
-    let domains = known.catalogue.domains;
-    let domain = domains.get(&args.domain).with_context(|| {
-        format!(
-            "there is no domain {:?}; there are {}",
-            args.domain,
-            domains.keys().cloned().collect::<Vec<_>>().join(", ")
-        )
+/// Returns the domain of this name and the settings in `texts`, each with the type of its knob, so that a slip is told
+/// here and not by the service.
+pub(super) fn parse(
+    home: &Home,
+    config: Option<&Path>,
+    name: &str,
+    texts: &[String],
+) -> anyhow::Result<(Domain, Settings)> {
+    let mut domains = settings::Settings::load(home.root(), config)?.catalogue.domains;
+    let domain = domains.remove(name).with_context(|| {
+        format!("there is no domain {name:?}; there are {}", domains.keys().cloned().collect::<Vec<_>>().join(", "))
     })?;
     let mut settings = BTreeMap::new();
-    for text in &args.settings {
+    for text in texts {
         let (name, value) = text.split_once('=').with_context(|| format!("{text:?} is not KEY=VALUE"))?;
         let key = Key::new(name).map_err(anyhow::Error::msg)?;
         let knob = domain.knobs.get(&key).with_context(|| {
@@ -214,7 +216,7 @@ fn parse(home: &Home, args: &TryArgs) -> anyhow::Result<Settings> {
             bail!("{name} is given twice");
         }
     }
-    Ok(settings)
+    Ok((domain, settings))
 }
 
 /// Follows a proposal until it is judged, refused or waits for a person.

@@ -1,6 +1,7 @@
 //! The command line: the answer first, the machine form on request, an honest exit code.
 
 mod ask;
+mod bench;
 mod client;
 mod list;
 mod out;
@@ -75,6 +76,8 @@ enum Command {
     },
     /// Propose settings of your own, through the same gate, deployment and validation
     Try(ask::TryArgs),
+    /// Measure settings beside what serves, as an experiment would; changes nothing
+    Bench(bench::BenchArgs),
     /// Check the configuration and say all that is wrong with it
     CheckConfig {
         /// The configuration file [default: kloros.toml in the home]
@@ -181,6 +184,7 @@ async fn obey(cli: Cli) -> anyhow::Result<Answer> {
         Command::Reject(args) => ask::answer(&home()?, args.id, false, args.reason, &mut out).await,
         Command::Rollback { id } => ask::rollback(&home()?, id, &mut out).await,
         Command::Try(args) => ask::propose(&home()?, args, &mut out).await,
+        Command::Bench(args) => bench::bench(&home()?, args, &mut out).await,
         Command::CheckConfig { config } => check_config(&home()?, config.as_deref(), &mut out),
         Command::RebuildLogs => rebuild_logs(&home()?, &mut out),
         Command::Chaos(Chaos::Kill { room }) => ask::kill(&home()?, room, &mut out).await,

@@ -1,0 +1,157 @@
+//! `kloros bench`: measures settings on instances of their own, as an experiment would, and changes nothing.
+
+use std::{path::PathBuf, sync::Arc};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use kloros_actors::{
+    facts::{Domain, Measurement, Metrics, Settings, TrialFailure, objective},
+    observer::detectors::median,
+    seams::{Assignment, Bench},
+};
+use serde::Serialize;
+
+use super::{Answer, ask, out::Out};
+use crate::{bench::Runner, clock::SystemClock, home::Home};
+
+/// What is measured.
+#[derive(Args)]
+pub(crate) struct BenchArgs {
+    /// The domain
+    domain: String,
+    /// Settings to compare with those of the env file; without any, those of the env file alone are measured
+    #[arg(value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+    /// How often each is measured, taking turns
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=RUNS_MAX))]
+    runs: u32,
+    /// The seed of the load
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// The configuration file [default: kloros.toml in the home]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// The most runs of one command.
+const RUNS_MAX: i64 = 1000;
+
+/// What was measured, as it is printed.
+#[derive(Debug, Serialize)]
+struct Report {
+    domain: String,
+    settings: Settings,
+    /// The runs with the env file's settings.
+    now: Vec<Metrics>,
+    /// The runs with the settings that were given; each under the same load as its partner in `now`.
+    then: Vec<Metrics>,
+    /// How much better each pair was, as a ratio.
+    improvements: Vec<f64>,
+    /// Why runs failed.
+    failures: Vec<TrialFailure>,
+}
+
+pub(crate) async fn bench(home: &Home, args: BenchArgs, out: &mut Out) -> anyhow::Result<Answer> {
+    // Held throughout: a daemon's trials and these would only measure each other.
+    let _lock = home.lock().context("measuring needs the machine to itself; stop the daemon first")?;
+    let (mut domain, settings) = ask::parse(home, args.config.as_deref(), &args.domain, &args.settings)?;
+    domain.service.env_file = home.root().join(&domain.service.env_file);
+    let exe = std::env::current_exe().context("cannot find this program's own file")?;
+    let runner = Runner::new(home.root().to_path_buf(), exe, Arc::new(SystemClock));
+    let report = tokio::select! {
+        report = measure(&runner, &domain, settings, &args, out) => report?,
+        // Dropping the measurement ends its instance.
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted.context("cannot hear Ctrl-C")?;
+            bail!("interrupted; nothing was changed and no instance is left");
+        }
+    };
+    let is_whole = report.failures.is_empty();
+    out.answer(&report, || words(&report, &domain))?;
+    Ok(if is_whole { Answer::Done } else { Answer::No })
+}
+
+async fn measure(
+    runner: &Runner,
+    domain: &Domain,
+    settings: Settings,
+    args: &BenchArgs,
+    out: &mut Out,
+) -> anyhow::Result<Report> {
+    let mut report = Report {
+        domain: domain.name.clone(),
+        settings,
+        now: Vec::new(),
+        then: Vec::new(),
+        improvements: Vec::new(),
+        failures: Vec::new(),
+    };
+    for run in 0..args.runs {
+        let seed = args.seed.wrapping_add(u64::from(run));
+        let (mut now, mut then) = (None, None);
+        // Who goes first alternates, so that what drifts does not favour one of them.
+        for is_given in [run % 2 == 1, run % 2 == 0] {
+            if is_given && report.settings.is_empty() {
+                continue;
+            }
+            if out.is_terminal() {
+                out.over(&format!("measures  run {} of {}", run + 1, args.runs))?;
+            }
+            let settings = if is_given { report.settings.clone() } else { Settings::new() };
+            let label = format!("bench.{run}.{}", if is_given { "then" } else { "now" });
+            match runner.measure(domain, Assignment { label, settings, seed }).await {
+                Ok(Measurement { metrics, .. }) => *(if is_given { &mut then } else { &mut now }) = Some(metrics),
+                Err(failure) => report.failures.push(failure),
+            }
+        }
+        if let (Some(now), Some(then)) = (&now, &then) {
+            report.improvements.extend(objective::improvement(&domain.metrics, now, then));
+        }
+        report.now.extend(now);
+        report.then.extend(then);
+    }
+    if out.is_terminal() {
+        out.over("")?;
+    }
+    Ok(report)
+}
+
+fn words(report: &Report, domain: &Domain) -> String {
+    let mut names: Vec<&String> = report.now.iter().chain(&report.then).flat_map(Metrics::keys).collect();
+    names.sort();
+    names.dedup();
+    let compares = !report.settings.is_empty();
+    let columns = if compares { "now         then" } else { "now" };
+    let mut lines = vec![format!(
+        "{:24} {:>width$}",
+        format!("median of {}", report.now.len()),
+        columns,
+        width = columns.len() + 9
+    )];
+    for name in names {
+        let cell = |runs: &[Metrics]| {
+            median(runs.iter().filter_map(|metrics| metrics.get(name).copied()))
+                .map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"))
+        };
+        let mark = if domain.metrics.contains_key(name) { "*" } else { " " };
+        let then = if compares { format!(" {:>12}", cell(&report.then)) } else { String::new() };
+        lines.push(format!("{mark} {name:22} {:>12}{then}", cell(&report.now)));
+    }
+    if let Some(middle) = median(report.improvements.iter().copied()) {
+        let least = report.improvements.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = report.improvements.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        lines.push(format!(
+            "then is {:+.1} % against now, the median of {} pairs ({:+.1} to {:+.1})",
+            middle * 100.0,
+            report.improvements.len(),
+            least * 100.0,
+            most * 100.0
+        ));
+    }
+    lines.extend(report.failures.iter().map(|failure| format!("failed: {}: {}", failure.kind, failure.detail)));
+    if compares {
+        let settings: Vec<String> = report.settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        lines.push(format!("kloros try {} {}", report.domain, settings.join(" ")));
+    }
+    lines.join("\n")
+}
