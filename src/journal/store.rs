@@ -9,6 +9,7 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use super::{
     fault::Fault,
+    mark::Mark,
     outbox::{FlushError, Pump},
     reader::Reader,
     schema::{self, Identity},
@@ -45,10 +46,10 @@ pub(crate) fn open(home: &Home) -> Result<Store, JournalError> {
         tracing::warn!(verified.checked, verified.facts, "the older facts are not checked at the start");
     }
     let last = last_place(&connection).map_err(told)?.cast_unsigned();
-    let identity = Identity::of(&path)?;
+    let (identity, mark) = (Identity::of(&path)?, Mark::open(&path, last)?);
     let shared = Arc::new(Shared { identity, suspect: std::sync::OnceLock::new(), appended: watch::Sender::new(last) });
     let (jobs, waiting) = mpsc::channel(JOBS_MAX);
-    let writer = Writer::new(connection, shared.clone(), epoch);
+    let writer = Writer::new(connection, shared.clone(), epoch, mark);
     start(writer, waiting, &path)?;
     let pump = Pump::new(home.root(), Reader::at(path.clone())?, &jobs);
     Ok(Store { jobs, reader: Arc::new(Mutex::new(reader)), pump: Arc::new(Mutex::new(pump)), shared })

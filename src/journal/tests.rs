@@ -22,6 +22,8 @@ use super::{
 };
 use crate::home::{Home, HomeError};
 
+mod damage;
+
 const AT_MS: u64 = 1_762_011_720_000;
 
 /// A home that goes with the test.
