@@ -15,10 +15,13 @@ use kloros_actors::{
 use serde::{Deserialize, de::IgnoredAny};
 
 use crate::home::Home;
-use folder::{Folder, is_being_written, read_small};
+use folder::{FILES_A_TURN_MAX, Folder, is_being_written, read_small};
 
 /// How often the folders are looked into.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How long others have their turn while a flooded folder is emptied.
+const BREATH: Duration = Duration::from_millis(100);
 
 /// How many questions and winners that are known already are compared with.
 const KNOWN_MAX: usize = 5_000;
@@ -57,13 +60,15 @@ impl Inbox {
         let mut intents = Folder::new(self.home.intents_folder());
         let mut winners = Folder::new(self.home.winners_folder());
         loop {
-            for path in intents.look() {
-                self.take_intent(&path);
+            let (questions, proposals) = (intents.look(), winners.look());
+            for path in &questions {
+                self.take_intent(path);
             }
-            for path in winners.look() {
-                self.take_winner(&path, &mut winners).await?;
+            for path in &proposals {
+                self.take_winner(path, &mut winners).await?;
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            let flooded = questions.len().max(proposals.len()) >= FILES_A_TURN_MAX;
+            tokio::time::sleep(if flooded { BREATH } else { LOOK_EVERY }).await;
         }
     }
 

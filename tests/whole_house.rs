@@ -232,6 +232,148 @@ fn hostile_files_are_set_aside_and_the_loop_goes_on() {
 }
 
 #[test]
+fn whatever_lies_in_an_inbox_is_refused_with_its_reason_beside_it() {
+    let mut house = House::new(QUIET, "");
+    house.start(&[]);
+    let winners = "artifacts/dream/winners";
+    let best = r#""best": {"params": {"max_num_seqs": 8}}"#;
+    let base = format!(r#""experiment": "lab_tuning", "domain": "lab", {best}"#);
+    house.drop_file(winners, "unknown.json", &format!(r#"{{{base}, "autonomy": 3}}"#));
+    house.drop_file(winners, "twice.json", &format!(r#"{{{base}, "domain": "lab"}}"#));
+    house.drop_file(winners, "deep.json", &"[".repeat(60_000));
+    std::os::unix::fs::symlink("/etc/passwd", house.path(winners).join("link.json")).unwrap();
+    let pipe = house.path(winners).join("pipe.json");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    house.drop_file(".kloros/intents", "twice.json", r#"{"type": "curiosity_question", "type": "shell", "data": {}}"#);
+    for number in 0..1000 {
+        fs::write(house.path(".kloros/intents").join(format!("flood-{number}.json")), "{}").unwrap();
+    }
+    let cases = [
+        (winners, "unknown.json", "unknown field `autonomy`"),
+        (winners, "twice.json", "stands twice"),
+        (winners, "deep.json", "recursion limit"),
+        (winners, "link.json", "symbolic link"),
+        (winners, "pipe.json", "no plain file"),
+        (".kloros/intents/processed", "twice.json", "stands twice"),
+        (".kloros/intents/processed", "flood-999.json", "missing field"),
+    ];
+    for (folder, name, part) in cases {
+        let reason = format!("{folder}/{name}.reason");
+        house.until("the reason is told", 2 * MINUTE, |house| !house.read(&reason).is_empty());
+        assert!(house.read(&reason).contains(part), "{name}: {}", house.read(&reason));
+        assert!(exists(&house.path(&format!("{folder}/{name}.refused"))), "{name}");
+    }
+    assert_eq!(house.read(".kloros_env"), "", "nothing was applied");
+}
+
+#[test]
+fn the_same_proposal_waits_once_and_the_second_is_told_of_the_first() {
+    let mut house = House::new(QUIET, "[gate]\nautonomy = 0");
+    house.start(&[]);
+    let first = house.kloros(&["try", "lab", "LAB_MAX_NUM_SEQS=8"]);
+    assert!(said(&first).contains("waits for you"), "{}", said(&first));
+    let status = house.json(&["status"]);
+    let waiting = status["live"]["waiting"].as_array().unwrap();
+    assert_eq!(waiting.len(), 1);
+    let id = waiting[0]["promotion"]["id"].as_str().unwrap();
+    assert_eq!(status["live"]["services"][0]["is_up"], true, "{status}");
+    assert_eq!(status["live"]["levels"][0]["level"], 0, "{status}");
+    let words = said(&house.kloros(&["status"]));
+    assert!(words.ends_with(&format!("\nkloros approve {id}\n")), "{words}");
+    assert!(words.contains("service    lab is up") && words.contains("lab at autonomy 0 of at most 0"), "{words}");
+
+    let second = house.kloros(&["try", "lab", "LAB_MAX_NUM_SEQS=8"]);
+    assert_eq!(second.status.code(), Some(1), "{}", said(&second));
+    assert!(said(&second).contains(&format!("proposed already, as {id}")), "{}", said(&second));
+    assert_eq!(house.json(&["status"])["live"]["waiting"].as_array().unwrap().len(), 1);
+
+    let mut check = |arguments: &[&str], code: i32, part: &str| check(&house, arguments, code, part);
+    check(&["approve", "nosuch"], 1, "nothing waits under nosuch");
+    check(&["rollback", "nosuch"], 1, "no deployment begins with \"nosuch\"");
+    check(&["deployments", "nosuch"], 1, "no deployment begins with \"nosuch\"");
+    check(&["try", "nosuch", "A=1"], 1, "there is no domain \"nosuch\"");
+    check(&["try", "lab", "LAB_THREADS=99"], 1, "LAB_THREADS");
+    check(&["try", "lab", "LAB_THREADS=many"], 1, "not a value");
+    check(&["try", "lab", "LAB_THREADS"], 2, "not KEY=VALUE");
+    check(&["explain", id], 0, "proposed");
+    check(&["explain", id.trim_start_matches("p-")], 0, "asked you");
+    check(&["intents"], 0, &format!("kloros explain {id}"));
+    check(&["tree"], 0, "kloros status");
+    check(&["rebuild-logs"], 2, "is in use by");
+}
+
+#[track_caller]
+fn check(house: &House, arguments: &[&str], code: i32, part: &str) {
+    let output = house.kloros(arguments);
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
+    assert!(text.contains(part), "{arguments:?}: {text}");
+}
+
+#[test]
+fn a_home_in_which_nothing_happened_answers_every_question_and_stays_untouched() {
+    let house = House::new(QUIET, "");
+    for (arguments, code, part) in [
+        (&["status"][..], 1, "not running in"),
+        (&["intents"], 0, "no intents yet"),
+        (&["questions"], 0, "no questions yet"),
+        (&["experiments"], 0, "no experiments yet"),
+        (&["winners"], 0, "no winners yet"),
+        (&["deployments"], 0, "no deployments yet"),
+        (&["deployments", "nosuch"], 1, "no deployment begins with"),
+        (&["--json", "deployments", "nosuch"], 1, "[]"),
+        (&["explain", "nosuch"], 1, "nothing is known yet"),
+        (&["tree"], 2, "start it with `kloros run`"),
+        (&["approve", "x"], 2, "no daemon runs"),
+        (&["rollback", "x"], 2, "no daemon runs"),
+        (&["try", "lab", "LAB_THREADS=2"], 2, "no daemon runs"),
+        (&["check-config"], 0, "ok:"),
+        (&["rebuild-logs"], 2, "no kloros has run in this home yet"),
+        (&["nosuch"], 2, "unrecognized subcommand"),
+    ] {
+        check(&house, arguments, code, part);
+    }
+    assert!(!exists(&house.path(".kloros")), "asking writes nothing");
+}
+
+#[test]
+fn a_journal_that_is_gone_or_emptied_is_not_begun_afresh_without_a_word() {
+    let mut house = House::new(QUIET, "");
+    house.start(&[]);
+    assert_eq!(house.interrupt(), Some(0));
+    let journal = house.path(".kloros/journal.db");
+    let whole = fs::read(&journal).unwrap();
+    for left in [None, Some(0), Some(whole.len() / 2)] {
+        match left {
+            None => fs::remove_file(&journal).unwrap(),
+            Some(length) => fs::write(&journal, &whole[..length]).unwrap(),
+        }
+        check(&house, &["run"], 2, "journal.db");
+        check(&house, &["deployments"], 2, "journal.db");
+        assert_eq!(exists(&journal).then(|| fs::metadata(&journal).unwrap().len() as usize), left);
+    }
+    fs::remove_file(&journal).unwrap();
+    check(&house, &["run"], 2, "journal.mark");
+    fs::remove_file(house.path(".kloros/journal.mark")).unwrap();
+    house.start(&[]);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let house = House::new(QUIET, "");
+    for arguments in ["deployments", "status", "--help", "check-config"] {
+        let line = format!(
+            "{} --home {} {arguments} 2>&1; echo code $? >&2",
+            env!("CARGO_BIN_EXE_kloros"),
+            house.home.path().display()
+        );
+        let piped = std::process::Command::new("sh").args(["-c", &format!("({line}) | true")]).output().unwrap();
+        let said = said(&piped);
+        assert!(!said.contains("panicked") && !said.contains("code 101"), "{arguments}: {said}");
+    }
+}
+
+#[test]
 fn a_winner_that_its_owner_drops_is_deployed_like_any_other() {
     let mut house = House::new(QUIET, "");
     house.start(&[]);

@@ -282,3 +282,74 @@ pub(super) fn span(seconds: f64) -> String {
         short => format!("{short:.1} s"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kloros_actors::facts::{QuestionEnd, QuestionId, Step, TrialFailure};
+
+    use super::*;
+
+    fn recorded(seq: u64, cycle: &str, fact: Fact) -> Recorded {
+        Recorded { seq, cycle: CycleId::new(cycle), at_ms: 1_762_011_720_000, fact }
+    }
+
+    fn about(seq: u64, cycle: &str, id: &str) -> Recorded {
+        let end = QuestionEnd {
+            question: QuestionId::new(id),
+            how: "void".to_owned(),
+            why: String::new(),
+            eligible_at_ms: 0,
+            hypothesis: "LAB".to_owned(),
+            domain: "lab".to_owned(),
+        };
+        recorded(seq, cycle, Fact::QuestionEnd(end))
+    }
+
+    #[test]
+    fn an_id_means_one_cycle_or_says_which_it_could_mean() {
+        // Newest first, as they are read.
+        let facts = [
+            about(4, "c-bb000000", "lab.queue.001"),
+            about(3, "c-aa000000", "x-lab.latency.001"),
+            about(2, "c-aa000000", "lab.latency.001"),
+            about(1, "c-cc000000", "lab.queue.001"),
+        ];
+        for (id, cycle) in [
+            ("c-aa", Ok("c-aa000000")),
+            ("aa", Ok("c-aa000000")),
+            // Question and experiment are of one cycle.
+            ("lab.latency", Ok("c-aa000000")),
+            ("x-lab.latency.001", Ok("c-aa000000")),
+            // Asked twice: the newest is meant.
+            ("lab.queue.001", Ok("c-bb000000")),
+            ("lab.", Err("is the beginning of 3")),
+            ("c-", Err("is the beginning of 3")),
+            ("nosuch", Err("no id begins with")),
+            ("", Err("no id begins with")),
+        ] {
+            match (meant(id, &facts), cycle) {
+                (Ok(found), Ok(cycle)) => assert_eq!(found.as_str(), cycle, "{id}"),
+                (Err(why), Err(part)) => assert!(why.contains(part), "{id}: {why}"),
+                (found, cycle) => panic!("{id}: {found:?} is not {cycle:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_story_says_why_runs_failed_below_the_verdict_or_at_its_end() {
+        let deployment = kloros_actors::facts::DeploymentId::new("d-1");
+        let failed = |place: u32| {
+            let (kind, detail) = (kloros_actors::facts::FailureKind::Died, "it ended with signal 9".to_owned());
+            let outcome = Err(TrialFailure { kind, detail });
+            recorded(
+                place.into(),
+                "c-1",
+                Fact::Run { deployment: deployment.clone(), block: 1, place, candidate: true, outcome },
+            )
+        };
+        let step = Fact::Step { deployment: deployment.clone(), step: Step::Proven };
+        let text = tell(&CycleId::new("c-1"), &[recorded(1, "c-1", step), failed(2), failed(3)]);
+        assert!(text.contains("failed     2 x died, such as: it ended with signal 9"), "{text}");
+        assert!(text.ends_with("\nkloros status"), "{text}");
+    }
+}

@@ -15,7 +15,7 @@ use rustix::fs::OFlags;
 const FILE_MAX: u64 = 64 * 1024;
 
 /// How many files are handled in one turn, so that a flooded folder starves nothing else.
-const FILES_A_TURN_MAX: usize = 64;
+pub(super) const FILES_A_TURN_MAX: usize = 64;
 
 /// How many files that stay are remembered, so that they are read once.
 const KNOWN_MAX: usize = 10_000;

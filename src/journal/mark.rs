@@ -14,6 +14,9 @@ use super::fault::Fault;
 /// How much of the file is read, in bytes.
 const TEXT_MAX: u64 = 32;
 
+/// The smallest page of a database, in bytes: a shorter file holds nothing, and SQLite would begin it afresh.
+const PAGE_BYTES_MIN: u64 = 512;
+
 /// Says how many facts the journal holds at least. It is written after the facts and not waited for: after a power
 /// failure it may say too little, never too much.
 #[derive(Debug)]
@@ -66,15 +69,19 @@ pub(super) fn known(path: &Path) -> Result<Option<u64>, Fault> {
 /// Refuses a journal that is missing or has no content where one was. Nothing is opened, because SQLite removes the
 /// write-ahead log of an empty database, which may be all that is left.
 pub(super) fn refuse_lost(path: &Path) -> Result<(), Fault> {
-    let bytes = |path: &Path| fs::metadata(path).map_or(0, |found| found.len());
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    let was_there = known(path)?.is_some() || bytes(Path::new(&log)) > 0;
+    let was_there = known(path)?.is_some() || has_log(path);
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && was_there => Err(lost(path, "is gone")),
-        Ok(found) if found.is_file() && found.len() == 0 && was_there => Err(lost(path, "is empty")),
+        Ok(found) if found.is_file() && found.len() < PAGE_BYTES_MIN && was_there => Err(lost(path, "is empty")),
         _ => Ok(()),
     }
+}
+
+/// Returns whether the journal at `path` has a write-ahead log with something in it.
+pub(super) fn has_log(path: &Path) -> bool {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    fs::metadata(Path::new(&log)).is_ok_and(|found| found.len() > 0)
 }
 
 /// Refuses a journal of so many `facts` when more were written to it.

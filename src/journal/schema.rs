@@ -135,7 +135,14 @@ fn inspect(path: &Path) -> Result<bool, Fault> {
     // hand would be simpler, but closing such a file drops the locks of every connection this process has to it.
     let flags = flags(OpenFlags::SQLITE_OPEN_READ_ONLY) | OpenFlags::SQLITE_OPEN_URI;
     let connection = Connection::open_with_flags(uri(path), flags).map_err(|error| Fault::of(path, &error))?;
-    known_version(&connection, path)?;
+    match connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())) {
+        // What is malformed by itself may be sound with its log, which this connection does not read.
+        Err(rusqlite::Error::SqliteFailure(failure, _))
+            if failure.code == ErrorCode::DatabaseCorrupt && mark::has_log(path) => {}
+        _ => {
+            known_version(&connection, path)?;
+        }
+    }
     Ok(true)
 }
 
