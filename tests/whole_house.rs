@@ -103,6 +103,13 @@ fn a_person_s_bad_idea_is_measured_undone_and_remembered() {
     assert!(said(&again).contains("waits for you"), "{}", said(&again));
     assert!(said(&again).contains("tried before"), "{}", said(&again));
 
+    let deployments = house.json(&["deployments"]);
+    let id = deployments[0]["deployment"]["id"].as_str().unwrap();
+    check(&house, &["rollback", id], 1, "was rolled back already");
+    check(&house, &["explain", id], 0, "judged");
+    let verdict = said(&house.kloros(&["status"]));
+    assert!(verdict.contains(&format!("judged     {id} rollback")), "{verdict}");
+
     assert_eq!(house.interrupt(), Some(0));
     for name in ["daemon.log", VALIDATIONS, FEEDBACK] {
         assert!(!house.read(name).contains("do not print me"), "{name} holds a secret");
@@ -287,7 +294,7 @@ fn the_same_proposal_waits_once_and_the_second_is_told_of_the_first() {
     assert!(said(&second).contains(&format!("proposed already, as {id}")), "{}", said(&second));
     assert_eq!(house.json(&["status"])["live"]["waiting"].as_array().unwrap().len(), 1);
 
-    let mut check = |arguments: &[&str], code: i32, part: &str| check(&house, arguments, code, part);
+    let check = |arguments: &[&str], code: i32, part: &str| check(&house, arguments, code, part);
     check(&["approve", "nosuch"], 1, "nothing waits under nosuch");
     check(&["rollback", "nosuch"], 1, "no deployment begins with \"nosuch\"");
     check(&["deployments", "nosuch"], 1, "no deployment begins with \"nosuch\"");

@@ -76,17 +76,19 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, Fault> {
     let told = |error: rusqlite::Error| Fault::of(path, &error);
     let mut connection = Connection::open_with_flags(path, flags(OpenFlags::SQLITE_OPEN_READ_WRITE)).map_err(told)?;
     prepare(&connection).map_err(told)?;
+    // The file alone does not show what only stands in the write-ahead log so far.
+    let is_new = known_version(&connection, path)? == 0;
+    if is_new && mark::known(path)?.is_some() {
+        return Err(mark::lost(path, "has no tables"));
+    }
+    // Before anything is written: what is damaged stays as it was found.
+    check_structure(&connection, path)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(told)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(told)?;
     connection.pragma_update(None, "journal_size_limit", LOG_BYTES_MAX).map_err(told)?;
-    // The file alone does not show what only stands in the write-ahead log so far.
-    if known_version(&connection, path)? == 0 {
-        if mark::known(path)?.is_some() {
-            return Err(mark::lost(path, "has no tables"));
-        }
+    if is_new {
         create_tables(&mut connection).map_err(told)?;
     }
-    check_structure(&connection, path)?;
     Ok(connection)
 }
 
