@@ -97,10 +97,10 @@ pub(super) fn refuse_fewer(path: &Path, written: Option<u64>, facts: u64) -> Res
 
 /// Says what is lost, and the way out.
 pub(super) fn lost(path: &Path, what: &str) -> Fault {
+    let (path, mark, log) = (path.display(), name(path), if has_log(path) { " and its -wal file" } else { "" });
     Fault::Damaged(format!(
-        "{} {what}. Put the file of a backup there; or, to go on with what is there, remove {} and start again",
-        path.display(),
-        name(path).display()
+        "{path} {what}. Put the file of a backup there; or, to go on without what is lost, remove {}{log} and start again",
+        mark.display()
     ))
 }
 
