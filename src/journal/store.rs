@@ -39,12 +39,13 @@ pub(crate) fn open(home: &Home) -> Result<Store, JournalError> {
     let path = home.journal();
     let connection = schema::open_writer(&path)?;
     let told = |error: rusqlite::Error| Fault::of(&path, &error);
-    let epoch = take_over(&connection).map_err(told)?;
     let reader = Reader::at(path.clone())?;
     let verified = reader.verify_facts(Some(FACTS_CHECK_MAX))?;
     if verified.checked < verified.facts {
         tracing::warn!(verified.checked, verified.facts, "the older facts are not checked at the start");
     }
+    // Whoever had it before may no longer write, once it is known to be worth having.
+    let epoch = take_over(&connection).map_err(told)?;
     let last = last_place(&connection).map_err(told)?.cast_unsigned();
     let (identity, mark) = (Identity::of(&path)?, Mark::open(&path, last)?);
     let shared = Arc::new(Shared { identity, suspect: std::sync::OnceLock::new(), appended: watch::Sender::new(last) });

@@ -263,7 +263,7 @@ async fn whoever_looks_is_told_whether_a_service_answers_and_how_often_it_died()
 #[tokio::test]
 async fn a_service_of_somebody_else_that_does_not_answer_is_not_up() {
     let House { home: _home, services } = house("");
-    let mut theirs = domain(restart(&["true"]), server(), ReadBack::ProcEnviron);
+    let mut theirs = domain(Manager::Command { restart: vec!["true".to_owned()] }, server(), ReadBack::ProcEnviron);
     theirs.service.port = free_port().unwrap();
     let look = services.look(&theirs).await;
     assert!(!look.is_up && look.state.contains("nobody answers"), "{look:?}");
