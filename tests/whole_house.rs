@@ -284,7 +284,7 @@ fn the_same_proposal_waits_once_and_the_second_is_told_of_the_first() {
     assert_eq!(waiting.len(), 1);
     let id = waiting[0]["promotion"]["id"].as_str().unwrap();
     assert_eq!(status["live"]["services"][0]["is_up"], true, "{status}");
-    assert_eq!(status["live"]["levels"][0]["level"], 0, "{status}");
+    assert_eq!(status["live"]["levels"][0]["in_force"], 0, "{status}");
     let words = said(&house.kloros(&["status"]));
     assert!(words.ends_with(&format!("\nkloros approve {id}\n")), "{words}");
     assert!(words.contains("service    lab is up") && words.contains("lab at autonomy 0 of at most 0"), "{words}");

@@ -87,7 +87,7 @@ pub(crate) struct Service {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Level {
     pub(crate) domain: String,
-    pub(crate) level: u8,
+    pub(crate) in_force: u8,
     pub(crate) ceiling: u8,
     /// What the env file has to do with it, where it says anything that matters.
     pub(crate) why: Option<String>,
@@ -185,7 +185,7 @@ async fn live(State(api): State<Api>) -> Response {
 
 async fn level(control: &Control, domain: &Domain) -> Level {
     let (level, ceiling, why) = control.level(domain).await;
-    Level { domain: domain.name.clone(), level: u8::from(level), ceiling: u8::from(ceiling), why }
+    Level { domain: domain.name.clone(), in_force: u8::from(level), ceiling: u8::from(ceiling), why }
 }
 
 fn rooms(root: &Branch) -> Vec<Room> {

@@ -169,9 +169,9 @@ fn service_words(service: &Service) -> String {
     words
 }
 
-fn level_words(Level { domain, level, ceiling, why }: &Level) -> String {
+fn level_words(Level { domain, in_force, ceiling, why }: &Level) -> String {
     let why = why.as_ref().map_or_else(String::new, |why| format!(": {}", shorten(why, REASON_MAX)));
-    format!("  level      {domain} at autonomy {level} of at most {ceiling}{why}")
+    format!("  level      {domain} at autonomy {in_force} of at most {ceiling}{why}")
 }
 
 fn deploying_words(each: &Deploying) -> String {
@@ -230,14 +230,14 @@ mod tests {
         let live = live(vec![down], Vec::new());
         let text = words(&live, &Work::default());
         assert!(text.starts_with("degraded"), "{text}");
-        let line = "service    lab is down, http://127.0.0.1:2, died 3 times in a row, starts again in 4.0 s";
-        assert!(text.contains(line), "{text}");
+        let wanted = "service    lab is down, http://127.0.0.1:2, died 3 times in a row, starts again in 4.0 s";
+        assert!(text.contains(wanted), "{text}");
     }
 
     #[test]
     fn the_level_in_force_is_said_with_its_ceiling_and_why_it_is_lower() {
         let why = Some("KLR_AUTONOMY_LEVEL in the env file lowers it".to_owned());
-        let level = Level { domain: "lab".to_owned(), level: 0, ceiling: 2, why };
+        let level = Level { domain: "lab".to_owned(), in_force: 0, ceiling: 2, why };
         let text = words(&live(vec![service("up", true)], vec![level]), &Work::default());
         assert!(text.starts_with("running"), "{text}");
         assert!(text.contains("lab at autonomy 0 of at most 2: KLR_AUTONOMY_LEVEL"), "{text}");

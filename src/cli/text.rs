@@ -8,16 +8,15 @@ pub(super) fn tame(text: &str) -> Cow<'_, str> {
     if !text.chars().any(commands) {
         return Cow::Borrowed(text);
     }
-    text.chars()
-        .fold(String::new(), |mut tamed, each| {
-            if commands(each) {
-                tamed.extend(each.escape_unicode())
-            } else {
-                tamed.push(each)
-            }
-            tamed
-        })
-        .into()
+    let mut tamed = String::new();
+    for each in text.chars() {
+        if commands(each) {
+            tamed.extend(each.escape_unicode());
+        } else {
+            tamed.push(each);
+        }
+    }
+    tamed.into()
 }
 
 fn commands(each: char) -> bool {
@@ -35,14 +34,15 @@ pub(super) fn tame_json(json: String) -> String {
         return json;
     }
     // They can stand inside strings alone, where they may be written as numbers.
-    json.chars().fold(String::new(), |mut tamed, each| {
+    let mut tamed = String::new();
+    for each in json.chars() {
         if obeyed(each) {
-            tamed += &format!("\\u{:04x}", u32::from(each));
+            tamed.extend(["\\u".to_owned(), format!("{:04x}", u32::from(each))]);
         } else {
             tamed.push(each);
         }
-        tamed
-    })
+    }
+    tamed
 }
 
 /// Returns `text` in one line of at most `most` characters.

@@ -14,7 +14,7 @@ use super::fault::Fault;
 /// How much of the file is read, in bytes.
 const TEXT_MAX: u64 = 32;
 
-/// The smallest page of a database, in bytes: a shorter file holds nothing, and SQLite would begin it afresh.
+/// The smallest page of a database, in bytes: a shorter file holds nothing, and `SQLite` would begin it afresh.
 const PAGE_BYTES_MIN: u64 = 512;
 
 /// Says how many facts the journal holds at least. It is written after the facts and not waited for: after a power
@@ -66,7 +66,7 @@ pub(super) fn known(path: &Path) -> Result<Option<u64>, Fault> {
     Ok(Some(number.unwrap_or(0)))
 }
 
-/// Refuses a journal that is missing or has no content where one was. Nothing is opened, because SQLite removes the
+/// Refuses a journal that is missing or has no content where one was. Nothing is opened, because `SQLite` removes the
 /// write-ahead log of an empty database, which may be all that is left.
 pub(super) fn refuse_lost(path: &Path) -> Result<(), Fault> {
     let was_there = known(path)?.is_some() || has_log(path);
