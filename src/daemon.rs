@@ -10,11 +10,12 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use futures::FutureExt as _;
 use kloros_actors::{
     circuit::{Circuit, Control, Plugs},
     config::Catalogue,
     deployer,
-    facts::{Kind, Manager, Recorded},
+    facts::{Domain, Kind, Manager, Recorded},
     seams::{Clock, Journal, Probe, Query, Seams},
 };
 use kloros_supervision::{ChildSpec, Ended};
@@ -22,7 +23,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    api::{self, About, Api},
+    api::{self, About, Api, Service},
     background,
     bench::Runner,
     clock::SystemClock,
@@ -228,10 +229,12 @@ impl House {
 
     fn api(&self, control: &Control) -> ChildSpec {
         let services = Arc::clone(&self.services);
-        let names: Vec<String> = self.catalogue.domains.keys().cloned().collect();
+        let domains: Vec<Domain> = self.catalogue.domains.values().cloned().collect();
+        let looked_at = Arc::new(domains.clone());
         let about = About {
             metrics_address: self.settings.shell.metrics_address.to_string(),
-            services: Box::new(move || names.iter().map(|name| (name.clone(), services.base_url(name))).collect()),
+            domains,
+            services: Box::new(move || look_at(Arc::clone(&services), Arc::clone(&looked_at)).boxed()),
         };
         let api = Api {
             control: control.clone(),
@@ -265,6 +268,22 @@ impl House {
         self.store.flush().await.context("projected files wait for the next start")?;
         Ok(())
     }
+}
+
+/// Returns how the services are now.
+async fn look_at(services: Arc<Services>, domains: Arc<Vec<Domain>>) -> Vec<Service> {
+    let looks = domains.iter().map(|domain| services.look(domain));
+    let looks = futures::future::join_all(looks).await;
+    let named = domains.iter().zip(looks).map(|(domain, look)| Service {
+        domain: domain.name.clone(),
+        url: look.url,
+        is_up: look.is_up,
+        state: look.state,
+        pid: look.pid,
+        deaths: look.deaths,
+        rests_s: look.rests_s,
+    });
+    named.collect()
 }
 
 /// A service that kloros runs itself finds an env file; without one it would not start, and nothing could be deployed.

@@ -1,13 +1,10 @@
 //! The inboxes in the home: intents that others leave there, and winners that their owner drops there.
 
-use std::{
-    fs,
-    io::Read,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+mod folder;
+
+mod strict_json;
+
+use std::{path::Path, sync::Arc, time::Duration};
 
 use kloros_actors::{
     circuit::Control,
@@ -15,18 +12,16 @@ use kloros_actors::{
     facts::{CycleId, ExperimentId, Fact, Intent, Kind, Origin, Proposal, Question, Winner, map_params, short_hash},
     seams::{Clock, Journal, Query},
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use crate::home::Home;
+use folder::{FILES_A_TURN_MAX, Folder, is_being_written, read_small};
 
 /// How often the folders are looked into.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// The largest file that is read, in bytes.
-const FILE_MAX: u64 = 64 * 1024;
-
-/// How many files are handled in one turn, so that a flooded folder starves nothing else.
-const FILES_A_TURN_MAX: usize = 64;
+/// How long others have their turn while a flooded folder is emptied.
+const BREATH: Duration = Duration::from_millis(100);
 
 /// How many questions and winners that are known already are compared with.
 const KNOWN_MAX: usize = 5_000;
@@ -43,6 +38,7 @@ pub(crate) struct Inbox {
 
 /// The envelope of an intent file: what it is stands beside what it says.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Envelope {
     #[serde(rename = "type")]
     kind: String,
@@ -51,6 +47,7 @@ struct Envelope {
 
 /// What a question file must say; the rest is filled in here.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct QuestionFile {
     question_id: String,
     hypothesis: String,
@@ -60,33 +57,42 @@ struct QuestionFile {
 impl Inbox {
     /// Handles what lies in the folders, again and again.
     pub(crate) async fn watch(self) -> Result<(), String> {
+        let mut intents = Folder::new(self.home.intents_folder());
+        let mut winners = Folder::new(self.home.winners_folder());
         loop {
-            for path in files_in(&self.home.intents_folder()) {
-                self.take_intent(&path);
+            let (questions, proposals) = (intents.look(), winners.look());
+            for path in &questions {
+                self.take_intent(path);
             }
-            for path in files_in(&self.home.winners_folder()) {
-                self.take_winner(&path).await?;
+            for path in &proposals {
+                self.take_winner(path, &mut winners).await?;
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            let flooded = questions.len().max(proposals.len()) >= FILES_A_TURN_MAX;
+            tokio::time::sleep(if flooded { BREATH } else { LOOK_EVERY }).await;
         }
     }
 
     fn take_intent(&self, path: &Path) {
+        let processed = self.home.processed_intents_folder();
         match read_small(path).and_then(|text| self.intent(&text)) {
             Ok(intent) => match self.control.intend(intent) {
-                Ok(()) => Self::put_away(path, &self.home.processed_intents_folder(), ""),
+                Ok(()) => Folder::put_away(path, &processed, ""),
                 // The coordinator is being restarted: the file waits for its next turn.
                 Err(error) => tracing::debug!(%error, "intent file waits"),
             },
-            Err(why) => {
-                tracing::warn!(file = %path.display(), %why, "intent file refused and set aside");
-                Self::put_away(path, &self.home.processed_intents_folder(), ".refused");
-            }
+            Err(why) => self.refuse(path, &processed, &why),
+        }
+    }
+
+    /// A file that is wrong may be one that is still being written.
+    fn refuse(&self, path: &Path, folder: &Path, why: &str) {
+        if !is_being_written(path, self.clock.now_ms()) {
+            Folder::refuse(path, folder, why);
         }
     }
 
     fn intent(&self, text: &str) -> Result<Intent, String> {
-        let envelope: Envelope = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let envelope: Envelope = strict_json::parse(text)?;
         if !envelope.kind.starts_with("curiosity_") {
             return Err(format!("unknown type {:?}: expected curiosity_question", envelope.kind));
         }
@@ -104,28 +110,24 @@ impl Inbox {
         }))
     }
 
-    async fn take_winner(&self, path: &Path) -> Result<(), String> {
-        if path.extension().is_none_or(|extension| extension != "json") {
-            return Ok(());
-        }
+    async fn take_winner(&self, path: &Path, folder: &mut Folder) -> Result<(), String> {
+        let winners = self.home.winners_folder();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        match read_small(path).and_then(|text| parse_winner(&text)) {
-            Ok(winner) if self.is_our_own(&winner.experiment_id).await? => {}
-            Ok(winner) => match self.proposal(&winner, &name) {
-                Ok(proposal) => match self.control.intend(Intent::Proposal(proposal)) {
-                    Ok(()) => Self::put_away(path, &self.home.winners_folder(), ".taken"),
-                    Err(error) => tracing::debug!(%error, "winner file waits"),
-                },
-                Err(why) => self.quarantine(path, &why),
+        let winner = match read_small(path).and_then(|text| parse_winner(&text)) {
+            Ok(winner) if self.is_our_own(&winner.experiment_id).await? => {
+                folder.leave(path);
+                return Ok(());
+            }
+            other => other,
+        };
+        match winner.and_then(|winner| self.proposal(&winner, &name)) {
+            Ok(proposal) => match self.control.intend(Intent::Proposal(proposal)) {
+                Ok(()) => Folder::put_away(path, &winners, ".taken"),
+                Err(error) => tracing::debug!(%error, "winner file waits"),
             },
-            Err(why) => self.quarantine(path, &why),
+            Err(why) => self.refuse(path, &winners, &why),
         }
         Ok(())
-    }
-
-    fn quarantine(&self, path: &Path, why: &str) {
-        tracing::warn!(file = %path.display(), %why, "winner file refused and set aside");
-        Self::put_away(path, &self.home.winners_folder(), ".refused");
     }
 
     /// Winners of our own experiments are projections: they are written here, not read.
@@ -162,35 +164,38 @@ impl Inbox {
             depth: 0,
         })
     }
-
-    fn put_away(path: &Path, folder: &Path, suffix: &str) {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let to = folder.join(format!("{name}{suffix}"));
-        if let Err(error) = fs::create_dir_all(folder).and_then(|()| fs::rename(path, &to)) {
-            tracing::warn!(file = %path.display(), %error, "file cannot be put away");
-        }
-    }
 }
 
-/// What a winner file must say; who wrote it by hand need not invent the rest.
+/// What a winner file must say; who wrote it by hand need not invent the rest. All keys of the files that are written
+/// here are known, so that one can be taken to another home.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct WinnerFile {
     experiment: String,
     domain: String,
     best: BestFile,
     #[serde(default)]
     experiment_id: Option<String>,
+    #[serde(default, rename = "incumbent")]
+    _incumbent: IgnoredAny,
+    #[serde(default, rename = "measured")]
+    _measured: IgnoredAny,
+    #[serde(default, rename = "failed")]
+    _failed: IgnoredAny,
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct BestFile {
     params: kloros_actors::facts::Params,
     #[serde(default)]
     fitness: Option<f64>,
+    #[serde(default, rename = "metrics")]
+    _metrics: IgnoredAny,
 }
 
 fn parse_winner(text: &str) -> Result<Winner, String> {
-    let file: WinnerFile = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let file: WinnerFile = strict_json::parse(text)?;
     let best = kloros_actors::facts::Best {
         params: file.best.params,
         fitness: file.best.fitness.filter(|fitness| fitness.is_finite()).unwrap_or_default(),
@@ -217,40 +222,6 @@ fn printable(text: &str) -> Result<String, String> {
     }
 }
 
-fn files_in(folder: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-    let mut files: Vec<PathBuf> = entries
-        .filter_map(Result::ok)
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()))
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
-        .take(FILES_A_TURN_MAX)
-        .collect();
-    files.sort();
-    files
-}
-
-/// Reads a small file that belongs to us or to root, without following links.
-fn read_small(path: &Path) -> Result<String, String> {
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    let file = fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits().cast_signed())
-        .open(path)
-        .map_err(|error| error.to_string())?;
-    let metadata = file.metadata().map_err(|error| error.to_string())?;
-    let own = rustix::process::getuid().as_raw();
-    if !metadata.is_file() || (metadata.uid() != own && metadata.uid() != 0) {
-        return Err("not a file of ours".to_owned());
-    }
-    if metadata.len() > FILE_MAX {
-        return Err(format!("{} bytes are more than the {FILE_MAX} that are read", metadata.len()));
-    }
-    let mut text = String::new();
-    file.take(FILE_MAX).read_to_string(&mut text).map_err(|error| error.to_string())?;
-    Ok(text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -264,19 +235,44 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_too_large_or_a_link_is_not_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let large = folder.path().join("large.json");
-        fs::File::create(&large).unwrap().set_len(1 << 30).unwrap();
-        assert!(read_small(&large).unwrap_err().contains("more than"));
-        let link = folder.path().join("link.json");
-        std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
-        assert!(read_small(&link).is_err());
-    }
-
-    #[test]
     fn a_winner_that_is_cut_off_says_where() {
         let error = parse_winner(r#"{"experiment": "lab_tuning", "domain": "lab", "best": {"par"#).unwrap_err();
         assert!(error.contains("line 1"), "{error}");
+    }
+
+    #[track_caller]
+    fn check_refused(text: &str, part: &str) {
+        let error = parse_winner(text).unwrap_err();
+        assert!(error.contains(part), "{error}");
+    }
+
+    #[test]
+    fn a_winner_with_a_key_that_is_unknown_or_stands_twice_is_refused_with_its_name() {
+        let best = r#""best": {"params": {"max_num_seqs": 8}}"#;
+        check_refused(&format!(r#"{{"experiment": "e", "domain": "lab", {best}, "autonomy": 3}}"#), "autonomy");
+        check_refused(&format!(r#"{{"experiment": "e", "domain": "lab", "domain": "vllm", {best}}}"#), "stands twice");
+        let twice = r#"{"experiment": "e", "domain": "lab", "best": {"params": {"a": 1, "a": 2}}}"#;
+        check_refused(twice, "\"a\" stands twice");
+        let unknown = r#"{"experiment": "e", "domain": "lab", "best": {"params": {}, "fitnes": 1}}"#;
+        check_refused(unknown, "unknown field `fitnes`");
+    }
+
+    #[test]
+    fn a_winner_file_of_another_home_is_taken_as_it_is() {
+        let winner = Winner {
+            experiment: "lab_tuning".to_owned(),
+            domain: "lab".to_owned(),
+            best: kloros_actors::facts::Best {
+                params: kloros_actors::facts::Params::new(),
+                fitness: 0.5,
+                metrics: kloros_actors::facts::Metrics::from([("goodput_per_s".to_owned(), 3.0)]),
+            },
+            incumbent: kloros_actors::facts::Settings::new(),
+            experiment_id: ExperimentId::new("x-1"),
+            measured: 3,
+            failed: 1,
+        };
+        let read = parse_winner(&serde_json::to_string(&winner).unwrap()).unwrap();
+        assert_eq!((read.best.fitness, read.experiment_id), (0.5, winner.experiment_id));
     }
 }

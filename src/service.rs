@@ -22,6 +22,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::process::{Instance, Launch, ReadyError, answers, fill, free_port, http_client, ready};
 
+mod look;
+
 /// How long a serving instance may take to end what it is doing before it is killed.
 const STOP_MAX: Duration = Duration::from_secs(30);
 

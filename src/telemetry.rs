@@ -23,7 +23,8 @@ pub(crate) fn start_logs(filter: &str, looked_on: bool) {
     let filter = EnvFilter::try_new(format!("ractor=warn,{filter}")).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // A second start in one process keeps the first logger.
-    builder.with_ansi(std::io::stderr().is_terminal()).try_init().ok();
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    builder.with_ansi(std::io::stderr().is_terminal() && !plain).try_init().ok();
 }
 
 /// Starts recording metrics, and gives each its help text.

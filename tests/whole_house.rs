@@ -4,7 +4,7 @@
 
 mod house;
 
-use std::{fs, time::Duration};
+use std::{fs, process::Stdio, time::Duration};
 
 use house::{House, exists, said};
 use serde_json::Value;
@@ -102,6 +102,13 @@ fn a_person_s_bad_idea_is_measured_undone_and_remembered() {
     assert_eq!(again.status.code(), Some(1), "{}", said(&again));
     assert!(said(&again).contains("waits for you"), "{}", said(&again));
     assert!(said(&again).contains("tried before"), "{}", said(&again));
+
+    let deployments = house.json(&["deployments"]);
+    let id = deployments[0]["deployment"]["id"].as_str().unwrap();
+    check(&house, &["rollback", id], 1, "was rolled back already");
+    check(&house, &["explain", id], 0, "judged");
+    let verdict = said(&house.kloros(&["status"]));
+    assert!(verdict.contains(&format!("judged     {id} rollback")), "{verdict}");
 
     assert_eq!(house.interrupt(), Some(0));
     for name in ["daemon.log", VALIDATIONS, FEEDBACK] {
@@ -241,13 +248,151 @@ fn settings_can_be_measured_beside_the_service_while_nothing_changes() {
     assert!(goodput("then") > goodput("now"), "{measured}");
     assert_eq!(house.read(".kloros_env"), "LAB_MAX_NUM_SEQS=1\n");
     assert_eq!(house.processes(), 0, "an instance is left");
-    for wrong in ["LAB_MAX_NUM_SEQS=0", "PATH=/tmp", "LAB_MAX_NUM_SEQS"] {
-        assert_eq!(house.kloros(&["bench", "lab", wrong]).status.code(), Some(2), "{wrong}");
+    for (wrong, code) in [("LAB_MAX_NUM_SEQS=0", 1), ("PATH=/tmp", 1), ("LAB_MAX_NUM_SEQS", 2)] {
+        assert_eq!(house.kloros(&["bench", "lab", wrong]).status.code(), Some(code), "{wrong}");
     }
     house.start(&[]);
     let beside = house.kloros(&["bench", "lab"]);
     assert_eq!(beside.status.code(), Some(2));
     assert!(said(&beside).contains("stop the daemon first"), "{}", said(&beside));
+}
+
+#[test]
+fn whatever_lies_in_an_inbox_is_refused_with_its_reason_beside_it() {
+    let mut house = House::new(QUIET, "");
+    house.start(&[]);
+    let winners = "artifacts/dream/winners";
+    let best = r#""best": {"params": {"max_num_seqs": 8}}"#;
+    let base = format!(r#""experiment": "lab_tuning", "domain": "lab", {best}"#);
+    house.drop_file(winners, "unknown.json", &format!(r#"{{{base}, "autonomy": 3}}"#));
+    house.drop_file(winners, "twice.json", &format!(r#"{{{base}, "domain": "lab"}}"#));
+    house.drop_file(winners, "deep.json", &"[".repeat(60_000));
+    std::os::unix::fs::symlink("/etc/passwd", house.path(winners).join("link.json")).unwrap();
+    let pipe = house.path(winners).join("pipe.json");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    house.drop_file(".kloros/intents", "twice.json", r#"{"type": "curiosity_question", "type": "shell", "data": {}}"#);
+    for number in 0..1000 {
+        fs::write(house.path(".kloros/intents").join(format!("flood-{number}.json")), "{}").unwrap();
+    }
+    let cases = [
+        (winners, "unknown.json", "unknown field `autonomy`"),
+        (winners, "twice.json", "stands twice"),
+        (winners, "deep.json", "recursion limit"),
+        (winners, "link.json", "symbolic link"),
+        (winners, "pipe.json", "no plain file"),
+        (".kloros/intents/processed", "twice.json", "stands twice"),
+        (".kloros/intents/processed", "flood-999.json", "missing field"),
+    ];
+    for (folder, name, part) in cases {
+        let reason = format!("{folder}/{name}.reason");
+        house.until("the reason is told", 2 * MINUTE, |house| !house.read(&reason).is_empty());
+        assert!(house.read(&reason).contains(part), "{name}: {}", house.read(&reason));
+        assert!(exists(&house.path(&format!("{folder}/{name}.refused"))), "{name}");
+    }
+    assert_eq!(house.read(".kloros_env"), "", "nothing was applied");
+}
+
+#[test]
+fn the_same_proposal_waits_once_and_the_second_is_told_of_the_first() {
+    let mut house = House::new(QUIET, "[gate]\nautonomy = 0");
+    house.start(&[]);
+    let first = house.kloros(&["try", "lab", "LAB_MAX_NUM_SEQS=8"]);
+    assert!(said(&first).contains("waits for you"), "{}", said(&first));
+    let status = house.json(&["status"]);
+    let waiting = status["live"]["waiting"].as_array().unwrap();
+    assert_eq!(waiting.len(), 1);
+    let id = waiting[0]["promotion"]["id"].as_str().unwrap();
+    assert_eq!(status["live"]["services"][0]["is_up"], true, "{status}");
+    assert_eq!(status["live"]["levels"][0]["in_force"], 0, "{status}");
+    let words = said(&house.kloros(&["status"]));
+    assert!(words.ends_with(&format!("\nkloros approve {id}\n")), "{words}");
+    assert!(words.contains("service    lab is up") && words.contains("lab at autonomy 0 of at most 0"), "{words}");
+
+    let second = house.kloros(&["try", "lab", "LAB_MAX_NUM_SEQS=8"]);
+    assert_eq!(second.status.code(), Some(1), "{}", said(&second));
+    assert!(said(&second).contains(&format!("proposed already, as {id}")), "{}", said(&second));
+    assert_eq!(house.json(&["status"])["live"]["waiting"].as_array().unwrap().len(), 1);
+
+    let check = |arguments: &[&str], code: i32, part: &str| check(&house, arguments, code, part);
+    check(&["approve", "nosuch"], 1, "nothing waits under nosuch");
+    check(&["rollback", "nosuch"], 1, "no deployment begins with \"nosuch\"");
+    check(&["deployments", "nosuch"], 1, "no deployment begins with \"nosuch\"");
+    check(&["try", "nosuch", "A=1"], 1, "there is no domain \"nosuch\"");
+    check(&["try", "lab", "LAB_THREADS=99"], 1, "LAB_THREADS");
+    check(&["try", "lab", "LAB_THREADS=many"], 1, "not a value");
+    check(&["try", "lab", "LAB_THREADS"], 2, "not KEY=VALUE");
+    check(&["explain", id], 0, "proposed");
+    check(&["explain", id.trim_start_matches("p-")], 0, "asked you");
+    check(&["intents"], 0, "\nkloros explain p-");
+    check(&["tree"], 0, "kloros status");
+    check(&["rebuild-logs"], 2, "is in use by");
+}
+
+#[track_caller]
+fn check(house: &House, arguments: &[&str], code: i32, part: &str) {
+    let output = house.kloros(arguments);
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
+    assert!(text.contains(part), "{arguments:?}: {text}");
+}
+
+#[test]
+fn a_home_in_which_nothing_happened_answers_every_question_and_stays_untouched() {
+    let house = House::new(QUIET, "");
+    for (arguments, code, part) in [
+        (&["status"][..], 1, "not running in"),
+        (&["intents"], 0, "no intents yet"),
+        (&["questions"], 0, "no questions yet"),
+        (&["experiments"], 0, "no experiments yet"),
+        (&["winners"], 0, "no winners yet"),
+        (&["deployments"], 0, "no deployments yet"),
+        (&["deployments", "nosuch"], 1, "no deployment begins with"),
+        (&["--json", "deployments", "nosuch"], 1, "[]"),
+        (&["explain", "nosuch"], 1, "nothing is known yet"),
+        (&["tree"], 2, "start it with `kloros run`"),
+        (&["approve", "x"], 2, "no daemon runs"),
+        (&["rollback", "x"], 2, "no daemon runs"),
+        (&["try", "lab", "LAB_THREADS=2"], 2, "no daemon runs"),
+        (&["check-config"], 0, "ok:"),
+        (&["rebuild-logs"], 2, "no kloros has run in this home yet"),
+        (&["nosuch"], 2, "unrecognized subcommand"),
+    ] {
+        check(&house, arguments, code, part);
+    }
+    assert!(!exists(&house.path(".kloros")), "asking writes nothing");
+}
+
+#[test]
+fn a_journal_that_is_gone_or_emptied_is_not_begun_afresh_without_a_word() {
+    let mut house = House::new(QUIET, "");
+    house.start(&[]);
+    assert_eq!(house.interrupt(), Some(0));
+    let journal = house.path(".kloros/journal.db");
+    fs::write(&journal, "").unwrap();
+    check(&house, &["run"], 2, "journal.db is empty");
+    check(&house, &["deployments"], 2, "journal.db is empty");
+    assert_eq!(fs::read(&journal).unwrap(), b"", "what is left is left alone");
+    fs::remove_file(&journal).unwrap();
+    check(&house, &["run"], 2, "journal.db is gone");
+    check(&house, &["explain", "x"], 2, "remove");
+    assert!(!exists(&journal));
+    for name in ["journal.mark", "journal.db-wal"] {
+        fs::remove_file(house.path(".kloros").join(name)).unwrap();
+    }
+    house.start(&[]);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let house = House::new(QUIET, "");
+    for arguments in ["deployments", "status", "--help", "check-config"] {
+        let mut asked = std::process::Command::new(env!("CARGO_BIN_EXE_kloros"));
+        asked.arg("--home").arg(house.home.path()).arg(arguments);
+        let mut asked = asked.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(asked.stdout.take());
+        let answered = asked.wait_with_output().unwrap();
+        assert_eq!((answered.status.code(), said(&answered).as_str()), (Some(0), ""), "{arguments}");
+    }
 }
 
 #[test]

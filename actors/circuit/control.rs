@@ -13,7 +13,8 @@ use crate::{
     config::Config,
     coordinator, curiosity, deployer,
     facts::{
-        Answer, CycleId, DeploymentId, Intent, Origin, Promotion, PromotionId, Proposal, Settings, Verdict, short_hash,
+        Answer, Autonomy, CycleId, DeploymentId, Domain, Intent, Origin, Promotion, PromotionId, Proposal, Settings,
+        Verdict, short_hash,
     },
     feedback, gate, memory, observer,
     seams::{Planning, Seams},
@@ -104,6 +105,13 @@ impl Control {
     pub async fn waiting(&self) -> Result<Vec<gate::Waiting>, ControlError> {
         let answer = self.sockets.gate.call(gate::Msg::Asked, ANSWER_WITHIN).await;
         answer.map_err(|error| ControlError::Silent(error.to_string()))
+    }
+
+    /// Returns the level in force in `domain`, the ceiling of the settings, and why the two differ where they do.
+    pub async fn level(&self, domain: &Domain) -> (Autonomy, Autonomy, Option<String>) {
+        let ceiling = self.live.of(|config| config.gate.autonomy);
+        let (level, why) = gate::level_of(&*self.seams.env, domain, ceiling).await;
+        (level, ceiling, why)
     }
 
     /// Answers for the person `uid` what waits under `promotion`.

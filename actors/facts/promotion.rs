@@ -38,6 +38,11 @@ impl Promotion {
         PromotionId::new(format!("p-{}", short_hash(&[domain, experiment, cycle.as_str(), &text])))
     }
 
+    /// Returns whether `other` would do the very same on the same base, for the same experiment.
+    pub fn is_same_change(&self, other: &Self) -> bool {
+        (&self.domain, &self.experiment, &self.changes) == (&other.domain, &other.experiment, &other.changes)
+    }
+
     /// Returns what the service is to run with, of the keys that change.
     pub fn target(&self) -> Settings {
         self.changes.iter().map(|(key, change)| (key.clone(), change.to.clone())).collect()

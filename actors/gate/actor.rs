@@ -17,7 +17,7 @@ use crate::{
     },
     meters,
     record::{Ending, record, wake},
-    seams::{Appended, JournalError, Outlet, Query, Seams},
+    seams::{Appended, EnvStore, JournalError, Outlet, Query, Seams},
 };
 
 /// What the gate says.
@@ -214,30 +214,22 @@ impl State {
         open.offered_at_ms = Some(now_ms);
         let (promotion, approved) = (open.promotion.clone(), open.approved);
         let Some(domain) = self.catalogue.domains.get(&promotion.domain).cloned() else {
-            let why = format!("there is no domain {:?}", promotion.domain);
-            return self
-                .refuse(&promotion, Ruling::Refuse { promotion: promotion.id.clone(), why: why.clone() }, &why)
-                .await;
+            return self.refuse(&promotion, format!("there is no domain {:?}", promotion.domain)).await;
         };
         let level = self.level(&domain).await;
         let ruling = inspect(&promotion, &domain, &self.history, level, &self.config, now_ms);
+        if let Some(twin) = self.twin_of(&promotion) {
+            return self.refuse(&promotion, format!("the same change is proposed already, as {twin}")).await;
+        }
         match (self.crowded(ruling), approved) {
-            (ruling @ Ruling::Refuse { .. }, _) => {
-                let why = match &ruling {
-                    Ruling::Refuse { why, .. } => why.clone(),
-                    _ => String::new(),
-                };
-                self.refuse(&promotion, ruling, &why).await
-            }
+            (Ruling::Refuse { why, .. }, _) => self.refuse(&promotion, why).await,
             // A person said yes to this very change, and a yes is not asked for twice. It does not last for ever.
             (_, Some((uid, at_ms))) => {
                 if now_ms.saturating_sub(at_ms) < self.config.approval_expires_s.saturating_mul(1000) {
                     self.let_through(promotion, Authority::Person(uid));
                     return Ok(());
                 }
-                let why = "it was approved, and could not be deployed in time".to_owned();
-                let ruling = Ruling::Refuse { promotion: promotion.id.clone(), why: why.clone() };
-                self.refuse(&promotion, ruling, &why).await
+                self.refuse(&promotion, "it was approved, and could not be deployed in time".to_owned()).await
             }
             (ruling @ Ruling::Allow { risk, .. }, None) => {
                 if self.write(&promotion, &ruling, None).await? {
@@ -261,10 +253,11 @@ impl State {
         Ok(())
     }
 
-    async fn refuse(&mut self, promotion: &Promotion, ruling: Ruling, why: &str) -> Result<(), JournalError> {
-        let ending = Ending::resting(&self.seams, promotion, "refused", why, self.rest_s);
-        self.write(promotion, &ruling, ending.as_ref()).await?;
+    async fn refuse(&mut self, promotion: &Promotion, why: String) -> Result<(), JournalError> {
+        let ending = Ending::resting(&self.seams, promotion, "refused", &why, self.rest_s);
         tracing::warn!(promotion = %promotion.id, %why, "promotion refused");
+        let ruling = Ruling::Refuse { promotion: promotion.id.clone(), why };
+        self.write(promotion, &ruling, ending.as_ref()).await?;
         self.open.remove(&promotion.id);
         Ending::tell(ending, &self.exits.ended);
         Ok(())
@@ -299,20 +292,19 @@ impl State {
         }
     }
 
-    /// Returns the level in force: the ceiling of the settings, lowered by the env file if that says so.
+    /// Returns what is on its way and would change the same. The older one stays; one that waits was there before.
+    fn twin_of(&self, promotion: &Promotion) -> Option<PromotionId> {
+        let is_older = |other: &Promotion| (other.at_ms, &other.id) < (promotion.at_ms, &promotion.id);
+        let waiting = self.waiting.values().map(|waiting| &waiting.promotion);
+        let older = self.open.values().map(|open| &open.promotion).filter(|other| is_older(other));
+        let mut others = waiting.chain(older).filter(|other| other.id != promotion.id);
+        others.find(|other| other.is_same_change(promotion)).map(|other| other.id.clone())
+    }
+
     async fn level(&self, domain: &Domain) -> Autonomy {
-        let said = match self.seams.env.read(&domain.service.env_file).await {
-            Ok(file) => Key::new(LEVEL_KEY).ok().and_then(|key| env_file::value_of(&file.bytes, &key).transpose()),
-            // What cannot be read cannot raise the level, and it may have lowered it.
-            Err(error) => {
-                tracing::warn!(%error, "autonomy level cannot be read, a person is asked");
-                return Autonomy::Manual;
-            }
-        };
-        let said = said.transpose().unwrap_or_else(|problem| Some(problem.to_string()));
-        let (level, complaint) = in_force(self.config.autonomy, said.as_deref());
-        if let Some(complaint) = complaint {
-            tracing::warn!(%complaint, "autonomy level in the env file");
+        let (level, why) = level_of(&*self.seams.env, domain, self.config.autonomy).await;
+        if let Some(why) = why {
+            tracing::info!(domain = %domain.name, level = u8::from(level), %why, "autonomy level is not the ceiling");
         }
         metrics::gauge!(meters::AUTONOMY_LEVEL).set(f64::from(u8::from(level)));
         level
@@ -381,4 +373,18 @@ impl State {
     fn show(&self) {
         metrics::gauge!(meters::APPROVALS_PENDING).set(self.waiting.len() as f64);
     }
+}
+
+/// Returns the level in force in `domain`: the `ceiling` of the settings, lowered by the env file if that says so; and
+/// what is to be said about it, where the env file says anything that matters.
+pub async fn level_of(env: &dyn EnvStore, domain: &Domain, ceiling: Autonomy) -> (Autonomy, Option<String>) {
+    let said = match env.read(&domain.service.env_file).await {
+        Ok(file) => Key::new(LEVEL_KEY).ok().and_then(|key| env_file::value_of(&file.bytes, &key).transpose()),
+        // What cannot be read cannot raise the level, and it may have lowered it.
+        Err(error) => return (Autonomy::Manual, Some(format!("the env file cannot be read: {error}"))),
+    };
+    let said = said.transpose().unwrap_or_else(|problem| Some(problem.to_string()));
+    let (level, complaint) = in_force(ceiling, said.as_deref());
+    let lowered = (level < ceiling).then(|| format!("{LEVEL_KEY} in the env file lowers it"));
+    (level, complaint.or(lowered))
 }

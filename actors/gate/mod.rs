@@ -1,7 +1,8 @@
 //! The gate: may this change be made without a person?
 //!
 //! Hears `Promotion` from the coordinator and `Answer`s from people. Says `Approved<Promotion>` to the deployer.
-//! Invariants: what the gate did not pass cannot be spelled elsewhere; silence is a no; the env file may lower the level, never raise it.
+//! Invariants: what the gate did not pass cannot be spelled elsewhere; silence is a no; the env file may lower the level, never raise it;
+//! one change is on its way once.
 
 mod actor;
 
@@ -12,7 +13,7 @@ pub mod autonomy;
 
 pub mod policy;
 
-pub use actor::{Arguments, Exits, Gate, Msg, Waiting};
+pub use actor::{Arguments, Exits, Gate, Msg, Waiting, level_of};
 use serde::{Deserialize, Serialize};
 
 use crate::{

@@ -5,7 +5,10 @@ use kloros_supervision::{ChildSpec, Collected, Outlet, Socket, Tree};
 use super::{Config, Exits, Gate, Msg, Waiting};
 use crate::{
     config::Catalogue,
-    facts::{Answer, Approved, Authority, Autonomy, Fact, Kind, Lesson, Promotion, QuestionEnd, Reason, Risk, Ruling},
+    facts::{
+        Answer, Approved, Authority, Autonomy, Fact, Kind, Lesson, Promotion, PromotionId, QuestionEnd, Reason, Risk,
+        Ruling,
+    },
     testing::{HYPOTHESIS, SOON, World, cycle, deployment_of, domain, eventually, house, promotion},
 };
 
@@ -230,6 +233,43 @@ async fn an_approval_that_could_not_be_deployed_in_time_ends_as_a_no() {
     room.answer(&promotion, true).await.unwrap();
     world.clock.pass(3601);
     assert_eq!(room.ended.next(SOON).await.unwrap().how, "refused");
+}
+
+#[tokio::test]
+async fn the_same_change_is_not_on_its_way_twice_and_another_one_is_not_mistaken_for_it() {
+    let world = World::with_env("SEQS=2\n");
+    let room = open(&world, config(Autonomy::Manual)).await;
+    let first = promotion(&[("SEQS", 12)]);
+    let again = Promotion { id: PromotionId::new("p-again"), at_ms: first.at_ms + 1, ..first.clone() };
+    let other_experiment =
+        Promotion { id: PromotionId::new("p-other"), experiment: "another".to_owned(), ..again.clone() };
+    room.propose(&first);
+    eventually(|| world.journal.count(Kind::Ruling) == 1).await;
+    room.propose(&again);
+    room.propose(&other_experiment);
+    eventually(|| world.journal.count(Kind::Ruling) == 3).await;
+    let waiting: Vec<PromotionId> = room.waiting().await.into_iter().map(|each| each.promotion.id).collect();
+    assert_eq!(waiting.len(), 2);
+    assert!(waiting.contains(&first.id) && waiting.contains(&other_experiment.id));
+    let names_the_first = |fact: &Fact| {
+        matches!(fact, Fact::Ruling(Ruling::Refuse { promotion, why })
+            if *promotion == again.id && why.contains(first.id.as_str()))
+    };
+    assert!(world.journal.facts(&[Kind::Ruling]).iter().any(names_the_first));
+}
+
+#[tokio::test]
+async fn of_two_that_are_the_same_and_were_proposed_while_the_gate_was_away_one_goes_on() {
+    let world = World::with_env("SEQS=2\n");
+    let first = promotion(&[("SEQS", 12)]);
+    // Its id comes first in the alphabet, and it came second.
+    let second = Promotion { id: PromotionId::new("p-0"), at_ms: first.at_ms + 1, ..first.clone() };
+    world.write(vec![Fact::Promotion(first.clone()), Fact::Promotion(second.clone())]);
+    let room = open(&world, config(Autonomy::Full)).await;
+    eventually(|| world.journal.count(Kind::Ruling) == 2).await;
+    let (what, _) = room.approved.next(SOON).await.unwrap().into_parts();
+    assert_eq!(what, first);
+    assert!(room.approved.taken().is_empty());
 }
 
 #[tokio::test]

@@ -17,9 +17,10 @@ use axum::{
     routing::{get, post},
     serve::IncomingStream,
 };
+use futures::future::{BoxFuture, join, join_all};
 use kloros_actors::{
     circuit::{Control, ControlError},
-    facts::{DeploymentId, PromotionId, Settings},
+    facts::{DeploymentId, Domain, PromotionId, Settings},
     gate::Waiting,
 };
 use kloros_supervision::{Branch, State as RoomState};
@@ -38,7 +39,9 @@ pub(crate) struct Api {
 /// What does not change while the daemon runs.
 pub(crate) struct About {
     pub(crate) metrics_address: String,
-    pub(crate) services: Box<dyn Fn() -> Vec<(String, Option<String>)> + Send + Sync>,
+    pub(crate) domains: Vec<Domain>,
+    /// Asks how the services are now.
+    pub(crate) services: Box<dyn Fn() -> BoxFuture<'static, Vec<Service>> + Send + Sync>,
 }
 
 /// Who is calling.
@@ -68,6 +71,28 @@ pub(crate) struct Room {
     pub(crate) busy_s: Option<f64>,
 }
 
+/// A service as the command line prints it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Service {
+    pub(crate) domain: String,
+    pub(crate) url: Option<String>,
+    pub(crate) is_up: bool,
+    pub(crate) state: String,
+    pub(crate) pid: Option<u32>,
+    pub(crate) deaths: u32,
+    pub(crate) rests_s: Option<f64>,
+}
+
+/// The autonomy level that is in force in a domain.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Level {
+    pub(crate) domain: String,
+    pub(crate) in_force: u8,
+    pub(crate) ceiling: u8,
+    /// What the env file has to do with it, where it says anything that matters.
+    pub(crate) why: Option<String>,
+}
+
 /// What the running daemon says of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Live {
@@ -75,7 +100,8 @@ pub(crate) struct Live {
     pub(crate) rooms: Vec<Room>,
     pub(crate) waiting: Vec<Waiting>,
     pub(crate) metrics_address: String,
-    pub(crate) services: Vec<(String, Option<String>)>,
+    pub(crate) services: Vec<Service>,
+    pub(crate) levels: Vec<Level>,
 }
 
 /// Somebody's answer to the gate.
@@ -151,8 +177,15 @@ async fn live(State(api): State<Api>) -> Response {
         return refusal(StatusCode::SERVICE_UNAVAILABLE, "the house is being started");
     };
     let rooms = rooms(&root);
-    let (metrics_address, services) = (api.facts.metrics_address.clone(), (api.facts.services)());
-    Json(Live { pid: std::process::id(), rooms, waiting, metrics_address, services }).into_response()
+    let levels = join_all(api.facts.domains.iter().map(|domain| level(&api.control, domain)));
+    let (levels, services) = join(levels, (api.facts.services)()).await;
+    let metrics_address = api.facts.metrics_address.clone();
+    Json(Live { pid: std::process::id(), rooms, waiting, metrics_address, services, levels }).into_response()
+}
+
+async fn level(control: &Control, domain: &Domain) -> Level {
+    let (level, ceiling, why) = control.level(domain).await;
+    Level { domain: domain.name.clone(), in_force: u8::from(level), ceiling: u8::from(ceiling), why }
 }
 
 fn rooms(root: &Branch) -> Vec<Room> {

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 use kloros_actors::{
-    facts::{Domain, Fact, Key, Kind, Promotion, Recorded, Ruling, Settings, Verdict},
+    facts::{Domain, Fact, Key, Kind, Promotion, Ruled, Ruling, Settings, Verdict},
     seams::Query,
 };
 use serde_json::Value as Json;
@@ -17,8 +17,10 @@ use serde_json::Value as Json;
 use super::{
     Answer,
     client::{Client, Said},
+    ids,
     out::Out,
     progress, story,
+    text::shorten,
 };
 use crate::{
     api::{AnswerBody, Live, NameBody, Room, TryBody},
@@ -49,68 +51,20 @@ const VERDICT_WITHIN: Duration = Duration::from_secs(3600);
 /// How often it is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 
-pub(crate) async fn status(home: &Home, out: &mut Out) -> anyhow::Result<Answer> {
-    let Some(client) = Client::find(home)? else {
-        out.answer(&serde_json::json!({"running": false, "home": home.root()}), || {
-            format!("not running in {}\nkloros run", home.root().display())
-        })?;
-        return Ok(Answer::No);
-    };
-    let live = match client.get::<Live>("/live").await? {
-        Said::Yes(live) => live,
-        Said::No(why) => bail!(why),
-    };
-    let reader = Reader::open(home)?;
-    let lessons = reader.read(&Query::newest(&[Kind::Lesson], Query::LIMIT_DEFAULT))?;
-    let facts = serde_json::json!({"running": true, "home": home.root(), "cycles": lessons.len(), "live": live});
-    out.answer(&facts, || status_words(&live, &lessons, &story::under_way(&reader)))?;
-    Ok(if live.rooms.iter().all(|room| room.state == "running") { Answer::Done } else { Answer::No })
-}
-
-fn status_words(live: &Live, lessons: &[Recorded], under_way: &[String]) -> String {
-    let down: Vec<&Room> = live.rooms.iter().filter(|room| room.state != "running").collect();
-    let health = if down.is_empty() { "running" } else { "degraded" };
-    let mut lines = vec![format!(
-        "{health}   pid {}   {} cycles closed   {} waiting for you   metrics http://{}/metrics",
-        live.pid,
-        lessons.len(),
-        live.waiting.len(),
-        live.metrics_address
-    )];
-    lines.extend(down.iter().map(|room| format!("  down       {} is {}", room.path, room.state)));
-    lines.extend(
-        live.services
-            .iter()
-            .map(|(name, url)| format!("  service    {name} {}", url.as_deref().unwrap_or("has no address"))),
-    );
-    lines.extend(under_way.iter().map(|line| format!("  {line}")));
-    if let Some(Fact::Lesson(lesson)) = lessons.first().map(|recorded| &recorded.fact) {
-        lines.push(format!("  learned    {}", lesson.says));
-    }
-    for waiting in &live.waiting {
-        let promotion = &waiting.promotion;
-        lines.push(format!(
-            "  waiting    {} risk: {}   {}   kloros approve {}",
-            waiting.risk,
-            progress::changes(&promotion.changes),
-            waiting.why,
-            promotion.id
-        ));
-    }
-    if live.waiting.is_empty() {
-        lines.push("kloros deployments".to_owned());
-    }
-    lines.join("\n")
-}
-
 pub(crate) async fn tree(home: &Home, out: &mut Out) -> anyhow::Result<Answer> {
     let live = match Client::to(home)?.get::<Live>("/live").await? {
         Said::Yes(live) => live,
         Said::No(why) => bail!(why),
     };
-    out.answer(&live.rooms, || live.rooms.iter().map(room_words).collect::<Vec<_>>().join("\n"))?;
+    out.answer(&live.rooms, || {
+        let rooms: Vec<String> = live.rooms.iter().map(room_words).collect();
+        format!("{}\nkloros status", rooms.join("\n"))
+    })?;
     Ok(Answer::Done)
 }
+
+/// How much of a failure is printed, in characters.
+const WHY_MAX: usize = 200;
 
 fn room_words(room: &Room) -> String {
     let name = room.path.rsplit('/').next().unwrap_or(&room.path);
@@ -123,7 +77,7 @@ fn room_words(room: &Room) -> String {
         words.extend([format!("   handled {:>6}   waiting {}", room.handled, room.waiting)]);
     }
     if room.restarts > 0 {
-        let why = room.last_failure.as_deref().unwrap_or("unknown");
+        let why = shorten(room.last_failure.as_deref().unwrap_or("unknown"), WHY_MAX);
         words.extend([format!("   restarts {} (last: {why})", room.restarts)]);
     }
     words
@@ -140,23 +94,58 @@ pub(crate) async fn answer(
     match Client::to(home)?.post::<Promotion>("/answer", &body).await? {
         Said::Yes(promotion) => {
             let word = if approved { "approved" } else { "rejected" };
-            out.answer(&promotion, || format!("{word} {}: {}", promotion.id, progress::changes(&promotion.changes)))?;
+            out.answer(&promotion, || {
+                format!(
+                    "{word} {}: {}\nkloros explain {}",
+                    promotion.id,
+                    progress::changes(&promotion.changes),
+                    promotion.id
+                )
+            })?;
             Ok(Answer::Done)
         }
         Said::No(why) => no(&why, out),
     }
 }
 
-pub(crate) async fn rollback(home: &Home, id: String, out: &mut Out) -> anyhow::Result<Answer> {
-    match Client::to(home)?.post::<Verdict>("/rollback", &NameBody { id }).await? {
+pub(crate) async fn rollback(home: &Home, id: &str, out: &mut Out) -> anyhow::Result<Answer> {
+    let client = Client::to(home)?;
+    let facts = Reader::open(home)?.read(&Query::newest(&[Kind::Deployment, Kind::Verdict], Query::LIMIT_DEFAULT))?;
+    let deployments = facts.iter().filter(|each| each.fact.kind() == Kind::Deployment);
+    let id = match ids::pick(id, "deployment", deployments.map(|each| each.fact.subject())) {
+        Ok(id) => id.to_owned(),
+        Err(why) => return no(&format!("{why}; see `kloros deployments`"), out),
+    };
+    let verdict = facts.iter().find_map(|each| match &each.fact {
+        Fact::Verdict(verdict) if verdict.deployment.as_str() == id => Some(verdict),
+        _ => None,
+    });
+    if let Some(verdict) = verdict {
+        return no(&judged_already(verdict), out);
+    }
+    match client.post::<Verdict>("/rollback", &NameBody { id }).await? {
         Said::Yes(verdict) => {
             out.answer(&verdict, || {
-                format!("rolled back {}: {}", verdict.deployment, progress::changes(&verdict.changes))
+                format!(
+                    "rolled back {}: {}\nkloros explain {}",
+                    verdict.deployment,
+                    progress::changes(&verdict.changes),
+                    verdict.deployment
+                )
             })?;
             Ok(Answer::Done)
         }
         Said::No(why) => no(&why, out),
     }
+}
+
+/// Says why a deployment that was judged is not rolled back, and what can be done instead.
+fn judged_already(verdict: &Verdict) -> String {
+    let Verdict { deployment, outcome, domain, .. } = verdict;
+    if *outcome == Ruled::Rollback {
+        return format!("{deployment} was rolled back already: kloros explain {deployment}");
+    }
+    format!("{deployment} was judged {outcome} and stays: propose the old values with `kloros try {domain} KEY=VALUE`")
 }
 
 pub(crate) async fn kill(home: &Home, room: String, out: &mut Out) -> anyhow::Result<Answer> {
@@ -171,7 +160,10 @@ pub(crate) async fn kill(home: &Home, room: String, out: &mut Out) -> anyhow::Re
 
 pub(crate) async fn propose(home: &Home, args: TryArgs, out: &mut Out) -> anyhow::Result<Answer> {
     let client = Client::to(home)?;
-    let (_, settings) = parse(home, args.config.as_deref(), &args.domain, &args.settings)?;
+    let settings = match parse(home, args.config.as_deref(), &args.domain, &args.settings)? {
+        Ok((_, settings)) => settings,
+        Err(why) => return no(&why, out),
+    };
     let body = TryBody { domain: args.domain.clone(), settings };
     let promotion = match client.post::<Promotion>("/try", &body).await? {
         Said::Yes(promotion) => promotion,
@@ -188,35 +180,37 @@ pub(crate) async fn propose(home: &Home, args: TryArgs, out: &mut Out) -> anyhow
 }
 
 /// Returns the domain of this name and the settings in `texts`, each with the type of its knob, so that a slip is told
-/// here and not by the service.
+/// here and not by the service. What is no setting at all is an error; one that may not be is refused with the reason.
 pub(super) fn parse(
     home: &Home,
     config: Option<&Path>,
     name: &str,
     texts: &[String],
-) -> anyhow::Result<(Domain, Settings)> {
+) -> anyhow::Result<Result<(Domain, Settings), String>> {
     let mut domains = settings::Settings::load(home.root(), config)?.catalogue.domains;
-    let domain = domains.remove(name).with_context(|| {
-        format!("there is no domain {name:?}; there are {}", domains.keys().cloned().collect::<Vec<_>>().join(", "))
-    })?;
+    let Some(domain) = domains.remove(name) else {
+        let names = domains.keys().cloned().collect::<Vec<_>>().join(", ");
+        return Ok(Err(format!("there is no domain {name:?}; there are {names}")));
+    };
     let mut settings = BTreeMap::new();
     for text in texts {
         let (name, value) = text.split_once('=').with_context(|| format!("{text:?} is not KEY=VALUE"))?;
         let key = Key::new(name).map_err(anyhow::Error::msg)?;
-        let knob = domain.knobs.get(&key).with_context(|| {
+        let Some(knob) = domain.knobs.get(&key) else {
             let keys: Vec<&str> = domain.knobs.keys().map(Key::as_str).collect();
-            format!("{key} is not a knob of {}; its knobs are {}", domain.name, keys.join(", "))
-        })?;
-        let parsed =
-            knob.range.parse(value).with_context(|| format!("{key}: {value:?} is not a value of this knob"))?;
+            return Ok(Err(format!("{key} is not a knob of {}; its knobs are {}", domain.name, keys.join(", "))));
+        };
+        let Some(parsed) = knob.range.parse(value) else {
+            return Ok(Err(format!("{key}: {value:?} is not a value of this knob")));
+        };
         if let Some(why) = knob.range.refuses(&parsed) {
-            bail!("{key}: {why}");
+            return Ok(Err(format!("{key}: {why}")));
         }
         if settings.insert(key, parsed).is_some() {
             bail!("{name} is given twice");
         }
     }
-    Ok((domain, settings))
+    Ok(Ok((domain, settings)))
 }
 
 /// Follows a proposal until it is judged, refused or waits for a person.
@@ -239,7 +233,7 @@ async fn follow(home: &Home, promotion: &Promotion, out: &mut Out) -> anyhow::Re
                     out.answer(verdict, || {
                         format!("{}: {}\nkloros explain {}", verdict.outcome, lesson.says, lesson.cycle)
                     })?;
-                    let kept = verdict.outcome != kloros_actors::facts::Ruled::Rollback;
+                    let kept = verdict.outcome != Ruled::Rollback;
                     return Ok(if kept { Answer::Done } else { Answer::No });
                 }
                 _ => {}
@@ -256,7 +250,7 @@ async fn follow(home: &Home, promotion: &Promotion, out: &mut Out) -> anyhow::Re
     bail!("not judged within {} s; see `kloros explain {}`", VERDICT_WITHIN.as_secs(), promotion.id)
 }
 
-fn no(why: &str, out: &mut Out) -> anyhow::Result<Answer> {
+pub(super) fn no(why: &str, out: &mut Out) -> anyhow::Result<Answer> {
     if out.is_json() {
         out.answer(&Json::from_iter([("no", why)]), String::new)?;
     } else {

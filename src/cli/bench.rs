@@ -54,7 +54,10 @@ struct Report {
 pub(crate) async fn bench(home: &Home, args: BenchArgs, out: &mut Out) -> anyhow::Result<Answer> {
     // Held throughout: a daemon's trials and these would only measure each other.
     let _lock = home.lock().context("measuring needs the machine to itself; stop the daemon first")?;
-    let (mut domain, settings) = ask::parse(home, args.config.as_deref(), &args.domain, &args.settings)?;
+    let (mut domain, settings) = match ask::parse(home, args.config.as_deref(), &args.domain, &args.settings)? {
+        Ok(parsed) => parsed,
+        Err(why) => return ask::no(&why, out),
+    };
     domain.service.env_file = home.root().join(&domain.service.env_file);
     let exe = std::env::current_exe().context("cannot find this program's own file")?;
     let runner = Runner::new(home.root().to_path_buf(), exe, Arc::new(SystemClock));

@@ -11,7 +11,7 @@ use kloros_actors::{
 };
 use serde_json::json;
 
-use super::{Answer, ListArgs, out::Out, progress, story};
+use super::{Answer, ListArgs, failures, ids, out::Out, progress, story, text::shorten};
 use crate::{
     home::Home,
     journal::{Reader, rfc3339},
@@ -20,25 +20,49 @@ use crate::{
 /// How many facts are looked through for a listing.
 const LOOK_BACK_MAX: usize = 10_000;
 
-/// Returns the newest facts of these kinds, oldest first.
+/// How much of a reason is printed in a list, in characters.
+const REASON_MAX: usize = 160;
+
+/// Returns the newest facts of these kinds, oldest first; none in a home in which kloros never ran.
 fn history(home: &Home, kinds: &[Kind]) -> anyhow::Result<Vec<Recorded>> {
-    let mut found = Reader::open(home)?.read(&Query::newest(kinds, LOOK_BACK_MAX))?;
+    let Some(reader) = Reader::find(home)? else { return Ok(Vec::new()) };
+    let mut found = reader.read(&Query::newest(kinds, LOOK_BACK_MAX))?;
     found.reverse();
     Ok(found)
 }
 
-/// Prints `rows`, newest last, and the command that a person would type next; nothing at all is a "no".
-fn show(
-    out: &mut Out,
-    rows: Vec<(serde_json::Value, String)>,
-    limit: usize,
-    none: &str,
-    next: &str,
-) -> anyhow::Result<Answer> {
-    let rows: Vec<_> = rows.into_iter().rev().take(limit).rev().collect();
-    let empty = rows.is_empty();
-    let (facts, lines): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
-    out.answer(&facts, || if empty { none.to_owned() } else { format!("{}\n{next}", lines.join("\n")) })?;
+/// One entry of a list.
+struct Row {
+    id: String,
+    facts: serde_json::Value,
+    line: String,
+}
+
+/// Prints `rows`, newest last, and the command that a person would type next; or the one that is meant by an id. That
+/// there is nothing yet is an answer; that there is nothing of that id is a no.
+fn show(out: &mut Out, rows: Vec<Row>, args: &ListArgs, noun: &str, next: &str) -> anyhow::Result<Answer> {
+    let rows: Vec<Row> = match &args.id {
+        None => rows.into_iter().rev().take(args.limit).rev().collect(),
+        Some(wanted) => match ids::pick(wanted, noun, rows.iter().map(|row| row.id.as_str())) {
+            Ok(id) => {
+                let id = id.to_owned();
+                rows.into_iter().filter(|row| row.id == id).collect()
+            }
+            Err(why) => {
+                if out.is_json() {
+                    out.answer(&json!([]), String::new)?;
+                }
+                super::out::trouble(&why);
+                return Ok(Answer::No);
+            }
+        },
+    };
+    let newest = rows.last().map(|row| row.id.clone());
+    let (facts, lines): (Vec<_>, Vec<_>) = rows.into_iter().map(|row| (row.facts, row.line)).unzip();
+    out.answer(&facts, || match newest {
+        None => format!("no {noun}s yet\nkloros status"),
+        Some(id) => format!("{}\n{}", lines.join("\n"), next.replace("ID", &id)),
+    })?;
     Ok(Answer::Done)
 }
 
@@ -56,16 +80,11 @@ pub(super) fn intents(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::Re
                 _ => return None,
             };
             let line = format!("{}  {kind:18} {id}  {what}", rfc3339(recorded.at_ms));
-            Some((
-                json!({"at_ms": recorded.at_ms, "type": kind, "id": id, "cycle": recorded.cycle, "what": what}),
-                line,
-            ))
-        })
-        .filter(|(row, _)| {
-            args.id.as_deref().is_none_or(|id| row["id"].as_str().is_some_and(|each| each.starts_with(id)))
+            let facts = json!({"at_ms": recorded.at_ms, "type": kind, "id": id, "cycle": recorded.cycle, "what": what});
+            Some(Row { id, facts, line })
         })
         .collect();
-    show(out, rows, args.limit, "no intents yet", "kloros explain ID")
+    show(out, rows, args, "intent", "kloros explain ID")
 }
 
 pub(super) fn questions(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::Result<Answer> {
@@ -83,7 +102,6 @@ pub(super) fn questions(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::
     }
     let rows = found
         .into_iter()
-        .filter(|(_, question, _)| args.id.as_deref().is_none_or(|id| question.question_id.as_str().starts_with(id)))
         .map(|(at_ms, question, end)| {
             let state = end.as_ref().map_or("open", |end| end.how.as_str());
             let line = format!(
@@ -92,12 +110,12 @@ pub(super) fn questions(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::
                 state,
                 question.question_id,
                 question.interest,
-                end.as_ref().map_or("", |end| end.why.as_str())
+                end.as_ref().map_or_else(String::new, |end| shorten(&end.why, REASON_MAX))
             );
-            (json!({"question": question, "end": end}), line)
+            Row { id: question.question_id.to_string(), facts: json!({"question": question, "end": end}), line }
         })
         .collect();
-    show(out, rows, args.limit, "no questions yet", "kloros explain ID")
+    show(out, rows, args, "question", "kloros explain ID")
 }
 
 /// One experiment with what became of it.
@@ -124,18 +142,22 @@ pub(super) fn experiments(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow
             _ => {}
         }
     }
-    let wanted = |each: &Found| args.id.as_deref().is_none_or(|id| each.experiment.id.as_str().starts_with(id));
-    let rows = found.into_values().filter(wanted).map(|each| experiment_row(&each, args.id.is_some())).collect();
-    show(out, rows, args.limit, "no experiments yet", "kloros experiments ID")
+    let rows = found.into_values().map(|each| experiment_row(&each, args.id.is_some())).collect();
+    let next = if args.id.is_some() { "kloros explain ID" } else { "kloros experiments ID" };
+    show(out, rows, args, "experiment", next)
 }
 
-fn experiment_row(found: &Found, whole: bool) -> (serde_json::Value, String) {
+fn experiment_row(found: &Found, whole: bool) -> Row {
     let Found { experiment, trials, generations, end } = found;
-    let failed = trials.iter().filter(|trial| matches!(trial.outcome, Outcome::Failed(_))).count();
+    let failed = trials.iter().filter_map(|trial| match &trial.outcome {
+        Outcome::Failed(failure) => Some(failure),
+        Outcome::Measured(_) => None,
+    });
+    let failed = failures::count(failed);
     let best = generations.last().and_then(|generation| generation.best.as_ref());
     let state = end.as_ref().map_or("running", ExperimentEnd::label);
     let mut line = format!(
-        "{}  {state:10} {}  {} trials, {failed} failed, {} generations",
+        "{}  {state:10} {}  {} trials, {} generations",
         rfc3339(experiment.at_ms),
         experiment.id,
         trials.len(),
@@ -144,11 +166,17 @@ fn experiment_row(found: &Found, whole: bool) -> (serde_json::Value, String) {
     if let Some(best) = best {
         line.extend([format!(", best {:+.0} %", progress::percent_of_log(best.fitness))]);
     }
+    if !failed.is_empty() {
+        line.extend([format!(", failed: {}", failures::kinds(&failed))]);
+    }
     if whole {
         line.extend(trials.iter().map(trial_line));
+        line.extend(failures::lines(&failed).into_iter().map(|each| format!("\n  {each}")));
     }
     let trials = if whole { json!(trials) } else { json!(trials.len()) };
-    (json!({"experiment": experiment, "trials": trials, "generations": generations, "end": end}), line)
+    let facts =
+        json!({"experiment": experiment, "trials": trials, "failures": failed, "generations": generations, "end": end});
+    Row { id: experiment.id.to_string(), facts, line }
 }
 
 fn trial_line(trial: &Trial) -> String {
@@ -159,7 +187,7 @@ fn trial_line(trial: &Trial) -> String {
                 .filter_map(|name| Some(format!("{name} {}", story::number(*measurement.metrics.get(*name)?))));
             metrics.collect::<Vec<_>>().join("  ")
         }
-        Outcome::Failed(failure) => format!("failed: {failure}"),
+        Outcome::Failed(failure) => format!("failed: {}", shorten(&failure.to_string(), REASON_MAX)),
     };
     format!("\n  g{} t{:02}  {}  {what}", trial.generation, trial.number, story::params(&trial.params))
 }
@@ -171,7 +199,6 @@ pub(super) fn winners(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::Re
             Fact::ExperimentEnd(ExperimentEnd::Won { winner, .. }) => Some((recorded.at_ms, winner)),
             _ => None,
         })
-        .filter(|(_, winner)| args.id.as_deref().is_none_or(|id| winner.experiment_id.as_str().starts_with(id)))
         .map(|(at_ms, winner)| {
             let line = format!(
                 "{}  {}  {}  claimed {:+.0} %",
@@ -180,10 +207,10 @@ pub(super) fn winners(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::Re
                 story::params(&winner.best.params),
                 progress::percent_of_log(winner.best.fitness)
             );
-            (json!(winner), line)
+            Row { id: winner.experiment_id.to_string(), facts: json!(winner), line }
         })
         .collect();
-    show(out, rows, args.limit, "no winners yet", "kloros deployments")
+    show(out, rows, args, "winner", "kloros explain ID")
 }
 
 pub(super) fn deployments(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::Result<Answer> {
@@ -197,7 +224,6 @@ pub(super) fn deployments(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow
         .collect();
     let rows = stages(history.into_iter().map(|recorded| recorded.fact))
         .into_iter()
-        .filter(|(deployment, _)| args.id.as_deref().is_none_or(|id| deployment.id.as_str().starts_with(id)))
         .map(|(deployment, stage)| {
             let verdict = verdicts.get(deployment.id.as_str());
             let state = match (verdict, stage) {
@@ -213,8 +239,9 @@ pub(super) fn deployments(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow
                 progress::changes(&deployment.promotion.changes),
                 improvement.map_or_else(String::new, |estimate| story::estimate(&estimate))
             );
-            (json!({"deployment": deployment, "stage": stage, "verdict": verdict}), line)
+            let facts = json!({"deployment": deployment, "stage": stage, "verdict": verdict});
+            Row { id: deployment.id.to_string(), facts, line }
         })
         .collect();
-    show(out, rows, args.limit, "no deployments yet", "kloros explain ID")
+    show(out, rows, args, "deployment", "kloros explain ID")
 }

@@ -3,11 +3,15 @@
 mod ask;
 mod bench;
 mod client;
+mod failures;
+mod ids;
 mod list;
 mod out;
 mod progress;
 mod run;
+mod status;
 mod story;
+mod text;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -71,7 +75,7 @@ enum Command {
     Reject(AnswerArgs),
     /// Undo a deployment that was not judged yet
     Rollback {
-        /// The deployment's id
+        /// The deployment's id, or its beginning
         id: String,
     },
     /// Propose settings of your own, through the same gate, deployment and validation
@@ -172,7 +176,7 @@ async fn obey(cli: Cli) -> anyhow::Result<Answer> {
     let home = || -> anyhow::Result<Home> { Ok(Home::resolve(cli.common.home.as_deref())?) };
     match cli.command.unwrap_or_else(|| Command::Run(run::RunArgs::default())) {
         Command::Run(args) => run::run(home()?, args, &mut out).await,
-        Command::Status => ask::status(&home()?, &mut out).await,
+        Command::Status => status::status(&home()?, &mut out).await,
         Command::Tree => ask::tree(&home()?, &mut out).await,
         Command::Intents(args) => list::intents(&home()?, &args, &mut out),
         Command::Questions(args) => list::questions(&home()?, &args, &mut out),
@@ -182,7 +186,7 @@ async fn obey(cli: Cli) -> anyhow::Result<Answer> {
         Command::Explain { id } => story::explain(&home()?, &id, &mut out),
         Command::Approve(args) => ask::answer(&home()?, args.id, true, args.reason, &mut out).await,
         Command::Reject(args) => ask::answer(&home()?, args.id, false, args.reason, &mut out).await,
-        Command::Rollback { id } => ask::rollback(&home()?, id, &mut out).await,
+        Command::Rollback { id } => ask::rollback(&home()?, &id, &mut out).await,
         Command::Try(args) => ask::propose(&home()?, args, &mut out).await,
         Command::Bench(args) => bench::bench(&home()?, args, &mut out).await,
         Command::CheckConfig { config } => check_config(&home()?, config.as_deref(), &mut out),
@@ -216,7 +220,7 @@ fn rebuild_logs(home: &Home, out: &mut Out) -> anyhow::Result<Answer> {
     let rebuilt = journal::rebuild(home)?;
     let (files, lines) = (rebuilt.files, rebuilt.lines);
     out.answer(&serde_json::json!({"files": files, "lines": lines}), || {
-        format!("rebuilt {files} files, {lines} lines, in {}", home.root().display())
+        format!("rebuilt {files} files, {lines} lines, in {}\nkloros deployments", home.root().display())
     })?;
     Ok(Answer::Done)
 }

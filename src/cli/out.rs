@@ -4,6 +4,8 @@ use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 
+use super::text::{tame, tame_json};
+
 /// Prints answers, in words or as JSON.
 pub(crate) struct Out {
     json: bool,
@@ -14,7 +16,7 @@ pub(crate) struct Out {
 impl Out {
     /// Returns where answers go; as JSON if `json` is asked for.
     pub(crate) fn new(json: bool) -> Self {
-        Self { json, terminal: io::stdout().is_terminal(), stdout: io::stdout() }
+        Self { json, terminal: io::stdout().is_terminal() && !is_dumb(), stdout: io::stdout() }
     }
 
     /// Returns whether answers are JSON.
@@ -31,14 +33,18 @@ impl Out {
     pub(crate) fn answer(&mut self, facts: &impl Serialize, words: impl FnOnce() -> String) -> io::Result<()> {
         if self.json {
             let text = serde_json::to_string(facts).map_err(io::Error::other)?;
-            self.line(&text)
+            self.write(&tame_json(text))
         } else {
             self.line(&words())
         }
     }
 
-    /// Prints one line.
+    /// Prints lines for a person.
     pub(crate) fn line(&mut self, text: &str) -> io::Result<()> {
+        self.write(&tame(text))
+    }
+
+    fn write(&mut self, text: &str) -> io::Result<()> {
         let mut stdout = self.stdout.lock();
         writeln!(stdout, "{text}")?;
         stdout.flush()
@@ -46,14 +52,31 @@ impl Out {
 
     /// Prints a line over the last one, for a person that looks on; an empty text takes it away.
     pub(crate) fn over(&mut self, text: &str) -> io::Result<()> {
+        // A line that is wider than the terminal would be broken into two, and only one of them taken away.
+        let text: String = tame(text).chars().take(self.columns()).collect();
         let mut stdout = self.stdout.lock();
         write!(stdout, "\r\x1b[2K{text}")?;
         stdout.flush()
     }
 }
 
+/// The width of a terminal that does not say how wide it is.
+const COLUMNS_DEFAULT: usize = 80;
+
+impl Out {
+    fn columns(&self) -> usize {
+        let size = rustix::termios::tcgetwinsize(&self.stdout);
+        size.map_or(COLUMNS_DEFAULT, |size| usize::from(size.ws_col)).max(COLUMNS_DEFAULT / 4) - 1
+    }
+}
+
 /// Prints trouble to stderr.
 pub(crate) fn trouble(text: &str) {
     // When stderr is gone as well, there is nobody left to tell.
-    writeln!(io::stderr().lock(), "kloros: {text}").ok();
+    writeln!(io::stderr().lock(), "kloros: {}", tame(text)).ok();
+}
+
+/// Returns whether the terminal cannot take a line back.
+fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
 }

@@ -6,8 +6,11 @@ use kloros_actors::facts::{
     Anomaly, AnomalyKind, Change, Experiment, ExperimentEnd, Fact, Generation, Key, Recorded, Ruling, Step, Verdict,
 };
 
-use super::{out::Out, story};
+use super::{out::Out, story, text::shorten};
 use crate::home::Home;
+
+/// How much of a reason is told, in characters; `kloros explain` tells more.
+const REASON_MAX: usize = 240;
 
 /// The story of a run, line by line; on a terminal with a line below it that says what is going on now.
 pub(crate) struct Progress<'a> {
@@ -74,7 +77,7 @@ impl<'a> Progress<'a> {
             Fact::Anomaly(anomaly) => Some(noticed(anomaly)),
             Fact::Question(question) => Some(format!("asks      {} ({})", question.hypothesis, question.question_id)),
             Fact::QuestionEnd(end) if end.how != "deployed" && end.how != "rolled_back" => {
-                Some(format!("ends      {}: {}", end.question, end.why))
+                Some(format!("ends      {}: {}", end.question, shorten(&end.why, REASON_MAX)))
             }
             Fact::Experiment(experiment) => {
                 self.experiment = Some(experiment.clone());
@@ -164,7 +167,7 @@ fn ruled(ruling: &Ruling) -> String {
     match ruling {
         Ruling::Allow { risk, level, .. } => format!("permits   it: {risk} risk at autonomy {}", u8::from(*level)),
         Ruling::Ask { promotion, why, .. } => format!("waits     for you: {why}\n          kloros approve {promotion}"),
-        Ruling::Refuse { why, .. } => format!("refuses   it: {why}"),
+        Ruling::Refuse { why, .. } => format!("refuses   it: {}", shorten(why, REASON_MAX)),
     }
 }
 
@@ -173,7 +176,10 @@ fn judged(verdict: &Verdict) -> String {
         verdict.improvement.map_or_else(String::new, |estimate| format!(" {}", story::estimate(&estimate)));
     format!(
         "judges    {}{improvement}: {} ({} blocks, {} requests)",
-        verdict.outcome, verdict.reason, verdict.blocks, verdict.samples
+        verdict.outcome,
+        shorten(&verdict.reason.to_string(), REASON_MAX),
+        verdict.blocks,
+        verdict.samples
     )
 }
 

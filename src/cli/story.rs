@@ -1,15 +1,21 @@
 //! `kloros explain`: one cycle as one story, with the numbers it stands on.
 
-use anyhow::bail;
+use std::collections::{BTreeMap, BTreeSet};
+
 use kloros_actors::{
     facts::{
         Anomaly, AnomalyKind, Authority, CycleId, Estimate, ExperimentEnd, Fact, Generation, Kind, Outcome, Params,
-        Recorded, Ruled, Ruling, Stage, Step, Verdict, stages,
+        Recorded, Ruled, Ruling, Step, Trial, TrialFailure, Verdict, stages,
     },
     seams::Query,
 };
 
-use super::{Answer, out::Out, progress};
+use super::{
+    Answer, failures,
+    ids::{begins, pick},
+    out::Out,
+    progress,
+};
 use crate::{
     home::Home,
     journal::{Reader, rfc3339},
@@ -18,59 +24,106 @@ use crate::{
 /// How many facts are looked through for the one that is meant.
 const LOOK_BACK_MAX: usize = 20_000;
 
+/// How far lines without a time of their own are indented: by a time and two blanks.
+const INDENT: usize = 22;
+
 pub(super) fn explain(home: &Home, id: &str, out: &mut Out) -> anyhow::Result<Answer> {
-    let reader = Reader::open(home)?;
-    let Some(cycle) = cycle_of(&reader, id)? else {
-        super::out::trouble(&format!("nothing is known of {id:?}; try `kloros deployments` or `kloros questions`"));
+    let Some(reader) = Reader::find(home)? else {
+        super::out::trouble(&format!("nothing is known yet in {}: start with `kloros run`", home.root().display()));
         return Ok(Answer::No);
+    };
+    let cycle = match cycle_of(&reader, id)? {
+        Ok(cycle) => cycle,
+        Err(why) => {
+            super::out::trouble(&format!("{why}; see `kloros deployments` or `kloros questions`"));
+            return Ok(Answer::No);
+        }
     };
     let facts = reader.read(&Query { cycle: Some(cycle.clone()), ..Query::default() })?;
     out.answer(&facts, || tell(&cycle, &facts))?;
     Ok(Answer::Done)
 }
 
-/// Returns the cycle that `id`, or what begins with it, belongs to.
-fn cycle_of(reader: &Reader, id: &str) -> anyhow::Result<Option<CycleId>> {
-    if id.is_empty() {
-        bail!("an id, or its beginning, is needed");
-    }
+/// Returns the cycle that `id`, or what begins with it, belongs to; or why that is not one cycle.
+fn cycle_of(reader: &Reader, id: &str) -> anyhow::Result<Result<CycleId, String>> {
     let exact = reader.read(&Query { cycle: Some(CycleId::new(id)), limit: 1, ..Query::default() })?;
     if let Some(recorded) = exact.first() {
-        return Ok(Some(recorded.cycle.clone()));
+        return Ok(Ok(recorded.cycle.clone()));
     }
     let kinds = [Kind::Anomaly, Kind::Question, Kind::Experiment, Kind::Promotion, Kind::Deployment];
     let newest = reader.read(&Query::newest(&kinds, LOOK_BACK_MAX))?;
-    let meant = |recorded: &&Recorded| {
-        recorded.cycle.as_str().starts_with(id)
-            || (recorded.fact.kind() != Kind::Anomaly && recorded.fact.subject().starts_with(id))
-    };
-    Ok(newest.iter().find(meant).map(|recorded| recorded.cycle.clone()))
+    Ok(meant(id, &newest))
+}
+
+/// Returns the one cycle of `facts` that `id` means. Several ids of one cycle are as good as one; a question that was asked
+/// again means its newest cycle.
+fn meant(id: &str, facts: &[Recorded]) -> Result<CycleId, String> {
+    let mut ids: BTreeMap<&str, &CycleId> = BTreeMap::new();
+    for recorded in facts {
+        ids.entry(recorded.cycle.as_str()).or_insert(&recorded.cycle);
+        // An anomaly's subject is what was watched, which has no story of its own.
+        if recorded.fact.kind() != Kind::Anomaly {
+            ids.entry(recorded.fact.subject()).or_insert(&recorded.cycle);
+        }
+    }
+    let cycles: BTreeSet<&CycleId> = ids.iter().filter(|(each, _)| begins(each, id)).map(|(_, cycle)| *cycle).collect();
+    if let (None, [cycle]) = (ids.get(id), cycles.iter().collect::<Vec<_>>().as_slice()) {
+        return Ok((**cycle).clone());
+    }
+    let found = pick(id, "id", ids.keys().copied())?;
+    ids.get(found).map(|cycle| (*cycle).clone()).ok_or_else(|| format!("nothing is known of {id:?}"))
 }
 
 fn tell(cycle: &CycleId, facts: &[Recorded]) -> String {
     let mut lines = vec![format!("cycle {cycle}")];
-    let (mut tried, mut failed, mut runs) = (0, 0, 0);
+    let (mut tried, mut runs) = (0, 0);
+    let (mut failed_trials, mut failed_runs) = (Vec::new(), Vec::new());
     for recorded in facts {
         match &recorded.fact {
             Fact::Trial(trial) => {
                 tried += 1;
-                failed += u32::from(matches!(trial.outcome, Outcome::Failed(_)));
+                failed_trials.extend(failure(trial));
             }
-            Fact::Run { .. } => runs += 1,
+            Fact::Run { outcome, .. } => {
+                runs += 1;
+                failed_runs.extend(outcome.as_ref().err());
+            }
             _ => {}
         }
-        if let Some(line) = sentence(&recorded.fact, tried, failed, runs) {
+        if let Some(line) = sentence(&recorded.fact, tried, failed_trials.len(), runs) {
             lines.push(format!("{}  {line}", rfc3339(recorded.at_ms)));
         }
+        let failed = match &recorded.fact {
+            Fact::ExperimentEnd(_) => std::mem::take(&mut failed_trials),
+            Fact::Verdict(_) => std::mem::take(&mut failed_runs),
+            _ => Vec::new(),
+        };
+        lines.extend(failure_lines(failed));
     }
+    // What has not come to its end yet has failures all the same.
+    lines.extend(failure_lines(failed_trials.into_iter().chain(failed_runs)));
     let open = stages(facts.iter().map(|recorded| recorded.fact.clone()));
     for (deployment, stage) in open.iter().filter(|(_, stage)| !stage.is_final()) {
         lines.push(format!("{} is {} now", deployment.id, stage.label()));
     }
+    lines.push("kloros status".to_owned());
     lines.join("\n")
 }
 
-fn sentence(fact: &Fact, tried: u32, failed: u32, runs: u32) -> Option<String> {
+fn failure(trial: &Trial) -> Option<&TrialFailure> {
+    match &trial.outcome {
+        Outcome::Failed(failure) => Some(failure),
+        Outcome::Measured(_) => None,
+    }
+}
+
+/// Returns lines that say what failed and why, below the sentence they belong to.
+fn failure_lines<'a>(failed: impl IntoIterator<Item = &'a TrialFailure>) -> Vec<String> {
+    let indent = " ".repeat(INDENT);
+    failures::lines(&failures::count(failed)).into_iter().map(|line| format!("{indent}{line}")).collect()
+}
+
+fn sentence(fact: &Fact, tried: u32, failed: usize, runs: u32) -> Option<String> {
     match fact {
         Fact::Anomaly(anomaly) => Some(noticed(anomaly)),
         Fact::Question(question) => Some(format!(
@@ -137,7 +190,7 @@ fn measured(generation: &Generation) -> String {
     format!("           generation {number}: {measured} measured, {failed} failed, best {best}")
 }
 
-fn ended(end: &ExperimentEnd, tried: u32, failed: u32) -> String {
+fn ended(end: &ExperimentEnd, tried: u32, failed: usize) -> String {
     match end {
         ExperimentEnd::Won { winner, .. } => format!(
             "won        {} (claimed {:+.1} % over the live settings, {tried} trials, {failed} failed)",
@@ -199,34 +252,6 @@ fn judged(verdict: &Verdict, runs: u32) -> String {
     text
 }
 
-/// Returns a line for everything that is under way.
-pub(super) fn under_way(reader: &Reader) -> Vec<String> {
-    let kinds = [Kind::Experiment, Kind::Trial, Kind::ExperimentEnd, Kind::Deployment, Kind::Step];
-    let Ok(mut history) = reader.read(&Query::newest(&kinds, LOOK_BACK_MAX)) else { return Vec::new() };
-    history.reverse();
-    let mut running: Vec<(String, u32, u32)> = Vec::new();
-    for recorded in &history {
-        let subject = recorded.fact.subject();
-        match &recorded.fact {
-            Fact::Experiment(experiment) => {
-                let budget = experiment.spec.budget;
-                running.push((subject.to_owned(), 0, budget.max_candidates * budget.max_generations));
-            }
-            Fact::Trial(_) => running.iter_mut().filter(|each| each.0 == subject).for_each(|each| each.1 += 1),
-            Fact::ExperimentEnd(_) => running.retain(|each| each.0 != subject),
-            _ => {}
-        }
-    }
-    let mut lines: Vec<String> =
-        running.into_iter().map(|(id, tried, total)| format!("evolving   {id} trial {tried} of {total}")).collect();
-    let open = stages(history.into_iter().map(|recorded| recorded.fact));
-    lines.extend(open.iter().filter(|(_, stage)| !stage.is_final()).map(|(deployment, stage)| {
-        let mark = if *stage == Stage::Stuck { "STUCK     " } else { "deploying " };
-        format!("{mark} {} is {}: {}", deployment.id, stage.label(), progress::changes(&deployment.promotion.changes))
-    }));
-    lines
-}
-
 /// Prints a number with as many digits as it deserves.
 pub(super) fn number(value: f64) -> String {
     match value.abs() {
@@ -255,5 +280,76 @@ pub(super) fn span(seconds: f64) -> String {
         long if long >= 3_600.0 => format!("{:.1} h", long / 3_600.0),
         long if long >= 60.0 => format!("{:.1} min", long / 60.0),
         short => format!("{short:.1} s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kloros_actors::facts::{QuestionEnd, QuestionId, Step, TrialFailure};
+
+    use super::*;
+
+    fn recorded(seq: u64, cycle: &str, fact: Fact) -> Recorded {
+        Recorded { seq, cycle: CycleId::new(cycle), at_ms: 1_762_011_720_000, fact }
+    }
+
+    fn about(seq: u64, cycle: &str, id: &str) -> Recorded {
+        let end = QuestionEnd {
+            question: QuestionId::new(id),
+            how: "void".to_owned(),
+            why: String::new(),
+            eligible_at_ms: 0,
+            hypothesis: "LAB".to_owned(),
+            domain: "lab".to_owned(),
+        };
+        recorded(seq, cycle, Fact::QuestionEnd(end))
+    }
+
+    #[test]
+    fn an_id_means_one_cycle_or_says_which_it_could_mean() {
+        // Newest first, as they are read.
+        let facts = [
+            about(4, "c-bb000000", "lab.queue.001"),
+            about(3, "c-aa000000", "x-lab.latency.001"),
+            about(2, "c-aa000000", "lab.latency.001"),
+            about(1, "c-cc000000", "lab.queue.001"),
+        ];
+        for (id, cycle) in [
+            ("c-aa", Ok("c-aa000000")),
+            ("aa", Ok("c-aa000000")),
+            // Question and experiment are of one cycle.
+            ("lab.latency", Ok("c-aa000000")),
+            ("x-lab.latency.001", Ok("c-aa000000")),
+            // Asked twice: the newest is meant.
+            ("lab.queue.001", Ok("c-bb000000")),
+            ("lab.", Err("is the beginning of 3")),
+            ("c-", Err("is the beginning of 3")),
+            ("nosuch", Err("no id begins with")),
+            ("", Err("no id begins with")),
+        ] {
+            match (meant(id, &facts), cycle) {
+                (Ok(found), Ok(cycle)) => assert_eq!(found.as_str(), cycle, "{id}"),
+                (Err(why), Err(part)) => assert!(why.contains(part), "{id}: {why}"),
+                (found, cycle) => panic!("{id}: {found:?} is not {cycle:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_story_says_why_runs_failed_below_the_verdict_or_at_its_end() {
+        let deployment = kloros_actors::facts::DeploymentId::new("d-1");
+        let failed = |place: u32| {
+            let (kind, detail) = (kloros_actors::facts::FailureKind::Died, "it ended with signal 9".to_owned());
+            let outcome = Err(TrialFailure { kind, detail });
+            recorded(
+                place.into(),
+                "c-1",
+                Fact::Run { deployment: deployment.clone(), block: 1, place, candidate: true, outcome },
+            )
+        };
+        let step = Fact::Step { deployment: deployment.clone(), step: Step::Proven };
+        let text = tell(&CycleId::new("c-1"), &[recorded(1, "c-1", step), failed(2), failed(3)]);
+        assert!(text.contains("failed     2 x died, such as: it ended with signal 9"), "{text}");
+        assert!(text.ends_with("\nkloros status"), "{text}");
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! Invariants: a fact stands at a place of its own, larger is later, whatever the clock says; a name that may stand
 //! once stands once; a line gets into its file once, also across crashes; after a failed write, a damaged page or a
-//! database that lost its name nothing more is written by this process; whoever opens the journal locks out whoever
+//! database that lost its name nothing more is written by this process; where a journal was, none is begun afresh without
+//! a person's word; whoever opens the journal locks out whoever
 //! opened it before.
 
 mod store;
@@ -28,6 +29,8 @@ mod codec;
 mod schema;
 
 mod fault;
+
+mod mark;
 
 mod time;
 

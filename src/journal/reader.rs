@@ -9,7 +9,7 @@ use kloros_actors::{
 };
 use rusqlite::{Connection, params_from_iter, types::Value};
 
-use super::{codec, fault::Fault, schema};
+use super::{codec, fault::Fault, mark, schema};
 use crate::home::Home;
 
 /// A read-only view of the journal, also of one that a daemon is writing to.
@@ -31,6 +31,16 @@ impl Reader {
     /// Opens the journal of `home`; an absent, foreign or newer one is refused.
     pub(crate) fn open(home: &Home) -> Result<Self, JournalError> {
         Ok(Self::at(home.journal())?)
+    }
+
+    /// Opens the journal of `home`, or returns `None` where kloros never ran.
+    pub(crate) fn find(home: &Home) -> Result<Option<Self>, JournalError> {
+        let path = home.journal();
+        mark::refuse_lost(&path)?;
+        if path.symlink_metadata().is_err() {
+            return Ok(None);
+        }
+        Self::open(home).map(Some)
     }
 
     pub(super) fn at(path: PathBuf) -> Result<Self, Fault> {
@@ -75,6 +85,8 @@ impl Reader {
     /// Checks the facts, newest first, for at most `limit`.
     pub(super) fn verify_facts(&self, limit: Option<Duration>) -> Result<Verified, Fault> {
         let begun = Instant::now();
+        // Read before the facts are counted: a daemon that runs writes the facts first.
+        let written = mark::known(&self.path)?;
         let check = || {
             let (facts, last): (i64, i64) =
                 self.connection.query_row("SELECT count(*), coalesce(max(seq), 0) FROM facts", [], |row| {
@@ -98,7 +110,9 @@ impl Reader {
             }
             Ok(Ok(Verified { checked, facts: facts.cast_unsigned() }))
         };
-        check().map_err(|error| self.fault(&error))?.map_err(|why| self.damaged(&why))
+        let verified = check().map_err(|error| self.fault(&error))?.map_err(|why| self.damaged(&why))?;
+        mark::refuse_fewer(&self.path, written, verified.facts)?;
+        Ok(verified)
     }
 
     fn damaged(&self, why: &str) -> Fault {

@@ -69,9 +69,12 @@ impl From<Fault> for RebuildError {
 /// Writes all projected files of `home` anew from the journal, each at one instant. The daemon must not run. Winners
 /// that their owner put there, and files that no fact speaks of, stay.
 pub(crate) fn rebuild(home: &Home) -> Result<Rebuilt, RebuildError> {
-    let _lock = home.lock()?;
     let path = home.journal();
-    // An absent journal is said to be missing, not created: an empty one would empty the logs.
+    // An absent journal is said to be missing, not created: an empty one would empty the logs. Nor is a home created.
+    if path.symlink_metadata().is_err() {
+        Reader::at(path.clone())?;
+    }
+    let _lock = home.lock()?;
     let reader = Reader::at(path.clone())?;
     reader.verify()?;
     let connection = schema::open_writer(&path)?;

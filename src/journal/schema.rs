@@ -9,7 +9,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
-use super::fault::Fault;
+use super::{fault::Fault, mark};
 
 /// The layout that this kloros writes. It is raised whenever a table changes, or a fact in a way that older readers
 /// would not understand.
@@ -24,8 +24,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The size to which the write-ahead log is cut after a checkpoint, in bytes.
 const LOG_BYTES_MAX: i64 = 64 << 20;
 
-/// How long the structure of the database is checked when it is opened; the rest is left to `kloros doctor`.
-const QUICK_CHECK_MAX: Duration = Duration::from_millis(500);
+/// How long the structure of the database is checked when it is opened; `kloros rebuild-logs` checks all of it.
+const STRUCTURE_MAX: Duration = Duration::from_millis(500);
 
 const TABLES: &str = "
     CREATE TABLE facts (
@@ -68,6 +68,7 @@ const TABLES: &str = "
 
 /// Opens the database at `path` for the one writer, creating it if it is missing, and checks its structure.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, Fault> {
+    mark::refuse_lost(path)?;
     let found = inspect(path)?;
     if !found {
         create_file(path).map_err(|error| Fault::Unwritable(format!("cannot create {}: {error}", path.display())))?;
@@ -75,19 +76,25 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, Fault> {
     let told = |error: rusqlite::Error| Fault::of(path, &error);
     let mut connection = Connection::open_with_flags(path, flags(OpenFlags::SQLITE_OPEN_READ_WRITE)).map_err(told)?;
     prepare(&connection).map_err(told)?;
+    // The file alone does not show what only stands in the write-ahead log so far.
+    let is_new = known_version(&connection, path)? == 0;
+    if is_new && mark::known(path)?.is_some() {
+        return Err(mark::lost(path, "has no tables"));
+    }
+    // Before anything is written: what is damaged stays as it was found.
+    check_structure(&connection, path)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(told)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(told)?;
     connection.pragma_update(None, "journal_size_limit", LOG_BYTES_MAX).map_err(told)?;
-    // The file alone does not show what only stands in the write-ahead log so far.
-    if known_version(&connection, path)? == 0 {
+    if is_new {
         create_tables(&mut connection).map_err(told)?;
     }
-    quick_check(&connection, path)?;
     Ok(connection)
 }
 
 /// Opens the database at `path` for reading alone.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, Fault> {
+    mark::refuse_lost(path)?;
     if !path.exists() {
         return Err(Fault::Unwritable(format!("{} is missing: no kloros has run in this home yet", path.display())));
     }
@@ -130,7 +137,14 @@ fn inspect(path: &Path) -> Result<bool, Fault> {
     // hand would be simpler, but closing such a file drops the locks of every connection this process has to it.
     let flags = flags(OpenFlags::SQLITE_OPEN_READ_ONLY) | OpenFlags::SQLITE_OPEN_URI;
     let connection = Connection::open_with_flags(uri(path), flags).map_err(|error| Fault::of(path, &error))?;
-    known_version(&connection, path)?;
+    match connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())) {
+        // What is malformed by itself may be sound with its log, which this connection does not read.
+        Err(rusqlite::Error::SqliteFailure(failure, _))
+            if failure.code == ErrorCode::DatabaseCorrupt && mark::has_log(path) => {}
+        _ => {
+            known_version(&connection, path)?;
+        }
+    }
     Ok(true)
 }
 
@@ -175,9 +189,10 @@ fn create_tables(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-fn quick_check(connection: &Connection, path: &Path) -> Result<(), Fault> {
-    let check = |connection: &Connection| connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0));
-    let answer: Option<String> = within(QUICK_CHECK_MAX, connection, check).map_err(|error| Fault::of(path, &error))?;
+fn check_structure(connection: &Connection, path: &Path) -> Result<(), Fault> {
+    // The quick check would not notice an index that leads past a fact.
+    let check = |connection: &Connection| connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0));
+    let answer: Option<String> = within(STRUCTURE_MAX, connection, check).map_err(|error| Fault::of(path, &error))?;
     match answer {
         Some(answer) if answer == "ok" => Ok(()),
         Some(answer) => Err(Fault::Damaged(format!("{}: {answer}", path.display()))),

@@ -9,6 +9,7 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use super::{
     fault::Fault,
+    mark::Mark,
     outbox::{FlushError, Pump},
     reader::Reader,
     schema::{self, Identity},
@@ -38,17 +39,18 @@ pub(crate) fn open(home: &Home) -> Result<Store, JournalError> {
     let path = home.journal();
     let connection = schema::open_writer(&path)?;
     let told = |error: rusqlite::Error| Fault::of(&path, &error);
-    let epoch = take_over(&connection).map_err(told)?;
     let reader = Reader::at(path.clone())?;
     let verified = reader.verify_facts(Some(FACTS_CHECK_MAX))?;
     if verified.checked < verified.facts {
         tracing::warn!(verified.checked, verified.facts, "the older facts are not checked at the start");
     }
+    // Whoever had it before may no longer write, once it is known to be worth having.
+    let epoch = take_over(&connection).map_err(told)?;
     let last = last_place(&connection).map_err(told)?.cast_unsigned();
-    let identity = Identity::of(&path)?;
+    let (identity, mark) = (Identity::of(&path)?, Mark::open(&path, last)?);
     let shared = Arc::new(Shared { identity, suspect: std::sync::OnceLock::new(), appended: watch::Sender::new(last) });
     let (jobs, waiting) = mpsc::channel(JOBS_MAX);
-    let writer = Writer::new(connection, shared.clone(), epoch);
+    let writer = Writer::new(connection, shared.clone(), epoch, mark);
     start(writer, waiting, &path)?;
     let pump = Pump::new(home.root(), Reader::at(path.clone())?, &jobs);
     Ok(Store { jobs, reader: Arc::new(Mutex::new(reader)), pump: Arc::new(Mutex::new(pump)), shared })

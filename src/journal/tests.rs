@@ -22,6 +22,8 @@ use super::{
 };
 use crate::home::{Home, HomeError};
 
+mod damage;
+
 const AT_MS: u64 = 1_762_011_720_000;
 
 /// A home that goes with the test.
@@ -297,7 +299,7 @@ fn projected_files(home: &Home) -> BTreeMap<PathBuf, String> {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             if path.is_dir() {
                 folders.push(path);
-            } else if !name.starts_with("journal.db") && name != "lock" {
+            } else if !name.starts_with("journal.") && name != "lock" {
                 found.insert(path.clone(), fs::read_to_string(&path).unwrap());
             }
         }
@@ -604,11 +606,11 @@ async fn a_rebuild_gives_the_same_bytes_as_the_days_before_it() {
 #[tokio::test]
 async fn a_rebuild_is_refused_while_a_daemon_holds_the_home_and_without_a_journal() {
     let house = house();
-    let lock = house.home.lock().unwrap();
-    assert!(matches!(rebuild(&house.home), Err(RebuildError::Home(HomeError::InUse { .. }))));
-    drop(lock);
     assert!(matches!(rebuild(&house.home), Err(RebuildError::Journal(_))));
-    assert!(!house.home.journal().exists());
+    assert!(!house.home.state_folder().exists());
+    let _lock = house.home.lock().unwrap();
+    drop(open(&house.home).unwrap());
+    assert!(matches!(rebuild(&house.home), Err(RebuildError::Home(HomeError::InUse { .. }))));
 }
 
 #[tokio::test]

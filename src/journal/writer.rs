@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     codec::{self, Encoded},
     fault::Fault,
+    mark::Mark,
     projection::{self, FEED_QUESTIONS_MAX, Projected, Shape},
     schema::Identity,
 };
@@ -61,6 +62,7 @@ pub(super) struct Writer {
     connection: Connection,
     shared: Arc<Shared>,
     epoch: i64,
+    mark: Mark,
 }
 
 /// A caller of [`Job::Append`] in the transaction under way.
@@ -71,8 +73,8 @@ struct Caller {
 
 impl Writer {
     /// Returns the writer of `connection`, which took the journal over in this `epoch`.
-    pub(super) fn new(connection: Connection, shared: Arc<Shared>, epoch: i64) -> Self {
-        Self { connection, shared, epoch }
+    pub(super) fn new(connection: Connection, shared: Arc<Shared>, epoch: i64, mark: Mark) -> Self {
+        Self { connection, shared, epoch, mark }
     }
 
     /// Writes what comes until nobody can send any more.
@@ -139,6 +141,7 @@ impl Writer {
         let (places, last) = written.inspect_err(|fault| self.shared.learn(fault))?;
         // A database that lost its name takes what is written with it, and it is written all the same.
         self.shared.check()?;
+        self.mark.set(last);
         self.shared.appended.send_if_modified(|seen| std::mem::replace(seen, last) != last);
         Ok(places)
     }
@@ -312,7 +315,7 @@ mod tests {
         let epoch = take_over(&connection).unwrap();
         let identity = Identity::of(&home.journal()).unwrap();
         let shared = Shared { identity, suspect: OnceLock::new(), appended: watch::Sender::new(0) };
-        Writer::new(connection, Arc::new(shared), epoch)
+        Writer::new(connection, Arc::new(shared), epoch, Mark::open(&home.journal(), 0).unwrap())
     }
 
     #[track_caller]

@@ -233,3 +233,38 @@ async fn a_service_of_another_supervisor_is_restarted_by_its_command() {
     let error = services.restart(&theirs).await.unwrap_err();
     assert!(matches!(&error, ServiceError::DidNotStart(why) if why.contains("/no/such")), "{error}");
 }
+
+#[tokio::test]
+async fn whoever_looks_is_told_whether_a_service_answers_and_how_often_it_died() {
+    let House { home: _home, services } = house("LAB_SLOTS=4\n");
+    let domain = child();
+    assert!(!services.look(&domain).await.is_up, "it was never started");
+    services.start(&domain).await.unwrap();
+    let look = services.look(&domain).await;
+    assert_eq!((look.is_up, look.deaths, look.pid), (true, 0, pid(&services).await), "{look:?}");
+
+    kill(look.pid.unwrap());
+    let place = Arc::clone(services.places.lock().unwrap().get("lab").unwrap());
+    let ended = async { place.serving.lock().await.instance.as_mut().unwrap().exited().await };
+    timeout(Duration::from_secs(20), ended).await.unwrap();
+    let look = services.look(&domain).await;
+    assert!(!look.is_up && look.pid.is_none() && look.state.contains("signal"), "{look:?}");
+    place.serving.lock().await.bury(Instant::now());
+    let look = services.look(&domain).await;
+    assert!(look.deaths == 1 && look.rests_s.is_some(), "{look:?}");
+
+    // Whoever has a hand on it is not waited for.
+    let busy = place.serving.lock().await;
+    assert!(services.look(&domain).await.state.contains("started or restarted"));
+    drop(busy);
+    services.stop_all().await;
+}
+
+#[tokio::test]
+async fn a_service_of_somebody_else_that_does_not_answer_is_not_up() {
+    let House { home: _home, services } = house("");
+    let mut theirs = domain(Manager::Command { restart: vec!["true".to_owned()] }, server(), ReadBack::ProcEnviron);
+    theirs.service.port = free_port().unwrap();
+    let look = services.look(&theirs).await;
+    assert!(!look.is_up && look.state.contains("nobody answers"), "{look:?}");
+}

@@ -166,7 +166,7 @@ impl House {
     /// Returns the address of the serving lab.
     pub(crate) fn lab_url(&self) -> Option<String> {
         let status = self.json(&["status"]);
-        status["live"]["services"][0][1].as_str().map(str::to_owned)
+        status["live"]["services"][0]["url"].as_str().map(str::to_owned)
     }
 
     /// Returns what the serving lab says it runs with; `None` while it does not answer.

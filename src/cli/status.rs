@@ -1,0 +1,263 @@
+//! `kloros status`: how the daemon, its services and its work are, what waits for a person, and what to type next.
+
+use anyhow::bail;
+use kloros_actors::{
+    facts::{Fact, Kind, Recorded, Stage, Verdict, stages},
+    seams::Query,
+};
+use serde::Serialize;
+
+use super::{Answer, client::Client, client::Said, out::Out, progress, story, text::shorten};
+use crate::{
+    api::{Level, Live, Room, Service},
+    home::Home,
+    journal::Reader,
+};
+
+/// How many facts are looked through for what is under way.
+const LOOK_BACK_MAX: usize = 20_000;
+
+/// How much of a reason is printed, in characters.
+const REASON_MAX: usize = 200;
+
+/// What the journal says of the work.
+#[derive(Debug, Default, Serialize)]
+struct Work {
+    cycles: usize,
+    experiments: Vec<Running>,
+    deployments: Vec<Deploying>,
+    last_verdict: Option<Verdict>,
+    learned: Option<String>,
+}
+
+/// An experiment without an end.
+#[derive(Debug, PartialEq, Serialize)]
+struct Running {
+    id: String,
+    trial: u32,
+    trials_max: u32,
+}
+
+/// A deployment that is not closed.
+#[derive(Debug, PartialEq, Serialize)]
+struct Deploying {
+    id: String,
+    domain: String,
+    stage: Stage,
+    changes: String,
+    /// Why its undo failed, if it did.
+    undo_failed: Option<String>,
+}
+
+pub(super) async fn status(home: &Home, out: &mut Out) -> anyhow::Result<Answer> {
+    let Some(client) = Client::find(home)? else {
+        out.answer(&serde_json::json!({"running": false, "home": home.root()}), || {
+            format!("not running in {}\nkloros run", home.root().display())
+        })?;
+        return Ok(Answer::No);
+    };
+    let live = match client.get::<Live>("/live").await? {
+        Said::Yes(live) => live,
+        Said::No(why) => bail!(why),
+    };
+    let kinds = [Kind::Experiment, Kind::Trial, Kind::ExperimentEnd, Kind::Deployment, Kind::Step];
+    let reader = Reader::open(home)?;
+    let mut history = reader.read(&Query::newest(&kinds, LOOK_BACK_MAX))?;
+    history.extend(reader.read(&Query::newest(&[Kind::Lesson, Kind::Verdict], LOOK_BACK_MAX))?);
+    history.sort_by_key(|recorded| recorded.seq);
+    let work = work(&history);
+    let well = is_well(&live, &work);
+    out.answer(
+        &serde_json::json!({"running": true, "well": well, "home": home.root(), "work": work, "live": live}),
+        || words(&live, &work),
+    )?;
+    Ok(if well { Answer::Done } else { Answer::No })
+}
+
+fn is_well(live: &Live, work: &Work) -> bool {
+    live.rooms.iter().all(|room| room.state == "running")
+        && live.services.iter().all(|service| service.is_up)
+        && work.deployments.iter().all(|each| each.stage != Stage::Stuck)
+}
+
+/// Folds what the journal says, oldest first.
+fn work(history: &[Recorded]) -> Work {
+    let mut work = Work::default();
+    let mut undo_failed = std::collections::BTreeMap::new();
+    for recorded in history {
+        let subject = recorded.fact.subject();
+        match &recorded.fact {
+            Fact::Experiment(experiment) => {
+                let budget = experiment.spec.budget;
+                let trials_max = budget.max_candidates.saturating_mul(budget.max_generations);
+                work.experiments.push(Running { id: subject.to_owned(), trial: 0, trials_max });
+            }
+            Fact::Trial(_) => {
+                work.experiments.iter_mut().filter(|each| each.id == subject).for_each(|each| each.trial += 1);
+            }
+            Fact::ExperimentEnd(_) => work.experiments.retain(|each| each.id != subject),
+            Fact::Step { step: kloros_actors::facts::Step::UndoFailed(why), .. } => {
+                undo_failed.insert(subject.to_owned(), why.clone());
+            }
+            Fact::Verdict(verdict) => work.last_verdict = Some(verdict.clone()),
+            Fact::Lesson(lesson) => {
+                work.cycles += 1;
+                work.learned = Some(lesson.says.clone());
+            }
+            _ => {}
+        }
+    }
+    let all = stages(history.iter().map(|recorded| recorded.fact.clone()));
+    let open = all.into_iter().filter(|(_, stage)| !stage.is_final());
+    work.deployments = open
+        .map(|(deployment, stage)| Deploying {
+            undo_failed: undo_failed.remove(deployment.id.as_str()).filter(|_| stage == Stage::Stuck),
+            id: deployment.id.to_string(),
+            domain: deployment.promotion.domain.clone(),
+            changes: progress::changes(&deployment.promotion.changes),
+            stage,
+        })
+        .collect();
+    work
+}
+
+fn words(live: &Live, work: &Work) -> String {
+    let health = if is_well(live, work) { "running" } else { "degraded" };
+    let mut lines = vec![format!(
+        "{health}   pid {}   {} cycles closed   {} waiting for you   metrics http://{}/metrics",
+        live.pid,
+        work.cycles,
+        live.waiting.len(),
+        live.metrics_address
+    )];
+    let down = live.rooms.iter().filter(|room| room.state != "running");
+    lines.extend(down.map(|room| format!("  down       {} is {}", room.path, room.state)));
+    lines.extend(live.services.iter().map(service_words));
+    lines.extend(live.levels.iter().map(level_words));
+    lines.extend(work.experiments.iter().map(|Running { id, trial, trials_max }| {
+        format!("  evolving   {id}, trial {trial} of {trials_max} at most   kloros experiments {id}")
+    }));
+    lines.extend(work.deployments.iter().map(deploying_words));
+    if let Some(verdict) = &work.last_verdict {
+        let improvement = verdict.improvement.map_or_else(String::new, |each| format!(" {}", story::estimate(&each)));
+        let reason = shorten(&verdict.reason.to_string(), REASON_MAX);
+        lines.push(format!("  judged     {} {}{improvement}: {reason}", verdict.deployment, verdict.outcome));
+    }
+    lines.extend(work.learned.iter().map(|says| format!("  learned    {}", shorten(says, REASON_MAX))));
+    for waiting in &live.waiting {
+        let promotion = &waiting.promotion;
+        lines.push(format!(
+            "  waiting    {} risk: {}   {}   kloros approve {}",
+            waiting.risk,
+            progress::changes(&promotion.changes),
+            shorten(&waiting.why, REASON_MAX),
+            promotion.id
+        ));
+    }
+    lines.push(next(live, work));
+    lines.join("\n")
+}
+
+fn service_words(service: &Service) -> String {
+    let mut words = format!("  service    {} is {}", service.domain, shorten(&service.state, REASON_MAX));
+    words.extend(service.url.iter().map(|url| format!(", {url}")));
+    words.extend(service.pid.map(|pid| format!(", pid {pid}")));
+    if service.deaths > 0 {
+        words.extend([format!(", died {} times in a row", service.deaths)]);
+    }
+    words.extend(service.rests_s.map(|rests_s| format!(", starts again in {}", story::span(rests_s))));
+    words
+}
+
+fn level_words(Level { domain, in_force, ceiling, why }: &Level) -> String {
+    let why = why.as_ref().map_or_else(String::new, |why| format!(": {}", shorten(why, REASON_MAX)));
+    format!("  level      {domain} at autonomy {in_force} of at most {ceiling}{why}")
+}
+
+fn deploying_words(each: &Deploying) -> String {
+    let Deploying { id, domain, stage, changes, undo_failed } = each;
+    match undo_failed {
+        Some(why) => {
+            let why = shorten(why, REASON_MAX);
+            format!("  STUCK      {domain}: {id} cannot be undone: {why}   kloros explain {id}")
+        }
+        None => format!("  deploying  {domain}: {id} is {}: {changes}   kloros explain {id}", stage.label()),
+    }
+}
+
+/// Returns the command that a person would type next, the most pressing one.
+fn next(live: &Live, work: &Work) -> String {
+    if let Some(stuck) = work.deployments.iter().find(|each| each.stage == Stage::Stuck) {
+        return format!("kloros explain {}", stuck.id);
+    }
+    if live.rooms.iter().any(|room: &Room| room.state != "running") {
+        return "kloros tree".to_owned();
+    }
+    if let Some(waiting) = live.waiting.first() {
+        return format!("kloros approve {}", waiting.promotion.id);
+    }
+    if let Some(running) = work.deployments.first() {
+        return format!("kloros explain {}", running.id);
+    }
+    work.experiments
+        .first()
+        .map_or_else(|| "kloros deployments".to_owned(), |running| format!("kloros experiments {}", running.id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn live(services: Vec<Service>, levels: Vec<Level>) -> Live {
+        Live {
+            pid: 7,
+            rooms: Vec::new(),
+            waiting: Vec::new(),
+            metrics_address: "127.0.0.1:1".to_owned(),
+            services,
+            levels,
+        }
+    }
+
+    fn service(state: &str, is_up: bool) -> Service {
+        let (domain, url) = ("lab".to_owned(), Some("http://127.0.0.1:2".to_owned()));
+        Service { domain, url, is_up, state: state.to_owned(), pid: None, deaths: 0, rests_s: None }
+    }
+
+    #[test]
+    fn a_service_that_is_down_is_said_with_its_deaths_and_its_rest() {
+        let down = Service { deaths: 3, rests_s: Some(4.0), ..service("down", false) };
+        let live = live(vec![down], Vec::new());
+        let text = words(&live, &Work::default());
+        assert!(text.starts_with("degraded"), "{text}");
+        let wanted = "service    lab is down, http://127.0.0.1:2, died 3 times in a row, starts again in 4.0 s";
+        assert!(text.contains(wanted), "{text}");
+    }
+
+    #[test]
+    fn the_level_in_force_is_said_with_its_ceiling_and_why_it_is_lower() {
+        let why = Some("KLR_AUTONOMY_LEVEL in the env file lowers it".to_owned());
+        let level = Level { domain: "lab".to_owned(), in_force: 0, ceiling: 2, why };
+        let text = words(&live(vec![service("up", true)], vec![level]), &Work::default());
+        assert!(text.starts_with("running"), "{text}");
+        assert!(text.contains("lab at autonomy 0 of at most 2: KLR_AUTONOMY_LEVEL"), "{text}");
+        assert!(text.ends_with("\nkloros deployments"), "{text}");
+    }
+
+    #[test]
+    fn what_is_stuck_comes_first_among_what_to_type_next() {
+        let stuck = Deploying {
+            id: "d-1".to_owned(),
+            domain: "lab".to_owned(),
+            stage: Stage::Stuck,
+            changes: String::new(),
+            undo_failed: Some("the service does not start".to_owned()),
+        };
+        let running = Running { id: "x-1".to_owned(), trial: 3, trials_max: 48 };
+        let work = Work { deployments: vec![stuck], experiments: vec![running], ..Work::default() };
+        let text = words(&live(Vec::new(), Vec::new()), &work);
+        assert!(text.contains("STUCK      lab: d-1 cannot be undone: the service does not start"), "{text}");
+        assert!(text.contains("x-1, trial 3 of 48 at most"), "{text}");
+        assert!(text.ends_with("\nkloros explain d-1"), "{text}");
+    }
+}
