@@ -266,6 +266,10 @@ impl House {
         deployer::recover(&self.seams, &self.catalogue, &self.settings.rooms.deployer).await?;
         self.services.stop_all().await;
         self.store.flush().await.context("projected files wait for the next start")?;
+        if let Err(error) = self.store.fold().await {
+            // They are as durable there.
+            tracing::warn!(%error, "newest facts stay in the journal's write-ahead log");
+        }
         Ok(())
     }
 }

@@ -442,6 +442,8 @@ fn logs_that_were_deleted_are_rebuilt_as_they_were() {
     house.kloros(&["try", "lab", "LAB_MAX_NUM_SEQS=8"]);
     house.until("it is judged", 4 * MINUTE, |house| house.lines(FEEDBACK).len() == 1);
     assert_eq!(house.interrupt(), Some(0));
+    let log = fs::metadata(house.path(".kloros/journal.db-wal")).map_or(0, |found| found.len());
+    assert_eq!(log, 0, "a journal at rest is one file");
     let before = (house.read(VALIDATIONS), house.read(FEEDBACK));
     fs::remove_file(house.path(VALIDATIONS)).unwrap();
     fs::write(house.path(FEEDBACK), "{torn").unwrap();

@@ -88,6 +88,13 @@ impl Store {
         self.pumped(Pump::flush).await
     }
 
+    /// Moves everything into the database file itself, so that a journal that is at rest is one file to copy.
+    pub(crate) async fn fold(&self) -> Result<(), JournalError> {
+        let (answer, folded) = oneshot::channel();
+        self.jobs.send(Job::Fold(answer)).await.map_err(|_| ended())?;
+        folded.await.map_err(|_| ended())?
+    }
+
     /// Writes the feed and the baselines anew that are missing or damaged, and returns how many. For the start.
     pub(crate) async fn mend(&self) -> Result<usize, FlushError> {
         self.pumped(Pump::mend).await
@@ -105,6 +112,11 @@ impl Store {
     }
 }
 
+/// The thread only ends on a panic, which nothing but a fresh process mends.
+fn ended() -> JournalError {
+    JournalError::Damaged("the thread that writes the journal has ended".to_owned())
+}
+
 #[async_trait]
 impl Journal for Store {
     async fn append(&self, entries: Vec<Entry>) -> Result<Vec<Appended>, JournalError> {
@@ -112,8 +124,6 @@ impl Journal for Store {
             return Ok(Vec::new());
         }
         let (answer, answered) = oneshot::channel();
-        // The thread only ends on a panic, which nothing but a fresh process mends.
-        let ended = || JournalError::Damaged("the thread that writes the journal has ended".to_owned());
         self.jobs.send(Job::Append(entries, answer)).await.map_err(|_| ended())?;
         answered.await.map_err(|_| ended())?
     }

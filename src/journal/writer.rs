@@ -26,6 +26,8 @@ pub(super) enum Job {
     Append(Vec<Entry>, oneshot::Sender<Result<Vec<Appended>, JournalError>>),
     /// Rows of the outbox that now stand in their files.
     Delivered(Vec<i64>, oneshot::Sender<Result<(), JournalError>>),
+    /// The write-ahead log is to be moved into the database.
+    Fold(oneshot::Sender<Result<(), JournalError>>),
 }
 
 /// What the writer and everybody who asks it have in common.
@@ -91,7 +93,7 @@ impl Writer {
     }
 
     fn serve(&mut self, group: Vec<Job>) {
-        let (mut callers, mut delivered, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut callers, mut delivered, mut waiting, mut folds) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for job in group {
             match job {
                 Job::Append(entries, answer) => match entries.into_iter().map(Encoded::of).collect::<Result<_, _>>() {
@@ -102,11 +104,27 @@ impl Writer {
                     delivered.extend(ids);
                     waiting.push(answer);
                 }
+                Job::Fold(answer) => folds.push(answer),
             }
+        }
+        self.write(callers, &delivered, waiting);
+        for answer in folds {
+            let _ = answer.send(self.fold().map_err(JournalError::from));
+        }
+    }
+
+    fn write(
+        &mut self,
+        callers: Vec<Caller>,
+        delivered: &[i64],
+        waiting: Vec<oneshot::Sender<Result<(), JournalError>>>,
+    ) {
+        if callers.is_empty() && delivered.is_empty() {
+            return;
         }
         let (rows, answers): (Vec<_>, Vec<_>) = callers.into_iter().map(|caller| (caller.rows, caller.answer)).unzip();
         // A caller who no longer listens has asked all the same: the answers are sent to nobody.
-        match self.commit(rows, &delivered) {
+        match self.commit(rows, delivered) {
             Ok(places) => {
                 for (answer, places) in answers.into_iter().zip(places) {
                     let _ = answer.send(Ok(places));
@@ -124,6 +142,13 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// Moves the write-ahead log into the database and empties it. That somebody reads meanwhile only puts it off.
+    fn fold(&self) -> Result<(), Fault> {
+        self.shared.check()?;
+        let told = |error: rusqlite::Error| Fault::of(self.shared.identity.path(), &error);
+        self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(told)
     }
 
     /// Writes everything in one transaction, and returns where each caller's facts stand once that is durable.
