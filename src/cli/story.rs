@@ -166,7 +166,7 @@ fn step_sentence(step: &Step) -> Option<String> {
         Step::Armed => "what undoes it lies on disk",
         Step::Applied => "the env file holds the new values",
         Step::Restarted => "the service was restarted",
-        Step::Proven => "the service says that it runs with the new values",
+        Step::Proven { .. } => "the service says that it runs with the new values",
         Step::Restored => "the old values are back, and the service runs with them",
         Step::Closed => "closed",
         Step::UndoFailed(why) => return Some(format!("STUCK      the undo failed: {why}")),
