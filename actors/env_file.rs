@@ -232,6 +232,16 @@ mod tests {
         Key::new(name).unwrap()
     }
 
+    #[test]
+    fn every_value_that_is_not_known_to_be_harmless_is_one_that_nobody_may_be_shown() {
+        let file = b"# a\nK=8\nTOKEN='a b'\nTOKEN=c\nexport ALSO=\"d\"\n9=e\nLONG=f\\\ng\nX=\xff\n";
+        let found = values_besides(file, |known| *known == key("K"));
+        for value in ["a b", "'a b'", "c", "d", "e", "fg", "\u{fffd}"] {
+            assert!(found.iter().any(|each| each == value), "{value} is missing in {found:?}");
+        }
+        assert!(!found.iter().any(|each| each == "8"), "{found:?}");
+    }
+
     #[track_caller]
     fn reads(file: &str, expected: Option<&str>) {
         assert_eq!(value_of(file.as_bytes(), &key("K")).unwrap().as_deref(), expected, "{file:?}");

@@ -31,6 +31,9 @@ const STOP_MAX: Duration = Duration::from_secs(30);
 /// How long another supervisor's restart command may run.
 const RESTART_COMMAND_MAX: Duration = Duration::from_secs(300);
 
+/// How long somebody may look at a child of ours; who holds it longer starts or stops it.
+const HELD_MAX: Duration = Duration::from_secs(5);
+
 /// How often a child of ours is looked after.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -244,10 +247,7 @@ impl ServiceControl for Services {
                 let name = &domain.name;
                 Err(format!("{name}: `proc_environ` reads back children of kloros only; use `http_json`"))
             }
-            ReadBack::ProcEnviron => {
-                let mut serving = place.serving.lock().await;
-                environment(serving.pid(domain)?).await
-            }
+            ReadBack::ProcEnviron => environment(place.pid(domain).await?).await,
         };
         let mut values = said.map_err(ServiceError::Unreachable)?;
         values.retain(|key, _| Key::new(key.as_str()).is_ok_and(|key| domain.knobs.contains_key(&key)));
@@ -258,7 +258,7 @@ impl ServiceControl for Services {
         let place = self.place(domain)?;
         if domain.service.manager == Manager::Child {
             // Whoever answers on the port of a child that is gone is somebody else.
-            place.serving.lock().await.pid(domain)?;
+            place.pid(domain).await?;
         }
         let url = format!("{}{}", place.url(), domain.service.ready.http_path);
         is_well(&url).await.map_err(ServiceError::NotReady)
@@ -267,8 +267,7 @@ impl ServiceControl for Services {
     async fn incarnation(&self, domain: &Domain) -> Result<Option<Incarnation>, ServiceError> {
         let place = self.place(domain)?;
         if domain.service.manager == Manager::Child {
-            let mut serving = place.serving.lock().await;
-            let started = of_process(serving.pid(domain)?);
+            let started = of_process(place.pid(domain).await?);
             return started.map(|text| Some(Incarnation::new(text))).map_err(|error| unreachable(error.to_string()));
         }
         let port = place.port;
@@ -287,16 +286,14 @@ fn unreachable(why: String) -> ServiceError {
 }
 
 impl Place {
-    fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
-    }
-}
-
-impl Serving {
-    /// Returns the id of the running child. After it ended, its id may be another process's.
-    fn pid(&mut self, domain: &Domain) -> Result<u32, ServiceError> {
+    /// Returns the id of the running child. After it ended, its id may be another process's; while it is being started or
+    /// stopped, there is none.
+    async fn pid(&self, domain: &Domain) -> Result<u32, ServiceError> {
         let name = &domain.name;
-        let Some(instance) = self.instance.as_mut() else {
+        let Ok(mut serving) = timeout(HELD_MAX, self.serving.lock()).await else {
+            return Err(unreachable(format!("{name}: it is being started or stopped")));
+        };
+        let Some(instance) = serving.instance.as_mut() else {
             return Err(unreachable(format!("{name}: it does not run")));
         };
         match instance.try_exit() {
@@ -305,6 +302,12 @@ impl Serving {
         }
     }
 
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+}
+
+impl Serving {
     async fn stop(&mut self) {
         if let Some(mut instance) = self.instance.take()
             && instance.stop(STOP_MAX).await.is_none()

@@ -160,7 +160,7 @@ async fn a_service_that_runs_with_other_values_gets_the_old_ones_back() {
 
 #[tokio::test]
 async fn a_person_who_edits_our_key_before_the_write_wins() {
-    for read in [1, 2] {
+    for read in 1..=4 {
         let world = World::with_env(OLD);
         let theirs = "OTHER='x'\nSEQS=7\n";
         world.env.set_before_read(read, theirs);

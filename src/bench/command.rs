@@ -177,6 +177,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_program_prints_is_quoted_without_what_is_secret() {
+        let far = format!("{}hunter22-hunter22", "x".repeat(QUOTED_BYTES_MAX - 8));
+        for argv in [&["/bin/echo", "hunter22-hunter22"][..], &["/bin/echo", &far], &["ls", "/hunter22-hunter22"]] {
+            let failure = run(argv, PATIENCE).await.unwrap_err();
+            assert!(!failure.detail.contains("hunter22"), "{failure}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_program_that_fails_hangs_or_is_not_there_has_failed() {
         check(run(&["/bin/false"], PATIENCE).await, FailureKind::BenchFailed, &["/bin/false", "exit status: 1"]);
         check(

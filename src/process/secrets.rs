@@ -5,6 +5,10 @@ use std::fmt;
 /// How short a value may be that is hidden: shorter ones are everywhere, and hiding them would leave no words.
 const VALUE_CHARS_MIN: usize = 4;
 
+/// How short a variable of this process itself may be that is hidden. No child is given one, and most are words like the
+/// name of a user.
+const OWN_CHARS_MIN: usize = 8;
+
 /// What stands in the place of a secret.
 const MASK: &str = "***";
 
@@ -30,7 +34,8 @@ impl Secrets {
     pub(crate) fn of(values: impl IntoIterator<Item = String>) -> Self {
         let own = std::env::vars_os()
             .filter(|(name, _)| !super::INHERITED.iter().any(|inherited| name == inherited))
-            .filter_map(|(_, value)| value.into_string().ok());
+            .filter_map(|(_, value)| value.into_string().ok())
+            .filter(|value| value.chars().count() >= OWN_CHARS_MIN);
         Self::hiding(values.into_iter().chain(own))
     }
 

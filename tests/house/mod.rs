@@ -191,6 +191,21 @@ impl House {
         lines.filter(|line| String::from_utf8_lossy(line).contains(&home)).count()
     }
 
+    /// Kills the process that was started to serve on this port.
+    pub(crate) fn kill_whoever_serves(&self, port: &str) {
+        let home = self.home.path().display().to_string();
+        let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+        let serves = |entry: &fs::DirEntry| {
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let arguments: Vec<_> = line.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+            arguments.iter().any(|each| each == port) && arguments.iter().any(|each| each.contains(&home))
+        };
+        let pids: Vec<String> =
+            entries.filter(serves).map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        assert_eq!(pids.len(), 1, "who serves on {port}: {pids:?}");
+        assert!(Command::new("kill").args(["-KILL", &pids[0]]).status().unwrap().success());
+    }
+
     /// Leaves a question for the lab in the inbox, as another program would.
     pub(crate) fn ask(&self, id: &str) {
         let intent = serde_json::json!({"type": "curiosity_question", "data": {
