@@ -399,3 +399,26 @@ fn an_env_file_that_a_person_edited_without_a_restart_is_not_tuned() {
     assert_eq!(house.read(".kloros_env"), "LAB_MAX_NUM_SEQS=8\n");
     assert!(house.json(&["deployments"]).as_array().unwrap().is_empty());
 }
+
+/// Once the domain file's word was taken for what the service runs with, and the wrong old settings were measured.
+#[test]
+fn what_the_service_says_counts_where_the_domain_file_is_wrong_about_its_default() {
+    let mut house = House::new(QUIET, "");
+    let lab = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/domains/lab.toml")).unwrap();
+    let wrong = lab.replacen("default = 2\n", "default = 8\n", 1);
+    assert_ne!(wrong, lab);
+    fs::create_dir_all(house.path("domains")).unwrap();
+    fs::write(house.path("domains/lab.toml"), wrong).unwrap();
+    house.start(&[]);
+    let nothing = house.kloros(&["try", "lab", "LAB_MAX_NUM_SEQS=2"]);
+    assert!(said(&nothing).contains("nothing would change"), "{}", said(&nothing));
+    let tried = house.kloros(&["try", "lab", "LAB_MAX_NUM_SEQS=8", "--no-wait"]);
+    assert!(said(&tried).contains("LAB_MAX_NUM_SEQS unset (2) -> 8"), "{}", said(&tried));
+    house.until("it is measured", 2 * MINUTE, |house| stages(house) == ["measuring"]);
+    let deployments = house.json(&["deployments"]);
+    let recalled = house.kloros(&["rollback", deployments[0]["deployment"]["id"].as_str().unwrap()]);
+    assert!(recalled.status.success(), "{}", said(&recalled));
+    house.until("it is closed", MINUTE, |house| stages(house) == ["closed"]);
+    assert_eq!(house.env("LAB_MAX_NUM_SEQS"), None, "a key that the file did not name is taken out again");
+    check_file_and_service_agree(&mut house);
+}

@@ -252,7 +252,7 @@ mod tests {
         for (text, running, expected) in table {
             match (planned(text, running), expected) {
                 (Ok((from, in_file)), Ok(expected)) => {
-                    assert_eq!((from.as_str(), in_file), expected, "{text:?} {running:?}")
+                    assert_eq!((from.as_str(), in_file), expected, "{text:?} {running:?}");
                 }
                 (Err(problem), Err(part)) => assert!(problem.contains(part), "{problem}"),
                 (planned, expected) => panic!("{text:?} {running:?}: {planned:?}, not {expected:?}"),
