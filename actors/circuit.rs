@@ -287,6 +287,7 @@ impl Circuit {
                 self.sockets.deployer.outlet(deployer::Msg::Judged),
                 self.sockets.feedback.outlet(feedback::Msg::Judged),
             ],
+            unrecorded: self.sockets.deployer.outlet(deployer::Msg::Unrecorded),
         };
         let (seams, catalogue) = self.common();
         let live = self.live.clone();

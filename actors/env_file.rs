@@ -95,6 +95,17 @@ pub fn variables(bytes: &[u8]) -> Result<BTreeMap<Key, String>, Problem> {
     Ok(variables)
 }
 
+/// Returns every value that `bytes` assign to something that `is_harmless` does not say is harmless: what nobody may be
+/// shown. It errs on the side of more: also what names no variable counts, and an assignment that a later one outdoes.
+pub fn values_besides(bytes: &[u8], is_harmless: impl Fn(&Key) -> bool) -> Vec<String> {
+    let key_of = |key: Range<usize>| Key::new(str::from_utf8(&bytes[key]).ok()?).ok();
+    let all = COMMENTS.into_iter().flat_map(|comments| scan(bytes, comments).assignments);
+    let shown = all.filter(|assignment| !key_of(assignment.key.clone()).is_some_and(|key| is_harmless(&key)));
+    // A program that reads the file itself may take the value with its quotes and whatever stands in them.
+    let spelled = shown.flat_map(|assignment| [assignment.text, bytes[assignment.value].to_vec()]);
+    spelled.map(|value| String::from_utf8_lossy(&value).into_owned()).collect()
+}
+
 /// Returns `bytes` with each key of `changes` set to its value, or its line removed where there is none.
 ///
 /// Everything else stays as it is, byte for byte: comments, order, line ends, other quotes, a missing last line end. A
@@ -219,6 +230,16 @@ mod tests {
 
     fn key(name: &str) -> Key {
         Key::new(name).unwrap()
+    }
+
+    #[test]
+    fn every_value_that_is_not_known_to_be_harmless_is_one_that_nobody_may_be_shown() {
+        let file = b"# a\nK=8\nTOKEN='a b'\nTOKEN=c\nexport ALSO=\"d\"\n9=e\nLONG=f\\\ng\nX=\xff\n";
+        let found = values_besides(file, |known| *known == key("K"));
+        for value in ["a b", "'a b'", "c", "d", "e", "fg", "\u{fffd}"] {
+            assert!(found.iter().any(|each| each == value), "{value} is missing in {found:?}");
+        }
+        assert!(!found.iter().any(|each| each == "8"), "{found:?}");
     }
 
     #[track_caller]

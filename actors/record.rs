@@ -2,8 +2,8 @@
 
 use crate::{
     facts::{
-        CycleId, Deployment, DeploymentId, Entry, Experiment, Fact, Kind, Promotion, Proposal, Question, QuestionEnd,
-        QuestionId, Ruled, Stage, Step, Verdict, stages,
+        CycleId, Deployment, DeploymentId, Entry, Experiment, Fact, Incarnation, Kind, Promotion, Proposal, Question,
+        QuestionEnd, QuestionId, Ruled, Stage, Step, Verdict, stages,
     },
     meters,
     seams::{Appended, JournalError, Outlet, Query, Seams},
@@ -176,6 +176,15 @@ pub(crate) async fn standing(seams: &Seams, id: &DeploymentId) -> Result<Standin
     let (was_armed, was_applied) = (has(&Step::Armed), has(&Step::Applied));
     let stage = stages(recorded.into_iter().map(|each| each.fact)).first().map_or(Stage::Planned, |(_, stage)| *stage);
     Ok(Standing { stage, was_armed, was_applied })
+}
+
+/// Returns which run of the service was proven to run with a deployment; `None` where that could not be told.
+pub(crate) async fn proven(seams: &Seams, id: &DeploymentId) -> Result<Option<Incarnation>, JournalError> {
+    let recorded = seams.journal.read(Query::kinds(&[Kind::Step]).about(id.as_str())).await?;
+    Ok(recorded.into_iter().find_map(|each| match each.fact {
+        Fact::Step { step: Step::Proven { incarnation }, .. } => incarnation,
+        _ => None,
+    }))
 }
 
 /// What the journal says of one deployment.

@@ -11,7 +11,8 @@ pub use kloros_supervision::{Collected, Down, Outlet, Socket};
 use ractor::RpcReplyPort;
 
 use crate::facts::{
-    CycleId, Domain, Entry, Kind, Measurement, Promotion, Proposal, Reading, Recorded, Settings, TrialFailure,
+    CycleId, Domain, Entry, Incarnation, Kind, Measurement, Promotion, Proposal, Reading, Recorded, Settings,
+    TrialFailure,
 };
 
 /// Everything that is plugged in.
@@ -40,6 +41,10 @@ pub trait Journal: Send + Sync {
 
     /// Returns what matches `query`.
     async fn read(&self, query: Query) -> Result<Vec<Recorded>, JournalError>;
+
+    /// Says whether what was written can still be relied on; cheap, to be asked again and again. A full disk is found by
+    /// writing alone.
+    fn check(&self) -> Result<(), JournalError>;
 }
 
 /// Whether an entry was written.
@@ -213,8 +218,15 @@ pub trait ServiceControl: Send + Sync {
     /// Restarts the serving instance and returns when it is ready.
     async fn restart(&self, domain: &Domain) -> Result<(), ServiceError>;
 
-    /// Returns the values of `keys` that the serving instance says it runs with.
+    /// Returns the values of the domain's knobs that the serving instance says it runs with.
     async fn in_effect(&self, domain: &Domain) -> Result<BTreeMap<String, String>, ServiceError>;
+
+    /// Asks the serving instance once whether it is ready.
+    async fn healthy(&self, domain: &Domain) -> Result<(), ServiceError>;
+
+    /// Returns which run of the serving instance this is: another one after each start, whoever started it. `None` where
+    /// that cannot be told; an error where nothing runs.
+    async fn incarnation(&self, domain: &Domain) -> Result<Option<Incarnation>, ServiceError>;
 }
 
 /// Why a service did not do what was wanted.

@@ -18,9 +18,10 @@ use crate::{
     env_file,
     facts::{
         Apply, Authority, Autonomy, BenchSpec, Budget, Change, CycleId, Deployment, DeploymentId, Direction, Domain,
-        Entry, Experiment, ExperimentId, ExperimentSpec, Fact, FailureKind, Isolation, Key, Kind, Knob, KnobKind,
-        Manager, Measurement, MetricSpec, Metrics, Origin, Promotion, PromotionId, Question, QuestionId, ReadBack,
-        Ready, Reason, Recorded, Ruled, ServiceSpec, Settings, Stage, Step, TrialFailure, Value, Verdict, stages,
+        Entry, Experiment, ExperimentId, ExperimentSpec, Fact, FailureKind, Incarnation, Isolation, Key, Kind, Knob,
+        KnobKind, Manager, Measurement, MetricSpec, Metrics, Origin, Promotion, PromotionId, Question, QuestionId,
+        ReadBack, Ready, Reason, Recorded, Ruled, ServiceSpec, Settings, Stage, Step, TrialFailure, Value, Verdict,
+        stages,
     },
     seams::{
         Appended, Assignment, Bench, Clock, EnvFile, EnvStore, EnvStoreError, Journal, JournalError, PendingStore,
@@ -120,6 +121,7 @@ struct Pages {
     appends: usize,
     fails_at: Option<usize>,
     broken: bool,
+    damaged: bool,
 }
 
 impl MemoryJournal {
@@ -131,7 +133,13 @@ impl MemoryJournal {
 
     pub(crate) fn mend(&self) {
         let mut pages = self.0.lock().unwrap();
-        (pages.fails_at, pages.broken) = (None, false);
+        (pages.fails_at, pages.broken, pages.damaged) = (None, false, false);
+    }
+
+    /// From now on nothing can be read or written, and whoever looks is told, until it is mended.
+    pub(crate) fn damage(&self) {
+        let mut pages = self.0.lock().unwrap();
+        (pages.broken, pages.damaged) = (true, true);
     }
 
     pub(crate) fn is_broken(&self) -> bool {
@@ -176,6 +184,7 @@ impl Journal for MemoryJournal {
     }
 
     async fn read(&self, query: Query) -> Result<Vec<Recorded>, JournalError> {
+        self.check()?;
         let pages = self.0.lock().unwrap();
         let fits = |recorded: &&Recorded| {
             (query.kinds.is_empty() || query.kinds.contains(&recorded.fact.kind()))
@@ -189,6 +198,11 @@ impl Journal for MemoryJournal {
         }
         found.truncate(if query.limit == 0 { Query::LIMIT_DEFAULT } else { query.limit });
         Ok(found)
+    }
+
+    fn check(&self) -> Result<(), JournalError> {
+        let damaged = self.0.lock().unwrap().damaged;
+        if damaged { Err(JournalError::Damaged("it was removed".to_owned())) } else { Ok(()) }
     }
 }
 
@@ -347,8 +361,28 @@ pub(crate) struct ScriptedServices {
     running: Mutex<BTreeMap<String, String>>,
     restarts: AtomicU64,
     script: Mutex<Option<RestartScript>>,
-    says: Mutex<Option<Result<BTreeMap<String, String>, ServiceError>>>,
+    says: Mutex<Option<Saying>>,
+    /// What it says of itself from its next restart on.
+    will_say: Mutex<Option<Saying>>,
+    /// What it takes where the env file is silent.
+    defaults: Mutex<BTreeMap<String, String>>,
+    /// How often it was started, by whomever.
+    lives: AtomicU64,
+    /// How often it still answers well before it ails once, and how.
+    ails_after: Mutex<Option<(u32, Ailment)>>,
 }
+
+/// What can be wrong with a service for a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ailment {
+    /// It says that it is not ready.
+    Hiccup,
+    /// It dies, and somebody starts it again at once.
+    Death,
+}
+
+/// What a service says of itself.
+type Saying = Result<BTreeMap<String, String>, ServiceError>;
 
 impl ScriptedServices {
     fn reading(env: &Arc<MemoryEnv>) -> Self {
@@ -358,14 +392,19 @@ impl ScriptedServices {
             restarts: AtomicU64::new(0),
             script: Mutex::default(),
             says: Mutex::default(),
+            will_say: Mutex::default(),
+            defaults: Mutex::new([("SEQS", "2"), ("WAIT", "20")].map(|(key, text)| (key.into(), text.into())).into()),
+            lives: AtomicU64::new(1),
+            ails_after: Mutex::default(),
         };
         services.load();
         services
     }
 
-    fn load(&self) {
+    /// A person restarts the service.
+    pub(crate) fn load(&self) {
         let variables = env_file::variables(self.env.text().as_bytes()).unwrap();
-        let mut running = BTreeMap::from([("SEQS".to_owned(), "2".to_owned()), ("WAIT".to_owned(), "20".to_owned())]);
+        let mut running = self.defaults.lock().unwrap().clone();
         running.extend(variables.into_iter().map(|(key, text)| (key.to_string(), text)));
         *self.running.lock().unwrap() = running;
     }
@@ -376,8 +415,30 @@ impl ScriptedServices {
     }
 
     /// The service says this of itself, whatever it runs with.
-    pub(crate) fn say(&self, says: Option<Result<BTreeMap<String, String>, ServiceError>>) {
+    pub(crate) fn say(&self, says: Option<Saying>) {
         *self.says.lock().unwrap() = says;
+    }
+
+    /// The service says this of itself once it was restarted.
+    pub(crate) fn say_after_restart(&self, says: Saying) {
+        *self.will_say.lock().unwrap() = Some(says);
+    }
+
+    /// The service takes this where the env file is silent, whatever the domain file takes for its default, and runs with
+    /// it already.
+    pub(crate) fn set_default(&self, key: &str, text: &str) {
+        self.defaults.lock().unwrap().insert(key.to_owned(), text.to_owned());
+        self.load();
+    }
+
+    /// The service dies and somebody starts it again at once.
+    pub(crate) fn die(&self) {
+        self.lives.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The service answers so often that it is ready, then ails once.
+    pub(crate) fn ail_after(&self, answers: u32, ailment: Ailment) {
+        *self.ails_after.lock().unwrap() = Some((answers, ailment));
     }
 
     pub(crate) fn restarts(&self) -> u64 {
@@ -399,6 +460,10 @@ impl ServiceControl for ScriptedServices {
         if let Some(script) = self.script.lock().unwrap().as_mut() {
             script(&self.env.text())?;
         }
+        if let Some(says) = self.will_say.lock().unwrap().take() {
+            self.say(Some(says));
+        }
+        self.lives.fetch_add(1, Ordering::SeqCst);
         self.load();
         Ok(())
     }
@@ -406,6 +471,22 @@ impl ServiceControl for ScriptedServices {
     async fn in_effect(&self, _: &Domain) -> Result<BTreeMap<String, String>, ServiceError> {
         let says = self.says.lock().unwrap().clone();
         says.unwrap_or_else(|| Ok(self.running.lock().unwrap().clone()))
+    }
+
+    async fn healthy(&self, _: &Domain) -> Result<(), ServiceError> {
+        let mut ails_after = self.ails_after.lock().unwrap();
+        if let Some((answers, ailment)) = ails_after.take() {
+            match (answers, ailment) {
+                (0, Ailment::Hiccup) => return Err(ServiceError::NotReady("it hiccups".to_owned())),
+                (0, Ailment::Death) => self.die(),
+                (answers, ailment) => *ails_after = Some((answers - 1, ailment)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn incarnation(&self, _: &Domain) -> Result<Option<Incarnation>, ServiceError> {
+        Ok(Some(Incarnation::new(format!("run {}", self.lives.load(Ordering::SeqCst)))))
     }
 }
 
@@ -570,18 +651,23 @@ pub(crate) fn experiment() -> Experiment {
 
 /// Returns a promotion that turns `SEQS=2` and the default of `WAIT` into `to`.
 pub(crate) fn promotion(to: &[(&str, i64)]) -> Promotion {
-    let from = |name: &str| (name == "SEQS").then_some(Value::Integer(2));
-    let change = |(name, to): &(&str, i64)| (key(name), Change { from: from(name), to: Value::Integer(*to) });
+    let change = |(name, to): &(&str, i64)| {
+        let in_file = *name == "SEQS";
+        let from = Value::Integer(if in_file { 2 } else { 20 });
+        (key(name), Change { from, in_file, to: Value::Integer(*to) })
+    };
     let changes: BTreeMap<Key, Change> = to.iter().map(change).collect();
     Promotion {
-        id: Promotion::identity("lab", "lab_tuning", &cycle(), &changes),
+        id: Promotion::identity("lab", "lab_tuning", &cycle(), &changes, None),
         cycle: cycle(),
         origin: Origin::Experiment(experiment().id),
         experiment: "lab_tuning".into(),
         question: Some(question(1).question_id),
         hypothesis: Some(HYPOTHESIS.into()),
         domain: "lab".into(),
+        settings: to.iter().map(|(name, to)| (key(name), Value::Integer(*to))).collect(),
         changes,
+        replaces: None,
         fitness: Some(1.0),
         at_ms: 0,
         depth: 0,

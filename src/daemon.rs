@@ -16,7 +16,7 @@ use kloros_actors::{
     config::Catalogue,
     deployer,
     facts::{Domain, Kind, Manager, Recorded},
-    seams::{Clock, Journal, Probe, Query, Seams},
+    seams::{Clock, Journal, JournalError, Probe, Query, Seams},
 };
 use kloros_supervision::{ChildSpec, Ended};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -80,7 +80,14 @@ pub(crate) async fn run<W: FnMut(&Recorded) + Send>(options: Options, mut watch:
     let lock = home.lock()?;
     let settings = Settings::load(home.root(), config.as_deref())?;
     telemetry::start_logs(&settings.shell.log, looked_on);
-    let store = journal::open(&home)?;
+    let store = match journal::open(&home) {
+        Ok(store) => store,
+        Err(error) => {
+            // What was live when the journal was lost is not proven, and its pending file knows how to undo it.
+            take_back(&home, &settings, &error).await?;
+            return Err(error.into());
+        }
+    };
     // What a crash left half written outside the journal is mended before anything new is written.
     store.mend().await.context("cannot mend the projected files")?;
     let metrics = telemetry::start_metrics()?;
@@ -121,17 +128,7 @@ struct House {
 
 impl House {
     fn new(home: &Home, store: Store, settings: Settings, seed: u64) -> anyhow::Result<Self> {
-        let exe = std::env::current_exe().context("cannot find this program's own file")?;
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let services = Arc::new(Services::new(home.root().to_path_buf(), exe.clone()));
-        let seams = Seams {
-            journal: Arc::new(store.clone()),
-            clock: Arc::clone(&clock),
-            bench: Arc::new(Runner::new(home.root().to_path_buf(), exe, clock)),
-            env: Arc::new(EnvFiles::default()),
-            services: services.clone(),
-            pending: Arc::new(PendingFiles::new(&home.pending_folder())),
-        };
+        let (seams, services) = adapters(home, Arc::new(store.clone()))?;
         let catalogue = Arc::new(with_paths_in(home, settings.catalogue.clone()));
         Ok(Self { home: home.clone(), store, settings, catalogue, services, seams, seed })
     }
@@ -263,8 +260,9 @@ impl House {
 
     /// Leaves the machine in a proven state: what was not judged is undone, what kloros started is ended.
     async fn close(&self) -> anyhow::Result<()> {
-        deployer::recover(&self.seams, &self.catalogue, &self.settings.rooms.deployer).await?;
+        let recovered = deployer::recover(&self.seams, &self.catalogue, &self.settings.rooms.deployer).await;
         self.services.stop_all().await;
+        recovered?;
         self.store.flush().await.context("projected files wait for the next start")?;
         if let Err(error) = self.store.fold().await {
             // They are as durable there.
@@ -288,6 +286,33 @@ async fn look_at(services: Arc<Services>, domains: Arc<Vec<Domain>>) -> Vec<Serv
         rests_s: look.rests_s,
     });
     named.collect()
+}
+
+/// Returns what is plugged into the loop of this home, and the services among it.
+fn adapters(home: &Home, journal: Arc<dyn Journal>) -> anyhow::Result<(Seams, Arc<Services>)> {
+    let exe = std::env::current_exe().context("cannot find this program's own file")?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let services = Arc::new(Services::new(home.root().to_path_buf(), exe.clone()));
+    let seams = Seams {
+        journal,
+        clock: Arc::clone(&clock),
+        bench: Arc::new(Runner::new(home.root().to_path_buf(), exe, clock)),
+        env: Arc::new(EnvFiles::default()),
+        services: services.clone(),
+        pending: Arc::new(PendingFiles::new(&home.pending_folder())),
+    };
+    Ok((seams, services))
+}
+
+/// Undoes what is pending in a home whose journal cannot be opened.
+async fn take_back(home: &Home, settings: &Settings, error: &JournalError) -> anyhow::Result<()> {
+    tracing::error!(%error, "there is no journal, what is pending is undone and nothing else is done");
+    let (seams, services) = adapters(home, Arc::new(journal::Lost(error.to_string())))?;
+    let catalogue = with_paths_in(home, settings.catalogue.clone());
+    // It returns the error that is known already.
+    deployer::recover(&seams, &catalogue, &settings.rooms.deployer).await.ok();
+    services.stop_all().await;
+    Ok(())
 }
 
 /// A service that kloros runs itself finds an env file; without one it would not start, and nothing could be deployed.
@@ -331,6 +356,8 @@ async fn attend<W: FnMut(&Recorded) + Send>(
         if cycles.is_some_and(|wanted| closed >= wanted) && house.is_settled().await? {
             return Ok(End::CyclesClosed(closed));
         }
+        // Without a journal nothing can be proven any more: what is live is taken back, and a fresh start shows what is left.
+        house.store.check()?;
         if !lock.stands() {
             bail!("the lock of {} is gone: somebody replaced the home", house.home.root().display());
         }

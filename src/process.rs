@@ -26,7 +26,16 @@ use tokio::{
 
 mod ready;
 
-pub(crate) use ready::{ReadyError, answers, http_client, ready};
+mod read_back;
+
+mod incarnation;
+
+mod secrets;
+
+pub(crate) use incarnation::{of_metrics, of_port, of_process};
+pub(crate) use read_back::{ask, environment};
+pub(crate) use ready::{ReadyError, answers, http_client, is_well, ready};
+pub(crate) use secrets::Secrets;
 
 /// How much of a child's output is kept, in bytes, of stdout alone and of both together; the oldest goes first.
 pub(crate) const CAPTURE_BYTES_MAX: usize = 256 * 1024;
@@ -50,7 +59,7 @@ const STARTS_QUEUED_MAX: usize = 64;
 const PORTS_REMEMBERED_MAX: usize = 64;
 
 /// What is to be started.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Launch {
     /// Program and arguments; no shell sees them.
     pub(crate) argv: Vec<String>,
@@ -58,6 +67,8 @@ pub(crate) struct Launch {
     pub(crate) env: Vec<(String, String)>,
     /// How far the child yields the CPU to others, 0 to 19.
     pub(crate) nice: i32,
+    /// What of its output must not be shown.
+    pub(crate) secrets: Secrets,
 }
 
 // Values of variables may be secrets, so they are not printed.
@@ -74,6 +85,7 @@ pub(crate) struct Instance {
     gone: watch::Receiver<bool>,
     stdout: Capture,
     output: Capture,
+    secrets: Secrets,
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -148,14 +160,15 @@ impl Instance {
         timeout(KILL_MAX, self.exited()).await.ok()
     }
 
-    /// Returns the last output, stdout and stderr as they came, for an error message; at most two KiB.
+    /// Returns the last output, stdout and stderr as they came, for an error message: on one line, at most two KiB, without
+    /// what is secret and without what a terminal would obey.
     pub(crate) fn tail(&self) -> String {
         let bytes = self.output.bytes();
-        let from = bytes.len().saturating_sub(TAIL_BYTES_MAX);
-        String::from_utf8_lossy(&bytes[from..]).trim().to_owned()
+        self.secrets.hide_all_but_the_end(&bytes, bytes.len() >= CAPTURE_BYTES_MAX, TAIL_BYTES_MAX)
     }
 
-    /// Returns what was printed to stdout so far, the last [`CAPTURE_BYTES_MAX`] bytes of it.
+    /// Returns what was printed to stdout so far, the last [`CAPTURE_BYTES_MAX`] bytes of it, as it was printed: to be read
+    /// by a parser and shown to nobody.
     pub(crate) fn stdout(&self) -> String {
         String::from_utf8_lossy(&self.stdout.bytes()).into_owned()
     }
@@ -260,7 +273,8 @@ fn start(launch: &Launch) -> io::Result<Instance> {
     let group = Arc::new(Group { id, leader: Mutex::new(Leader { child, status: None }) });
     let (sender, gone) = watch::channel(false);
     let (stdout, output) = (Capture::default(), Capture::default());
-    let instance = Instance { group: Arc::clone(&group), gone, stdout, output, readers: Vec::new() };
+    let (secrets, readers) = (launch.secrets.clone(), Vec::new());
+    let instance = Instance { group: Arc::clone(&group), gone, stdout, output, secrets, readers };
     let waiter = move || {
         // An error means that somebody else reaped the child first.
         let _ = group.wait(WaitIdOptions::empty());
@@ -390,7 +404,8 @@ mod tests {
     use super::*;
 
     fn launch(argv: &[&str]) -> Launch {
-        Launch { argv: argv.iter().map(|each| (*each).to_owned()).collect(), ..Launch::default() }
+        let argv = argv.iter().map(|each| (*each).to_owned()).collect();
+        Launch { argv, env: Vec::new(), nice: 0, secrets: Secrets::of([]) }
     }
 
     async fn run(argv: &[&str]) -> (Instance, ExitStatus) {
@@ -430,7 +445,7 @@ mod tests {
         let (instance, status) = run(&["seq", "1", "200000"]).await;
         assert!(status.success(), "{status}");
         assert_eq!(instance.stdout().len(), CAPTURE_BYTES_MAX);
-        assert!(instance.tail().ends_with("199999\n200000"), "{}", instance.tail());
+        assert!(instance.tail().ends_with("199999 | 200000"), "{}", instance.tail());
         assert!(instance.tail().len() <= TAIL_BYTES_MAX);
     }
 
@@ -440,6 +455,16 @@ mod tests {
         assert!(!status.success());
         assert_eq!(instance.stdout(), "");
         assert!(instance.tail().contains("/there/is/no/such/folder"), "{}", instance.tail());
+    }
+
+    #[tokio::test]
+    async fn the_last_words_of_a_child_hold_no_secret_and_nothing_that_a_terminal_obeys() {
+        let words = "bad key hunter22-hunter22\u{1b}[2J\nbye\n";
+        let secrets = Secrets::of(["hunter22-hunter22".to_owned()]);
+        let mut instance = Instance::spawn(Launch { secrets, ..launch(&["printf", "%s", words]) }).await.unwrap();
+        instance.exited().await;
+        assert_eq!(instance.tail(), "bad key ***\\u{1b}[2J | bye");
+        assert_eq!(instance.stdout(), words);
     }
 
     #[tokio::test]

@@ -15,12 +15,15 @@ use std::{
 use async_trait::async_trait;
 use kloros_actors::{
     env_file,
-    facts::{Domain, Key, Manager, ReadBack},
+    facts::{Domain, Incarnation, Key, Manager, ReadBack},
     seams::{ServiceControl, ServiceError},
 };
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::process::{Instance, Launch, ReadyError, answers, fill, free_port, http_client, ready};
+use crate::process::{
+    Instance, Launch, ReadyError, Secrets, answers, ask, environment, fill, free_port, is_well, of_metrics, of_port,
+    of_process, ready,
+};
 
 mod look;
 
@@ -30,11 +33,8 @@ const STOP_MAX: Duration = Duration::from_secs(30);
 /// How long another supervisor's restart command may run.
 const RESTART_COMMAND_MAX: Duration = Duration::from_secs(300);
 
-/// How long the answer to a read-back may take.
-const READ_BACK_MAX: Duration = Duration::from_secs(10);
-
-/// The largest answer to a read-back, in bytes.
-const READ_BACK_BYTES_MAX: usize = 1024 * 1024;
+/// How long somebody may look at a child of ours; who holds it longer starts or stops it.
+const HELD_MAX: Duration = Duration::from_secs(5);
 
 /// How often a child of ours is looked after.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -208,7 +208,8 @@ impl Services {
         // A service that is not told where its env file is gets the variables themselves, as systemd would give them.
         let told = service.argv.iter().any(|argument| argument.contains("{env_file}"));
         let env = if told { Vec::new() } else { variables(&env_file).await.map_err(did_not_start)? };
-        let instance = Instance::spawn(Launch { argv, env, nice: 0 }).await;
+        let secrets = secrets(domain, &env_file).await;
+        let instance = Instance::spawn(Launch { argv, env, nice: 0, secrets }).await;
         let instance = serving.instance.insert(instance.map_err(|error| did_not_start(error.to_string()))?);
         serving.since = Some(Instant::now());
         let url = format!("{}{}", place.url(), service.ready.http_path);
@@ -233,7 +234,8 @@ impl ServiceControl for Services {
                 self.launch(domain, &place, &mut serving).await
             }
             Manager::Command { restart } => {
-                run_restart(restart).await?;
+                let secrets = secrets(domain, &self.home.join(&domain.service.env_file)).await;
+                run_restart(restart, secrets).await?;
                 answer(domain, &place).await
             }
         }
@@ -241,16 +243,67 @@ impl ServiceControl for Services {
 
     async fn in_effect(&self, domain: &Domain) -> Result<BTreeMap<String, String>, ServiceError> {
         let place = self.place(domain)?;
-        let mut values = match &domain.service.read_back {
-            ReadBack::HttpJson(path) => ask(&format!("{}{path}", place.url())).await?,
-            ReadBack::ProcEnviron => environment(domain, &place).await?,
+        let said = match &domain.service.read_back {
+            ReadBack::HttpJson(path) => ask(&format!("{}{path}", place.url())).await,
+            ReadBack::ProcEnviron if domain.service.manager != Manager::Child => {
+                let name = &domain.name;
+                Err(format!("{name}: `proc_environ` reads back children of kloros only; use `http_json`"))
+            }
+            ReadBack::ProcEnviron => environment(place.pid(domain).await?).await,
         };
+        let mut values = said.map_err(ServiceError::Unreachable)?;
         values.retain(|key, _| Key::new(key.as_str()).is_ok_and(|key| domain.knobs.contains_key(&key)));
         Ok(values)
     }
+
+    async fn healthy(&self, domain: &Domain) -> Result<(), ServiceError> {
+        let place = self.place(domain)?;
+        if domain.service.manager == Manager::Child {
+            // Whoever answers on the port of a child that is gone is somebody else.
+            place.pid(domain).await?;
+        }
+        let url = format!("{}{}", place.url(), domain.service.ready.http_path);
+        is_well(&url).await.map_err(ServiceError::NotReady)
+    }
+
+    async fn incarnation(&self, domain: &Domain) -> Result<Option<Incarnation>, ServiceError> {
+        let place = self.place(domain)?;
+        if domain.service.manager == Manager::Child {
+            let started = of_process(place.pid(domain).await?);
+            return started.map(|text| Some(Incarnation::new(text))).map_err(|error| unreachable(error.to_string()));
+        }
+        let port = place.port;
+        let holder = tokio::task::spawn_blocking(move || of_port(port)).await.unwrap_or_default();
+        let told = match (holder, &domain.service.metrics_path) {
+            (Some(holder), _) => Some(holder),
+            (None, Some(path)) => of_metrics(&format!("{}{path}", place.url())).await,
+            (None, None) => None,
+        };
+        Ok(told.map(Incarnation::new))
+    }
+}
+
+fn unreachable(why: String) -> ServiceError {
+    ServiceError::Unreachable(why)
 }
 
 impl Place {
+    /// Returns the id of the running child. After it ended, its id may be another process's; while it is being started or
+    /// stopped, there is none.
+    async fn pid(&self, domain: &Domain) -> Result<u32, ServiceError> {
+        let name = &domain.name;
+        let Ok(mut serving) = timeout(HELD_MAX, self.serving.lock()).await else {
+            return Err(unreachable(format!("{name}: it is being started or stopped")));
+        };
+        let Some(instance) = serving.instance.as_mut() else {
+            return Err(unreachable(format!("{name}: it does not run")));
+        };
+        match instance.try_exit() {
+            Some(status) => Err(unreachable(format!("{name}: it ended with {status}"))),
+            None => Ok(instance.id()),
+        }
+    }
+
     fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
@@ -292,8 +345,8 @@ async fn answer(domain: &Domain, place: &Place) -> Result<(), ServiceError> {
     answers(&url, Duration::from_secs(ready.within_s), ready.passes).await.map_err(|error| not_ready(&error))
 }
 
-async fn run_restart(argv: &[String]) -> Result<(), ServiceError> {
-    let launch = Launch { argv: argv.to_vec(), ..Launch::default() };
+async fn run_restart(argv: &[String], secrets: Secrets) -> Result<(), ServiceError> {
+    let launch = Launch { argv: argv.to_vec(), env: Vec::new(), nice: 0, secrets };
     let mut command = Instance::spawn(launch).await.map_err(|error| ServiceError::DidNotStart(error.to_string()))?;
     let Ok(status) = timeout(RESTART_COMMAND_MAX, command.exited()).await else {
         let limit = RESTART_COMMAND_MAX.as_secs();
@@ -317,55 +370,14 @@ async fn variables(env_file: &Path) -> Result<Vec<(String, String)>, String> {
     Ok(variables.into_iter().map(|(key, value)| (key.into(), value)).collect())
 }
 
-async fn ask(url: &str) -> Result<BTreeMap<String, String>, ServiceError> {
-    let unreachable = |why: String| ServiceError::Unreachable(format!("{url}: {why}"));
-    let answer = async {
-        let mut answer = http_client(READ_BACK_MAX)?.get(url).send().await?.error_for_status()?;
-        let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await? {
-            body.extend_from_slice(&chunk);
-            if body.len() > READ_BACK_BYTES_MAX {
-                break;
-            }
-        }
-        Ok::<_, reqwest::Error>(body)
-    };
-    let body = answer.await.map_err(|error| unreachable(error.without_url().to_string()))?;
-    if body.len() > READ_BACK_BYTES_MAX {
-        return Err(unreachable(format!("its answer is larger than {READ_BACK_BYTES_MAX} bytes")));
+/// Returns what of its output a service must not be quoted with: every value of its env file that is none of a knob.
+async fn secrets(domain: &Domain, env_file: &Path) -> Secrets {
+    let is_knob = |key: &Key| domain.knobs.contains_key(key);
+    match tokio::fs::read(env_file).await {
+        Ok(bytes) => Secrets::of(env_file::values_besides(&bytes, is_knob)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Secrets::of([]),
+        Err(_) => Secrets::all(),
     }
-    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&body)
-        .map_err(|error| unreachable(format!("its answer is no JSON object of keys and values: {error}")))?;
-    let texts = object.into_iter().filter_map(|(key, value)| match value {
-        serde_json::Value::String(text) => Some((key, text)),
-        serde_json::Value::Number(number) => Some((key, number.to_string())),
-        serde_json::Value::Bool(on) => Some((key, on.to_string())),
-        _ => None,
-    });
-    Ok(texts.collect())
-}
-
-async fn environment(domain: &Domain, place: &Place) -> Result<BTreeMap<String, String>, ServiceError> {
-    let name = &domain.name;
-    if domain.service.manager != Manager::Child {
-        let why = format!("{name}: `proc_environ` reads back children of kloros only; use `http_json`");
-        return Err(ServiceError::Unreachable(why));
-    }
-    let mut serving = place.serving.lock().await;
-    let Some(instance) = serving.instance.as_mut() else {
-        return Err(ServiceError::Unreachable(format!("{name}: it does not run")));
-    };
-    // After it ended, its id may be another process's.
-    if let Some(status) = instance.try_exit() {
-        return Err(ServiceError::Unreachable(format!("{name}: it ended with {status}")));
-    }
-    let file = format!("/proc/{}/environ", instance.id());
-    let bytes = tokio::fs::read(&file).await.map_err(|error| ServiceError::Unreachable(format!("{file}: {error}")))?;
-    let variables = bytes.split(|byte| *byte == 0).filter_map(|variable| {
-        let (key, value) = str::from_utf8(variable).ok()?.split_once('=')?;
-        Some((key.to_owned(), value.to_owned()))
-    });
-    Ok(variables.collect())
 }
 
 #[cfg(test)]

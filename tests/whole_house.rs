@@ -474,3 +474,132 @@ fn a_question_about_what_may_not_be_touched_is_refused() {
     });
     assert!(questions[0]["end"]["why"].as_str().unwrap().contains("KLR_AUTONOMY_LEVEL"), "{questions}");
 }
+
+/// Lets a change of the lab's go live, and returns when old and new are being measured.
+fn measure_a_change(house: &mut House) {
+    house.start(&[]);
+    let tried = house.kloros(&["try", "lab", "LAB_MAX_NUM_SEQS=8", "--no-wait"]);
+    assert!(tried.status.success(), "{}", said(&tried));
+    house.until("the change is measured", 2 * MINUTE, |house| stages(house) == ["measuring"]);
+    assert_eq!(house.env("LAB_MAX_NUM_SEQS").as_deref(), Some("8"));
+}
+
+/// Once the change stayed until the next start.
+#[test]
+fn a_journal_that_is_deleted_under_an_unproven_change_has_it_taken_back_and_ends_the_daemon() {
+    let mut house = House::new(QUIET, "");
+    fs::write(house.path(".kloros_env"), "# mine\n").unwrap();
+    measure_a_change(&mut house);
+    for name in ["journal.db", "journal.db-wal", "journal.db-shm"] {
+        fs::remove_file(house.path(".kloros").join(name)).unwrap();
+    }
+    house.until("the change is taken back", MINUTE, |house| house.read(".kloros_env") == "# mine\n");
+    assert_eq!(house.ended(MINUTE), Some(2), "{}", house.read("daemon.log"));
+    assert_eq!(house.read(".kloros_env"), "# mine\n");
+    assert_eq!(house.processes(), 0, "a child is left");
+    house.start(&[]);
+    check_file_and_service_agree(&mut house);
+    assert!(!exists(&house.path(".kloros/pending/lab.json")));
+}
+
+#[test]
+fn a_journal_that_is_damaged_while_the_daemon_is_down_does_not_keep_an_unproven_change_alive() {
+    let mut house = House::new(QUIET, "");
+    fs::write(house.path(".kloros_env"), "# mine\n").unwrap();
+    measure_a_change(&mut house);
+    house.kill();
+    fs::remove_file(house.path(".kloros/journal.db-wal")).ok();
+    fs::write(house.path(".kloros/journal.db"), "no journal ".repeat(1000)).unwrap();
+    house.spawn(&[]);
+    assert_eq!(house.ended(MINUTE), Some(2), "{}", house.read("daemon.log"));
+    assert_eq!(house.read(".kloros_env"), "# mine\n");
+    assert_eq!(house.processes(), 0, "a child is left");
+}
+
+#[test]
+fn a_journal_that_cannot_be_written_has_the_unproven_change_taken_back_and_judged_when_it_can() {
+    let mut house = House::new(QUIET, "");
+    fs::write(house.path(".kloros_env"), "# mine\n").unwrap();
+    measure_a_change(&mut house);
+    // Somebody else holds the database, as a full disk would keep it from being written.
+    let other = rusqlite::Connection::open(house.path(".kloros/journal.db")).unwrap();
+    other.busy_timeout(MINUTE).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    house.until("the change is taken back", 2 * MINUTE, |house| house.read(".kloros_env") == "# mine\n");
+    other.execute_batch("ROLLBACK").unwrap();
+    drop(other);
+    house.until("it is closed", 2 * MINUTE, |house| stages(house) == ["closed"]);
+    let deployments = house.json(&["deployments"]);
+    assert_eq!(deployments[0]["verdict"]["outcome"], "rollback");
+    assert_eq!(deployments[0]["verdict"]["reason"]["reason"], "aborted");
+    house.until("it is told", MINUTE, |house| house.lines(FEEDBACK).len() == 1);
+    check_every_deployment_has_one_verdict(&house);
+    check_file_and_service_agree(&mut house);
+}
+
+/// Once a service that its keeper had started again just in time was kept.
+#[test]
+fn a_service_that_is_killed_while_it_is_measured_gets_its_old_values_back() {
+    let mut house = House::new(QUIET, "");
+    measure_a_change(&mut house);
+    let port = house.lab_url().unwrap().rsplit(':').next().unwrap().to_owned();
+    kill_whoever_serves(&house, &port);
+    house.until("it is closed", 4 * MINUTE, |house| stages(house) == ["closed"]);
+    let deployments = house.json(&["deployments"]);
+    assert_eq!(deployments[0]["verdict"]["outcome"], "rollback");
+    assert_eq!(deployments[0]["verdict"]["reason"]["reason"], "died");
+    assert_eq!(house.env("LAB_MAX_NUM_SEQS"), None);
+    check_file_and_service_agree(&mut house);
+}
+
+#[test]
+fn an_env_file_that_a_person_edited_without_a_restart_is_not_tuned() {
+    let mut house = House::new(QUIET, "");
+    house.start(&[]);
+    fs::write(house.path(".kloros_env"), "LAB_MAX_NUM_SEQS=8\n").unwrap();
+    for proposal in ["LAB_MAX_NUM_SEQS=16", "LAB_THREADS=2"] {
+        let tried = house.kloros(&["try", "lab", proposal]);
+        assert_eq!(tried.status.code(), Some(1), "{}", said(&tried));
+        assert!(said(&tried).contains("the env file says 8, and the service runs with \"2\""), "{}", said(&tried));
+    }
+    assert_eq!(house.read(".kloros_env"), "LAB_MAX_NUM_SEQS=8\n");
+    assert!(house.json(&["deployments"]).as_array().unwrap().is_empty());
+}
+
+/// Once the domain file's word was taken for what the service runs with, and the wrong old settings were measured.
+#[test]
+fn what_the_service_says_counts_where_the_domain_file_is_wrong_about_its_default() {
+    let mut house = House::new(QUIET, "");
+    let lab = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/domains/lab.toml")).unwrap();
+    let wrong = lab.replacen("default = 2\n", "default = 8\n", 1);
+    assert_ne!(wrong, lab);
+    fs::create_dir_all(house.path("domains")).unwrap();
+    fs::write(house.path("domains/lab.toml"), wrong).unwrap();
+    house.start(&[]);
+    let nothing = house.kloros(&["try", "lab", "LAB_MAX_NUM_SEQS=2"]);
+    assert!(said(&nothing).contains("nothing would change"), "{}", said(&nothing));
+    let tried = house.kloros(&["try", "lab", "LAB_MAX_NUM_SEQS=8", "--no-wait"]);
+    assert!(said(&tried).contains("LAB_MAX_NUM_SEQS unset (2) -> 8"), "{}", said(&tried));
+    house.until("it is measured", 2 * MINUTE, |house| stages(house) == ["measuring"]);
+    let deployments = house.json(&["deployments"]);
+    let recalled = house.kloros(&["rollback", deployments[0]["deployment"]["id"].as_str().unwrap()]);
+    assert!(recalled.status.success(), "{}", said(&recalled));
+    house.until("it is closed", MINUTE, |house| stages(house) == ["closed"]);
+    assert_eq!(house.env("LAB_MAX_NUM_SEQS"), None, "a key that the file did not name is taken out again");
+    check_file_and_service_agree(&mut house);
+}
+
+/// Kills the process that was started to serve on this port.
+fn kill_whoever_serves(house: &House, port: &str) {
+    let home = house.home.path().display().to_string();
+    let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let serves = |entry: &fs::DirEntry| {
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let arguments: Vec<_> = line.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+        arguments.iter().any(|each| each == port) && arguments.iter().any(|each| each.contains(&home))
+    };
+    let pids: Vec<String> =
+        entries.filter(serves).map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    assert_eq!(pids.len(), 1, "who serves on {port}: {pids:?}");
+    assert!(std::process::Command::new("kill").args(["-KILL", &pids[0]]).status().unwrap().success());
+}

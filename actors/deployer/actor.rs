@@ -2,16 +2,15 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
-use super::{Config, mapping, saga::Saga};
+use super::{Config, saga::Saga};
 use crate::{
     config::Catalogue,
-    env_file,
     facts::{
-        Approved, Authority, Deployment, DeploymentId, Domain, Fact, Key, Kind, MappingProblem, Origin, Promotion,
-        Proposal, QuestionEnd, Reason, Ruled, Stage, Verdict,
+        Approved, Authority, Deployment, DeploymentId, Domain, Fact, Kind, Promotion, QuestionEnd, Reason, Ruled,
+        Stage, Verdict,
     },
     meters,
-    record::{Ending, open_deployments, record, record_once, record_verdict, standing, wake},
+    record::{open_deployments, record_once, record_verdict, standing, wake},
     seams::{JournalError, Outlet, Planning, Query, Seams},
 };
 
@@ -41,8 +40,12 @@ pub enum Msg {
     Cleared(Approved<Promotion>),
     /// The validator judged a deployment.
     Judged(Verdict),
+    /// What a deployment measures cannot be written down: there will be no verdict.
+    Unrecorded(DeploymentId),
     /// A person wants a deployment undone.
     Recalled(DeploymentId, u32, RpcReplyPort<Result<Verdict, String>>),
+    /// It is time to look whether the journal is still there, while something unproven is live.
+    Look,
     /// It is time to try again what could not be undone.
     Sweep,
     /// The operator changed the settings.
@@ -68,18 +71,24 @@ pub struct Deployer;
 
 /// What the deployer remembers: a fold of the journal.
 pub struct State {
-    seams: Seams,
-    exits: Exits,
+    pub(super) seams: Seams,
+    pub(super) exits: Exits,
     config: Config,
     catalogue: Arc<Catalogue>,
-    rest_s: u64,
+    pub(super) rest_s: u64,
     open: BTreeMap<DeploymentId, (Deployment, Stage)>,
     /// What could not be undone: how many sweeps passed since it was tried, and how many must.
     stuck: BTreeMap<DeploymentId, (u32, u32)>,
 }
 
+/// How often it is looked whether the journal is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// How often it is tried again what could not be undone.
 const SWEEP_EVERY: Duration = Duration::from_secs(15);
+
+/// Why a deployment is given up that nobody can judge.
+const UNRECORDED: &str = "the journal could not be written before it was proven";
 
 /// After how many sweeps at most it is tried again: a service that does not come up is not restarted for ever.
 const STUCK_SWEEPS_MAX: u32 = 240;
@@ -93,42 +102,71 @@ impl Actor for Deployer {
         let Arguments { seams, exits, config, catalogue, rest_s } = arguments;
         let (open, stuck) = (BTreeMap::new(), BTreeMap::new());
         let mut state = State { seams, exits, config, catalogue, rest_s, open, stuck };
-        state.resume().await?;
+        let resumed = state.resume().await;
+        state.or_take_back(resumed).await?;
         myself.send_after(SWEEP_EVERY, || Msg::Sweep);
+        myself.send_after(LOOK_EVERY, || Msg::Look);
         Ok(state)
     }
 
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
-        match msg {
-            Msg::Proposed(planning) => state.plan(planning).await?,
-            Msg::Cleared(approved) => state.accept(approved).await?,
-            Msg::Judged(verdict) => state.finish(&verdict.deployment).await?,
-            Msg::Recalled(id, uid, reply) => state.recall(&id, uid, reply).await?,
-            Msg::Sweep => {
-                state.sweep().await?;
-                myself.send_after(SWEEP_EVERY, || Msg::Sweep);
+        let handled = match msg {
+            Msg::Proposed(planning) => state.plan(planning).await,
+            Msg::Cleared(approved) => state.accept(approved).await,
+            Msg::Judged(verdict) => state.settle(&verdict).await,
+            Msg::Unrecorded(id) => state.give_up(&id).await,
+            Msg::Recalled(id, uid, reply) => state.recall(&id, uid, reply).await,
+            Msg::Look => {
+                myself.send_after(LOOK_EVERY, || Msg::Look);
+                state.look()
             }
-            Msg::Reconfigured(config) => state.config = config,
-        }
-        Ok(())
+            Msg::Sweep => {
+                myself.send_after(SWEEP_EVERY, || Msg::Sweep);
+                state.sweep().await
+            }
+            Msg::Reconfigured(config) => {
+                state.config = config;
+                Ok(())
+            }
+        };
+        Ok(state.or_take_back(handled).await?)
     }
 }
 
 impl State {
-    fn saga(&self) -> Saga<'_> {
+    pub(super) fn saga(&self) -> Saga<'_> {
         Saga { seams: &self.seams, config: &self.config }
     }
 
-    fn domain(&self, name: &str) -> Option<Domain> {
+    pub(super) fn domain(&self, name: &str) -> Option<Domain> {
         self.catalogue.domains.get(name).cloned()
     }
 
+    /// Without a journal there is no verdict, and nothing unproven may stay live: what lies on disk knows how to undo it.
+    /// The verdict follows when the journal can be written again.
+    async fn or_take_back(&self, done: Result<(), JournalError>) -> Result<(), JournalError> {
+        if done.is_err() {
+            self.saga().take_back_unproven(&self.catalogue).await;
+        }
+        done
+    }
+
+    /// A journal that was removed or damaged is found even when nobody writes for a while.
+    fn look(&self) -> Result<(), JournalError> {
+        let is_unproven = self.open.values().any(|(_, stage)| stage.is_before_verdict());
+        if is_unproven { self.seams.journal.check() } else { Ok(()) }
+    }
+
     /// Goes on where the journal says. A change that this room was making when it failed is taken back; one that is
-    /// live stays on the validator's scales.
+    /// live stays on the validator's scales, unless it was taken back while there was no journal to say so.
     async fn resume(&mut self) -> Result<(), JournalError> {
+        self.seams.journal.check()?;
         for (deployment, stage) in open_deployments(&self.seams).await? {
             self.open.insert(deployment.id.clone(), (deployment.clone(), stage));
             match stage {
+                Stage::Healthy | Stage::Measuring if self.was_taken_back(&deployment).await => {
+                    self.condemn(&deployment, Reason::Aborted { why: UNRECORDED.to_owned() }).await?;
+                }
                 Stage::Healthy | Stage::Measuring => wake(&self.exits.deployed, deployment),
                 stage if stage.is_before_verdict() => {
                     let why = format!("the deployer failed while the change was {}", stage.label());
@@ -140,83 +178,11 @@ impl State {
         Ok(())
     }
 
-    /// Compares a proposal with what runs, and proposes the difference to the gate.
-    async fn plan(&mut self, planning: Planning) -> Result<(), JournalError> {
-        let Planning { proposal, reply } = planning;
-        if self.was_promoted(&proposal).await? {
-            return Ok(());
+    async fn was_taken_back(&self, deployment: &Deployment) -> bool {
+        match self.domain(&deployment.promotion.domain) {
+            Some(domain) => self.saga().was_taken_back(deployment, &domain).await,
+            None => false,
         }
-        let planned = self.promotion(&proposal).await;
-        match &planned {
-            Ok(promotion) => {
-                let name = format!("promotion:{}", promotion.id);
-                let fact = Fact::Promotion(promotion.clone());
-                if record_once(&self.seams, &promotion.cycle, name, fact).await? {
-                    wake(&self.exits.promotions, promotion.clone());
-                }
-            }
-            Err(why) => self.end_question(&proposal, why).await?,
-        }
-        if let Some(reply) = reply {
-            // The caller may have gone; the promotion stands all the same.
-            reply.send(planned).ok();
-        }
-        Ok(())
-    }
-
-    /// A winner is proposed until the journal holds its promotion, so it may come twice: the second time, the service may
-    /// run with it already.
-    async fn was_promoted(&self, proposal: &Proposal) -> Result<bool, JournalError> {
-        if !matches!(proposal.origin, Origin::Experiment(_)) {
-            return Ok(false);
-        }
-        let query = Query { cycle: Some(proposal.cycle.clone()), ..Query::kinds(&[Kind::Promotion]) };
-        let promotions = self.seams.journal.read(query).await?;
-        let is_its = |fact: &Fact| matches!(fact, Fact::Promotion(each) if each.origin == proposal.origin);
-        Ok(promotions.iter().any(|each| is_its(&each.fact)))
-    }
-
-    async fn promotion(&self, proposal: &Proposal) -> Result<Promotion, String> {
-        let domain =
-            self.domain(&proposal.domain).ok_or_else(|| format!("there is no domain {:?}", proposal.domain))?;
-        for (key, value) in &proposal.settings {
-            let knob = domain.knobs.get(key);
-            let problem = match knob {
-                None => Some(MappingProblem::NotAllowed { key: key.clone(), domain: domain.name.clone() }),
-                Some(knob) => knob.range.refuses(value).map(|why| MappingProblem::OutOfRange { key: key.clone(), why }),
-            };
-            if let Some(problem) = problem {
-                return Err(problem.to_string());
-            }
-        }
-        let current = self.current(&domain, proposal.settings.keys()).await?;
-        let changes = mapping::changes(&proposal.settings, &current, &domain).map_err(|problem| problem.to_string())?;
-        Ok(Promotion {
-            id: Promotion::identity(&proposal.domain, &proposal.experiment, &proposal.cycle, &changes),
-            cycle: proposal.cycle.clone(),
-            origin: proposal.origin.clone(),
-            experiment: proposal.experiment.clone(),
-            question: proposal.question.clone(),
-            hypothesis: proposal.hypothesis.clone(),
-            domain: proposal.domain.clone(),
-            changes,
-            fitness: proposal.fitness,
-            at_ms: self.seams.clock.now_ms(),
-            depth: proposal.depth,
-        })
-    }
-
-    async fn current<'a>(
-        &self,
-        domain: &Domain,
-        keys: impl Iterator<Item = &'a Key>,
-    ) -> Result<BTreeMap<Key, Option<String>>, String> {
-        let file = self.seams.env.read(&domain.service.env_file).await.map_err(|error| error.to_string())?;
-        keys.map(|key| {
-            let value = env_file::value_of(&file.bytes, key).map_err(|problem| problem.to_string())?;
-            Ok((key.clone(), value))
-        })
-        .collect()
     }
 
     /// Deploys what the gate let through. One deployment a domain at a time: what finds its domain busy is not kept
@@ -227,15 +193,18 @@ impl State {
             tracing::debug!(promotion = %promotion.id, domain = %promotion.domain, "domain is busy");
             return Ok(());
         }
-        self.deploy(promotion, authority).await
+        let Some(domain) = self.domain(&promotion.domain) else { return Ok(()) };
+        if self.is_overtaken(&promotion, &domain).await? {
+            return self.plan_anew(&promotion).await;
+        }
+        self.deploy(promotion, authority, domain).await
     }
 
     fn is_busy(&self, domain: &str) -> bool {
         self.open.values().any(|(deployment, _)| deployment.promotion.domain == domain)
     }
 
-    async fn deploy(&mut self, promotion: Promotion, authority: Authority) -> Result<(), JournalError> {
-        let Some(domain) = self.domain(&promotion.domain) else { return Ok(()) };
+    async fn deploy(&mut self, promotion: Promotion, authority: Authority, domain: Domain) -> Result<(), JournalError> {
         let digits = promotion.id.as_str().trim_start_matches("p-");
         let at_ms = self.seams.clock.now_ms();
         let deployment = Deployment { id: DeploymentId::new(format!("d-{digits}")), promotion, authority, at_ms };
@@ -249,18 +218,7 @@ impl State {
         tracing::info!(cycle = %deployment.promotion.cycle, deployment = %deployment.id, "deployment begins");
         self.open.insert(deployment.id.clone(), (deployment.clone(), Stage::Planned));
         wake(&self.exits.begun, domain.name.clone());
-        let applied = match self.saga().apply(&deployment, &domain).await {
-            Ok(applied) => applied,
-            Err(error) => {
-                // Without a journal there is no verdict, but what lies on disk knows how to undo the change, and
-                // nothing unproven may stay live. The verdict follows when the journal can be written again.
-                if let Err(why) = self.saga().undo_from_disk(&deployment, &domain).await {
-                    tracing::error!(deployment = %deployment.id, %why, "change is not undone yet");
-                }
-                return Err(error);
-            }
-        };
-        match applied {
+        match self.saga().apply(&deployment, &domain).await? {
             Ok(()) => {
                 self.open.insert(deployment.id.clone(), (deployment.clone(), Stage::Healthy));
                 wake(&self.exits.deployed, deployment);
@@ -278,6 +236,28 @@ impl State {
             wake(&self.exits.verdicts, verdict);
         }
         self.finish(&deployment.id).await
+    }
+
+    /// What is measured cannot be written down, so it proves nothing.
+    async fn give_up(&mut self, id: &DeploymentId) -> Result<(), JournalError> {
+        let Some((deployment, _)) = self.open.get(id).cloned() else { return Ok(()) };
+        self.saga().take_back_unproven(&self.catalogue).await;
+        self.condemn(&deployment, Reason::Aborted { why: UNRECORDED.to_owned() }).await
+    }
+
+    /// Hears a verdict, which is durable by then.
+    async fn settle(&mut self, verdict: &Verdict) -> Result<(), JournalError> {
+        let finished = self.finish(&verdict.deployment).await;
+        if finished.is_err()
+            && verdict.outcome != Ruled::Rollback
+            && let Some((deployment, _)) = self.open.get(&verdict.deployment)
+            && let Some(domain) = self.domain(&verdict.domain)
+            && let Err(error) = self.saga().disarm(deployment, &domain).await
+        {
+            // It is proven, and whoever cannot read the journal must not take it back.
+            tracing::error!(deployment = %deployment.id, %error, "pending file of a proven change stays");
+        }
+        finished
     }
 
     /// Brings a judged deployment to its end: undone if it was condemned, and closed.
@@ -350,15 +330,6 @@ impl State {
             if matches!(stage, Stage::Judged(_) | Stage::Restored | Stage::Stuck) {
                 self.finish(&id).await?;
             }
-        }
-        Ok(())
-    }
-
-    async fn end_question(&self, proposal: &Proposal, why: &str) -> Result<(), JournalError> {
-        tracing::info!(domain = %proposal.domain, %why, "proposal leads to no change");
-        if let Some(ending) = Ending::resting(&self.seams, proposal, "refused", why, self.rest_s) {
-            record(&self.seams, vec![ending.entry.clone()]).await?;
-            Ending::tell(Some(ending), &self.exits.ended);
         }
         Ok(())
     }

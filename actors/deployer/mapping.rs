@@ -4,20 +4,57 @@
 
 use std::collections::BTreeMap;
 
-use crate::facts::{Change, Domain, Key, MappingProblem, Promotion, Settings, is_same, means};
+use crate::facts::{
+    Change, Domain, Key, Knob, MappingProblem, Promotion, Ruled, Settings, Value, Verdict, is_same, means, meant, says,
+};
 
-/// Returns what must change so that the service of `domain` runs with `target`, given the `current` texts of the env
-/// file; a key that the file does not name is `None` or absent there.
-///
-/// A key whose value in effect (the file's, else the knob's default) is the wanted one is left out; when nothing is
-/// left, that is [`MappingProblem::NoChange`]. A text that means no value of the knob is a problem that names the key:
-/// what cannot be read cannot be compared.
-pub fn changes(
-    target: &Settings,
-    current: &BTreeMap<Key, Option<String>>,
-    domain: &Domain,
-) -> Result<BTreeMap<Key, Change>, MappingProblem> {
-    let mut changes = BTreeMap::new();
+/// What a service runs with before a change: by its env file, and by its own word.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Base {
+    /// The texts of the env file; a key that it does not name is `None` or absent.
+    pub file: BTreeMap<Key, Option<String>>,
+    /// What the service says that it runs with.
+    pub in_effect: BTreeMap<String, String>,
+}
+
+impl Base {
+    /// Returns the value that the service runs with under `key`, and whether the env file names it.
+    ///
+    /// The service has the last word: where the file says something else it was edited and the service not restarted,
+    /// which is a problem; where the file is silent, the service's own word stands, whatever the domain file takes for
+    /// its default. What neither says is not guessed.
+    fn standing(&self, key: &Key, knob: &Knob) -> Result<(Value, bool), MappingProblem> {
+        let out_of_range = |why: String| MappingProblem::OutOfRange { key: key.clone(), why };
+        let running = self.in_effect.get(key.as_str()).ok_or_else(|| MappingProblem::Unsaid { key: key.clone() });
+        let Some(text) = self.file.get(key).and_then(Option::as_deref) else {
+            let running = running?;
+            let wrong =
+                || format!("the service runs with {running:?}, which this knob cannot mean: correct the domain file");
+            let is_default = says(running, &knob.default);
+            let value = if is_default { Some(knob.default.clone()) } else { meant(running, &knob.range) };
+            return value.map(|value| (value, false)).ok_or_else(|| out_of_range(wrong()));
+        };
+        let file = knob.range.parse(text).ok_or_else(|| {
+            out_of_range(format!("the env file holds {text:?}, which this knob cannot mean: correct it by hand"))
+        })?;
+        let running = running?;
+        if says(running, &file) {
+            Ok((file, true))
+        } else {
+            Err(MappingProblem::NotRestarted { key: key.clone(), file: file.to_string(), running: running.clone() })
+        }
+    }
+
+    /// Returns the first key, of all knobs, that the env file was given while the service was not restarted: a restart
+    /// of ours would bring a person's edit into effect, and what was measured then would not be our change alone.
+    fn edited(&self, domain: &Domain) -> Option<MappingProblem> {
+        let problems = domain.knobs.iter().filter_map(|(key, knob)| self.standing(key, knob).err());
+        problems.into_iter().find(|problem| matches!(problem, MappingProblem::NotRestarted { .. }))
+    }
+}
+
+/// Says whether `target` is made of knobs of `domain` within their ranges; if not, what is not.
+pub fn allowed(target: &Settings, domain: &Domain) -> Result<(), MappingProblem> {
     for (key, wanted) in target {
         let knob = domain
             .knobs
@@ -26,34 +63,61 @@ pub fn changes(
         if let Some(why) = knob.range.refuses(wanted) {
             return Err(MappingProblem::OutOfRange { key: key.clone(), why });
         }
-        let text = current.get(key).and_then(Option::as_deref);
-        let from = text
-            .map(|text| {
-                knob.range.parse(text).ok_or_else(|| MappingProblem::OutOfRange {
-                    key: key.clone(),
-                    why: format!("the env file holds {text:?}, which this knob cannot mean: correct it by hand"),
-                })
-            })
-            .transpose()?;
-        if !is_same(from.as_ref().unwrap_or(&knob.default), wanted) {
-            changes.insert(key.clone(), Change { from, to: wanted.clone() });
+    }
+    Ok(())
+}
+
+/// Returns what must change so that the service of `domain` runs with `target`, given what it runs with.
+///
+/// A key that it runs with already is left out; when nothing is left, that is [`MappingProblem::NoChange`]. A text that
+/// means no value of the knob is a problem that names the key: what cannot be read cannot be compared.
+pub fn changes(target: &Settings, base: &Base, domain: &Domain) -> Result<BTreeMap<Key, Change>, MappingProblem> {
+    allowed(target, domain)?;
+    let mut changes = BTreeMap::new();
+    for (key, wanted) in target {
+        let Some(knob) = domain.knobs.get(key) else { continue };
+        let (from, in_file) = base.standing(key, knob)?;
+        if !is_same(&from, wanted) {
+            changes.insert(key.clone(), Change { from, in_file, to: wanted.clone() });
         }
+    }
+    if let Some(problem) = base.edited(domain) {
+        return Err(problem);
     }
     if changes.is_empty() { Err(MappingProblem::NoChange) } else { Ok(changes) }
 }
 
-/// Returns a key of `promotion` that the env file no longer holds as it was when the change was planned; `None` when
-/// the plan still fits. Whoever edited it wins.
-pub fn stale(promotion: &Promotion, current: &BTreeMap<Key, Option<String>>) -> Option<Key> {
-    promotion
-        .changes
-        .iter()
-        .find(|(key, change)| match (&change.from, current.get(*key).and_then(Option::as_deref)) {
-            (None, None) => false,
-            (Some(from), Some(text)) => !means(text, from, 0.0),
-            (None, Some(_)) | (Some(_), None) => true,
+/// Returns the keys of `promotion` whose base is no longer what it was when the change was planned; none when the plan
+/// still fits.
+pub fn stale(promotion: &Promotion, base: &Base, domain: &Domain) -> Vec<Key> {
+    let is_stale = |key: &&Key| {
+        let Some(knob) = domain.knobs.get(key) else { return true };
+        match (base.standing(key, knob), promotion.changes.get(key)) {
+            (Ok((from, in_file)), Some(change)) => in_file != change.in_file || !is_same(&from, &change.from),
+            // It ran already when the change was planned.
+            (Ok((from, _)), None) => promotion.settings.get(key).is_some_and(|wanted| !is_same(&from, wanted)),
+            (Err(_), _) => true,
+        }
+    };
+    let unchanged = promotion.settings.keys().filter(|key| !promotion.changes.contains_key(*key));
+    promotion.changes.keys().chain(unchanged).filter(is_stale).cloned().collect()
+}
+
+/// Returns whether `text`, as the env file holds it under `key`, is what a deployment of ours left there that was judged
+/// by one of `verdicts`, rather than a person's edit.
+pub fn was_left_by_us(verdicts: &[Verdict], key: &Key, text: Option<&str>) -> bool {
+    let left = |verdict: &Verdict| {
+        let change = verdict.changes.get(key)?;
+        let value = match verdict.outcome {
+            Ruled::Success | Ruled::Neutral => Some(&change.to),
+            Ruled::Rollback => change.in_file.then_some(&change.from),
+        };
+        Some(match (value, text) {
+            (Some(value), Some(text)) => means(text, value, 0.0),
+            (value, text) => value.is_none() && text.is_none(),
         })
-        .map(|(key, _)| key.clone())
+    };
+    verdicts.iter().any(|verdict| left(verdict).unwrap_or(false))
 }
 
 #[cfg(test)]
@@ -122,11 +186,30 @@ mod tests {
             question: None,
             hypothesis: None,
             domain: "lab".into(),
+            settings: changes.iter().map(|(key, change)| (key.clone(), change.to.clone())).collect(),
             changes,
+            replaces: None,
             fitness: None,
             at_ms: 0,
             depth: 0,
         }
+    }
+
+    /// Returns the base of a service that was restarted since its file was written, and has the defaults it should have.
+    fn base(file: &[(&str, Option<&str>)]) -> Base {
+        let defaults = [("SEQS", "2"), ("SHARE", "0.5"), ("CACHE", "false"), ("KIND", "auto")];
+        let mut in_effect: BTreeMap<String, String> =
+            defaults.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
+        in_effect.extend(file.iter().filter_map(|(name, text)| Some(((*name).to_owned(), (*text)?.to_owned()))));
+        Base { file: texts(file), in_effect }
+    }
+
+    /// Returns the base of a service whose file holds `text` under `SEQS` and that says that it runs with `running`.
+    fn seqs(text: Option<&str>, running: Option<&str>) -> Base {
+        let mut base = base(&[("SEQS", text)]);
+        base.in_effect.remove("SEQS");
+        base.in_effect.extend(running.map(|running| ("SEQS".to_owned(), running.to_owned())));
+        base
     }
 
     #[test]
@@ -137,26 +220,64 @@ mod tests {
             ("CACHE", Value::Boolean(true)),
             ("KIND", Value::Choice("auto".into())),
         ]);
-        let current = texts(&[("SEQS", Some("2")), ("SHARE", Some("0.70")), ("CACHE", Some("1")), ("KIND", None)]);
-        let changes = changes(&target, &current, &domain()).unwrap();
-        assert_eq!(
-            changes,
-            BTreeMap::from([(key("SEQS"), Change { from: Some(Value::Integer(2)), to: Value::Integer(12) })])
+        let base = base(&[("SEQS", Some("2")), ("SHARE", Some("0.70")), ("CACHE", Some("1")), ("KIND", None)]);
+        let changes = changes(&target, &base, &domain()).unwrap();
+        let change = Change { from: Value::Integer(2), in_file: true, to: Value::Integer(12) };
+        assert_eq!(changes, BTreeMap::from([(key("SEQS"), change)]));
+    }
+
+    /// Once the default of the domain file was taken for what a silent env file means, and a service with another
+    /// default of its own was compared with the wrong old settings.
+    #[test]
+    fn what_the_service_says_is_the_old_value_whatever_the_domain_file_takes_for_its_default() {
+        let planned = |text, running| {
+            changes(&settings(&[("SEQS", Value::Integer(12))]), &seqs(text, running), &domain())
+                .map(|changes| (changes[&key("SEQS")].from.to_string(), changes[&key("SEQS")].in_file))
+                .map_err(|problem| problem.to_string())
+        };
+        let table = [
+            (None, Some("2"), Ok(("2", false))),
+            (None, Some("8"), Ok(("8", false))),
+            (None, Some(" 8.0 "), Ok(("8", false))),
+            (Some("8"), Some("8"), Ok(("8", true))),
+            (Some("08"), Some("8.0"), Ok(("8", true))),
+            (None, Some("12"), Err("nothing would change")),
+            (Some("12"), Some("2"), Err("the env file says 12, and the service runs with \"2\": restart it")),
+            (Some("8"), Some("2"), Err("the env file says 8, and the service runs with \"2\": restart it")),
+            (None, Some("900"), Err("the service runs with \"900\", which this knob cannot mean")),
+            (None, Some("many"), Err("the service runs with \"many\", which this knob cannot mean")),
+            (None, None, Err("the service does not say what it runs with")),
+            (Some("8"), None, Err("the service does not say what it runs with")),
+        ];
+        for (text, running, expected) in table {
+            match (planned(text, running), expected) {
+                (Ok((from, in_file)), Ok(expected)) => {
+                    assert_eq!((from.as_str(), in_file), expected, "{text:?} {running:?}");
+                }
+                (Err(problem), Err(part)) => assert!(problem.contains(part), "{problem}"),
+                (planned, expected) => panic!("{text:?} {running:?}: {planned:?}, not {expected:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_edit_of_another_knob_that_no_restart_brought_into_effect_is_not_brought_into_effect_by_us() {
+        let mut base = base(&[("SHARE", Some("0.8"))]);
+        let target = settings(&[("SEQS", Value::Integer(12))]);
+        assert!(changes(&target, &base, &domain()).is_ok());
+        base.in_effect.insert("SHARE".to_owned(), "0.5".to_owned());
+        let problem = changes(&target, &base, &domain()).unwrap_err();
+        assert!(
+            matches!(&problem, MappingProblem::NotRestarted { key: other, .. } if *other == key("SHARE")),
+            "{problem}"
         );
     }
 
     #[test]
-    fn a_key_the_file_does_not_name_counts_with_its_default() {
-        let twelve = settings(&[("SEQS", Value::Integer(12))]);
-        let change = Change { from: None, to: Value::Integer(12) };
-        assert_eq!(changes(&twelve, &BTreeMap::new(), &domain()), Ok(BTreeMap::from([(key("SEQS"), change)])));
-        let two = settings(&[("SEQS", Value::Integer(2))]);
-        assert_eq!(changes(&two, &texts(&[("SEQS", None)]), &domain()), Err(MappingProblem::NoChange));
-    }
-
-    #[test]
     fn changing_nothing_is_a_problem() {
-        assert_eq!(changes(&Settings::new(), &BTreeMap::new(), &domain()), Err(MappingProblem::NoChange));
+        assert_eq!(changes(&Settings::new(), &Base::default(), &domain()), Err(MappingProblem::NoChange));
+        let two = settings(&[("SEQS", Value::Integer(2))]);
+        assert_eq!(changes(&two, &base(&[("SEQS", None)]), &domain()), Err(MappingProblem::NoChange));
     }
 
     #[test]
@@ -170,31 +291,71 @@ mod tests {
             ("KIND", Value::Choice("fp8".into()), Some("int4"), "KIND: the env file holds \"int4\""),
         ];
         for (name, value, text, part) in table {
-            let problem = changes(&settings(&[(name, value)]), &texts(&[(name, text)]), &domain()).unwrap_err();
+            let problem = changes(&settings(&[(name, value)]), &base(&[(name, text)]), &domain()).unwrap_err();
             assert!(problem.to_string().contains(part), "{problem}");
         }
     }
 
     #[test]
-    fn a_key_that_was_edited_after_the_plan_is_stale() {
-        let planned =
-            |from: Option<Value>| promotion(BTreeMap::from([(key("SEQS"), Change { from, to: Value::Integer(12) })]));
+    fn a_plan_is_stale_when_its_base_is_not_what_it_was() {
+        let planned = |from: Value, in_file| {
+            promotion(BTreeMap::from([(key("SEQS"), Change { from, in_file, to: Value::Integer(12) })]))
+        };
+        let two = Value::Integer(2);
         let table = [
-            (None, None, false),
-            (Some(Value::Integer(2)), Some("2"), false),
-            (Some(Value::Integer(2)), Some("02"), false),
-            (Some(Value::Boolean(true)), Some("1"), false),
-            (Some(Value::Integer(2)), Some("3"), true),
-            (Some(Value::Integer(2)), Some("12"), true),
-            (Some(Value::Integer(2)), None, true),
-            (None, Some("2"), true),
-            (Some(Value::Float(0.9)), Some("0.9000001"), true),
-            (Some(Value::Integer(2)), Some("two"), true),
+            (two.clone(), false, None, "2", false),
+            (Value::Integer(8), false, None, "8", false),
+            (two.clone(), true, Some("2"), "2", false),
+            (two.clone(), true, Some("02"), "2", false),
+            // The service has another default than it had, though nobody touched the file.
+            (two.clone(), false, None, "8", true),
+            (two.clone(), true, Some("3"), "3", true),
+            (two.clone(), true, Some("12"), "12", true),
+            (two.clone(), true, None, "2", true),
+            (two.clone(), false, Some("2"), "2", true),
+            (two.clone(), true, Some("2"), "3", true),
+            (two, true, Some("two"), "2", true),
         ];
-        for (from, text, is_stale) in table {
-            let stale = stale(&planned(from.clone()), &texts(&[("SEQS", text)]));
-            assert_eq!(stale, is_stale.then(|| key("SEQS")), "{from:?} {text:?}");
+        for (from, in_file, text, running, expected) in table {
+            let stale = stale(&planned(from.clone(), in_file), &seqs(text, Some(running)), &domain());
+            let expected: Vec<Key> = expected.then(|| key("SEQS")).into_iter().collect();
+            assert_eq!(stale, expected, "{from:?} {in_file} {text:?} {running:?}");
         }
+        // What was proposed and ran already counts as well: the settings were measured together.
+        let mut promotion = planned(Value::Integer(2), false);
+        promotion.settings.insert(key("SHARE"), Value::Float(0.5));
+        assert_eq!(stale(&promotion, &base(&[]), &domain()), []);
+        assert_eq!(stale(&promotion, &base(&[("SHARE", Some("0.7"))]), &domain()), [key("SHARE")]);
+    }
+
+    #[test]
+    fn what_a_deployment_of_ours_left_is_told_from_a_persons_edit() {
+        let verdict = |outcome, in_file| Verdict {
+            outcome,
+            ..crate::testing::rollback(
+                &crate::testing::deployment_of(promotion(BTreeMap::from([(
+                    key("SEQS"),
+                    Change { from: Value::Integer(2), in_file, to: Value::Integer(12) },
+                )]))),
+                crate::facts::Reason::Improved,
+            )
+        };
+        let table = [
+            (Ruled::Success, true, Some("12"), true),
+            (Ruled::Neutral, false, Some("12"), true),
+            (Ruled::Success, true, Some("2"), false),
+            (Ruled::Success, true, None, false),
+            (Ruled::Rollback, true, Some("2"), true),
+            (Ruled::Rollback, true, Some("12"), false),
+            (Ruled::Rollback, false, None, true),
+            (Ruled::Rollback, false, Some("2"), false),
+            (Ruled::Success, true, Some("9"), false),
+        ];
+        for (outcome, in_file, text, expected) in table {
+            let verdicts = [verdict(outcome, in_file)];
+            assert_eq!(was_left_by_us(&verdicts, &key("SEQS"), text), expected, "{outcome} {in_file} {text:?}");
+        }
+        assert!(!was_left_by_us(&[verdict(Ruled::Success, true)], &key("SHARE"), None));
     }
 
     #[test]
@@ -248,23 +409,29 @@ mod tests {
                 ("CACHE", Value::Boolean(cache)),
                 ("KIND", kind),
             ]);
-            if let Ok(planned) = changes(&target, &BTreeMap::new(), &domain()) {
-                prop_assert_eq!(stale(&promotion(planned), &BTreeMap::new()), None);
+            if let Ok(planned) = changes(&target, &base(&[]), &domain()) {
+                prop_assert_eq!(stale(&promotion(planned), &base(&[]), &domain()), []);
             }
-            let written = target.iter().map(|(key, value)| (key.clone(), Some(value.to_string()))).collect();
-            prop_assert_eq!(changes(&target, &written, &domain()), Err(MappingProblem::NoChange));
+            let file = target.iter().map(|(key, value)| (key.clone(), Some(value.to_string()))).collect();
             let in_effect = target.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
             prop_assert_eq!(agrees(&target, &in_effect), Ok(()));
+            prop_assert_eq!(changes(&target, &Base { file, in_effect }, &domain()), Err(MappingProblem::NoChange));
         }
 
         #[test]
-        fn no_text_of_an_env_file_makes_a_panic(text in any::<String>(), number in any::<i64>(), decimal in any::<f64>()) {
+        fn no_text_of_an_env_file_or_a_service_makes_a_panic(
+            text in any::<String>(),
+            running in any::<String>(),
+            number in any::<i64>(),
+            decimal in any::<f64>(),
+        ) {
             for value in [Value::Integer(number), Value::Float(decimal), Value::Boolean(true), Value::Choice("auto".into())] {
                 for name in ["SEQS", "SHARE", "CACHE", "KIND"] {
-                    let current = texts(&[(name, Some(&text))]);
+                    let mut base = base(&[(name, Some(&text))]);
+                    base.in_effect.insert(name.to_owned(), running.clone());
                     let target = settings(&[(name, value.clone())]);
-                    if let Ok(changes) = changes(&target, &current, &domain()) {
-                        stale(&promotion(changes), &current);
+                    if let Ok(changes) = changes(&target, &base, &domain()) {
+                        stale(&promotion(changes), &base, &domain());
                     }
                 }
             }

@@ -2,11 +2,16 @@
 //!
 //! Hears `Approved<Promotion>` from the gate and `Verdict`s from the validator. Says `Deployment` to the validator.
 //! Invariants: what undoes a change lies on disk before the change is made; a person's edit always wins; a deployment
-//! without a durable verdict is undone.
+//! without a durable verdict is undone, at once when there is no journal to write one to; what is changed, and back to
+//! what, is what the service itself said that it ran with.
 
 mod actor;
 
+mod plan_actor;
+
 mod saga;
+
+mod undo_saga;
 
 #[cfg(test)]
 mod tests;
@@ -16,8 +21,8 @@ pub mod mapping;
 pub mod pending;
 
 pub use actor::{Arguments, Deployer, Exits, Msg};
-pub use saga::recover;
 use serde::{Deserialize, Serialize};
+pub use undo_saga::recover;
 
 use crate::config::{Check, Problem};
 

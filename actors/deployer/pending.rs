@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::facts::{CycleId, Deployment, DeploymentId, Key, short_hash};
+use crate::facts::{CycleId, Deployment, DeploymentId, Key, content_hash};
 
 /// The version of the text that this program writes; it reads no other.
 pub const VERSION: u32 = 1;
@@ -32,8 +32,6 @@ pub struct Pending {
     pub hash_before: String,
     /// When the change was planned, in milliseconds since the Unix epoch.
     pub at_ms: u64,
-    /// How often the undo may still be tried.
-    pub tries_left: u32,
 }
 
 /// One key's text before and after.
@@ -90,7 +88,6 @@ impl Pending {
         env_file: PathBuf,
         current: &BTreeMap<Key, Option<String>>,
         hash_before: String,
-        tries_left: u32,
     ) -> Self {
         let promotion = &deployment.promotion;
         let held = |(key, change): (&Key, &crate::facts::Change)| {
@@ -105,7 +102,6 @@ impl Pending {
             keys: promotion.changes.iter().map(held).collect(),
             hash_before,
             at_ms: deployment.at_ms,
-            tries_left,
         }
     }
 
@@ -130,17 +126,11 @@ impl Pending {
         }
         serde_json::from_value(pending).map_err(PendingProblem::Unreadable)
     }
-
-    /// Returns what is pending after one more try, or `None` when no try is left.
-    pub fn after_try(&self) -> Option<Self> {
-        let tries_left = self.tries_left.checked_sub(1)?;
-        Some(Self { tries_left, ..self.clone() })
-    }
 }
 
 /// The keys of a JSON object are sorted, so equal contents have equal texts.
 fn checksum(pending: &serde_json::Value) -> String {
-    short_hash(&[&pending.to_string()])
+    content_hash(pending.to_string().as_bytes())
 }
 
 /// Returns how to undo `pending` in an env file that holds `current` for its keys.
@@ -186,7 +176,6 @@ mod tests {
                 .collect(),
             hash_before: "0123abcd".into(),
             at_ms: 7,
-            tries_left: 3,
         }
     }
 
@@ -237,8 +226,8 @@ mod tests {
     #[test]
     fn what_is_pending_holds_the_old_text_as_it_stood() {
         let changes = BTreeMap::from([
-            (key("A"), Change { from: Some(Value::Integer(2)), to: Value::Integer(12) }),
-            (key("B"), Change { from: None, to: Value::Float(0.5) }),
+            (key("A"), Change { from: Value::Integer(2), in_file: true, to: Value::Integer(12) }),
+            (key("B"), Change { from: Value::Float(0.9), in_file: false, to: Value::Float(0.5) }),
         ]);
         let promotion = Promotion {
             id: PromotionId::new("p-1"),
@@ -248,7 +237,9 @@ mod tests {
             question: None,
             hypothesis: None,
             domain: "lab".into(),
+            settings: crate::facts::Settings::new(),
             changes,
+            replaces: None,
             fitness: None,
             at_ms: 0,
             depth: 0,
@@ -256,7 +247,7 @@ mod tests {
         let authority = Authority::Policy(Autonomy::Full);
         let deployment = Deployment { id: DeploymentId::new("d-1"), promotion, authority, at_ms: 7 };
         let env_file = PathBuf::from("/var/lib/kloros/.kloros_env");
-        let made = Pending::of(&deployment, env_file, &texts(&[("A", Some("02"))]), "0123abcd".into(), 3);
+        let made = Pending::of(&deployment, env_file, &texts(&[("A", Some("02"))]), "0123abcd".into());
         assert_eq!(made, pending(&[("A", Some("02"), "12"), ("B", None, "0.5")]));
     }
 
@@ -278,17 +269,6 @@ mod tests {
         assert!(matches!(Pending::from_text(&text), Err(PendingProblem::OtherVersion(2))));
     }
 
-    #[test]
-    fn the_tries_come_to_an_end() {
-        let mut tries = 0;
-        let mut now = Some(pending(&[]));
-        while let Some(left) = now.and_then(|pending| pending.after_try()) {
-            tries += 1;
-            now = Some(left);
-        }
-        assert_eq!(tries, 3);
-    }
-
     fn any_text() -> impl Strategy<Value = Option<String>> {
         prop::option::of("[0-3]")
     }
@@ -299,10 +279,9 @@ mod tests {
             keys in prop::collection::btree_map("[A-Z_][A-Z0-9_]{0,8}", (prop::option::of(any::<String>()), any::<String>()), 0..5),
             hash in any::<String>(),
             at_ms in any::<u64>(),
-            tries_left in any::<u32>(),
         ) {
             let keys = keys.into_iter().map(|(name, (old, new))| (key(&name), Held { old, new })).collect();
-            let pending = Pending { keys, hash_before: hash, at_ms, tries_left, ..pending(&[]) };
+            let pending = Pending { keys, hash_before: hash, at_ms, ..pending(&[]) };
             prop_assert_eq!(Pending::from_text(&pending.to_text().unwrap()).unwrap(), pending);
         }
 

@@ -5,12 +5,13 @@ use kloros_supervision::{ChildSpec, Collected, Outlet, Socket, Tree};
 use super::{Config, Deployer, Exits, Msg, pending::Pending, recover};
 use crate::{
     facts::{
-        Approved, Authority, Autonomy, Deployment, Fact, Kind, Origin, Promotion, Proposal, Reason, Ruled, Settings,
-        Stage, Step, Value, Verdict,
+        Approved, Authority, Autonomy, Change, Deployment, Fact, Kind, Origin, Promotion, Proposal, QuestionEnd,
+        Reason, Ruled, Ruling, Settings, Stage, Step, Value, Verdict,
     },
     seams::{Planning, ServiceError},
     testing::{
-        SOON, World, catalogue, cycle, deployment_of, domain, eventually, experiment, house, key, promotion, question,
+        Ailment, SOON, World, catalogue, cycle, deployment_of, domain, eventually, experiment, house, key, promotion,
+        question,
     },
 };
 
@@ -23,6 +24,7 @@ struct Room {
     deployed: Collected<Deployment>,
     verdicts: Collected<Verdict>,
     promotions: Collected<Promotion>,
+    ended: Collected<QuestionEnd>,
 }
 
 fn config() -> Config {
@@ -34,13 +36,14 @@ async fn open(world: &World) -> Room {
     let (promotions, heard_promotions) = Outlet::collecting();
     let (deployed, heard_deployed) = Outlet::collecting();
     let (verdicts, heard_verdicts) = Outlet::collecting();
+    let (ended, heard_ended) = Outlet::collecting();
     let exits = Exits {
         promotions,
         begun: Outlet::nowhere("observer"),
         deployed,
         withdrawn: Outlet::nowhere("validator"),
         verdicts,
-        ended: Outlet::nowhere("curiosity"),
+        ended,
     };
     let seams = world.seams();
     let spec = ChildSpec::actor("deployer", &socket, move || {
@@ -49,7 +52,8 @@ async fn open(world: &World) -> Room {
     });
     let tree = house(spec).await;
     let world = world.clone();
-    Room { world, socket, tree, deployed: heard_deployed, verdicts: heard_verdicts, promotions: heard_promotions }
+    let (deployed, verdicts) = (heard_deployed, heard_verdicts);
+    Room { world, socket, tree, deployed, verdicts, promotions: heard_promotions, ended: heard_ended }
 }
 
 impl Room {
@@ -131,7 +135,18 @@ async fn a_service_that_does_not_start_with_the_new_values_gets_the_old_ones_bac
 #[tokio::test]
 async fn a_service_that_does_not_say_what_it_runs_with_gets_the_old_values_back() {
     let world = World::with_env(OLD);
-    world.services.say(Some(Err(ServiceError::Unreachable("no answer".into()))));
+    world.services.say_after_restart(Err(ServiceError::Unreachable("no answer".into())));
+    world.services.script({
+        let services = world.services.clone();
+        let mut restarts = 0;
+        move |_| {
+            restarts += 1;
+            if restarts == 2 {
+                services.say(None);
+            }
+            Ok(())
+        }
+    });
     check_rollback(&world, OLD, "not_healthy").await;
 }
 
@@ -139,13 +154,13 @@ async fn a_service_that_does_not_say_what_it_runs_with_gets_the_old_values_back(
 async fn a_service_that_runs_with_other_values_gets_the_old_ones_back() {
     let world = World::with_env(OLD);
     let lie = [("SEQS".to_owned(), "2".to_owned()), ("WAIT".to_owned(), "20".to_owned())];
-    world.services.say(Some(Ok(lie.into())));
+    world.services.say_after_restart(Ok(lie.into()));
     check_rollback(&world, OLD, "not_effective").await;
 }
 
 #[tokio::test]
 async fn a_person_who_edits_our_key_before_the_write_wins() {
-    for read in [1, 2] {
+    for read in 1..=4 {
         let world = World::with_env(OLD);
         let theirs = "OTHER='x'\nSEQS=7\n";
         world.env.set_before_read(read, theirs);
@@ -309,7 +324,8 @@ async fn a_journal_that_fails_at_any_append_leaves_nothing_half_applied_after_th
     }
 }
 
-const FORWARD: [Step; 6] = [Step::Intended, Step::Armed, Step::Applied, Step::Restarted, Step::Proven, Step::Measured];
+const FORWARD: [Step; 6] =
+    [Step::Intended, Step::Armed, Step::Applied, Step::Restarted, Step::Proven { incarnation: None }, Step::Measured];
 
 /// Puts the world where a deployment of `SEQS` and `WAIT` leaves it after so many steps.
 fn interrupted(steps: usize) -> (World, Deployment) {
@@ -319,7 +335,7 @@ fn interrupted(steps: usize) -> (World, Deployment) {
     if steps >= 2 {
         let current = [(key("SEQS"), Some("2".to_owned())), (key("WAIT"), None)].into();
         let path = domain("lab").service.env_file;
-        let pending = Pending::of(&deployment, path, &current, String::new(), 2);
+        let pending = Pending::of(&deployment, path, &current, String::new());
         world.pending.set(Some(pending.to_text().unwrap()));
     }
     (world, deployment)
@@ -369,7 +385,7 @@ async fn a_pending_file_that_is_lost_damaged_or_anothers_is_made_up_for_by_the_j
     let (_, other) = interrupted(2);
     let other = Deployment { id: crate::facts::DeploymentId::new("d-other"), ..other };
     let current = [(key("SEQS"), Some("40".to_owned())), (key("WAIT"), Some("40".to_owned()))].into();
-    let others = Pending::of(&other, domain("lab").service.env_file, &current, String::new(), 2).to_text().unwrap();
+    let others = Pending::of(&other, domain("lab").service.env_file, &current, String::new()).to_text().unwrap();
     for text in [None, Some("{\"torn".to_owned()), Some(others)] {
         let (world, _) = interrupted(4);
         world.env.set(NEW);
@@ -436,4 +452,241 @@ async fn a_deployment_that_is_live_when_the_deployer_fails_stays_on_the_scales()
     let room = open(&world).await;
     assert_eq!(room.deployed.taken(), [deployment]);
     assert_eq!(world.stage(), Stage::Healthy);
+}
+
+/// Once the old value was what the domain file takes for the default, whatever the service had really run with.
+#[tokio::test]
+async fn a_silent_env_file_is_planned_from_what_the_service_says_and_is_silent_again_after_the_undo() {
+    let world = World::with_env(OLD);
+    world.services.set_default("WAIT", "60");
+    let room = open(&world).await;
+    let planned = plan(&room, proposal(&[("WAIT", 20)])).await.unwrap();
+    let change = Change { from: Value::Integer(60), in_file: false, to: Value::Integer(20) };
+    assert_eq!(planned.changes[&key("WAIT")], change);
+    room.clear(planned);
+    let deployment = room.deployed.next(SOON).await.unwrap();
+    assert!(world.env.text().contains("WAIT=20"));
+    room.judge(&deployment, Ruled::Rollback);
+    eventually(|| world.stage() == Stage::Closed).await;
+    assert_eq!(world.env.text(), OLD);
+    assert!(world.services.agrees_with_env());
+}
+
+#[tokio::test]
+async fn an_env_file_that_was_edited_without_a_restart_is_not_planned_on() {
+    let world = World::with_env(OLD);
+    world.env.set("OTHER='x'\nSEQS=7\n");
+    let room = open(&world).await;
+    for settings in [&[("SEQS", 12)][..], &[("WAIT", 5)]] {
+        let refused = plan(&room, proposal(settings)).await.unwrap_err();
+        assert!(refused.contains("SEQS: the env file says 7, and the service runs with \"2\""), "{refused}");
+    }
+    assert_eq!(world.journal.count(Kind::Promotion), 0);
+}
+
+#[tokio::test]
+async fn a_service_that_does_not_say_what_it_runs_with_is_not_planned_for() {
+    let silent = Err(ServiceError::Unreachable("no answer".into()));
+    for says in [silent, Ok([("WAIT".to_owned(), "20".to_owned())].into())] {
+        let (world, is_down) = (World::with_env(OLD), says.is_err());
+        world.services.say(Some(says));
+        let room = open(&world).await;
+        let make = Msg::Proposed(Planning { proposal: proposal(&[("SEQS", 12)]), reply: None });
+        room.socket.send(make).unwrap();
+        let end = room.ended.next(SOON).await.unwrap();
+        assert_eq!(end.how, if is_down { "deferred" } else { "refused" });
+        assert!(end.why.contains("does not say what it runs with"), "{}", end.why);
+        assert_eq!(world.journal.count(Kind::Promotion), 0);
+    }
+}
+
+/// A plan may wait for hours, and the service may have become another one meanwhile.
+#[tokio::test]
+async fn a_service_with_another_default_than_when_it_was_planned_for_is_left_alone() {
+    let world = World::with_env(OLD);
+    let room = open(&world).await;
+    let planned = plan(&room, proposal(&[("WAIT", 5)])).await.unwrap();
+    world.services.set_default("WAIT", "60");
+    room.clear(planned);
+    eventually(|| world.journal.count(Kind::Deployment) == 1 && world.stage() == Stage::Closed).await;
+    assert_eq!(world.verdicts()[0].reason, Reason::HumanOverride { key: key("WAIT") });
+    assert_eq!((world.env.text().as_str(), world.services.restarts()), (OLD, 0));
+}
+
+#[tokio::test]
+async fn a_service_that_ails_while_it_has_to_stay_well_gets_the_old_values_back() {
+    for (ailment, reason) in [(Ailment::Hiccup, "not_healthy"), (Ailment::Death, "died")] {
+        let world = World::with_env(OLD);
+        world.services.ail_after(0, ailment);
+        check_rollback(&world, OLD, reason).await;
+    }
+}
+
+#[tokio::test]
+async fn a_change_is_not_made_while_the_pending_file_of_another_lies_there() {
+    let (earlier, _) = interrupted(2);
+    for text in [earlier.pending.text(), Some("torn".to_owned())] {
+        let world = World::with_env(OLD);
+        world.pending.set(text.clone());
+        let room = open(&world).await;
+        room.clear(promotion(&[("SEQS", 40)]));
+        eventually(|| world.journal.count(Kind::Deployment) == 1 && !world.verdicts().is_empty()).await;
+        assert_eq!(world.verdicts()[0].reason.label(), "aborted");
+        assert_eq!(world.env.text(), OLD);
+    }
+}
+
+/// Once the change stayed until the next start of the daemon.
+#[tokio::test]
+async fn a_journal_that_is_full_while_a_change_is_made_has_it_taken_back_at_once() {
+    for append in 2..=6 {
+        let world = World::with_env(OLD);
+        let room = open(&world).await;
+        world.journal.break_at(append);
+        room.clear(promotion(&[("SEQS", 12), ("WAIT", 5)]));
+        eventually(|| world.journal.is_broken()).await;
+        eventually(|| world.env.text() == OLD && world.services.agrees_with_env()).await;
+        assert_eq!(world.verdicts(), [], "append {append}");
+        world.journal.mend();
+        eventually(|| world.stage() == Stage::Closed).await;
+        assert_eq!((world.verdicts().len(), world.env.text().as_str()), (1, OLD), "append {append}");
+        assert_eq!(world.pending.text(), None);
+    }
+}
+
+#[tokio::test]
+async fn a_change_whose_measurement_cannot_be_written_down_is_taken_back_at_once() {
+    let world = World::with_env(OLD);
+    let room = open(&world).await;
+    room.clear(promotion(&[("SEQS", 12)]));
+    let deployment = room.deployed.next(SOON).await.unwrap();
+    world.journal.break_at(1);
+    room.socket.send(Msg::Unrecorded(deployment.id)).unwrap();
+    eventually(|| world.env.text() == OLD && world.services.agrees_with_env()).await;
+    world.journal.mend();
+    eventually(|| world.stage() == Stage::Closed).await;
+    assert_eq!(world.verdicts()[0].reason.label(), "aborted");
+    assert_eq!(world.env.text(), OLD);
+}
+
+#[tokio::test]
+async fn a_journal_that_is_removed_while_nobody_writes_has_the_change_taken_back_at_once() {
+    let world = World::with_env(OLD);
+    let room = open(&world).await;
+    room.clear(promotion(&[("SEQS", 12), ("WAIT", 5)]));
+    let deployment = room.deployed.next(SOON).await.unwrap();
+    world.journal.damage();
+    eventually(|| world.env.text() == OLD && world.services.agrees_with_env()).await;
+    assert_eq!(world.verdicts(), []);
+    // The journal comes back, and with it a deployment that it takes for live.
+    world.journal.mend();
+    eventually(|| !world.verdicts().is_empty() && world.stage() == Stage::Closed).await;
+    assert_eq!(world.verdicts()[0].deployment, deployment.id);
+    assert_eq!(world.verdicts()[0].reason.label(), "aborted");
+    assert_eq!((world.env.text().as_str(), world.pending.text()), (OLD, None));
+}
+
+#[tokio::test]
+async fn recovery_without_a_readable_journal_undoes_by_the_pending_file_and_says_so() {
+    for steps in 2..=FORWARD.len() {
+        let (world, _) = interrupted(steps);
+        world.env.set(NEW);
+        world.services.load();
+        world.journal.damage();
+        for _ in 0..2 {
+            recover(&world.seams(), &catalogue(), &config()).await.unwrap_err();
+            assert_eq!(world.env.text(), OLD, "after {steps} steps");
+            assert!(world.services.agrees_with_env());
+        }
+        assert_eq!(world.services.restarts(), 1, "what runs with the old values is not restarted");
+        world.journal.mend();
+        recover(&world.seams(), &catalogue(), &config()).await.unwrap();
+        assert_eq!((world.stage(), world.env.text().as_str()), (Stage::Closed, OLD));
+    }
+}
+
+#[tokio::test]
+async fn a_proven_change_is_not_taken_back_by_a_journal_that_fails_after_the_verdict() {
+    let world = World::with_env(OLD);
+    let room = open(&world).await;
+    room.clear(promotion(&[("SEQS", 12)]));
+    let deployment = room.deployed.next(SOON).await.unwrap();
+    world.journal.break_at(2);
+    room.judge(&deployment, Ruled::Success);
+    eventually(|| world.pending.text().is_none()).await;
+    world.journal.mend();
+    eventually(|| world.stage() == Stage::Closed).await;
+    assert!(world.env.text().contains("SEQS=12"));
+}
+
+/// Puts two promotions before the deployer, of which the first is live, and judges that one.
+async fn overtaken(second: &[(&str, i64)], outcome: Ruled) -> (World, Room, Promotion) {
+    let world = World::with_env(OLD);
+    let room = open(&world).await;
+    let first = plan(&room, proposal(&[("SEQS", 12), ("WAIT", 5)])).await.unwrap();
+    let waiting = plan(&room, Proposal { cycle: crate::facts::CycleId::new("c-2"), ..proposal(second) }).await.unwrap();
+    room.clear(first);
+    let deployment = room.deployed.next(SOON).await.unwrap();
+    room.clear(waiting.clone());
+    room.judge(&deployment, outcome);
+    eventually(|| world.stage() == Stage::Closed).await;
+    room.promotions.taken();
+    room.clear(waiting.clone());
+    (world, room, waiting)
+}
+
+/// Once it was called edited by hand after a change of our own.
+#[tokio::test]
+async fn a_promotion_that_a_change_of_ours_overtook_is_planned_anew_and_goes_through_the_gate_again() {
+    let (world, room, waiting) = overtaken(&[("SEQS", 16), ("WAIT", 20)], Ruled::Neutral).await;
+    let next = room.promotions.next(SOON).await.unwrap();
+    assert_ne!(next.id, waiting.id);
+    assert_eq!(next.replaces, Some(waiting.id));
+    assert_eq!(next.settings, waiting.settings);
+    let change = |from, to| Change { from: Value::Integer(from), in_file: true, to: Value::Integer(to) };
+    // What ran already when it was first planned, and does not any more, was part of what was proposed.
+    assert_eq!(next.changes, [(key("SEQS"), change(12, 16)), (key("WAIT"), change(5, 20))].into());
+    assert_eq!(world.journal.count(Kind::Deployment), 1);
+    room.clear(next);
+    room.deployed.next(SOON).await.unwrap();
+    assert!(world.env.text().contains("SEQS=16\nWAIT=20"));
+}
+
+#[tokio::test]
+async fn a_promotion_whose_base_is_back_as_it_was_is_deployed_as_it_was_planned() {
+    let (_, room, waiting) = overtaken(&[("SEQS", 16)], Ruled::Rollback).await;
+    assert_eq!(room.deployed.next(SOON).await.unwrap().promotion, waiting);
+}
+
+#[tokio::test]
+async fn a_promotion_that_a_change_of_ours_fulfilled_ends() {
+    let (world, room, waiting) = overtaken(&[("SEQS", 12)], Ruled::Success).await;
+    eventually(|| world.journal.count(Kind::Ruling) == 1).await;
+    match world.journal.facts(&[Kind::Ruling]).remove(0) {
+        Fact::Ruling(Ruling::Refuse { promotion, why }) => {
+            assert_eq!(promotion, waiting.id);
+            assert!(why.contains("nothing would change"), "{why}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(room.ended.next(SOON).await.unwrap().how, "refused");
+    assert_eq!(world.journal.count(Kind::Deployment), 1);
+}
+
+#[tokio::test]
+async fn a_person_who_edits_after_a_change_of_ours_still_wins() {
+    let world = World::with_env(OLD);
+    let room = open(&world).await;
+    let first = plan(&room, proposal(&[("SEQS", 12)])).await.unwrap();
+    let waiting = plan(&room, proposal(&[("SEQS", 16)])).await.unwrap();
+    room.clear(first);
+    let deployment = room.deployed.next(SOON).await.unwrap();
+    room.judge(&deployment, Ruled::Success);
+    eventually(|| world.stage() == Stage::Closed).await;
+    world.env.set("SEQS=9\n");
+    world.services.load();
+    room.clear(waiting);
+    eventually(|| world.verdicts().len() == 2).await;
+    assert_eq!(world.verdicts()[1].reason, Reason::HumanOverride { key: key("SEQS") });
+    assert_eq!(world.env.text(), "SEQS=9\n");
 }

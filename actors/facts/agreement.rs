@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Settings, Value};
+use super::{KnobKind, Settings, Value};
 
 /// How far apart two decimal numbers may be that a service printed with fewer digits, as a ratio.
 const PRINTED_DIFFERENCE_MAX: f64 = 1e-6;
@@ -15,11 +15,29 @@ pub fn agrees(target: &Settings, in_effect: &BTreeMap<String, String>) -> Result
         .iter()
         .filter_map(|(key, wanted)| match in_effect.get(key.as_str()) {
             None => Some(format!("{key} is not reported, {wanted} is wanted")),
-            Some(text) if means(text, wanted, PRINTED_DIFFERENCE_MAX) => None,
+            Some(text) if says(text, wanted) => None,
             Some(text) => Some(format!("{key} is {text:?}, {wanted} is wanted")),
         })
         .collect::<Vec<_>>();
     if differences.is_empty() { Ok(()) } else { Err(differences.join("; ")) }
+}
+
+/// Returns whether a service that prints `text` runs with `value`.
+pub(crate) fn says(text: &str, value: &Value) -> bool {
+    means(text, value, PRINTED_DIFFERENCE_MAX)
+}
+
+/// Returns the value of `range` that a service means by `text`, also where it prints it in a way that no env file would;
+/// `None` when it means none.
+pub(crate) fn meant(text: &str, range: &KnobKind) -> Option<Value> {
+    let text = text.trim();
+    let value = range.parse(text).or_else(|| match range {
+        KnobKind::Boolean => range.parse(&text.to_ascii_lowercase()),
+        // A service may print a whole number as `12.0`.
+        KnobKind::Integer { .. } => range.parse(text.strip_suffix(".0")?),
+        KnobKind::Float { .. } | KnobKind::Choice { .. } => None,
+    })?;
+    range.refuses(&value).is_none().then_some(value)
 }
 
 /// Returns whether two values are the same to a service: numbers by value, whatever their kind.

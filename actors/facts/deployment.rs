@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::{Authority, DeploymentId, Fact, Promotion, Ruled};
+use super::{Authority, DeploymentId, Fact, Incarnation, Promotion, Ruled};
 
 /// One change of a running service, from its plan to its end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,8 +55,11 @@ pub enum Step {
     Applied,
     /// The service was restarted.
     Restarted,
-    /// The service is ready and its values were read back.
-    Proven,
+    /// The service stayed ready and its values were read back.
+    Proven {
+        /// Which run of the service that was; `None` where it cannot be told.
+        incarnation: Option<Incarnation>,
+    },
     /// The measurement began.
     Measured,
     /// The verdict was written.
@@ -89,7 +92,7 @@ impl Stage {
             (Stage::Intended, Step::Armed) => Ok(Stage::Armed),
             (Stage::Armed, Step::Applied) => Ok(Stage::Applied),
             (Stage::Applied, Step::Restarted) => Ok(Stage::Restarted),
-            (Stage::Restarted, Step::Proven) => Ok(Stage::Healthy),
+            (Stage::Restarted, Step::Proven { .. }) => Ok(Stage::Healthy),
             (Stage::Healthy, Step::Measured) => Ok(Stage::Measuring),
             // Only what was measured can be kept; what failed earlier can only be undone.
             (Stage::Measuring, Step::Judged(ruled)) => Ok(Stage::Judged(*ruled)),
@@ -170,8 +173,14 @@ mod tests {
         steps.iter().try_fold(Stage::Planned, Stage::after)
     }
 
-    const FORWARD: [Step; 6] =
-        [Step::Intended, Step::Armed, Step::Applied, Step::Restarted, Step::Proven, Step::Measured];
+    const FORWARD: [Step; 6] = [
+        Step::Intended,
+        Step::Armed,
+        Step::Applied,
+        Step::Restarted,
+        Step::Proven { incarnation: None },
+        Step::Measured,
+    ];
 
     #[test]
     fn a_deployment_that_was_never_measured_can_only_be_rolled_back() {

@@ -74,6 +74,11 @@ id! {
     DeploymentId
 }
 
+id! {
+    /// One run of a service from its start to its end: another text is another run. What it is made of is the adapter's to say.
+    Incarnation
+}
+
 /// The name of an environment variable: an ASCII letter or underscore, then letters, digits or underscores.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

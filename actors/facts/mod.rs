@@ -31,7 +31,7 @@ mod lesson;
 mod entry;
 
 pub use agreement::agrees;
-pub(crate) use agreement::{is_same, means};
+pub(crate) use agreement::{is_same, means, meant, says};
 pub use deployment::{Deployment, IllegalStep, Stage, Step, stages};
 pub use domain::{
     Apply, BenchSpec, ChatLoad, ChatSlo, Direction, Domain, Guard, Isolation, Knob, KnobKind, Manager, MetricSpec,
@@ -42,7 +42,9 @@ pub use experiment::{
     Best, Budget, Experiment, ExperimentEnd, ExperimentSpec, FailureKind, Generation, Measurement, Outcome, Trial,
     TrialFailure, Winner,
 };
-pub use ids::{CycleId, DeploymentId, ExperimentId, Key, PromotionId, QuestionId, content_hash, short_hash};
+pub use ids::{
+    CycleId, DeploymentId, ExperimentId, Incarnation, Key, PromotionId, QuestionId, content_hash, short_hash,
+};
 pub use intent::{Evidence, Intent, Proposal, Question, QuestionEnd};
 pub use lesson::Lesson;
 pub use promotion::{

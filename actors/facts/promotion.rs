@@ -2,7 +2,9 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use super::{CycleId, Domain, ExperimentId, Key, Params, PromotionId, QuestionId, Settings, Value, short_hash};
+use super::{
+    CycleId, Domain, ExperimentId, Key, Params, PromotionId, Proposal, QuestionId, Settings, Value, short_hash,
+};
 
 /// A change that somebody wants to make to a service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,8 +23,12 @@ pub struct Promotion {
     pub hypothesis: Option<String>,
     /// The domain it is for.
     pub domain: String,
+    /// All that was proposed, also what ran already when it was planned.
+    pub settings: Settings,
     /// What changes; never empty.
     pub changes: BTreeMap<Key, Change>,
+    /// The promotion whose base was overtaken by a change of ours, and in whose place this one stands.
+    pub replaces: Option<PromotionId>,
     /// What the experiment claims for it; never evidence.
     pub fitness: Option<f64>,
     /// When, in milliseconds since the Unix epoch.
@@ -32,10 +38,34 @@ pub struct Promotion {
 }
 
 impl Promotion {
-    /// Returns the id of a promotion of these `changes` by this `experiment` in this `domain`.
-    pub fn identity(domain: &str, experiment: &str, cycle: &CycleId, changes: &BTreeMap<Key, Change>) -> PromotionId {
+    /// Returns the id of a promotion of these `changes` by this `experiment` in this `domain`. What was planned anew is
+    /// another promotion, so an approval of the old plan is none of the new one.
+    pub fn identity(
+        domain: &str,
+        experiment: &str,
+        cycle: &CycleId,
+        changes: &BTreeMap<Key, Change>,
+        replaces: Option<&PromotionId>,
+    ) -> PromotionId {
         let text = changes.iter().map(|(key, change)| format!("{key}:{change};")).collect::<String>();
-        PromotionId::new(format!("p-{}", short_hash(&[domain, experiment, cycle.as_str(), &text])))
+        let replaces = replaces.map_or("", PromotionId::as_str);
+        PromotionId::new(format!("p-{}", short_hash(&[domain, experiment, cycle.as_str(), &text, replaces])))
+    }
+
+    /// Returns what was proposed, to be planned anew on another base.
+    pub fn as_proposed(&self) -> Proposal {
+        Proposal {
+            cycle: self.cycle.clone(),
+            origin: self.origin.clone(),
+            experiment: self.experiment.clone(),
+            question: self.question.clone(),
+            hypothesis: self.hypothesis.clone(),
+            domain: self.domain.clone(),
+            settings: self.settings.clone(),
+            fitness: self.fitness,
+            at_ms: self.at_ms,
+            depth: self.depth,
+        }
     }
 
     /// Returns whether `other` would do the very same on the same base, for the same experiment.
@@ -75,18 +105,18 @@ pub enum Origin {
 /// One key's old and new value.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Change {
-    /// The value in the env file; `None` when the file does not name the key.
-    pub from: Option<Value>,
+    /// The value that the service said it ran with when the change was planned.
+    pub from: Value,
+    /// Whether the env file named the key; where it did not, undoing takes the key out again.
+    pub in_file: bool,
     /// The value to be set.
     pub to: Value,
 }
 
 impl fmt::Display for Change {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.from {
-            Some(from) => write!(formatter, "{from} -> {}", self.to),
-            None => write!(formatter, "unset -> {}", self.to),
-        }
+        let Self { from, in_file, to } = self;
+        if *in_file { write!(formatter, "{from} -> {to}") } else { write!(formatter, "unset ({from}) -> {to}") }
     }
 }
 
@@ -111,6 +141,24 @@ pub enum MappingProblem {
         key: Key,
         /// In words.
         why: String,
+    },
+    /// The env file and the service disagree: the file was edited, and the service was not restarted since.
+    #[error("{key}: the env file says {file}, and the service runs with {running:?}: restart it, or correct the file")]
+    NotRestarted {
+        /// The key.
+        key: Key,
+        /// What the file says.
+        file: String,
+        /// What the service says.
+        running: String,
+    },
+    /// The service does not say what it runs with under this key, so there is nothing to compare with.
+    #[error(
+        "{key}: the service does not say what it runs with: let its read-back report the key, or write it into the env file"
+    )]
+    Unsaid {
+        /// The key.
+        key: Key,
     },
     /// Nothing would change.
     #[error("nothing would change: the service runs with these values already")]

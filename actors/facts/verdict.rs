@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Change, CycleId, DeploymentId, Key, Metrics, QuestionId};
+use super::{Change, CycleId, DeploymentId, Incarnation, Key, Metrics, QuestionId};
 
 /// What the validator says of a deployment; exactly one each.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -111,6 +111,11 @@ pub enum Reason {
         /// In words.
         why: String,
     },
+    /// The service came up, and then died or was restarted by somebody else before it was judged.
+    Died {
+        /// In words.
+        why: String,
+    },
     /// The service came up, but with other values.
     NotEffective {
         /// In words.
@@ -147,12 +152,24 @@ impl Reason {
             Reason::MetricLost { .. } => "metric_lost",
             Reason::Inconclusive { .. } => "inconclusive",
             Reason::NotHealthy { .. } => "not_healthy",
+            Reason::Died { .. } => "died",
             Reason::NotEffective { .. } => "not_effective",
             Reason::Aborted { .. } => "aborted",
             Reason::Crash => "crash",
             Reason::Person { .. } => "person",
             Reason::HumanOverride { .. } => "human_override",
         }
+    }
+
+    /// Returns why a service that was `proven` to run is not the one that runs `now`; `None` when it is, or when it could
+    /// not be told from the beginning. One that can no longer be told is not taken for the same.
+    pub fn of_incarnations(proven: Option<&Incarnation>, now: Option<&Incarnation>) -> Option<Self> {
+        let why = match (proven?, now) {
+            (proven, Some(now)) if proven == now => return None,
+            (proven, Some(now)) => format!("it was {proven} and is {now}"),
+            (proven, None) => format!("it was {proven}, and what runs now cannot be told"),
+        };
+        Some(Reason::Died { why })
     }
 
     /// Returns whether it tells something about the settings themselves, rather than about the circumstances.
@@ -164,6 +181,7 @@ impl Reason {
                 | Reason::Guard { .. }
                 | Reason::MetricLost { .. }
                 | Reason::NotHealthy { .. }
+                | Reason::Died { .. }
                 | Reason::NotEffective { .. }
         )
     }
@@ -183,6 +201,7 @@ impl fmt::Display for Reason {
             }
             Reason::Inconclusive { why } => write!(formatter, "it could not be measured: {why}"),
             Reason::NotHealthy { why } => write!(formatter, "the service did not come up: {why}"),
+            Reason::Died { why } => write!(formatter, "the service died while it was measured: {why}"),
             Reason::NotEffective { why } => {
                 write!(formatter, "the service runs with other values: {why}")
             }
@@ -192,6 +211,28 @@ impl fmt::Display for Reason {
             Reason::HumanOverride { key } => {
                 write!(formatter, "{key} was edited by hand meanwhile")
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_the_same_only_while_its_incarnation_is() {
+        let incarnation = |text: &str| Incarnation::new(text);
+        let (one, other) = (incarnation("pid 7"), incarnation("pid 8"));
+        let table = [
+            (Some(&one), Some(&one), false),
+            (Some(&one), Some(&other), true),
+            (Some(&one), None, true),
+            (None, Some(&one), false),
+            (None, None, false),
+        ];
+        for (proven, now, died) in table {
+            let reason = Reason::of_incarnations(proven, now);
+            assert_eq!(reason.as_ref().map(Reason::label), died.then_some("died"), "{proven:?} {now:?}");
         }
     }
 }

@@ -164,6 +164,10 @@ impl State {
     fn fold(&mut self, fact: Fact, at_ms: u64) {
         match fact {
             Fact::Promotion(promotion) => {
+                if let Some(overtaken) = &promotion.replaces {
+                    self.open.remove(overtaken);
+                    self.waiting.remove(overtaken);
+                }
                 let id = promotion.id.clone();
                 self.open.insert(id, Open { promotion, approved: None, offered_at_ms: None });
             }

@@ -75,7 +75,7 @@ fn risk_of_domain(name: &str) -> Risk {
 fn step_beyond(knob: &Knob, change: &Change) -> Option<(f64, f64)> {
     let factor_max = knob.step_max?;
     let number = |value: &Value| if matches!(value, Value::Boolean(_)) { None } else { value.as_number() };
-    let from = number(change.from.as_ref().unwrap_or(&knob.default))?;
+    let from = number(&change.from)?;
     let to = number(&change.to)?;
     if from == to {
         return None;
@@ -110,7 +110,7 @@ pub fn refusals(promotion: &Promotion, domain: &Domain) -> Vec<String> {
                 .push(format!("{key}: the value holds characters that a shell or an env file reads as more than text"));
         }
     }
-    let changes_nothing = |change: &Change| change.from.as_ref() == Some(&change.to);
+    let changes_nothing = |change: &Change| change.from == change.to;
     if !promotion.changes.is_empty() && promotion.changes.values().all(changes_nothing) {
         refusals.push("it changes nothing: every new value is the old one".to_owned());
     }
@@ -367,8 +367,13 @@ mod tests {
             domain: domain.into(),
             changes: changes
                 .iter()
-                .map(|(name, from, to)| (key(name), Change { from: from.clone(), to: to.clone() }))
+                .map(|(name, from, to)| {
+                    let (in_file, from) = (from.is_some(), from.clone().unwrap_or(Value::Integer(2)));
+                    (key(name), Change { from, in_file, to: to.clone() })
+                })
                 .collect(),
+            settings: changes.iter().map(|(name, _, to)| (key(name), to.clone())).collect(),
+            replaces: None,
             fitness: None,
             at_ms: 0,
             depth: 0,
@@ -467,7 +472,7 @@ mod tests {
             ("STEPPED", Some(number(2)), number(5), Risk::High),
             ("STEPPED", Some(number(8)), number(4), Risk::Low),
             ("STEPPED", Some(number(8)), number(3), Risk::High),
-            // What the file does not name moves from the default.
+            // What the file does not name moves from what the service said.
             ("STEPPED", None, number(4), Risk::Low),
             ("STEPPED", None, number(5), Risk::High),
             ("STEPPED", Some(number(0)), number(1), Risk::High),

@@ -283,3 +283,29 @@ async fn a_queue_that_nobody_reads_is_not_made_longer() {
     let refused = |fact: &Fact| matches!(fact, Fact::Ruling(Ruling::Refuse { .. }));
     assert_eq!(world.journal.facts(&[Kind::Ruling]).iter().filter(|fact| refused(fact)).count(), 1);
 }
+
+#[tokio::test]
+async fn an_approval_of_a_plan_is_none_of_the_plan_that_replaces_it() {
+    for approve_first in [true, false] {
+        let world = World::with_env("SEQS=2\n");
+        let room = open(&world, config(Autonomy::Manual)).await;
+        let old = promotion(&[("SEQS", 12)]);
+        room.propose(&old);
+        eventually(|| world.journal.count(Kind::Ruling) == 1).await;
+        if approve_first {
+            room.answer(&old, true).await.unwrap();
+            room.approved.next(SOON).await.unwrap();
+        }
+        let id = crate::facts::PromotionId::new("p-next");
+        let next = Promotion { id, replaces: Some(old.id.clone()), ..promotion(&[("SEQS", 12)]) };
+        room.propose(&next);
+        eventually(|| world.journal.count(Kind::Ruling) == 2).await;
+        let waiting = room.waiting().await;
+        assert_eq!(waiting.iter().map(|each| &each.promotion.id).collect::<Vec<_>>(), [&next.id]);
+        assert!(room.answer(&old, true).await.is_err());
+        world.clock.pass(11);
+        room.socket.send(Msg::Sweep).unwrap();
+        assert_eq!(room.waiting().await.len(), 1);
+        assert!(room.approved.taken().is_empty(), "the old plan is not offered again");
+    }
+}

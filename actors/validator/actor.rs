@@ -5,16 +5,16 @@ use tokio::task::AbortHandle;
 
 use super::{
     Config,
-    verdict::{Course, Judgement, Run, arrange, course},
+    verdict::{Course, Judgement, Run, arrange, condemned, course},
 };
 use crate::{
     config::Catalogue,
     env_file,
     facts::{
-        Deployment, DeploymentId, Domain, Entry, Fact, FailureKind, Kind, Measurement, Metrics, Reason, Ruled,
-        Settings, Stage, Step, TrialFailure, Verdict, agrees, means, short_hash,
+        Change, Deployment, DeploymentId, Domain, Entry, Fact, FailureKind, Incarnation, Kind, Measurement, Metrics,
+        Reason, Ruled, Settings, Stage, Step, TrialFailure, Verdict, agrees, means, short_hash,
     },
-    record::{open_deployments, record, record_verdict, standing, wake},
+    record::{open_deployments, proven, record, record_verdict, standing, wake},
     seams::{Assignment, JournalError, Outlet, Query, Seams},
 };
 
@@ -23,6 +23,8 @@ use crate::{
 pub struct Exits {
     /// A verdict, to the deployer and to feedback.
     pub verdicts: Vec<Outlet<Verdict>>,
+    /// A deployment whose measurement cannot be written down, to the deployer: nothing unproven may stay live.
+    pub unrecorded: Outlet<DeploymentId>,
 }
 
 /// What the validator hears.
@@ -69,6 +71,8 @@ pub struct State {
 struct Judging {
     deployment: Deployment,
     domain: Domain,
+    /// Which run of the service was proven to run with it.
+    proven: Option<Incarnation>,
     anchor: Option<Metrics>,
     runs: Vec<Run>,
     next: Option<(u32, u32, bool)>,
@@ -102,8 +106,15 @@ impl Actor for Validator {
 
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match msg {
-            Msg::Deployed(deployment) => state.begin(&myself, deployment).await?,
-            Msg::Ran(id, outcome) => state.weigh(&myself, &id, outcome).await?,
+            Msg::Deployed(deployment) => {
+                let id = deployment.id.clone();
+                let begun = state.begin(&myself, deployment).await;
+                begun.inspect_err(|_| wake(&state.exits.unrecorded, id))?;
+            }
+            Msg::Ran(id, outcome) => {
+                let weighed = state.weigh(&myself, &id, outcome).await;
+                weighed.inspect_err(|_| wake(&state.exits.unrecorded, id))?;
+            }
             Msg::Withdrawn(id) => drop(state.judging.remove(&id)),
             Msg::Reconfigured(config) => state.config = config,
         }
@@ -129,7 +140,8 @@ impl State {
         record(&self.seams, vec![entry]).await?;
         let runs = self.recorded_runs(&id).await?;
         let anchor = self.anchor(&domain.name).await?;
-        self.judging.insert(id.clone(), Judging { deployment, domain, anchor, runs, next: None, task: None });
+        let proven = proven(&self.seams, &id).await?;
+        self.judging.insert(id.clone(), Judging { deployment, domain, proven, anchor, runs, next: None, task: None });
         self.proceed(myself, &id).await
     }
 
@@ -172,6 +184,11 @@ impl State {
     }
 
     async fn proceed(&mut self, myself: &ActorRef<Msg>, id: &DeploymentId) -> Result<(), JournalError> {
+        let Some(judging) = self.judging.get(id) else { return Ok(()) };
+        if let Some(reason) = self.died(judging).await {
+            let judgement = condemned(&judging.domain.metrics, &judging.runs, reason);
+            return self.conclude(id, judgement).await;
+        }
         let Some(judging) = self.judging.get_mut(id) else { return Ok(()) };
         match course(&self.config, &judging.domain.metrics, judging.anchor.as_ref(), &judging.runs) {
             Course::Measure { block, blocks_planned } => {
@@ -205,6 +222,11 @@ impl State {
     async fn judge(&mut self, id: &DeploymentId, judgement: Judgement) -> Result<(), JournalError> {
         let Some(judging) = self.judging.get(id) else { return Ok(()) };
         let judgement = self.check_live(judging, judgement).await;
+        self.conclude(id, judgement).await
+    }
+
+    async fn conclude(&mut self, id: &DeploymentId, judgement: Judgement) -> Result<(), JournalError> {
+        let Some(judging) = self.judging.get(id) else { return Ok(()) };
         let verdict = verdict(&judging.deployment, judgement, self.seams.clock.now_ms());
         if record_verdict(&self.seams, &verdict).await? {
             for outlet in &self.exits.verdicts {
@@ -227,6 +249,14 @@ impl State {
         }
     }
 
+    /// A service that was started again since it was proven died meanwhile, however well the new run of it is.
+    async fn died(&self, judging: &Judging) -> Option<Reason> {
+        match self.seams.services.incarnation(&judging.domain).await {
+            Ok(now) => Reason::of_incarnations(judging.proven.as_ref(), now.as_ref()),
+            Err(error) => Some(Reason::Died { why: error.to_string() }),
+        }
+    }
+
     async fn objection(&self, judging: &Judging) -> Option<Reason> {
         let Judging { deployment, domain, .. } = judging;
         let file = match self.seams.env.read(&domain.service.env_file).await {
@@ -240,6 +270,12 @@ impl State {
                 Ok(_) => return Some(Reason::HumanOverride { key: key.clone() }),
                 Err(problem) => return Some(Reason::Aborted { why: problem.to_string() }),
             }
+        }
+        if let Some(reason) = self.died(judging).await {
+            return Some(reason);
+        }
+        if let Err(error) = self.seams.services.healthy(domain).await {
+            return Some(Reason::NotHealthy { why: error.to_string() });
         }
         match self.seams.services.in_effect(domain).await {
             Ok(in_effect) => {
@@ -280,20 +316,11 @@ fn measure(
     }
 }
 
-/// Returns what the service runs with, of the keys that change, before or after the change.
+/// Returns what the service ran with before the change, as it said itself, or runs with after it, of the keys that change.
 fn arm(judging: &Judging, candidate: bool) -> Settings {
-    let knobs = &judging.domain.knobs;
-    judging
-        .deployment
-        .promotion
-        .changes
-        .iter()
-        .filter_map(|(key, change)| {
-            let old = || change.from.clone().or_else(|| knobs.get(key).map(|knob| knob.default.clone()));
-            let value = if candidate { Some(change.to.clone()) } else { old() };
-            value.map(|value| (key.clone(), value))
-        })
-        .collect()
+    let changes = &judging.deployment.promotion.changes;
+    let value = |change: &Change| if candidate { change.to.clone() } else { change.from.clone() };
+    changes.iter().map(|(key, change)| (key.clone(), value(change))).collect()
 }
 
 fn run(block: u32, place: u32, candidate: bool, outcome: &Result<Measurement, TrialFailure>) -> Run {

@@ -6,7 +6,7 @@ use kloros_supervision::{ChildSpec, Collected, Outlet, Socket, Tree};
 
 use super::{Config, Exits, Msg, Validator};
 use crate::{
-    facts::{Deployment, Fact, FailureKind, Kind, Metrics, Reason, Ruled, Stage, Step, Verdict},
+    facts::{Deployment, DeploymentId, Fact, FailureKind, Kind, Metrics, Reason, Ruled, Stage, Step, Verdict},
     record::record_verdict,
     testing::{
         SOON, World, catalogue, deployment_of, eventually, failure, finish, house, key, number, promotion, rate,
@@ -20,13 +20,16 @@ struct Room {
     socket: Socket<Msg>,
     tree: Tree,
     verdicts: Collected<Verdict>,
+    unrecorded: Collected<DeploymentId>,
 }
 
 /// Puts a deployment of `SEQS=12` on the scales.
 fn live() -> (World, Deployment) {
     let world = World::with_env(NEW);
     let deployment = deployment_of(promotion(&[("SEQS", 12)]));
-    let steps = [Step::Intended, Step::Armed, Step::Applied, Step::Restarted, Step::Proven];
+    let incarnation = Some(crate::facts::Incarnation::new("run 1"));
+    let proven = Step::Proven { incarnation };
+    let steps = [Step::Intended, Step::Armed, Step::Applied, Step::Restarted, proven];
     world.write_deployment(&deployment, &steps);
     (world, deployment)
 }
@@ -34,13 +37,14 @@ fn live() -> (World, Deployment) {
 async fn open(world: &World) -> Room {
     let socket = Socket::new("validator");
     let (outlet, verdicts) = Outlet::collecting();
-    let (exits, seams) = (Exits { verdicts: vec![outlet] }, world.seams());
+    let (unrecorded, heard_unrecorded) = Outlet::collecting();
+    let (exits, seams) = (Exits { verdicts: vec![outlet], unrecorded }, world.seams());
     let spec = ChildSpec::actor("validator", &socket, move || {
         let (seams, exits, config) = (seams.clone(), exits.clone(), Config::default());
         let run_within = Duration::from_secs(60);
         (Validator, super::Arguments { seams, exits, config, catalogue: catalogue(), run_within })
     });
-    Room { tree: house(spec).await, socket, verdicts }
+    Room { tree: house(spec).await, socket, verdicts, unrecorded: heard_unrecorded }
 }
 
 /// Returns the verdict when the new settings measure `factor` times the old ones.
@@ -169,11 +173,65 @@ async fn a_bench_that_fails_panics_or_loses_the_metric_ends_in_a_rollback_and_ne
 
 #[tokio::test]
 async fn a_journal_that_fails_during_the_validation_costs_no_verdict() {
-    let (world, _) = live();
+    let (world, deployment) = live();
     world.bench.script(|assignment| Ok(rate(100.0, assignment)));
     world.journal.break_at(5);
     let room = open(&world).await;
     eventually(|| world.journal.is_broken()).await;
+    assert_eq!(room.unrecorded.next(SOON).await.unwrap(), deployment.id, "the deployer is told at once");
     world.journal.mend();
     assert_eq!(room.verdicts.next(SOON).await.unwrap().outcome, Ruled::Neutral);
+}
+
+/// Once a service that was dead and started again by its keeper just in time was kept.
+#[tokio::test]
+async fn a_service_that_died_while_it_was_measured_is_rolled_back_however_well_it_runs_now() {
+    for runs in [0, 5] {
+        let (world, _) = live();
+        let services = world.services.clone();
+        let count = std::sync::atomic::AtomicU32::new(0);
+        world.bench.script(move |assignment| {
+            if count.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == runs {
+                services.die();
+            }
+            let is_new = number(&assignment.settings, "SEQS") == 12.0;
+            Ok(rate(if is_new { 200.0 } else { 100.0 }, assignment))
+        });
+        let room = open(&world).await;
+        let verdict = room.verdicts.next(SOON).await.unwrap();
+        assert_eq!((verdict.outcome, verdict.reason.label()), (Ruled::Rollback, "died"));
+        // What cannot be kept any more is not measured to the end.
+        assert_eq!(world.bench.begun().len(), runs as usize + 1);
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_was_not_the_same_from_the_beginning_is_not_kept_by_a_validator_that_starts_late() {
+    let (world, _) = live();
+    world.services.die();
+    assert_eq!(judge(&world, 1.2).await.reason.label(), "died");
+    assert_eq!(world.bench.begun(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_ready_in_the_end_is_rolled_back() {
+    let (world, _) = live();
+    world.services.ail_after(0, crate::testing::Ailment::Hiccup);
+    assert_eq!(judge(&world, 1.2).await.reason.label(), "not_healthy");
+}
+
+/// Once the default of the domain file was measured as the old settings, whatever the service had really run with.
+#[tokio::test]
+async fn the_old_settings_that_are_measured_are_what_the_service_said_it_ran_with() {
+    let world = World::with_env("SEQS=2\nWAIT=5\n");
+    let mut promotion = promotion(&[("WAIT", 5)]);
+    promotion.changes.get_mut(&key("WAIT")).unwrap().from = crate::facts::Value::Integer(30);
+    let incarnation = Some(crate::facts::Incarnation::new("run 1"));
+    let steps = [Step::Intended, Step::Armed, Step::Applied, Step::Restarted, Step::Proven { incarnation }];
+    world.write_deployment(&deployment_of(promotion), &steps);
+    world.bench.script(|assignment| Ok(rate(1000.0 / number(&assignment.settings, "WAIT"), assignment)));
+    let room = open(&world).await;
+    let verdict = room.verdicts.next(SOON).await.unwrap();
+    let ratio = verdict.improvement.unwrap().ratio;
+    assert!((ratio - 5.0).abs() < 0.1, "30 against 5 is six times as fast, not {ratio}");
 }

@@ -117,6 +117,11 @@ pub fn course(config: &Config, specs: &BTreeMap<String, MetricSpec>, anchor: Opt
     }
 }
 
+/// Returns the rollback of a deployment for a `reason` that no measurement outweighs, with what was measured so far.
+pub fn condemned(specs: &BTreeMap<String, MetricSpec>, runs: &[Run], reason: Reason) -> Judgement {
+    judgement(&Evidence::of(specs, runs), Ruled::Rollback, reason, None)
+}
+
 /// What the good blocks say.
 enum Finding {
     Open { blocks_planned: u32 },

@@ -10,7 +10,7 @@ use serde::{
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{chat::Measured, fail, runner::NICE};
-use crate::process::{Instance, Launch, fill};
+use crate::process::{Instance, Launch, Secrets, fill};
 
 /// How much a program may print to stdout, in bytes.
 const STDOUT_BYTES_MAX: usize = 64 * 1024;
@@ -40,20 +40,28 @@ pub(crate) struct Target<'a> {
 ///
 /// `{url}`, `{port}` and `{seed}` are replaced; no shell is involved. The program and everything it started are killed when
 /// it takes longer than `within`, prints too much, or the future is dropped.
-pub(crate) async fn measure(argv: &[String], within: Duration, target: Target<'_>) -> Result<Measured, TrialFailure> {
+pub(crate) async fn measure(
+    argv: &[String],
+    within: Duration,
+    target: Target<'_>,
+    secrets: &Secrets,
+) -> Result<Measured, TrialFailure> {
     let program = argv.first().map_or("", String::as_str);
     let failed = |problem: String| fail(FailureKind::BenchFailed, format!("{program:?} {problem}"));
     let (port, seed) = (target.port.to_string(), target.seed.to_string());
     let filled = fill(argv, &[("url", target.url), ("port", &port), ("seed", &seed)])
         .map_err(|error| failed(format!("cannot be run: {error}")))?;
     let start = Instant::now();
-    let mut instance = Instance::spawn(Launch { argv: filled, env: Vec::new(), nice: NICE })
+    let mut instance = Instance::spawn(Launch { argv: filled, env: Vec::new(), nice: NICE, secrets: secrets.clone() })
         .await
         .map_err(|error| failed(format!("cannot be run: {error}")))?;
     let timed_out =
         |_| fail(FailureKind::TimedOut, format!("{program:?} did not end within {} s", within.as_secs_f64()));
     let stdout = timeout_at(start + within, printed(&mut instance)).await.map_err(timed_out)?.map_err(failed)?;
-    let metrics = parse(&stdout).map_err(|problem| failed(format!("{problem}: it printed {}", quoted(&stdout))))?;
+    // A service may say its secrets to whoever measures it. They are hidden before anything is cut, which would leave half
+    // of one.
+    let shown = |problem: String| format!("{}: it printed {}", secrets.hide(&problem), quoted(&secrets.hide(&stdout)));
+    let metrics = parse(&stdout).map_err(|problem| failed(shown(problem)))?;
     let window_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(Measured { metrics, samples: 1, window_ms })
 }
@@ -110,7 +118,7 @@ impl<'de> Deserialize<'de> for Numbers {
                     let plain =
                         !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.chars().all(|c| c.is_ascii_graphic());
                     if !plain {
-                        return Err(de::Error::custom(format!("{:?} is no name of a metric", quoted(&name))));
+                        return Err(de::Error::custom("one of its names is no name of a metric"));
                     }
                     if !value.is_finite() {
                         return Err(de::Error::custom(format!("{name} is not finite")));
@@ -138,7 +146,8 @@ mod tests {
 
     async fn run(argv: &[&str], within: Duration) -> Result<Measured, TrialFailure> {
         let argv: Vec<String> = argv.iter().map(|each| (*each).to_owned()).collect();
-        measure(&argv, within, Target { url: "http://127.0.0.1:8000", port: 8000, seed: 7 }).await
+        let target = Target { url: "http://127.0.0.1:8000", port: 8000, seed: 7 };
+        measure(&argv, within, target, &Secrets::of(["hunter22-hunter22".to_owned()])).await
     }
 
     #[track_caller]
@@ -165,6 +174,15 @@ mod tests {
         assert_eq!(measured.metrics["seed"], 7.0);
         let failure = run(&["/bin/echo", "{url}"], PATIENCE).await.unwrap_err();
         assert!(failure.detail.contains("http://127.0.0.1:8000"), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn what_a_program_prints_is_quoted_without_what_is_secret() {
+        let far = format!("{}hunter22-hunter22", "x".repeat(QUOTED_BYTES_MAX - 8));
+        for argv in [&["/bin/echo", "hunter22-hunter22"][..], &["/bin/echo", &far], &["ls", "/hunter22-hunter22"]] {
+            let failure = run(argv, PATIENCE).await.unwrap_err();
+            assert!(!failure.detail.contains("hunter22"), "{failure}");
+        }
     }
 
     #[tokio::test]

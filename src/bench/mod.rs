@@ -17,8 +17,6 @@ mod live_load;
 
 mod trial_dir;
 
-mod read_back;
-
 mod request;
 
 mod load;

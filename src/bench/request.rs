@@ -203,8 +203,10 @@ impl Reading {
             if event.trim() == "[DONE]" {
                 return Ok(true);
             }
-            let chunk: Chunk<'_> =
-                serde_json::from_str(&event).map_err(|error| RequestError::Garbage(error.to_string()))?;
+            let chunk: Chunk<'_> = serde_json::from_str(&event).map_err(|error| {
+                // What the parser says may quote the answer, which may hold secrets.
+                RequestError::Garbage(format!("it is no chunk of a chat: {:?} error", error.classify()))
+            })?;
             if chunk.error.is_some() {
                 return Err(RequestError::Broken("the server reported an error within the stream".to_owned()));
             }

@@ -13,7 +13,7 @@ use std::{
 use async_trait::async_trait;
 use kloros_actors::{
     env_file,
-    facts::{BenchSpec, Domain, FailureKind, Measurement, TrialFailure},
+    facts::{BenchSpec, Domain, FailureKind, Key, Measurement, ReadBack, TrialFailure},
     seams::{Assignment, Bench, Clock},
 };
 use tokio::sync::Mutex;
@@ -21,10 +21,10 @@ use tokio::sync::Mutex;
 use super::{
     chat::{self, ChatSpec, Measured},
     command::{self, Target},
-    fail, read_back,
+    fail,
     trial_dir::{self, TrialDir},
 };
-use crate::process::{Instance, Launch, ReadyError, answers, fill, free_port, ready};
+use crate::process::{Instance, Launch, ReadyError, Secrets, answers, ask, environment, fill, free_port, ready};
 
 /// How far trials yield the CPU, so that the instance that serves goes first. The same for every candidate and for the
 /// settings it is compared with.
@@ -82,8 +82,15 @@ impl Bench for Runner {
 /// An instance that is being measured; dropping it kills the instance.
 struct Trial {
     instance: Instance,
+    secrets: Secrets,
     url: String,
     port: u16,
+}
+
+/// Returns what of its output an instance must not be quoted with: every value of its env file that is none of a knob.
+fn secrets(domain: &Domain, env_file: &Path) -> Result<Secrets, TrialFailure> {
+    let bytes = std::fs::read(env_file).map_err(infrastructure("env file of the trial"))?;
+    Ok(Secrets::of(env_file::values_besides(&bytes, |key| domain.knobs.contains_key(key))))
 }
 
 /// A service that is not told where its env file is gets the variables themselves, as the serving instance does.
@@ -105,10 +112,11 @@ impl Trial {
         let argv = fill(&service.argv, &[("port", &number), ("env_file", &env_file), ("kloros", &kloros)])
             .map_err(|error| fail(FailureKind::Infrastructure, error.to_string()))?;
         let env = told_otherwise(&service.argv, Path::new(env_file.as_ref()))?;
-        let instance = Instance::spawn(Launch { argv, env, nice: NICE })
+        let secrets = secrets(domain, Path::new(env_file.as_ref()))?;
+        let instance = Instance::spawn(Launch { argv, env, nice: NICE, secrets: secrets.clone() })
             .await
             .map_err(|error| fail(FailureKind::Infrastructure, error.to_string()))?;
-        let mut trial = Self { instance, url: format!("http://{}:{port}", Ipv4Addr::LOCALHOST), port };
+        let mut trial = Self { instance, secrets, url: format!("http://{}:{port}", Ipv4Addr::LOCALHOST), port };
         let health = format!("{}{}", trial.url, service.ready.http_path);
         let within = Duration::from_secs(service.ready.within_s);
         match ready(&health, within, service.ready.passes, &mut trial.instance).await {
@@ -136,8 +144,13 @@ impl Trial {
         domain: &Domain,
         assignment: &Assignment,
     ) -> Result<BTreeMap<String, String>, TrialFailure> {
-        let found = match read_back::in_effect(domain, &self.url, self.instance.id()).await {
-            Ok(found) => found,
+        let said = match &domain.service.read_back {
+            ReadBack::HttpJson(path) => ask(&format!("{}{path}", self.url)).await,
+            ReadBack::ProcEnviron => environment(self.instance.id()).await,
+        };
+        let is_knob = |name: &str| Key::new(name).is_ok_and(|key| domain.knobs.contains_key(&key));
+        let found: BTreeMap<_, _> = match said {
+            Ok(said) => said.into_iter().filter(|(name, _)| is_knob(name)).collect(),
             Err(problem) => {
                 self.still_runs()?;
                 return Err(fail(FailureKind::NotInEffect, format!("the values in effect cannot be read: {problem}")));
@@ -150,11 +163,11 @@ impl Trial {
     }
 
     async fn measure(&mut self, domain: &Domain, seed: u64) -> Result<Measured, TrialFailure> {
-        let (url, port) = (self.url.clone(), self.port);
+        let (url, port, secrets) = (self.url.clone(), self.port, self.secrets.clone());
         let measured = tokio::select! {
             // An instance that dies early is not put under load for the rest of the window.
             _ = self.instance.exited() => None,
-            measured = run_bench(&domain.bench, Target { url: &url, port, seed }) => Some(measured),
+            measured = run_bench(&domain.bench, Target { url: &url, port, seed }, &secrets) => Some(measured),
         };
         // That it died explains whatever the bench has to say.
         self.still_runs()?;
@@ -179,11 +192,11 @@ impl Trial {
     }
 }
 
-async fn run_bench(bench: &BenchSpec, target: Target<'_>) -> Result<Measured, TrialFailure> {
+async fn run_bench(bench: &BenchSpec, target: Target<'_>, secrets: &Secrets) -> Result<Measured, TrialFailure> {
     match (ChatSpec::from_bench(bench), bench) {
         (Some(spec), _) => chat::measure(target.url, &spec?, target.seed).await,
         (None, BenchSpec::Command { argv, timeout_s }) => {
-            command::measure(argv, Duration::from_secs(*timeout_s), target).await
+            command::measure(argv, Duration::from_secs(*timeout_s), target, secrets).await
         }
         (None, BenchSpec::OpenaiChat { .. }) => Err(fail(FailureKind::BenchFailed, "the bench cannot run")),
     }

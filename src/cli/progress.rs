@@ -102,7 +102,7 @@ impl<'a> Progress<'a> {
                 self.runs = 0;
                 Some(format!("deploys   {} as {}", changes(&deployment.promotion.changes), deployment.id))
             }
-            Fact::Step { step: Step::Proven, .. } => {
+            Fact::Step { step: Step::Proven { .. }, .. } => {
                 Some("reads     the new values back from the running service".to_owned())
             }
             Fact::Step { step: Step::Restored, .. } => Some("undoes    the change: the old values are back".to_owned()),

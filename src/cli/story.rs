@@ -219,7 +219,7 @@ fn step_sentence(step: &Step) -> Option<String> {
         Step::Armed => "what undoes it lies on disk",
         Step::Applied => "the env file holds the new values",
         Step::Restarted => "the service was restarted",
-        Step::Proven => "the service says that it runs with the new values",
+        Step::Proven { .. } => "the service says that it runs with the new values",
         Step::Restored => "the old values are back, and the service runs with them",
         Step::Closed => "closed",
         Step::UndoFailed(why) => return Some(format!("STUCK      the undo failed: {why}")),
@@ -347,7 +347,7 @@ mod tests {
                 Fact::Run { deployment: deployment.clone(), block: 1, place, candidate: true, outcome },
             )
         };
-        let step = Fact::Step { deployment: deployment.clone(), step: Step::Proven };
+        let step = Fact::Step { deployment: deployment.clone(), step: Step::Proven { incarnation: None } };
         let text = tell(&CycleId::new("c-1"), &[recorded(1, "c-1", step), failed(2), failed(3)]);
         assert!(text.contains("failed     2 x died, such as: it ended with signal 9"), "{text}");
         assert!(text.ends_with("\nkloros status"), "{text}");

@@ -39,5 +39,5 @@ mod tests;
 
 pub(crate) use reader::Reader;
 pub(crate) use rebuild::rebuild;
-pub(crate) use store::{Store, open};
+pub(crate) use store::{Lost, Store, open};
 pub(crate) use time::rfc3339;

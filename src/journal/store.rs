@@ -71,12 +71,6 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 impl Store {
-    /// Says whether the journal can still be relied on: not after a failed write or read, and not when its file was
-    /// removed or replaced meanwhile. Cheap; meant to be asked again and again.
-    pub(crate) fn check(&self) -> Result<(), JournalError> {
-        Ok(self.shared.check()?)
-    }
-
     /// Returns the place of the newest fact, and a way to wait for newer ones.
     pub(crate) fn appended(&self) -> watch::Receiver<u64> {
         self.shared.appended.subscribe()
@@ -134,5 +128,28 @@ impl Journal for Store {
         let found = found.unwrap_or_else(|error| Err(Fault::Unwritable(format!("the read ended: {error}"))));
         // What cannot be read was damaged on disk, and nobody may build on it.
         found.inspect_err(|fault| self.shared.learn(fault)).map_err(JournalError::from)
+    }
+
+    /// Not after a failed write or read, and not when its file was removed or replaced meanwhile.
+    fn check(&self) -> Result<(), JournalError> {
+        Ok(self.shared.check()?)
+    }
+}
+
+/// The journal of a home that has none which could be used, and why.
+pub(crate) struct Lost(pub(crate) String);
+
+#[async_trait]
+impl Journal for Lost {
+    async fn append(&self, _: Vec<Entry>) -> Result<Vec<Appended>, JournalError> {
+        Err(JournalError::Damaged(self.0.clone()))
+    }
+
+    async fn read(&self, _: Query) -> Result<Vec<Recorded>, JournalError> {
+        Err(JournalError::Damaged(self.0.clone()))
+    }
+
+    fn check(&self) -> Result<(), JournalError> {
+        Err(JournalError::Damaged(self.0.clone()))
     }
 }

@@ -137,7 +137,9 @@ fn promotion() -> Promotion {
         question: Some(QuestionId::new("q-1")),
         hypothesis: Some("LAB_LATENCY_DEGRADATION".into()),
         domain: "lab".into(),
+        settings: [(Key::new("LAB_BATCH").unwrap(), Value::Integer(16))].into(),
         changes: changes(),
+        replaces: None,
         fitness: Some(0.1),
         at_ms: AT_MS,
         depth: 0,
@@ -145,7 +147,7 @@ fn promotion() -> Promotion {
 }
 
 fn changes() -> BTreeMap<Key, Change> {
-    let change = Change { from: Some(Value::Integer(4)), to: Value::Integer(16) };
+    let change = Change { from: Value::Integer(4), in_file: true, to: Value::Integer(16) };
     BTreeMap::from([(Key::new("LAB_BATCH").unwrap(), change)])
 }
 

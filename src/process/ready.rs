@@ -9,6 +9,9 @@ use super::Instance;
 /// How long between two questions whether an instance is ready.
 const READY_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How long the answer of an instance may take that was ready before and may be busy.
+const WELL_ANSWER_MAX: Duration = Duration::from_secs(10);
+
 /// How long the answer to such a question may take.
 const READY_ANSWER_MAX: Duration = Duration::from_secs(2);
 
@@ -95,6 +98,13 @@ pub(crate) async fn answers(url: &str, within: Duration, passes: u32) -> Result<
     })
 }
 
+/// Asks `url` once whether it answers with a success, and returns in words what it did instead.
+pub(crate) async fn is_well(url: &str) -> Result<(), String> {
+    let silent = |error: reqwest::Error| format!("{url}: {}", error.without_url());
+    let answer = http_client(WELL_ANSWER_MAX).map_err(silent)?.get(url).send().await.map_err(silent)?;
+    if answer.status().is_success() { Ok(()) } else { Err(format!("{url} answered {}", answer.status())) }
+}
+
 /// Returns a client for the services of this machine: no proxy, no redirects, `answer_max` for a whole answer.
 pub(crate) fn http_client(answer_max: Duration) -> reqwest::Result<reqwest::Client> {
     reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).timeout(answer_max).build()
@@ -107,12 +117,13 @@ mod tests {
     use axum::{Router, http::StatusCode, routing::get};
 
     use super::{
-        super::{Launch, free_port},
+        super::{Launch, Secrets, free_port},
         *,
     };
 
     fn launch(argv: &[&str]) -> Launch {
-        Launch { argv: argv.iter().map(|each| (*each).to_owned()).collect(), ..Launch::default() }
+        let argv = argv.iter().map(|each| (*each).to_owned()).collect();
+        Launch { argv, env: Vec::new(), nice: 0, secrets: Secrets::of([]) }
     }
 
     async fn serve(handler: Router) -> String {

@@ -268,3 +268,61 @@ async fn a_service_of_somebody_else_that_does_not_answer_is_not_up() {
     let look = services.look(&theirs).await;
     assert!(!look.is_up && look.state.contains("nobody answers"), "{look:?}");
 }
+
+/// Once what a service printed before it died stood in reasons, logs and journal as it was.
+#[tokio::test]
+async fn the_last_words_of_a_service_hold_none_of_its_secrets() {
+    let secret = "SECRET_TOKEN='hunter22-and-more'\nexport ALSO=exported-secret\nLAB_MODE=plain-mode\n";
+    let House { home, services } = house(secret);
+    // It prints its env file and fails.
+    let argv = |file: &str| ["cat", file, "/no/such/file"].map(str::to_owned).to_vec();
+    let dies = domain(Manager::Child, argv("{env_file}"), ReadBack::ProcEnviron);
+    let restart = argv(&home.path().join("lab.env").display().to_string());
+    let mut theirs = domain(Manager::Command { restart }, Vec::new(), ReadBack::ProcEnviron);
+    (theirs.name, theirs.service.port) = ("theirs".to_owned(), 1);
+    for domain in [dies, theirs] {
+        match services.restart(&domain).await {
+            Err(ServiceError::DidNotStart(why)) => {
+                assert!(!why.contains("hunter22") && !why.contains("exported-secret"), "{why}");
+                assert!(why.contains("SECRET_TOKEN=***") && why.contains("LAB_MODE=plain-mode"), "{why}");
+                assert!(why.chars().all(|each| !each.is_control()), "{why:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_start_of_a_service_is_another_incarnation_whoever_started_it() {
+    let House { home: _home, services } = house("LAB_SLOTS=4\n");
+    let domain = child();
+    assert!(matches!(services.incarnation(&domain).await, Err(ServiceError::Unreachable(_))));
+    services.start(&domain).await.unwrap();
+    let first = services.incarnation(&domain).await.unwrap().unwrap();
+    assert_eq!(services.incarnation(&domain).await.unwrap().as_ref(), Some(&first));
+    services.healthy(&domain).await.unwrap();
+
+    // Another supervisor's service is told apart by who holds its port.
+    let mut theirs = self::domain(Manager::Command { restart: Vec::new() }, Vec::new(), ReadBack::ProcEnviron);
+    theirs.name = "theirs".to_owned();
+    theirs.service.port = services.places.lock().unwrap()["lab"].port;
+    assert_eq!(services.incarnation(&theirs).await.unwrap().as_ref(), Some(&first));
+    services.healthy(&theirs).await.unwrap();
+
+    kill(pid(&services).await.unwrap());
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while services.incarnation(&domain).await.is_ok() {
+        assert!(Instant::now() < deadline);
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert!(services.healthy(&domain).await.is_err());
+    assert!(services.healthy(&theirs).await.is_err());
+    assert_eq!(services.incarnation(&theirs).await.unwrap(), None);
+    while services.ensure_running(&domain).await.is_err() {
+        assert!(Instant::now() < deadline);
+        sleep(Duration::from_millis(20)).await;
+    }
+    let second = services.incarnation(&domain).await.unwrap();
+    assert_ne!(second, Some(first));
+    assert_eq!(services.incarnation(&theirs).await.unwrap(), second);
+}

@@ -1,0 +1,154 @@
+//! How a proposal becomes a promotion, and how it is planned anew when a change of ours overtook it.
+
+use super::{actor::State, mapping, saga::BaseError};
+use crate::{
+    facts::{Domain, Entry, Fact, Kind, MappingProblem, Origin, Promotion, PromotionId, Proposal, Ruling},
+    record::{Ending, record, record_once, wake},
+    seams::{JournalError, Planning, Query},
+};
+
+/// Why a proposal leads to no promotion.
+enum Unplanned {
+    /// It may not or need not be made.
+    Refused(String),
+    /// It is not known what the service runs with now: it may be asked again.
+    Deferred(String),
+}
+
+impl Unplanned {
+    fn how(&self) -> &'static str {
+        match self {
+            Unplanned::Refused(_) => "refused",
+            Unplanned::Deferred(_) => "deferred",
+        }
+    }
+
+    fn why(&self) -> &str {
+        match self {
+            Unplanned::Refused(why) | Unplanned::Deferred(why) => why,
+        }
+    }
+}
+
+impl State {
+    /// Compares a proposal with what runs, and proposes the difference to the gate.
+    pub(super) async fn plan(&mut self, planning: Planning) -> Result<(), JournalError> {
+        let Planning { proposal, reply } = planning;
+        if self.was_promoted(&proposal).await? {
+            return Ok(());
+        }
+        let planned = self.promotion(&proposal, None).await;
+        match &planned {
+            Ok(promotion) => self.propose(promotion).await?,
+            Err(unplanned) => self.end_question(&proposal, unplanned).await?,
+        }
+        if let Some(reply) = reply {
+            // The caller may have gone; the promotion stands all the same.
+            reply.send(planned.map_err(|unplanned| unplanned.why().to_owned())).ok();
+        }
+        Ok(())
+    }
+
+    async fn propose(&self, promotion: &Promotion) -> Result<(), JournalError> {
+        let name = format!("promotion:{}", promotion.id);
+        let fact = Fact::Promotion(promotion.clone());
+        if record_once(&self.seams, &promotion.cycle, name, fact).await? {
+            wake(&self.exits.promotions, promotion.clone());
+        }
+        Ok(())
+    }
+
+    /// A winner is proposed until the journal holds its promotion, so it may come twice: the second time, the service may
+    /// run with it already.
+    async fn was_promoted(&self, proposal: &Proposal) -> Result<bool, JournalError> {
+        if !matches!(proposal.origin, Origin::Experiment(_)) {
+            return Ok(false);
+        }
+        let query = Query { cycle: Some(proposal.cycle.clone()), ..Query::kinds(&[Kind::Promotion]) };
+        let promotions = self.seams.journal.read(query).await?;
+        let is_its = |fact: &Fact| matches!(fact, Fact::Promotion(each) if each.origin == proposal.origin);
+        Ok(promotions.iter().any(|each| is_its(&each.fact)))
+    }
+
+    async fn promotion(&self, proposal: &Proposal, replaces: Option<PromotionId>) -> Result<Promotion, Unplanned> {
+        let refused = |problem: MappingProblem| Unplanned::Refused(problem.to_string());
+        let domain = self
+            .domain(&proposal.domain)
+            .ok_or_else(|| Unplanned::Refused(format!("there is no domain {:?}", proposal.domain)))?;
+        mapping::allowed(&proposal.settings, &domain).map_err(refused)?;
+        let base = self.saga().base(&domain).await.map_err(|error| match error {
+            BaseError::File(why) => Unplanned::Refused(why),
+            error @ BaseError::Service(_) => Unplanned::Deferred(error.to_string()),
+        })?;
+        let changes = mapping::changes(&proposal.settings, &base, &domain).map_err(refused)?;
+        let id =
+            Promotion::identity(&proposal.domain, &proposal.experiment, &proposal.cycle, &changes, replaces.as_ref());
+        Ok(Promotion {
+            id,
+            cycle: proposal.cycle.clone(),
+            origin: proposal.origin.clone(),
+            experiment: proposal.experiment.clone(),
+            question: proposal.question.clone(),
+            hypothesis: proposal.hypothesis.clone(),
+            domain: proposal.domain.clone(),
+            settings: proposal.settings.clone(),
+            changes,
+            replaces,
+            fitness: proposal.fitness,
+            at_ms: self.seams.clock.now_ms(),
+            depth: proposal.depth,
+        })
+    }
+
+    /// Returns whether the base of `promotion` was changed since it was planned by deployments of ours, and by nobody else.
+    pub(super) async fn is_overtaken(&self, promotion: &Promotion, domain: &Domain) -> Result<bool, JournalError> {
+        // A service that cannot be asked is told of by the deployment, which then changes nothing.
+        let Ok(base) = self.saga().base(domain).await else { return Ok(false) };
+        let stale = mapping::stale(promotion, &base, domain);
+        if stale.is_empty() {
+            return Ok(false);
+        }
+        let planned = self.seams.journal.read(Query::kinds(&[Kind::Promotion]).about(promotion.id.as_str())).await?;
+        let after = planned.first().map_or(0, |recorded| recorded.seq);
+        let judged = self.seams.journal.read(Query { after, ..Query::kinds(&[Kind::Verdict]) }).await?;
+        let ours: Vec<_> = judged
+            .into_iter()
+            .filter_map(|recorded| match recorded.fact {
+                Fact::Verdict(verdict) if verdict.domain == domain.name => Some(verdict),
+                _ => None,
+            })
+            .collect();
+        let text = |key| base.file.get(key).and_then(Option::as_deref);
+        Ok(stale.iter().all(|key| mapping::was_left_by_us(&ours, key, text(key))))
+    }
+
+    /// Plans the same settings on the base of now. It is another promotion, which the gate rules on anew: an approval of
+    /// the old one is none of the new one.
+    pub(super) async fn plan_anew(&self, promotion: &Promotion) -> Result<(), JournalError> {
+        let proposal = promotion.as_proposed();
+        match self.promotion(&proposal, Some(promotion.id.clone())).await {
+            Ok(next) => {
+                tracing::info!(promotion = %promotion.id, next = %next.id, "promotion is planned anew on another base");
+                self.propose(&next).await
+            }
+            Err(unplanned) => {
+                // The gate offers what it let through until it hears the end of it.
+                let ruling = Ruling::Refuse { promotion: promotion.id.clone(), why: unplanned.why().to_owned() };
+                let name = format!("ruling:{}:{}", promotion.id, ruling.label());
+                let entry = Entry::once(&promotion.cycle, self.seams.clock.now_ms(), name, Fact::Ruling(ruling));
+                record(&self.seams, vec![entry]).await?;
+                self.end_question(&proposal, &unplanned).await
+            }
+        }
+    }
+
+    async fn end_question(&self, proposal: &Proposal, unplanned: &Unplanned) -> Result<(), JournalError> {
+        let (how, why) = (unplanned.how(), unplanned.why());
+        tracing::info!(domain = %proposal.domain, how, why, "proposal leads to no change");
+        if let Some(ending) = Ending::resting(&self.seams, proposal, how, why, self.rest_s) {
+            record(&self.seams, vec![ending.entry.clone()]).await?;
+            Ending::tell(Some(ending), &self.exits.ended);
+        }
+        Ok(())
+    }
+}
