@@ -497,6 +497,10 @@ fn a_journal_that_is_deleted_under_an_unproven_change_has_it_taken_back_and_ends
     assert_eq!(house.ended(MINUTE), Some(2), "{}", house.read("daemon.log"));
     assert_eq!(house.read(".kloros_env"), "# mine\n");
     assert_eq!(house.processes(), 0, "a child is left");
+    // It is not taken for a new one, until somebody says so.
+    house.spawn(&[]);
+    assert_eq!(house.ended(MINUTE), Some(2), "{}", house.read("daemon.log"));
+    fs::remove_file(house.path(".kloros/journal.mark")).unwrap();
     house.start(&[]);
     check_file_and_service_agree(&mut house);
     assert!(!exists(&house.path(".kloros/pending/lab.json")));

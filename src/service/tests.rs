@@ -153,7 +153,7 @@ async fn a_child_that_dies_is_started_again_after_its_back_off() {
     let deadline = Instant::now() + Duration::from_secs(60);
     let mut waited = false;
     while let Err(error) = services.ensure_running(&domain).await {
-        waited |= error.to_string().contains("the next start is in");
+        waited |= error.to_string().contains("rests before the next start");
         assert!(Instant::now() < deadline, "{error}");
         sleep(Duration::from_millis(50)).await;
     }

@@ -1,4 +1,7 @@
 //! Who takes part, and what each of them does.
+//!
+//! Each builds a [`World`], is sent [`Work`] and answers with [`Report`]s.
+//! Invariant: all do the same, message for message, so that what differs is who supervises.
 
 mod bare;
 
