@@ -92,6 +92,10 @@ mod outlet;
 
 mod nursery;
 
+mod control;
+
+mod checkpoint;
+
 mod pulse;
 
 mod tree;
@@ -101,13 +105,15 @@ mod branch;
 mod event;
 
 pub use branch::{Branch, Kind, State};
-pub use event::{Event, EventKind, Exit};
-pub use nursery::{ChildExit, Nursery};
+pub use checkpoint::Checkpoint;
+pub use control::{Child, ChildError, Control, Count, Presence, Started};
+pub use event::{Event, EventKind, Exit, Ignore};
+pub use nursery::{ChildExit, Nursery, Template};
 pub use outlet::{Collected, Outlet};
-pub use socket::{CallError, Down, IN_FLIGHT_MAX_DEFAULT, Socket};
+pub use socket::{CallError, Down, IN_FLIGHT_MAX_DEFAULT, Mailbox, Poison, Socket, WhenFull};
 pub use spec::{
-    Backoff, ChildSpec, Intensity, KILL_WITHIN_DEFAULT, Restart, START_WITHIN_DEFAULT, STOP_WITHIN_DEFAULT, Shutdown,
-    SpecError, Strategy, TreeSpec,
+    AutoShutdown, Backoff, ChildSpec, FAILURES_MAX_DEFAULT, Flags, Intensity, KILL_WITHIN_DEFAULT, Restart, Rules,
+    START_WITHIN_DEFAULT, STOP_WITHIN_DEFAULT, Shutdown, SpecError, Strategy, TreeSpec,
 };
 pub use tree::{Ended, StartError, StopTimeout, Tree, UnknownChild, start};
-pub use vitals::{Progress, progress};
+pub use vitals::{Progress, progress, start_info};

@@ -18,11 +18,20 @@ impl Window {
         Window { intensity, restarts: VecDeque::new() }
     }
 
+    /// Counts by another intensity from now on; what was counted stays.
+    pub(crate) fn set(&mut self, intensity: Intensity) {
+        self.intensity = intensity;
+    }
+
     /// Counts a restart at `now` and returns whether it is still allowed.
     ///
     /// A restart exactly one window ago still counts, as in OTP. `now` never runs backwards.
     pub(crate) fn admit(&mut self, now: Duration) -> bool {
         let within = self.intensity.within;
+        if self.intensity.restarts_max == u32::MAX {
+            // Nothing is ever too much, so nothing needs to be remembered.
+            return true;
+        }
         self.restarts.push_back(now);
         while self.restarts.front().is_some_and(|restart| now.saturating_sub(*restart) > within) {
             self.restarts.pop_front();
