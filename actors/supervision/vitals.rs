@@ -2,11 +2,13 @@
 
 use std::future::Future;
 use std::panic::{self, AssertUnwindSafe};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use pin_project_lite::pin_project;
 use ractor::ActorProcessingErr;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -151,29 +153,21 @@ impl Vitals {
     }
 
     /// Runs one handler of this actor: keeps the clocks, and writes down how the actor ends if the handler fails.
-    pub(crate) async fn attend<T>(
-        self: &Arc<Self>,
-        activity: Activity,
-        work: impl Future<Output = Result<T, ActorProcessingErr>> + Send,
-    ) -> Result<T, ActorProcessingErr> {
-        let before = self.now();
+    pub(crate) fn attend<F>(self: &Arc<Self>, activity: Activity, work: F) -> Attended<F> {
+        Attended { vitals: Arc::clone(self), activity, since: IDLE, work }
+    }
+
+    fn begin(&self, activity: Activity) -> u64 {
+        let now = self.now();
         *self.activity.lock().unwrap_or_else(PoisonError::into_inner) = activity;
-        self.progress_at.store(before, Ordering::Release);
-        self.busy_since.store(before, Ordering::Release);
-        let outcome = caught(CURRENT.scope(Arc::clone(self), work)).await;
-        self.busy_for.fetch_add(self.now().saturating_sub(before), Ordering::Relaxed);
+        self.progress_at.store(now, Ordering::Release);
+        self.busy_since.store(now, Ordering::Release);
+        now
+    }
+
+    fn finish(&self, since: u64) {
+        self.busy_for.fetch_add(self.now().saturating_sub(since), Ordering::Relaxed);
         self.busy_since.store(IDLE, Ordering::Release);
-        match outcome {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => {
-                self.note_failure(activity, Exit::Failed(with_sources(error.as_ref())));
-                Err(error)
-            }
-            Err(text) => {
-                self.note_failure(activity, Exit::Panicked(text.clone()));
-                Err(text.into())
-            }
-        }
     }
 
     /// Returns what the running handler is at, and for how long; nothing when idle.
@@ -313,6 +307,44 @@ impl Vitals {
             }
             changed.await;
         }
+    }
+}
+
+pin_project! {
+    /// One handler at work. Written by hand because each layer of `async` would hold the handler's future twice, and every
+    /// actor's task has room for it as long as the actor lives.
+    pub(crate) struct Attended<F> {
+        vitals: Arc<Vitals>,
+        activity: Activity,
+        since: u64,
+        #[pin]
+        work: F,
+    }
+}
+
+impl<T, F: Future<Output = Result<T, ActorProcessingErr>>> Future for Attended<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let (vitals, work) = (this.vitals, this.work);
+        if *this.since == IDLE {
+            *this.since = vitals.begin(*this.activity);
+        }
+        let step = || panic::catch_unwind(AssertUnwindSafe(|| work.poll(context)));
+        let outcome = match CURRENT.sync_scope(Arc::clone(vitals), step) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(outcome)) => outcome.inspect_err(|error| {
+                vitals.note_failure(*this.activity, Exit::Failed(with_sources(error.as_ref())));
+            }),
+            Err(payload) => {
+                let text = panic_text(payload.as_ref());
+                vitals.note_failure(*this.activity, Exit::Panicked(text.clone()));
+                Err(text.into())
+            }
+        };
+        vitals.finish(*this.since);
+        Poll::Ready(outcome)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ractor::{ActorCell, ActorRef};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use super::{Msg, answer, orphans};
 use crate::blueprint::Charge;
@@ -81,7 +81,7 @@ pub(super) fn ask_to_stop(node: &Node, cell: &ActorCell) {
     }
 }
 
-/// Starts one incarnation, waits for its end, and reports both.
+/// Starts one incarnation and reports whether it is up.
 pub(super) async fn attend(
     key: Key,
     generation: u64,
@@ -103,24 +103,8 @@ pub(super) async fn attend(
     match start.unwrap_or_else(|panic| Err(Unstarted::because(panic))) {
         Ok(Live { cell, join }) => {
             told(&supervisor, Msg::Started { key, generation, cell });
-            ended(join).await;
-            if vitals.is_abandoned() {
-                node.came_free();
-                return;
-            }
-            // Who leaves no word was killed, or its task was cancelled.
-            vitals.note_exit(Exit::Killed);
-            let (exit, loss) = (vitals.exit().unwrap_or(Exit::Killed), vitals.loss());
-            if node.kind != Kind::Actor && exit == Exit::Killed {
-                orphans::take_down(&node).await;
-            }
-            if vitals.settle()
-                && let Some(nursery) = nursery
-            {
-                nursery.report(node.id(), &exit);
-            }
-            vitals.mark_gone();
-            told(&supervisor, Msg::Exited { key, generation, exit, loss });
+            // A task of its own, because this one's memory is as large as the start needed, and the wait may last for ever.
+            tokio::spawn(await_end(key, generation, node, vitals, join, supervisor, nursery));
         }
         Err(unstarted) => {
             if vitals.is_abandoned() {
@@ -130,4 +114,35 @@ pub(super) async fn attend(
             told(&supervisor, Msg::Unstarted { key, generation, unstarted });
         }
     }
+}
+
+/// Waits for the end of an incarnation that is up, and reports it.
+async fn await_end(
+    key: Key,
+    generation: u64,
+    node: Arc<Node>,
+    vitals: Arc<Vitals>,
+    join: JoinHandle<()>,
+    supervisor: ActorRef<Msg>,
+    nursery: Option<Nursery>,
+) {
+    ended(join).await;
+    if vitals.is_abandoned() {
+        node.came_free();
+        return;
+    }
+    // Who leaves no word was killed, or its task was cancelled.
+    vitals.note_exit(Exit::Killed);
+    let (exit, loss) = (vitals.exit().unwrap_or(Exit::Killed), vitals.loss());
+    if node.kind != Kind::Actor && exit == Exit::Killed {
+        // Rare and large, so it is kept apart.
+        Box::pin(orphans::take_down(&node)).await;
+    }
+    if vitals.settle()
+        && let Some(nursery) = nursery
+    {
+        nursery.report(node.id(), &exit);
+    }
+    vitals.mark_gone();
+    told(&supervisor, Msg::Exited { key, generation, exit, loss });
 }
