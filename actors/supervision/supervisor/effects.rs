@@ -8,7 +8,7 @@ use super::{Msg, State, Verdict, answer};
 use crate::branch::Kind;
 use crate::control::{ChildError, Started};
 use crate::event::{EventKind, Exit};
-use crate::launch::Launch;
+use crate::launch::{Launch, told};
 use crate::machine::{Effect, Key, Timer};
 use crate::tree::StartError;
 use crate::vitals::Vitals;
@@ -22,6 +22,7 @@ impl State {
             Effect::Kill { key, .. } => self.at(key, Place::kill),
             Effect::Arm { key, generation, timer, after } => self.arm(key, generation, timer, after),
             Effect::Disarm { key } => self.at(key, Place::disarm),
+            Effect::ArmGroup { token, after } if after.is_zero() => told(&self.myself, Msg::GroupDue { token }),
             Effect::ArmGroup { token, after } => {
                 self.after(after, Msg::GroupDue { token });
             }

@@ -4,6 +4,8 @@
 
 mod fixtures;
 
+mod cases;
+
 mod starting;
 
 mod stopping;
