@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ractor::{ActorCell, ActorRef};
 use tokio::task::AbortHandle;
 
-use super::{Msg, answer, orphans};
+use super::{Msg, orphans};
 use crate::blueprint::Charge;
 use crate::branch::{Kind, Node};
 use crate::control::{ChildError, Reply, Started};
@@ -64,12 +64,6 @@ impl Place {
             timer.abort();
         }
     }
-
-    pub(super) fn answer_terminations(&mut self) {
-        for reply in self.terminated.drain(..) {
-            answer(reply, Ok(()));
-        }
-    }
 }
 
 /// Asks what stands at `node` to stop gracefully.
@@ -110,6 +104,8 @@ pub(super) async fn attend(
             }
             // Who leaves no word was killed, or its task was cancelled.
             vitals.note_exit(Exit::Killed);
+            // Whoever sends from now on is refused, so that what waits is what is lost.
+            vitals.retire();
             let (exit, loss) = (vitals.exit().unwrap_or(Exit::Killed), vitals.loss());
             if node.kind != Kind::Actor && exit == Exit::Killed {
                 orphans::take_down(&node).await;

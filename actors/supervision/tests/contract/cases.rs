@@ -48,13 +48,13 @@ mod g_significant;
 
 mod h_reports;
 
-//I mod i_beyond;
+mod i_beyond;
 
-//I mod i_messages;
+mod i_messages;
 
-//I mod i_processes;
+mod i_processes;
 
-//I mod score;
+mod score;
 
 /// Returns whether time is paused here, so that it passes only when nobody has anything to do.
 pub(crate) fn is_paused() -> bool {

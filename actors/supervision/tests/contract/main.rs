@@ -6,6 +6,12 @@ mod fixtures;
 
 mod cases;
 
+mod soak;
+
+mod storm;
+
+mod differential;
+
 mod starting;
 
 mod stopping;

@@ -80,14 +80,15 @@ cases! {
             let doomed = [&b, &d].map(|room| room.socket.actor().unwrap());
             doomed.iter().for_each(|actor| actor.kill());
             let mut seen = Vec::new();
+            let is_end = |event: &Event| event.generation == 1 && ["b", "d"].contains(&event.path.as_str())
+                && matches!(event.kind, EventKind::Failed { .. } | EventKind::ShutdownFailed { .. });
             until(|| {
                 seen.extend(told(&mut events));
-                let ends = ["b", "d"].map(|id| seen.iter().any(|event: &Event| event.path == id && event.generation == 1
-                    && matches!(event.kind, EventKind::Failed { .. } | EventKind::ShutdownFailed { .. })));
-                ends == [true; 2]
+                seen.iter().filter(|event| is_end(event)).count() == 2
             })
             .await;
-            let apart = seen.iter().any(|event| event.kind == EventKind::Started);
+            let both = seen.iter().rposition(is_end).unwrap();
+            let apart = seen[..both].iter().any(|event| event.kind == EventKind::Started);
             if apart {
                 assert!(attempt < 200, "the two never ended in one instant");
                 continue;
@@ -137,7 +138,8 @@ async fn group_retried(strategy: Strategy, expected: &[&str]) {
         let log = Log::default();
         let [a, b] = rooms(&log, ["a", "b"]);
         let c = with("c", &log, |habits| habits.start_failing = 2);
-        let spec = [&a, &b, &c].iter().fold(allowing(restarts_max, "house", strategy), |spec, room| spec.child(room.spec()));
+        let spec =
+            [&a, &b, &c].iter().fold(allowing(restarts_max, "house", strategy), |spec, room| spec.child(room.spec()));
         let tree = start(spec).await.unwrap();
         log.taken();
         b.tell(Order::Panic("ouch"));
