@@ -48,15 +48,20 @@
 //! # What a room can rely on
 //!
 //! - **Order.** Children start in the order of the spec, each after the one before has finished its `pre_start`. They stop
-//!   in the reverse order, one at a time, with `post_stop` run, leaves before their supervisor.
+//!   in the reverse order, one at a time, with `post_stop` run, leaves before their supervisor; also when a supervisor was
+//!   killed.
 //! - **Restart.** A panic, an `Err` from a handler, a kill and a stall are failures; a stop is not, whatever reason text
 //!   it carries. The first restart is immediate, later ones wait with exponential back-off and jitter until the room has
 //!   been healthy for a while.
-//! - **Escalation.** More restarts than [`Intensity`] allows make the supervisor stop its children and fail towards its
-//!   own parent; at the root the tree [ends](Tree::ended) with [`Ended::GaveUp`].
+//! - **Escalation.** More restarts than [`Intensity`] allows, or more in a row than [`ChildSpec::failures_max`], make the
+//!   supervisor stop its children and end towards its own parent; at the root the tree [ends](Tree::ended) with
+//!   [`Ended::GaveUp`].
+//! - **Administration.** [`Control`] starts, terminates, restarts, deletes, lists and counts children as OTP does, at any
+//!   time, without counting as a restart.
 //! - **Addresses.** A [`Socket`] and its [`Outlet`]s find whichever generation of a room is plugged in now. Nothing is kept
-//!   for a room that is down: the sender is told [`Down`] at once.
-//! - **Bounds.** ractor's mailboxes have none, so each socket counts what waits and refuses above its limit.
+//!   for a room that is down: the sender is told [`Down`] at once. What is lost with a room is [told](EventKind::Lost).
+//! - **Bounds.** ractor's mailboxes have none, so each socket counts what waits and does above its limit as its [`Mailbox`]
+//!   says.
 //!
 //! # What it cannot do
 //!

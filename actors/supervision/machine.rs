@@ -333,8 +333,14 @@ impl Machine {
         if again {
             self.restart_or_leave(key, &reason, dice);
         } else {
+            let done = self.is_done_with(key, &rules);
+            if done {
+                self.effects.push(Effect::ShuttingDown { key });
+            }
             self.leave(key);
-            self.close_if_done(key, &rules);
+            if done {
+                self.close(Outcome::Done { key });
+            }
         }
     }
 
@@ -368,20 +374,17 @@ impl Machine {
         }
     }
 
-    /// Ends the supervisor when its significant children are done, of which this is one.
-    fn close_if_done(&mut self, key: Key, rules: &Rules) {
+    /// Returns whether the supervisor has nothing left to wait for, now that this child is down for good.
+    fn is_done_with(&self, key: Key, rules: &Rules) -> bool {
         // A child that is about to come up again is not done either.
-        let is_active = |(key, child): (&Key, &Child)| {
-            child.rules.significant && (child.stage != Stage::Down || self.wanted.contains(key))
+        let is_active = |(other, child): (&Key, &Child)| {
+            *other != key && child.rules.significant && (child.stage != Stage::Down || self.wanted.contains(other))
         };
-        let done = match self.flags.auto_shutdown {
-            AutoShutdown::Never => false,
-            AutoShutdown::Any => true,
-            AutoShutdown::All => !self.children.iter().any(is_active),
-        };
-        if rules.significant && done {
-            self.effects.push(Effect::ShuttingDown { key });
-            self.close(Outcome::Done { key });
-        }
+        rules.significant
+            && match self.flags.auto_shutdown {
+                AutoShutdown::Never => false,
+                AutoShutdown::Any => true,
+                AutoShutdown::All => !self.children.iter().any(is_active),
+            }
     }
 }

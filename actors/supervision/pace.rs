@@ -86,10 +86,10 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(10_000) })]
 
         #[test]
-        fn a_window_allows_what_counting_all_restarts_in_it_allows(
+        fn case_043_a_window_allows_what_counting_all_restarts_in_it_allows(
             restarts_max in 0_u32..5,
             within_ms in 1_u64..5_000,
             gaps_ms in proptest::collection::vec(0_u64..3_000, 0..60),
@@ -107,7 +107,7 @@ mod tests {
         }
 
         #[test]
-        fn a_wait_lies_within_the_jitter_around_its_doubled_length(
+        fn case_077_a_wait_lies_within_the_jitter_around_its_doubled_length(
             failures in 1_i32..80,
             dice in 0.0_f64..1.0,
             jitter_ratio in 0.0_f64..=1.0,

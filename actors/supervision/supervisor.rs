@@ -144,6 +144,8 @@ pub(crate) struct State {
     unstarted: Option<Unstarted>,
     verdict: Arc<OnceLock<Verdict>>,
     stalls: stalls::Watch,
+    /// What is to be answered at the end of the current step.
+    answers: Vec<Box<dyn FnOnce() + Send>>,
     outcome: Option<Outcome>,
 }
 
@@ -166,6 +168,7 @@ impl State {
             unstarted: None,
             verdict: brief.verdict,
             stalls: stalls::Watch::default(),
+            answers: Vec::new(),
             outcome: None,
         };
         for charge in &blueprint.charges {
@@ -189,6 +192,10 @@ impl State {
         let now = Instant::now().saturating_duration_since(self.shared.epoch);
         for effect in self.machine.on(now, rand::random(), event) {
             self.carry_out(effect);
+        }
+        // Who hears an answer finds everything as the answer says.
+        for answer in std::mem::take(&mut self.answers) {
+            answer();
         }
     }
 
@@ -253,12 +260,11 @@ impl State {
             // The one who waited for the boot may have gone.
             let _ = boot.send(Err(self.why_not_booted(&outcome)));
         }
-        let reason = match outcome {
-            Outcome::Stopped | Outcome::BootFailed { .. } => None,
-            Outcome::GaveUp { key, reason } => Some(format!("it gave up on {}: {reason}", self.path_of(key))),
-            Outcome::Done { key } => Some(format!("{} is done", self.path_of(key))),
-        };
-        if let Some(reason) = reason {
+        if let Some(verdict) = self.verdict.get() {
+            let reason = match verdict {
+                Verdict::GaveUp { path, reason } => format!("it gave up on {path}: {reason}"),
+                Verdict::Done { path } => format!("{path} is done"),
+            };
             vitals::here(|vitals| vitals.note_exit(Exit::Shutdown(reason)));
         }
         myself.stop(None);
@@ -267,7 +273,7 @@ impl State {
     fn why_not_booted(&mut self, outcome: &Outcome) -> Unstarted {
         match outcome {
             Outcome::Stopped => Unstarted::because(crate::machine::CALLED_OFF),
-            Outcome::Done { key } => Unstarted::because(format!("{} is done", self.path_of(*key))),
+            Outcome::Done { .. } => Unstarted::because("its significant children were done before it was up"),
             Outcome::GaveUp { key, reason } => {
                 Unstarted::Failed { path: Some(self.path_of(*key)), reason: reason.clone() }
             }

@@ -128,7 +128,8 @@ impl Machine {
                 self.effects.push(Effect::Finished(outcome.clone()));
                 self.phase = Phase::Closed;
             }
-            (_, Some(Group::TearingDown { delay })) if delay.is_zero() => self.group = Some(Group::Rising),
+            // Also without a delay the start is an event of its own: whoever ended in the same instant is heard before it, and
+            // joins this restart.
             (_, Some(Group::TearingDown { delay })) => {
                 self.tokens += 1;
                 self.group = Some(Group::Waiting { token: self.tokens });

@@ -9,6 +9,8 @@ use super::*;
 use crate::spec::{Backoff, Intensity};
 use Restart::{Permanent, Temporary, Transient};
 
+mod model;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 /// How the children of a world hang together; nothing where they come and go.
@@ -324,7 +326,7 @@ fn a_start_that_fails_at_boot_undoes_the_earlier_ones_in_reverse() {
 }
 
 #[test]
-fn a_stale_timer_does_nothing() {
+fn case_078_a_stale_timer_does_nothing() {
     let mut world = World::booted(Some(Strategy::OneForOne), 5, &[Permanent]);
     for timer in [Timer::Start, Timer::Stop, Timer::Kill, Timer::Backoff] {
         for generation in [0, 1, 2] {
@@ -422,10 +424,10 @@ fn happen(world: &mut World, what: u8, whom: usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(5_000) })]
 
     #[test]
-    fn whatever_happens_no_child_lives_twice_and_a_shutdown_takes_all_down(
+    fn case_093_whatever_happens_no_child_lives_twice_and_a_shutdown_takes_all_down(
         order in orders(),
         restarts_max in 0_u32..6,
         children in proptest::collection::vec(restarts(), 0..6),
@@ -443,7 +445,7 @@ proptest! {
     }
 
     #[test]
-    fn left_alone_everything_permanent_comes_up_again(
+    fn case_093_left_alone_everything_permanent_comes_up_again(
         order in orders(),
         children in proptest::collection::vec(Just(Permanent), 0..6),
         happenings in proptest::collection::vec((0_u8..8, any::<usize>()), 0..80),

@@ -8,7 +8,7 @@ use super::{Msg, State, Verdict, answer};
 use crate::branch::Kind;
 use crate::control::{ChildError, Started};
 use crate::event::{EventKind, Exit};
-use crate::launch::Launch;
+use crate::launch::{Launch, told};
 use crate::machine::{Effect, Key, Timer};
 use crate::tree::StartError;
 use crate::vitals::Vitals;
@@ -22,6 +22,7 @@ impl State {
             Effect::Kill { key, .. } => self.at(key, Place::kill),
             Effect::Arm { key, generation, timer, after } => self.arm(key, generation, timer, after),
             Effect::Disarm { key } => self.at(key, Place::disarm),
+            Effect::ArmGroup { token, after } if after.is_zero() => told(&self.myself, Msg::GroupDue { token }),
             Effect::ArmGroup { token, after } => {
                 self.after(after, Msg::GroupDue { token });
             }
@@ -30,7 +31,7 @@ impl State {
             Effect::GivingUp { key, reason } => self.giving_up(key, reason),
             Effect::ShuttingDown { key } => self.shutting_down(key),
             Effect::Abandon { key, .. } => self.abandon(key),
-            Effect::Rest { key } => self.at(key, Place::answer_terminations),
+            Effect::Rest { key } => self.rest(key),
             Effect::Forget { key } => self.forget(key),
             Effect::Booted => {
                 if let Some(boot) = self.boot.take() {
@@ -95,16 +96,25 @@ impl State {
                 }
                 _ => StartError::Child { path: place.charge.node.path.as_ref().to_owned(), reason },
             };
-            answer(added, outcome.map_err(failure));
+            let outcome = outcome.map_err(failure);
+            self.answers.push(Box::new(move || answer(added, outcome)));
         } else if let Some(restarted) = place.restarted.take() {
-            answer(restarted, outcome.map_err(|reason| ChildError::NotStarted { id, reason }));
+            let outcome = outcome.map_err(|reason| ChildError::NotStarted { id, reason });
+            self.answers.push(Box::new(move || answer(restarted, outcome)));
+        }
+    }
+
+    fn rest(&mut self, key: Key) {
+        let Some(place) = self.places.get_mut(&key) else { return };
+        for terminated in place.terminated.drain(..) {
+            self.answers.push(Box::new(move || answer(terminated, Ok(()))));
         }
     }
 
     fn forget(&mut self, key: Key) {
+        self.rest(key);
         let Some(mut place) = self.places.remove(&key) else { return };
         place.disarm();
-        place.answer_terminations();
         self.blueprint.node.disown(key);
         let id = place.charge.node.id();
         if self.keys.get(id) == Some(&key) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ractor::{ActorCell, ActorRef};
 use tokio::task::{AbortHandle, JoinHandle};
 
-use super::{Msg, answer, orphans};
+use super::{Msg, orphans};
 use crate::blueprint::Charge;
 use crate::branch::{Kind, Node};
 use crate::control::{ChildError, Reply, Started};
@@ -62,12 +62,6 @@ impl Place {
     pub(super) fn disarm(&mut self) {
         if let Some(timer) = self.timer.take() {
             timer.abort();
-        }
-    }
-
-    pub(super) fn answer_terminations(&mut self) {
-        for reply in self.terminated.drain(..) {
-            answer(reply, Ok(()));
         }
     }
 }
@@ -133,6 +127,8 @@ async fn await_end(
     }
     // Who leaves no word was killed, or its task was cancelled.
     vitals.note_exit(Exit::Killed);
+    // Whoever sends from now on is refused, so that what waits is what is lost.
+    vitals.retire();
     let (exit, loss) = (vitals.exit().unwrap_or(Exit::Killed), vitals.loss());
     if node.kind != Kind::Actor && exit == Exit::Killed {
         // Rare and large, so it is kept apart.

@@ -45,6 +45,7 @@ impl State {
                 stalled.push((*key, silent, activity.name()));
             }
         }
+        stalled.sort_unstable();
         for (key, silent, handling) in stalled {
             let Some(place) = self.places.get(&key) else { continue };
             let generation = place.charge.node.generation();
