@@ -101,6 +101,7 @@ pub(crate) struct Vitals {
     epoch: Instant,
     born_at: u64,
     busy_since: AtomicU64,
+    is_at_work: AtomicBool,
     progress_at: AtomicU64,
     busy_for: AtomicU64,
     handled: AtomicU64,
@@ -123,6 +124,7 @@ impl Vitals {
             epoch,
             born_at: IDLE,
             busy_since: AtomicU64::new(IDLE),
+            is_at_work: AtomicBool::new(false),
             progress_at: AtomicU64::new(IDLE),
             busy_for: AtomicU64::new(0),
             handled: AtomicU64::new(0),
@@ -154,33 +156,48 @@ impl Vitals {
 
     /// Runs one handler of this actor: keeps the clocks, and writes down how the actor ends if the handler fails.
     pub(crate) fn attend<F>(self: &Arc<Self>, activity: Activity, work: F) -> Attended<F> {
-        Attended { vitals: Arc::clone(self), activity, since: IDLE, work }
+        Attended { vitals: Arc::clone(self), activity, has_begun: false, work }
     }
 
-    fn begin(&self, activity: Activity) -> u64 {
+    fn begin(&self, activity: Activity) {
         let now = self.now();
         *self.activity.lock().unwrap_or_else(PoisonError::into_inner) = activity;
+        self.close_account(now);
         self.progress_at.store(now, Ordering::Release);
         self.busy_since.store(now, Ordering::Release);
-        now
+        self.is_at_work.store(true, Ordering::Release);
     }
 
-    fn finish(&self, since: u64) {
-        self.busy_for.fetch_add(self.now().saturating_sub(since), Ordering::Relaxed);
-        self.busy_since.store(IDLE, Ordering::Release);
+    fn finish(&self) {
+        self.is_at_work.store(false, Ordering::Release);
+        // While more waits, the end of this handler is the begin of the next, which looks at the clock anyway.
+        if self.waiting() == 0 {
+            self.close_account(self.now());
+            self.busy_since.store(IDLE, Ordering::Release);
+        }
+    }
+
+    /// Adds what was worked since the last begin; only the actor's own task does, so that no two can race.
+    fn close_account(&self, now: u64) {
+        let since = self.busy_since.load(Ordering::Relaxed);
+        if since != IDLE {
+            let worked = self.busy_for.load(Ordering::Relaxed) + now.saturating_sub(since);
+            self.busy_for.store(worked, Ordering::Relaxed);
+        }
     }
 
     /// Returns what the running handler is at, and for how long; nothing when idle.
     pub(crate) fn busy(&self) -> Option<(Activity, Duration)> {
         let since = self.busy_since.load(Ordering::Acquire);
         let activity = *self.activity.lock().unwrap_or_else(PoisonError::into_inner);
-        (since != IDLE).then(|| (activity, self.since(since)))
+        self.is_at_work.load(Ordering::Acquire).then(|| (activity, self.since(since)))
     }
 
     /// Returns for how long the running handler has made no progress; nothing when idle.
     pub(crate) fn silent_for(&self) -> Option<Duration> {
         let since = self.busy_since.load(Ordering::Acquire);
-        (since != IDLE).then(|| self.since(since.max(self.progress_at.load(Ordering::Acquire))))
+        let progress_at = self.progress_at.load(Ordering::Acquire);
+        self.is_at_work.load(Ordering::Acquire).then(|| self.since(since.max(progress_at)))
     }
 
     /// Returns how long ago this incarnation's start began.
@@ -213,7 +230,8 @@ impl Vitals {
     }
 
     pub(crate) fn count_handled(&self) {
-        self.handled.fetch_add(1, Ordering::Relaxed);
+        // Nobody else counts, so it need not be one step.
+        self.handled.store(self.handled.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
     pub(crate) fn handled(&self) -> u64 {
@@ -316,7 +334,7 @@ pin_project! {
     pub(crate) struct Attended<F> {
         vitals: Arc<Vitals>,
         activity: Activity,
-        since: u64,
+        has_begun: bool,
         #[pin]
         work: F,
     }
@@ -328,8 +346,8 @@ impl<T, F: Future<Output = Result<T, ActorProcessingErr>>> Future for Attended<F
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let (vitals, work) = (this.vitals, this.work);
-        if *this.since == IDLE {
-            *this.since = vitals.begin(*this.activity);
+        if !std::mem::replace(this.has_begun, true) {
+            vitals.begin(*this.activity);
         }
         let step = || panic::catch_unwind(AssertUnwindSafe(|| work.poll(context)));
         let outcome = match CURRENT.sync_scope(Arc::clone(vitals), step) {
@@ -343,7 +361,7 @@ impl<T, F: Future<Output = Result<T, ActorProcessingErr>>> Future for Attended<F
                 Err(text.into())
             }
         };
-        vitals.finish(*this.since);
+        vitals.finish();
         Poll::Ready(outcome)
     }
 }

@@ -70,7 +70,8 @@ impl<A: Actor> Actor for Watched<A> {
         message: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        if self.fresh.swap(false, Ordering::Relaxed) {
+        if self.fresh.load(Ordering::Relaxed) {
+            self.fresh.store(false, Ordering::Relaxed);
             // ractor has just told the supervisor of the start, which left the supervisor's task in this worker's next-task slot,
             // where no other worker finds it. A first message that blocks the thread would thus also block the supervisor, the
             // only one who could notice. So the worker is let go once.
