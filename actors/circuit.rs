@@ -221,7 +221,7 @@ impl Circuit {
             tokio::spawn(async move {
                 match start_once_there(&nursery, spec).await {
                     // A coordinator that was restarted sends for what runs already: it goes on.
-                    Ok(()) | Err(StartError::AlreadyPresent { .. }) => {}
+                    Ok(()) | Err(StartError::AlreadyStarted { .. }) => {}
                     // A coordinator that is down finds the experiment without an end when it is back.
                     Err(error) => {
                         left.send(ChildExit { id, exit: Exit::Failed(error.to_string()) }).ok();
@@ -332,10 +332,10 @@ async fn start_once_there(nursery: &Nursery, spec: impl Fn() -> ChildSpec) -> Re
     for _ in 1..START_TRIES {
         match nursery.start_child(spec()).await {
             Err(StartError::Down(_)) => tokio::time::sleep(START_EVERY).await,
-            answer => return answer,
+            answer => return answer.map(drop),
         }
     }
-    nursery.start_child(spec()).await
+    nursery.start_child(spec()).await.map(drop)
 }
 
 fn group(id: &str, strategy: Strategy, children: Vec<ChildSpec>) -> TreeSpec {

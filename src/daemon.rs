@@ -365,7 +365,7 @@ async fn attend<W: FnMut(&Recorded) + Send>(
             _ = interrupt.recv() => return Ok(End::Asked),
             _ = terminate.recv() => return Ok(End::Asked),
             ended = control.ended() => match ended {
-                Ended::Stopped => return Ok(End::Asked),
+                Ended::Stopped | Ended::Done { .. } => return Ok(End::Asked),
                 Ended::GaveUp { path, reason } => bail!("{path} failed too often: {reason}"),
             },
             _ = tokio::time::timeout(PROJECT_EVERY, appended.changed()) => {}

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
-use crate::branch::{Kind, Node};
+use crate::branch::Node;
 use crate::event::{self, EventKind};
 use crate::launch::{self, Start};
-use crate::machine::Order;
+use crate::machine::Key;
 use crate::nursery::Nursery;
-use crate::spec::{Intensity, Member, Rules, TreeSpec};
+use crate::socket::{Mailbox, Socket};
+use crate::spec::{self, ChildSpec, Flags, Needed, Rules, TreeSpec};
+use crate::supervisor::Msg;
 
 /// What all supervisors of one tree share.
 #[derive(Debug)]
@@ -22,71 +24,104 @@ pub(crate) struct Shared {
 impl Shared {
     /// Tells the log, the watchers and the snapshot about one step.
     pub(crate) fn tell(&self, node: &Node, generation: u64, kind: EventKind) {
-        let path = &node.path;
-        match &kind {
-            EventKind::Started => tracing::info!(path, generation, "started"),
-            EventKind::Stopped => tracing::info!(path, generation, "stopped"),
-            EventKind::RestartScheduled { delay } => tracing::info!(path, generation, ?delay, "restart scheduled"),
-            EventKind::Failed { reason } => tracing::warn!(path, generation, reason, "failed"),
-            EventKind::Stalled { silent } => tracing::warn!(path, generation, ?silent, "stalled"),
-            EventKind::GaveUp { reason } => tracing::error!(path, generation, reason, "gave up"),
-            EventKind::Leaked => tracing::error!(path, generation, "leaked"),
-        }
-        node.show(&kind);
+        let (rules, elapsed) = node.show(&kind);
+        let Rules { restart, shutdown, .. } = *rules;
+        let event = event::Event { path: node.path.as_ref().to_owned(), generation, restart, shutdown, elapsed, kind };
+        log(&event);
         // Nobody has to listen.
-        let _ = self.events.send(event::Event { path: path.clone(), generation, kind });
+        let _ = self.events.send(event);
+    }
+}
+
+/// Writes one step to the log, with everything that is known of it as fields.
+fn log(event: &event::Event) {
+    let event::Event { path, generation, restart, shutdown, elapsed, kind } = event;
+    let supervisor = event.supervisor();
+    macro_rules! say {
+        ($level:ident, $text:literal $(, $field:ident)*) => {
+            tracing::$level!(supervisor, path, generation, ?restart, ?shutdown, ?elapsed $(, ?$field)*, $text)
+        };
+    }
+    match kind {
+        EventKind::Started => say!(info, "started"),
+        EventKind::Stopped => say!(info, "stopped"),
+        EventKind::AutoShutdown => say!(info, "done"),
+        EventKind::RestartScheduled { delay } => say!(info, "restart scheduled", delay),
+        EventKind::StartFailed { reason } => say!(warn, "start failed", reason),
+        EventKind::StartedAfresh { reason } => say!(warn, "started afresh", reason),
+        EventKind::Failed { reason } => say!(warn, "failed", reason),
+        EventKind::ShutdownFailed { reason } => say!(warn, "shutdown failed", reason),
+        EventKind::Lost { handling, waiting } => say!(warn, "messages lost", handling, waiting),
+        EventKind::Stalled { silent, handling } => say!(warn, "stalled", silent, handling),
+        EventKind::GaveUp { reason } => say!(error, "gave up", reason),
+        EventKind::Leaked => say!(error, "leaked"),
     }
 }
 
 /// What a supervisor is made from; kept over its restarts.
 pub(crate) struct Blueprint {
     pub(crate) node: Arc<Node>,
-    pub(crate) order: Order,
-    pub(crate) intensity: Intensity,
+    pub(crate) flags: Flags,
     pub(crate) charges: Vec<Charge>,
     pub(crate) nursery: Option<Nursery>,
+    pub(crate) needed: Option<Needed>,
+    pub(crate) socket: Socket<Msg>,
 }
 
 /// A child as its supervisor knows it before any start.
 #[derive(Clone)]
 pub(crate) struct Charge {
     pub(crate) node: Arc<Node>,
-    pub(crate) rules: Rules,
+    pub(crate) rules: Arc<Rules>,
     pub(crate) start: Start,
 }
 
+/// Returns where a supervisor hears that is not a nursery. What it is told has no bound: an operator is never refused.
+pub(crate) fn socket(id: &str) -> Socket<Msg> {
+    Socket::with(id, Mailbox { in_flight_max: usize::MAX, ..Mailbox::default() })
+}
+
 impl Blueprint {
-    /// Draws up the supervisor at `node` and all that stands below it.
-    pub(crate) fn of(spec: TreeSpec, node: Arc<Node>) -> Blueprint {
-        let mut charges = Vec::new();
-        for member in spec.members {
-            let charge = match member {
-                Member::Actor(child) => {
-                    let node = node.below(&child.id, Kind::Actor);
-                    Charge { node, rules: child.rules, start: child.start }
-                }
-                Member::Tree(tree) => {
-                    let node = node.below(&tree.id, Kind::Supervisor);
-                    let rules = Rules { backoff: tree.backoff, ..Rules::of_a_supervisor() };
-                    let start = launch::of_supervisor(Arc::new(Blueprint::of(tree, Arc::clone(&node))));
-                    Charge { node, rules, start }
-                }
-                Member::Nursery(id, nursery) => {
-                    let node = node.below(&id, Kind::Nursery);
-                    nursery.settle_at(Arc::clone(&node));
-                    let blueprint = Blueprint {
-                        node: Arc::clone(&node),
-                        order: Order::Dynamic,
-                        intensity: spec.intensity,
-                        charges: Vec::new(),
-                        nursery: Some(nursery),
-                    };
-                    Charge { node, rules: Rules::of_a_supervisor(), start: launch::of_supervisor(Arc::new(blueprint)) }
-                }
-            };
-            node.adopt(Arc::clone(&charge.node));
-            charges.push(charge);
+    /// Draws up a whole tree.
+    pub(crate) fn of(tree: TreeSpec) -> Blueprint {
+        let socket = tree.nursery.as_ref().map_or_else(|| socket(&tree.id), Nursery::socket);
+        let node = Node::root(&tree.id, socket.clone());
+        Blueprint::at(node, tree, socket)
+    }
+
+    fn at(node: Arc<Node>, tree: TreeSpec, socket: Socket<Msg>) -> Blueprint {
+        if let Some(nursery) = &tree.nursery {
+            nursery.settle_at(Arc::clone(&node));
         }
-        Blueprint { node, order: Order::Static(spec.strategy), intensity: spec.intensity, charges, nursery: None }
+        let charges = tree.children.into_iter().map(|child| Charge::below(&node, child)).collect();
+        let TreeSpec { flags, nursery, needed, .. } = tree;
+        let blueprint = Blueprint { node, flags, charges, nursery, needed, socket };
+        blueprint.reset();
+        blueprint
+    }
+
+    /// Lets the place show the children of the blueprint and no others.
+    pub(crate) fn reset(&self) {
+        self.node.disown_all();
+        for (key, charge) in (0..).zip(&self.charges) {
+            self.node.adopt(key as Key, Arc::clone(&charge.node));
+        }
+    }
+}
+
+impl Charge {
+    /// Draws up a child, and all that stands below it, at a new place below `node`.
+    pub(crate) fn below(node: &Node, child: ChildSpec) -> Charge {
+        let rules = Arc::new(child.rules);
+        let place = Arc::new(node.below(&child.id, child.kind(), Arc::clone(&rules)));
+        let start = match child.start {
+            spec::Start::Actor(start) => start,
+            spec::Start::Supervisor(tree) => {
+                let socket = tree.nursery.as_ref().map_or_else(|| socket(&tree.id), Nursery::socket);
+                place.open(socket.clone());
+                launch::of_supervisor(Arc::new(Blueprint::at(Arc::clone(&place), tree, socket)))
+            }
+        };
+        Charge { node: place, rules, start }
     }
 }

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorCell, Message, SpawnErr};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::blueprint::{Blueprint, Shared};
-use crate::event::Exit;
+use crate::event::{Exit, Ignore};
+use crate::machine::CALLED_OFF;
 use crate::socket::Socket;
 use crate::supervisor::{Brief, Msg, Supervisor};
 use crate::vitals::{Vitals, caught};
@@ -23,11 +24,8 @@ type Starting = Pin<Box<dyn Future<Output = Result<Live, Unstarted>> + Send>>;
 
 /// What a start is given.
 pub(crate) struct Launch {
-    pub(crate) supervisor: ActorCell,
     pub(crate) vitals: Arc<Vitals>,
     pub(crate) limit: Option<Duration>,
-    /// Turns true when the start is no longer wanted.
-    pub(crate) cancel: watch::Receiver<bool>,
     pub(crate) shared: Arc<Shared>,
 }
 
@@ -35,27 +33,30 @@ pub(crate) struct Launch {
 pub(crate) struct Live {
     pub(crate) cell: ActorCell,
     pub(crate) join: JoinHandle<()>,
-    pub(crate) stop: Stop,
 }
-
-/// Asks a child to stop gracefully.
-pub(crate) type Stop = Box<dyn Fn() + Send + Sync>;
 
 /// Why a child is not up.
 #[derive(Clone, Debug)]
-pub(crate) struct Unstarted {
-    /// Who failed, if it is not the child itself but stands below it.
-    pub(crate) path: Option<String>,
-    pub(crate) reason: String,
+pub(crate) enum Unstarted {
+    /// It need not run.
+    Ignored,
+    Failed {
+        /// Who failed, if it is not the child itself but stands below it.
+        path: Option<String>,
+        reason: String,
+    },
 }
 
 impl Unstarted {
     pub(crate) fn because(reason: impl Into<String>) -> Self {
-        Unstarted { path: None, reason: reason.into() }
+        Unstarted::Failed { path: None, reason: reason.into() }
     }
 }
 
 /// Returns what starts an actor and plugs it into `socket`.
+///
+/// It is not linked to its supervisor: ractor kills what is linked to an actor that ends, and a supervisor that is killed
+/// would take its children along before their `post_stop`. Who waits for the supervisor brings them down instead.
 pub(crate) fn of_actor<A: Actor>(
     socket: Socket<A::Msg>,
     make: impl Fn() -> (A, A::Arguments) + Send + Sync + 'static,
@@ -67,25 +68,20 @@ pub(crate) fn of_actor<A: Actor>(
             let vitals = Arc::clone(&launch.vitals);
             let spawn = async {
                 let (actor, arguments) = make();
-                let watched = Watched::new(actor, launch.vitals, Some(socket));
-                Actor::spawn_linked(None, watched, arguments, launch.supervisor).await
+                Actor::spawn(None, Watched::new(actor, launch.vitals, Some(socket)), arguments).await
             };
             let spawned = tokio::select! {
                 biased;
                 spawned = caught(limited(launch.limit, spawn)) => spawned,
-                () = cancelled(launch.cancel) => Err("it was stopped while starting".to_owned()),
+                () = vitals.called_off() => Err(CALLED_OFF.to_owned()),
             };
-            let reason = match spawned {
-                Ok(Ok(Ok((actor, join)))) => {
-                    let cell = actor.get_cell();
-                    return Ok(Live { cell, join, stop: Box::new(move || actor.stop(None)) });
-                }
-                Ok(Ok(Err(error))) => reason(&vitals, &error),
-                Ok(Err(late)) => late,
-                Err(panic) => panic,
+            let unstarted = match spawned {
+                Ok(Ok(Ok((actor, join)))) => return Ok(Live { cell: actor.get_cell(), join }),
+                Ok(Ok(Err(error))) => unstarted(&vitals, &error),
+                Ok(Err(reason)) | Err(reason) => Unstarted::because(reason),
             };
             vitals.retire();
-            Err(Unstarted::because(reason))
+            Err(unstarted)
         })
     })
 }
@@ -95,28 +91,26 @@ pub(crate) fn of_supervisor(blueprint: Arc<Blueprint>) -> Start {
     Arc::new(move |launch| {
         let blueprint = Arc::clone(&blueprint);
         Box::pin(async move {
-            let socket = blueprint.nursery.as_ref().map(crate::nursery::Nursery::socket);
-            let (boot, booted) = oneshot::channel();
+            if blueprint.needed.as_ref().is_some_and(|needed| !needed()) {
+                return Err(Unstarted::Ignored);
+            }
+            let (boot, mut booted) = oneshot::channel();
+            let socket = blueprint.socket.clone();
             let brief = Brief { blueprint, shared: launch.shared, boot, verdict: Arc::default() };
-            let watched = Watched::new(Supervisor, Arc::clone(&launch.vitals), socket);
-            let (actor, join) = Actor::spawn_linked(None, watched, brief, launch.supervisor)
-                .await
-                .map_err(|error| Unstarted::because(reason(&launch.vitals, &error)))?;
-            let mut booted = booted;
+            let watched = Watched::new(Supervisor, Arc::clone(&launch.vitals), Some(socket));
+            let (actor, join) =
+                Actor::spawn(None, watched, brief).await.map_err(|error| unstarted(&launch.vitals, &error))?;
             let outcome = tokio::select! {
                 biased;
                 outcome = &mut booted => outcome,
-                () = cancelled(launch.cancel) => {
+                () = launch.vitals.called_off() => {
                     // It takes down in order what it has started so far, and then answers.
                     told(&actor, Msg::Shutdown);
                     booted.await
                 }
             };
             match outcome {
-                Ok(Ok(())) => {
-                    let cell = actor.get_cell();
-                    Ok(Live { cell, join, stop: Box::new(move || told(&actor, Msg::Shutdown)) })
-                }
+                Ok(Ok(())) => Ok(Live { cell: actor.get_cell(), join }),
                 Ok(Err(unstarted)) => {
                     ended(join).await;
                     Err(unstarted)
@@ -144,13 +138,6 @@ pub(crate) async fn ended(join: JoinHandle<()>) {
     }
 }
 
-async fn cancelled(mut cancel: watch::Receiver<bool>) {
-    if cancel.wait_for(|cancelled| *cancelled).await.is_err() {
-        // The supervisor is gone without having cancelled anything; ractor takes its children along.
-        std::future::pending::<()>().await;
-    }
-}
-
 async fn limited<T>(limit: Option<Duration>, work: impl Future<Output = T>) -> Result<T, String> {
     match limit {
         Some(limit) => {
@@ -161,13 +148,18 @@ async fn limited<T>(limit: Option<Duration>, work: impl Future<Output = T>) -> R
 }
 
 /// Returns why a start failed: what the actor itself left behind, or else what ractor says.
-fn reason(vitals: &Vitals, error: &SpawnErr) -> String {
-    match vitals.exit() {
+fn unstarted(vitals: &Vitals, error: &SpawnErr) -> Unstarted {
+    if let SpawnErr::StartupFailed(inner) = error
+        && inner.is::<Ignore>()
+    {
+        return Unstarted::Ignored;
+    }
+    Unstarted::because(match vitals.exit() {
         Some(Exit::Failed(reason)) => reason,
         Some(exit) => exit.to_string(),
         None => match error {
             SpawnErr::StartupFailed(inner) => inner.to_string(),
             _ => error.to_string(),
         },
-    }
+    })
 }

@@ -48,15 +48,20 @@
 //! # What a room can rely on
 //!
 //! - **Order.** Children start in the order of the spec, each after the one before has finished its `pre_start`. They stop
-//!   in the reverse order, one at a time, with `post_stop` run, leaves before their supervisor.
+//!   in the reverse order, one at a time, with `post_stop` run, leaves before their supervisor; also when a supervisor was
+//!   killed.
 //! - **Restart.** A panic, an `Err` from a handler, a kill and a stall are failures; a stop is not, whatever reason text
 //!   it carries. The first restart is immediate, later ones wait with exponential back-off and jitter until the room has
 //!   been healthy for a while.
-//! - **Escalation.** More restarts than [`Intensity`] allows make the supervisor stop its children and fail towards its
-//!   own parent; at the root the tree [ends](Tree::ended) with [`Ended::GaveUp`].
+//! - **Escalation.** More restarts than [`Intensity`] allows, or more in a row than [`ChildSpec::failures_max`], make the
+//!   supervisor stop its children and end towards its own parent; at the root the tree [ends](Tree::ended) with
+//!   [`Ended::GaveUp`].
+//! - **Administration.** [`Control`] starts, terminates, restarts, deletes, lists and counts children as OTP does, at any
+//!   time, without counting as a restart.
 //! - **Addresses.** A [`Socket`] and its [`Outlet`]s find whichever generation of a room is plugged in now. Nothing is kept
-//!   for a room that is down: the sender is told [`Down`] at once.
-//! - **Bounds.** ractor's mailboxes have none, so each socket counts what waits and refuses above its limit.
+//!   for a room that is down: the sender is told [`Down`] at once. What is lost with a room is [told](EventKind::Lost).
+//! - **Bounds.** ractor's mailboxes have none, so each socket counts what waits and does above its limit as its [`Mailbox`]
+//!   says.
 //!
 //! # What it cannot do
 //!
@@ -92,6 +97,10 @@ mod outlet;
 
 mod nursery;
 
+mod control;
+
+mod checkpoint;
+
 mod pulse;
 
 mod tree;
@@ -101,13 +110,15 @@ mod branch;
 mod event;
 
 pub use branch::{Branch, Kind, State};
-pub use event::{Event, EventKind, Exit};
-pub use nursery::{ChildExit, Nursery};
+pub use checkpoint::Checkpoint;
+pub use control::{Child, ChildError, Control, Count, Presence, Started};
+pub use event::{Event, EventKind, Exit, Ignore};
+pub use nursery::{ChildExit, Nursery, Template};
 pub use outlet::{Collected, Outlet};
-pub use socket::{CallError, Down, IN_FLIGHT_MAX_DEFAULT, Socket};
+pub use socket::{CallError, Down, IN_FLIGHT_MAX_DEFAULT, Mailbox, Poison, Socket, WhenFull};
 pub use spec::{
-    Backoff, ChildSpec, Intensity, KILL_WITHIN_DEFAULT, Restart, START_WITHIN_DEFAULT, STOP_WITHIN_DEFAULT, Shutdown,
-    SpecError, Strategy, TreeSpec,
+    AutoShutdown, Backoff, ChildSpec, FAILURES_MAX_DEFAULT, Flags, Intensity, KILL_WITHIN_DEFAULT, Restart, Rules,
+    START_WITHIN_DEFAULT, STOP_WITHIN_DEFAULT, Shutdown, SpecError, Strategy, TreeSpec,
 };
 pub use tree::{Ended, StartError, StopTimeout, Tree, UnknownChild, start};
-pub use vitals::{Progress, progress};
+pub use vitals::{Progress, progress, start_info};

@@ -4,14 +4,17 @@
 //! the jitter, come in with each event. Every effect that will be answered later carries the generation it was meant for, and
 //! so does the answer: what comes back for a generation that is over changes nothing.
 //!
-//! A child that has to come down is *doomed*, one that has to come up is *wanted*; [`Machine::advance`] looks at both marks
-//! after each event and takes the next steps that the order of the children allows.
+//! A child that has to come down is *doomed*, one that has to come up is *wanted*; [`Machine::advance`] looks at both sets
+//! after each event and takes the next steps that the order of the children allows. Whatever an event costs, it costs no more
+//! with many children than with few, unless it concerns them all.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::event::{EventKind, Exit};
 use crate::pace::Window;
-use crate::spec::{Intensity, Restart, Rules, Shutdown, Strategy};
+use crate::spec::{AutoShutdown, Flags, Restart, Rules, Shutdown, Strategy};
 
 mod vocabulary;
 
@@ -20,9 +23,9 @@ mod steps;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use vocabulary::{BLOCKED_START, Effect, Event, Key, Order, Outcome, Timer};
+pub(crate) use vocabulary::{BLOCKED_START, CALLED_OFF, Effect, Event, Key, Outcome, Stand, Timer};
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Stage {
     Down,
     Starting {
@@ -37,25 +40,43 @@ enum Stage {
     Waiting,
 }
 
+/// Who wants to know how a start goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Errand {
+    /// Nobody: it is a restart.
+    None,
+    Boot,
+    Add,
+    Restart,
+}
+
 #[derive(Debug)]
 struct Child {
-    key: Key,
-    rules: Rules,
+    rules: Arc<Rules>,
     generation: u64,
     stage: Stage,
-    wanted: bool,
-    doomed: bool,
+    errand: Errand,
+    /// Whether it is forgotten once it is down.
+    deleted: bool,
     /// Failures in a row.
     failures: u32,
 }
 
 impl Child {
-    fn new(key: Key, rules: Rules, generation: u64) -> Self {
-        Child { key, rules, generation, stage: Stage::Down, wanted: false, doomed: false, failures: 0 }
+    fn new(rules: Arc<Rules>, generation: u64, errand: Errand) -> Self {
+        Child { rules, generation, stage: Stage::Down, errand, deleted: false, failures: 0 }
     }
 
     fn is_alive(&self) -> bool {
         !matches!(self.stage, Stage::Down | Stage::Waiting)
+    }
+
+    fn is_starting(&self) -> bool {
+        matches!(self.stage, Stage::Starting { .. })
+    }
+
+    fn is_by_hand(&self) -> bool {
+        matches!(self.errand, Errand::Add | Errand::Restart)
     }
 
     /// Forgets earlier failures if the child has been up for long enough.
@@ -86,9 +107,15 @@ enum Group {
 
 #[derive(Debug)]
 pub(crate) struct Machine {
-    order: Order,
+    flags: Flags,
     window: Window,
-    children: Vec<Child>,
+    children: BTreeMap<Key, Child>,
+    doomed: BTreeSet<Key>,
+    /// The doomed ones whose turn to be looked at has come, where there is no order among them.
+    touched: Vec<Key>,
+    wanted: BTreeSet<Key>,
+    /// The one that is being started, where they start one by one.
+    rising: Option<Key>,
     phase: Phase,
     group: Option<Group>,
     tokens: u64,
@@ -98,13 +125,16 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// Returns a machine whose `children` are down; each comes with the generation it last had.
-    pub(crate) fn new(order: Order, intensity: Intensity, children: Vec<(Key, Rules, u64)>) -> Self {
-        let children =
-            children.into_iter().map(|(key, rules, generation)| Child::new(key, rules, generation)).collect();
+    pub(crate) fn new(flags: Flags, children: Vec<(Key, Arc<Rules>, u64)>) -> Self {
+        let boot = |(key, rules, generation)| (key, Child::new(rules, generation, Errand::Boot));
         Machine {
-            order,
-            window: Window::new(intensity),
-            children,
+            flags,
+            window: Window::new(flags.intensity),
+            children: children.into_iter().map(boot).collect(),
+            doomed: BTreeSet::new(),
+            touched: Vec::new(),
+            wanted: BTreeSet::new(),
+            rising: None,
             phase: Phase::Booting,
             group: None,
             tokens: 0,
@@ -115,19 +145,35 @@ impl Machine {
 
     /// Returns whether an answer to this start is still wanted.
     pub(crate) fn is_starting(&self, key: Key, generation: u64) -> bool {
-        let starting = |child: &Child| matches!(child.stage, Stage::Starting { .. });
-        self.find(key, generation).is_some_and(|index| starting(&self.children[index]))
+        self.at(key, generation).is_some_and(Child::is_starting)
     }
 
     /// Returns whether this generation is up, and nobody is about to take it down.
     pub(crate) fn is_up(&self, key: Key, generation: u64) -> bool {
-        let up = |child: &Child| matches!(child.stage, Stage::Up { .. }) && !child.doomed;
-        self.find(key, generation).is_some_and(|index| up(&self.children[index]))
+        let up = |child: &Child| matches!(child.stage, Stage::Up { .. });
+        self.at(key, generation).is_some_and(up) && !self.doomed.contains(&key)
     }
 
     /// Returns whether nothing is started any more.
     pub(crate) fn is_closing(&self) -> bool {
         matches!(self.phase, Phase::Closing(_) | Phase::Closed)
+    }
+
+    /// Returns how the child stands.
+    pub(crate) fn stand(&self, key: Key) -> Stand {
+        let Some(child) = self.children.get(&key) else { return Stand::Down };
+        match child.stage {
+            Stage::Up { .. } | Stage::Stopping | Stage::Killing => Stand::Up,
+            Stage::Starting { .. } if child.errand != Errand::None => Stand::Starting,
+            Stage::Starting { .. } | Stage::Waiting => Stand::Restarting,
+            Stage::Down if !self.wanted.contains(&key) => Stand::Down,
+            Stage::Down if child.errand != Errand::None => Stand::Starting,
+            Stage::Down => Stand::Restarting,
+        }
+    }
+
+    pub(crate) fn flags(&self) -> Flags {
+        self.flags
     }
 
     /// Takes in `event` at `now`, which never runs backwards; `dice` is a random number from 0 to 1 for the jitter.
@@ -142,213 +188,203 @@ impl Machine {
 
     fn take(&mut self, dice: f64, event: Event) {
         match event {
-            Event::Boot => self.children.iter_mut().for_each(|child| child.wanted = true),
+            Event::Boot => self.wanted = self.children.keys().copied().collect(),
             Event::Started { key, generation } => self.started(key, generation),
-            Event::StartFailed { key, generation, reason } => {
-                if let Some(index) = self.find(key, generation) {
-                    self.start_failed(index, reason, dice);
+            Event::Ignored { key, generation } => self.ignored(key, generation),
+            Event::StartFailed { key, generation, reason } => self.start_failed(key, generation, &reason, dice),
+            Event::Exited { key, generation, exit } => self.exited(key, generation, &exit, dice),
+            Event::Stalled { key, generation, silent, handling } => {
+                // One that is about to be taken down gets its time to stop like the others, in its turn.
+                if self.is_up(key, generation) {
+                    let now = self.now;
+                    self.change(key, |child| child.forgive(now));
+                    self.tell(key, EventKind::Stalled { silent, handling });
+                    self.kill(key);
                 }
             }
-            Event::Exited { key, generation, exit } => {
-                if let Some(index) = self.find(key, generation) {
-                    self.exited(index, &exit, dice);
-                }
-            }
-            Event::Stalled { key, generation, silent } => self.stalled(key, generation, silent),
-            Event::Overdue { key, generation, timer } => {
-                if let Some(index) = self.find(key, generation) {
-                    self.overdue(index, timer, dice);
-                }
-            }
+            Event::Overdue { key, generation, timer } => self.overdue(key, generation, timer, dice),
             Event::GroupDue { token } => {
                 if self.group == Some(Group::Waiting { token }) {
                     self.group = Some(Group::Rising);
                 }
             }
             Event::Add { key, rules } => {
-                self.children.push(Child { wanted: true, ..Child::new(key, rules, 0) });
-            }
-            Event::Terminate { key } => {
-                if let Some(child) = self.children.iter_mut().find(|child| child.key == key) {
-                    child.doomed = true;
-                    child.wanted = false;
+                self.children.insert(key, Child::new(rules, 0, Errand::Add));
+                self.wanted.insert(key);
+                if self.is_closing() {
+                    self.terminate(key, true);
                 }
             }
+            Event::Terminate { key, forget } => self.terminate(key, forget),
+            Event::Restart { key } => {
+                self.change(key, |child| (child.errand, child.failures) = (Errand::Restart, 0));
+                self.wanted.insert(key);
+            }
+            Event::Reflag { flags } => {
+                self.flags = flags;
+                self.window.set(flags.intensity);
+            }
+            Event::Revise { key, rules } => self.change(key, |child| child.rules = rules),
             Event::Shutdown => self.close(Outcome::Stopped),
         }
     }
 
-    fn find(&self, key: Key, generation: u64) -> Option<usize> {
-        self.children.iter().position(|child| child.key == key && child.generation == generation)
+    /// Returns the child if this is its current generation.
+    fn at(&self, key: Key, generation: u64) -> Option<&Child> {
+        self.children.get(&key).filter(|child| child.generation == generation)
+    }
+
+    fn change(&mut self, key: Key, change: impl FnOnce(&mut Child)) {
+        if let Some(child) = self.children.get_mut(&key) {
+            change(child);
+        }
+    }
+
+    /// Notes that the child's current step is over, and how it stands now.
+    fn enter(&mut self, key: Key, stage: Stage) {
+        self.change(key, |child| child.stage = stage);
+        self.effects.push(Effect::Disarm { key });
+        if self.rising == Some(key) {
+            self.rising = None;
+        }
+        if self.doomed.contains(&key) {
+            self.touched.push(key);
+        }
     }
 
     fn started(&mut self, key: Key, generation: u64) {
-        let Some(index) = self.find(key, generation) else { return };
-        let child = &mut self.children[index];
-        if matches!(child.stage, Stage::Starting { .. }) {
-            child.stage = Stage::Up { since: self.now };
-            self.effects.push(Effect::Disarm { key });
-            self.tell(index, EventKind::Started);
+        let Some(Child { stage: Stage::Starting { cancelled }, .. }) = self.at(key, generation) else { return };
+        let was_cancelled = *cancelled;
+        self.enter(key, Stage::Up { since: self.now });
+        self.tell(key, EventKind::Started);
+        // One whose start was called off too late is up for as long as it takes to stop it.
+        if !was_cancelled {
+            self.answer(key, Ok(()));
+            self.change(key, |child| child.errand = Errand::None);
         }
     }
 
-    fn start_failed(&mut self, index: usize, reason: String, dice: f64) {
-        let child = &mut self.children[index];
-        let Stage::Starting { cancelled } = child.stage else { return };
-        let key = child.key;
-        child.stage = Stage::Down;
-        self.effects.push(Effect::Disarm { key });
+    fn ignored(&mut self, key: Key, generation: u64) {
+        if !self.is_starting(key, generation) {
+            return;
+        }
+        self.enter(key, Stage::Down);
+        self.answer(key, Ok(()));
+        self.change(key, |child| child.errand = Errand::None);
+        if !self.doomed.contains(&key) {
+            self.leave(key);
+        }
+    }
+
+    fn start_failed(&mut self, key: Key, generation: u64, reason: &str, dice: f64) {
+        let Some(Child { stage: Stage::Starting { cancelled }, errand, .. }) = self.at(key, generation) else { return };
+        let (cancelled, errand) = (*cancelled, *errand);
+        self.enter(key, Stage::Down);
         if cancelled {
-            self.tell(index, EventKind::Stopped);
+            self.tell(key, EventKind::Stopped);
             return;
         }
-        self.tell(index, EventKind::Failed { reason: reason.clone() });
-        match (&self.phase, self.order) {
-            // A child that never came up at boot is the caller's business: undo and say so. It is not retried.
-            (Phase::Booting, Order::Static(_)) => {
-                self.children[index].wanted = false;
-                self.close(Outcome::BootFailed { key, reason });
+        self.tell(key, EventKind::StartFailed { reason: reason.to_owned() });
+        match errand {
+            Errand::Boot => {
+                // A child that never came up at boot is the caller's business: undo and say so. It is not retried.
+                self.close(Outcome::BootFailed { key, reason: reason.to_owned() });
             }
-            (Phase::Closing(_) | Phase::Closed, _) => {}
-            _ => self.restart_or_leave(index, &reason, dice),
+            Errand::Add => {
+                self.answer(key, Err(reason));
+                self.forget(key);
+            }
+            Errand::Restart => {
+                self.answer(key, Err(reason));
+                self.change(key, |child| child.errand = Errand::None);
+            }
+            Errand::None => self.restart_or_leave(key, reason, dice),
         }
     }
 
-    fn exited(&mut self, index: usize, exit: &Exit, dice: f64) {
-        let child = &mut self.children[index];
-        let key = child.key;
-        if matches!(child.stage, Stage::Down | Stage::Waiting | Stage::Starting { .. }) {
+    fn exited(&mut self, key: Key, generation: u64, exit: &Exit, dice: f64) {
+        let Some(child) = self.at(key, generation).filter(|child| child.is_alive() && !child.is_starting()) else {
             return;
-        }
-        child.forgive(self.now);
-        child.stage = Stage::Down;
-        self.effects.push(Effect::Disarm { key });
-        let child = &self.children[index];
+        };
+        let (rules, doomed) = (Arc::clone(&child.rules), self.doomed.contains(&key));
+        let now = self.now;
+        self.change(key, |child| child.forgive(now));
+        self.enter(key, Stage::Down);
         // A child that is killed by its spec is down as wished; whatever else it says on the way out is worth telling.
-        let as_wished = child.doomed && child.rules.shutdown == Shutdown::Brutal && *exit == Exit::Killed;
-        if exit.is_normal() || as_wished {
-            self.tell(index, EventKind::Stopped);
-        } else {
-            self.tell(index, EventKind::Failed { reason: exit.to_string() });
-        }
-        let child = &self.children[index];
-        if child.doomed || matches!(self.phase, Phase::Closing(_)) {
+        let as_wished = rules.shutdown == Shutdown::Brutal && *exit == Exit::Killed;
+        let reason = exit.to_string();
+        self.tell(
+            key,
+            match (exit.is_normal(), doomed) {
+                (true, _) => EventKind::Stopped,
+                (false, true) if as_wished => EventKind::Stopped,
+                (false, true) => EventKind::ShutdownFailed { reason: reason.clone() },
+                (false, false) => EventKind::Failed { reason: reason.clone() },
+            },
+        );
+        if doomed {
             return;
         }
-        let again = match child.rules.restart {
+        let again = match rules.restart {
             Restart::Permanent => true,
             Restart::Transient => !exit.is_normal(),
             Restart::Temporary => false,
         };
         if again {
-            self.restart_or_leave(index, &exit.to_string(), dice);
+            self.restart_or_leave(key, &reason, dice);
         } else {
-            self.leave(index);
+            let done = self.is_done_with(key, &rules);
+            if done {
+                self.effects.push(Effect::ShuttingDown { key });
+            }
+            self.leave(key);
+            if done {
+                self.close(Outcome::Done { key });
+            }
         }
     }
 
-    fn stalled(&mut self, key: Key, generation: u64, silent: Duration) {
-        let Some(index) = self.find(key, generation) else { return };
-        // One that is about to be taken down gets its time to stop like the others, in its turn.
-        if self.is_up(key, generation) {
-            self.children[index].forgive(self.now);
-            self.tell(index, EventKind::Stalled { silent });
-            self.kill(index);
-        }
-    }
-
-    fn overdue(&mut self, index: usize, timer: Timer, dice: f64) {
-        let stage = self.children[index].stage.clone();
+    fn overdue(&mut self, key: Key, generation: u64, timer: Timer, dice: f64) {
+        let Some(stage) = self.at(key, generation).map(|child| child.stage) else { return };
         match (timer, stage) {
-            (Timer::Stop, Stage::Stopping) => self.kill(index),
-            (Timer::Backoff, Stage::Waiting) => self.children[index].stage = Stage::Down,
+            (Timer::Stop, Stage::Stopping) => self.kill(key),
+            (Timer::Backoff, Stage::Waiting) => {
+                self.change(key, |child| child.stage = Stage::Down);
+                self.wanted.insert(key);
+            }
             (Timer::Start, Stage::Starting { .. }) => {
-                self.abandon(index);
-                self.start_failed(index, BLOCKED_START.to_owned(), dice);
+                self.abandon(key);
+                self.start_failed(key, generation, BLOCKED_START, dice);
             }
             (Timer::Kill, Stage::Killing) => {
-                self.abandon(index);
+                self.abandon(key);
                 let exit = Exit::Failed("it blocks its thread and did not answer its kill".to_owned());
-                self.exited(index, &exit, dice);
+                self.exited(key, generation, &exit, dice);
             }
             // The step that this timer guarded is over.
             _ => {}
         }
     }
 
-    /// Restarts the child that failed, with whom the strategy says, unless that is one restart too many.
-    fn restart_or_leave(&mut self, index: usize, reason: &str, dice: f64) {
-        let child = &self.children[index];
-        if child.doomed {
-            return;
-        }
-        if child.rules.restart == Restart::Temporary {
-            self.leave(index);
-            return;
-        }
-        // A child that fails while its siblings are being taken down anyway joins the restart that was counted already.
-        let joins = matches!(self.group, Some(Group::TearingDown { .. } | Group::Waiting { .. }));
-        if !joins && !self.window.admit(self.now) {
-            let key = child.key;
-            self.effects.push(Effect::GivingUp { key, reason: reason.to_owned() });
-            self.close(Outcome::GaveUp { key, reason: reason.to_owned() });
-            return;
-        }
-        let child = &mut self.children[index];
-        let delay = child.rules.backoff.delay(child.failures, dice);
-        child.failures = child.failures.saturating_add(1);
-        child.wanted = true;
-        self.tell(index, EventKind::RestartScheduled { delay });
-        match self.order {
-            Order::Static(Strategy::OneForAll) => self.doom_from(0, delay),
-            Order::Static(Strategy::RestForOne) => self.doom_from(index, delay),
-            Order::Static(Strategy::OneForOne) | Order::Dynamic => self.wait(index, delay),
+    fn terminate(&mut self, key: Key, forget: bool) {
+        if self.children.contains_key(&key) {
+            self.change(key, |child| child.deleted |= forget);
+            self.call_off(key);
+            self.doom(key);
         }
     }
 
-    fn wait(&mut self, index: usize, delay: Duration) {
-        if !delay.is_zero() {
-            let child = &mut self.children[index];
-            child.stage = Stage::Waiting;
-            let (key, generation) = (child.key, child.generation);
-            self.effects.push(Effect::Arm { key, generation, timer: Timer::Backoff, after: delay });
-        }
-    }
-
-    /// Takes the children from `first` on down, to start them again in order after `delay`.
-    fn doom_from(&mut self, first: usize, delay: Duration) {
-        for child in &mut self.children[first..] {
-            child.doomed = true;
-            child.wanted = child.rules.restart != Restart::Temporary;
-        }
-        let delay = match self.group {
-            Some(Group::TearingDown { delay: earlier }) => delay.max(earlier),
-            _ => delay,
+    /// Returns whether the supervisor has nothing left to wait for, now that this child is down for good.
+    fn is_done_with(&self, key: Key, rules: &Rules) -> bool {
+        // A child that is about to come up again is not done either.
+        let is_active = |(other, child): (&Key, &Child)| {
+            *other != key && child.rules.significant && (child.stage != Stage::Down || self.wanted.contains(other))
         };
-        self.group = Some(Group::TearingDown { delay });
-    }
-
-    fn leave(&mut self, index: usize) {
-        self.children[index].wanted = false;
-        if self.children[index].rules.restart == Restart::Temporary {
-            let key = self.children.remove(index).key;
-            self.effects.push(Effect::Forget { key });
-        }
-    }
-
-    fn close(&mut self, outcome: Outcome) {
-        if matches!(self.phase, Phase::Booting | Phase::Serving) {
-            self.phase = Phase::Closing(outcome);
-            self.group = None;
-            for index in 0..self.children.len() {
-                let child = &mut self.children[index];
-                let awaited = child.stage == Stage::Down && child.wanted && child.failures > 0;
-                child.doomed = true;
-                child.wanted = false;
-                if awaited {
-                    self.tell(index, EventKind::Stopped);
-                }
+        rules.significant
+            && match self.flags.auto_shutdown {
+                AutoShutdown::Never => false,
+                AutoShutdown::Any => true,
+                AutoShutdown::All => !self.children.iter().any(is_active),
             }
-        }
     }
 }

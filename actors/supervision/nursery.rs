@@ -1,24 +1,25 @@
 //! A supervisor of children that are started at run time and end when they are done.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::oneshot;
-
+use crate::blueprint;
 use crate::branch::{Branch, Node};
+use crate::control::{ChildError, Control, Started};
 use crate::event::Exit;
 use crate::outlet::Outlet;
-use crate::socket::{Down, Socket};
+use crate::socket::Socket;
 use crate::spec::ChildSpec;
 use crate::supervisor::Msg;
-use crate::tree::{StartError, UnknownChild};
+use crate::tree::StartError;
 
-/// The handle of a dynamic supervisor; made before the tree, and plugged in by [`TreeSpec::dynamic`].
+/// The handle of a dynamic supervisor; made before the tree, and plugged in by [`TreeSpec::nursery`].
 ///
-/// Its children are temporary: one that ended is not started again, it is reported and forgotten. When the nursery stops,
-/// all its children stop at the same time.
+/// Its children come and go independently of each other. One that ended and is not started again, as its restart rule says,
+/// is reported and forgotten. When the nursery stops, all its children stop at the same time.
 ///
-/// [`TreeSpec::dynamic`]: crate::TreeSpec::dynamic
+/// [`TreeSpec::nursery`]: crate::TreeSpec::nursery
 #[derive(Clone)]
 pub struct Nursery {
     inner: Arc<Inner>,
@@ -30,7 +31,7 @@ struct Inner {
     exits: Mutex<Vec<Outlet<ChildExit>>>,
 }
 
-/// The end of one child of a nursery; told exactly once for each child that was up.
+/// The end of one incarnation of a nursery's child; told exactly once for each that was up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChildExit {
     /// Which child it was.
@@ -42,7 +43,7 @@ pub struct ChildExit {
 impl Nursery {
     /// Returns a nursery that is not plugged in yet. `id` is how errors name it.
     pub fn new(id: &str) -> Self {
-        let inner = Inner { socket: Socket::new(id), node: Mutex::default(), exits: Mutex::default() };
+        let inner = Inner { socket: blueprint::socket(id), node: Mutex::default(), exits: Mutex::default() };
         Nursery { inner: Arc::new(inner) }
     }
 
@@ -53,25 +54,26 @@ impl Nursery {
 
     /// Starts a child and returns when it is up; it comes up also when the caller stops waiting.
     ///
-    /// Its restart rule counts as temporary. An id that is in use is refused, and so is everything while the nursery is down.
-    pub async fn start_child(&self, spec: ChildSpec) -> Result<(), StartError> {
-        spec.check()?;
-        let (reply, answer) = oneshot::channel();
-        self.inner.socket.send(Msg::Add { spec, reply })?;
-        answer.await.unwrap_or_else(|_| Err(StartError::Down(Down::Absent { room: self.id().to_owned() })))
+    /// An id that is in use is refused, and so is everything while the nursery is down.
+    pub async fn start_child(&self, spec: ChildSpec) -> Result<Started, StartError> {
+        self.control().start_child(spec).await
     }
 
     /// Stops a child as its spec says and returns when it is gone.
-    pub async fn terminate_child(&self, id: &str) -> Result<(), UnknownChild> {
-        let unknown = || UnknownChild::Absent { path: id.to_owned() };
-        if !self.children().iter().any(|child| child.id == id) {
-            return Err(unknown());
-        }
-        let (reply, gone) = oneshot::channel();
-        self.inner.socket.send(Msg::Terminate { id: id.to_owned(), reply }).map_err(|_| unknown())?;
-        // A reply that is dropped says the same: the child is gone, alone or with the whole nursery.
-        let _ = gone.await;
-        Ok(())
+    pub async fn terminate_child(&self, id: &str) -> Result<(), ChildError> {
+        self.control().terminate_child(id).await
+    }
+
+    /// Returns what else can be asked of any supervisor.
+    pub fn control(&self) -> Control {
+        Control::of(self.socket())
+    }
+
+    /// Returns what starts children that are all alike, but for what each is given.
+    ///
+    /// `make` gets the id under which the child will be known: the nursery's own id and a number.
+    pub fn template<T>(&self, make: impl Fn(&str, T) -> ChildSpec + Send + Sync + 'static) -> Template<T> {
+        Template { nursery: self.clone(), make: Arc::new(make), made: Arc::default() }
     }
 
     /// Returns the children that are there now, in starting order.
@@ -105,5 +107,34 @@ impl Nursery {
 impl fmt::Debug for Nursery {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Nursery").field("id", &self.id()).finish_non_exhaustive()
+    }
+}
+
+/// One spec for many children of a nursery.
+pub struct Template<T> {
+    nursery: Nursery,
+    make: Arc<dyn Fn(&str, T) -> ChildSpec + Send + Sync>,
+    made: Arc<AtomicU64>,
+}
+
+impl<T> Template<T> {
+    /// Starts one more child with `arguments` and returns when it is up.
+    pub async fn start_child(&self, arguments: T) -> Result<Started, StartError> {
+        let number = self.made.fetch_add(1, Ordering::Relaxed) + 1;
+        let id = format!("{}-{number}", self.nursery.id());
+        self.nursery.start_child((self.make)(&id, arguments)).await
+    }
+}
+
+impl<T> Clone for Template<T> {
+    fn clone(&self) -> Self {
+        let (nursery, make, made) = (self.nursery.clone(), Arc::clone(&self.make), Arc::clone(&self.made));
+        Template { nursery, make, made }
+    }
+}
+
+impl<T> fmt::Debug for Template<T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Template").field("nursery", &self.nursery).finish_non_exhaustive()
     }
 }

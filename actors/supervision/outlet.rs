@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,17 +14,35 @@ use crate::socket::Down;
 /// One exit of a room, for things of type `T`.
 pub struct Outlet<T> {
     room: Arc<str>,
-    deliver: Arc<dyn Fn(T) -> Result<(), Down> + Send + Sync>,
+    ways: Arc<Ways<T>>,
+}
+
+type Delivery = Pin<Box<dyn Future<Output = Result<(), Down>> + Send>>;
+
+struct Ways<T> {
+    now: Box<dyn Fn(T) -> Result<(), Down> + Send + Sync>,
+    within: Box<dyn Fn(T, Duration) -> Delivery + Send + Sync>,
 }
 
 impl<T> Outlet<T> {
-    pub(crate) fn new(room: Arc<str>, deliver: impl Fn(T) -> Result<(), Down> + Send + Sync + 'static) -> Self {
-        Outlet { room, deliver: Arc::new(deliver) }
+    pub(crate) fn new(
+        room: Arc<str>,
+        now: impl Fn(T) -> Result<(), Down> + Send + Sync + 'static,
+        within: impl Fn(T, Duration) -> Delivery + Send + Sync + 'static,
+    ) -> Self {
+        Outlet { room, ways: Arc::new(Ways { now: Box::new(now), within: Box::new(within) }) }
+    }
+
+    /// Returns an outlet that does the same whether its sender would wait or not.
+    fn at_once(room: Arc<str>, deliver: impl Fn(T) -> Result<(), Down> + Send + Sync + 'static) -> Self {
+        let deliver = Arc::new(deliver);
+        let now = Arc::clone(&deliver);
+        Outlet::new(room, move |item| now(item), move |item, _| Box::pin(std::future::ready(deliver(item))))
     }
 
     /// Returns an outlet that calls `take` with each item, in the sender's task; it is never down.
     pub fn to(take: impl Fn(T) + Send + Sync + 'static) -> Self {
-        Outlet::new("a function".into(), move |item| {
+        Outlet::at_once("a function".into(), move |item| {
             take(item);
             Ok(())
         })
@@ -31,15 +51,21 @@ impl<T> Outlet<T> {
     /// Returns an outlet that leads nowhere: everything sent gets [`Down`] that names `id`.
     pub fn nowhere(id: &str) -> Self {
         let room: Arc<str> = id.into();
-        Outlet::new(Arc::clone(&room), move |_| Err(Down::Absent { room: room.as_ref().to_owned() }))
+        Outlet::at_once(Arc::clone(&room), move |_| Err(Down::Absent { room: room.as_ref().to_owned() }))
     }
 
     /// Sends `item` to whoever is plugged in at the other end now.
     ///
-    /// A refused item is lost. The journal is the truth and a message only a wake-up, so a caller whose fact is durable
-    /// already may ignore [`Down`] on purpose.
+    /// What happens when too many wait there is said by the [`Mailbox`](crate::Mailbox) of the socket. A refused item is
+    /// lost. The journal is the truth and a message only a wake-up, so a caller whose fact is durable already may ignore
+    /// [`Down`] on purpose.
     pub fn send(&self, item: T) -> Result<(), Down> {
-        (self.deliver)(item)
+        (self.ways.now)(item)
+    }
+
+    /// Sends `item`, and waits for at most this long while too many wait at the other end.
+    pub async fn send_within(&self, item: T, within: Duration) -> Result<(), Down> {
+        (self.ways.within)(item, within).await
     }
 }
 
@@ -58,7 +84,7 @@ impl<T: Send + 'static> Outlet<T> {
 
 impl<T> Clone for Outlet<T> {
     fn clone(&self) -> Self {
-        Outlet { room: Arc::clone(&self.room), deliver: Arc::clone(&self.deliver) }
+        Outlet { room: Arc::clone(&self.room), ways: Arc::clone(&self.ways) }
     }
 }
 

@@ -1,20 +1,31 @@
 //! Where the current generation of an actor is plugged in: an address that outlives restarts.
 
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use ractor::{ActorRef, Message, RpcReplyPort};
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::outlet::Outlet;
 use crate::vitals::Vitals;
 
-/// How many messages may wait for one actor, unless its socket says otherwise.
-pub const IN_FLIGHT_MAX_DEFAULT: usize = 10_000;
+mod call;
+
+mod mailbox;
+
+pub use call::CallError;
+pub(crate) use mailbox::Suspicion;
+pub use mailbox::{IN_FLIGHT_MAX_DEFAULT, Mailbox, Poison, WhenFull};
+
+use mailbox::{Newest, Quarantine};
 
 /// The address of an actor, made before the actor and valid across its restarts.
 ///
-/// Messages that wait in an actor that fails or is stopped are lost with it, and nothing is kept for an actor that is down.
+/// Messages that wait in an actor that fails or is stopped are lost with it, which an event
+/// [tells](crate::EventKind::Lost); nothing is kept for an actor that is down.
 pub struct Socket<M> {
     inner: Arc<Inner<M>>,
 }
@@ -22,7 +33,13 @@ pub struct Socket<M> {
 struct Inner<M> {
     id: Arc<str>,
     in_flight_max: usize,
+    name: Option<fn(&M) -> &'static str>,
+    quarantine: Option<Box<Quarantine<M>>>,
+    newest: Option<Box<Newest<M>>>,
     plug: RwLock<Option<Plug<M>>>,
+    /// How many senders wait for the mailbox to take more.
+    senders: AtomicUsize,
+    made_room: Notify,
 }
 
 struct Plug<M> {
@@ -33,25 +50,61 @@ struct Plug<M> {
 impl<M> Socket<M> {
     /// Returns an empty socket that lets [`IN_FLIGHT_MAX_DEFAULT`] messages wait. `id` is how errors name the room.
     pub fn new(id: &str) -> Self {
-        Socket::bounded(id, IN_FLIGHT_MAX_DEFAULT)
+        Socket::with(id, Mailbox::default())
     }
 
     /// Returns an empty socket that lets at most `in_flight_max` messages wait.
     pub fn bounded(id: &str, in_flight_max: usize) -> Self {
-        Socket { inner: Arc::new(Inner { id: id.into(), in_flight_max, plug: RwLock::new(None) }) }
+        Socket::with(id, Mailbox { in_flight_max, ..Mailbox::default() })
+    }
+
+    /// Returns an empty socket in front of such a mailbox.
+    pub fn with(id: &str, mailbox: Mailbox<M>) -> Self {
+        let inner = Inner {
+            id: id.into(),
+            in_flight_max: mailbox.in_flight_max,
+            name: mailbox.name,
+            quarantine: mailbox.poison.map(|poison| Box::new(Quarantine::new(poison))),
+            newest: (mailbox.when_full == WhenFull::Coalesce).then(Box::default),
+            plug: RwLock::new(None),
+            senders: AtomicUsize::new(0),
+            made_room: Notify::new(),
+        };
+        Socket { inner: Arc::new(inner) }
     }
 
     /// Returns how errors name the room.
     pub fn id(&self) -> &str {
         &self.inner.id
     }
+
+    /// Returns what stands for `message` in a report.
+    pub(crate) fn kind_of(&self, message: &M) -> &'static str {
+        self.inner.name.map_or_else(std::any::type_name::<M>, |name| name(message))
+    }
+
+    fn absent(&self) -> Down {
+        Down::Absent { room: self.id().to_owned() }
+    }
+
+    fn full(&self) -> Down {
+        Down::Full { room: self.id().to_owned(), in_flight_max: self.inner.in_flight_max }
+    }
 }
 
 impl<M: Message> Socket<M> {
     /// Returns an outlet that leads here; `wrap` makes the room's message from what flows.
-    pub fn outlet<T>(&self, wrap: impl Fn(T) -> M + Send + Sync + 'static) -> Outlet<T> {
-        let socket = self.clone();
-        Outlet::new(Arc::clone(&self.inner.id), move |item| socket.send(wrap(item)))
+    pub fn outlet<T: Send + 'static>(&self, wrap: impl Fn(T) -> M + Send + Sync + 'static) -> Outlet<T> {
+        let wrap = Arc::new(wrap);
+        let (now, later) = (self.clone(), (self.clone(), Arc::clone(&wrap)));
+        Outlet::new(
+            Arc::clone(&self.inner.id),
+            move |item| now.send(wrap(item)),
+            move |item, within| {
+                let (socket, wrap) = (later.0.clone(), Arc::clone(&later.1));
+                Box::pin(async move { socket.send_within(wrap(item), within).await })
+            },
+        )
     }
 
     /// Returns the actor that is plugged in now.
@@ -62,49 +115,146 @@ impl<M: Message> Socket<M> {
         plug.as_ref().filter(|plug| !plug.vitals.is_retired()).map(|plug| plug.actor.clone())
     }
 
-    /// Sends to whoever is plugged in now; refuses when nobody is, or when too many messages wait.
+    /// Sends to whoever is plugged in now; refuses when nobody is, and does as the [`Mailbox`] says when too many messages
+    /// wait.
     pub fn send(&self, message: M) -> Result<(), Down> {
-        let plug = self.inner.plug.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(plug) = plug.as_ref().filter(|plug| !plug.vitals.is_retired()) else {
-            return Err(self.absent());
-        };
-        if !plug.vitals.enqueue(self.inner.in_flight_max) {
-            let room = self.id().to_owned();
-            return Err(Down::Full { room, in_flight_max: self.inner.in_flight_max });
+        match self.offer(message) {
+            Ok(()) => Ok(()),
+            Err(Refusal::Down(down)) => Err(down),
+            Err(Refusal::Full(message)) => match &self.inner.newest {
+                Some(newest) => {
+                    newest.keep(message);
+                    // A message may have been taken between the refusal and now, and then nobody else comes for this one.
+                    self.forward_newest();
+                    Ok(())
+                }
+                None => Err(self.full()),
+            },
         }
-        plug.actor.send_message(message).map_err(|_| {
-            plug.vitals.dequeue();
-            self.absent()
-        })
+    }
+
+    /// Sends to whoever is plugged in now, and waits for at most this long while too many messages wait.
+    ///
+    /// Who is not there refuses at once.
+    pub async fn send_within(&self, message: M, within: Duration) -> Result<(), Down> {
+        let deadline = Instant::now().checked_add(within);
+        let mut message = message;
+        self.inner.senders.fetch_add(1, Ordering::SeqCst);
+        let _waiting = Leaving(&self.inner.senders);
+        loop {
+            let made_room = self.inner.made_room.notified();
+            message = match self.offer(message) {
+                Ok(()) => return Ok(()),
+                Err(Refusal::Down(down)) => return Err(down),
+                Err(Refusal::Full(message)) => message,
+            };
+            let in_time = match deadline {
+                Some(deadline) => tokio::time::timeout_at(deadline, made_room).await.is_ok(),
+                None => {
+                    made_room.await;
+                    true
+                }
+            };
+            if !in_time {
+                return Err(self.full());
+            }
+        }
     }
 
     /// Asks whoever is plugged in now and waits for the answer.
     ///
-    /// A call that runs into its limit leaves the room at work: it answers into the void later.
+    /// A call that runs into its limit, or is dropped, leaves the room at work. It answers into the void later, which is no
+    /// error: `reply.send(answer)?` never fails for a caller that went away.
     pub async fn call<R: Send + 'static>(
         &self,
         make: impl FnOnce(RpcReplyPort<R>) -> M,
         within: Duration,
     ) -> Result<R, CallError> {
-        let (sender, receiver) = ractor::concurrency::oneshot();
+        let (sender, mut answer) = call::channel();
         self.send(make((sender, within).into()))?;
-        match tokio::time::timeout(within, receiver).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) => Err(CallError::Dropped { room: self.id().to_owned() }),
+        match tokio::time::timeout(within, answer.arrives()).await {
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => Err(CallError::Dropped { room: self.id().to_owned() }),
             Err(_) => Err(CallError::Timeout { room: self.id().to_owned(), within }),
         }
     }
 
-    /// Plugs an incarnation in, unless it was given up: then a newer one may be here already.
-    pub(crate) fn plug(&self, actor: ActorRef<M>, vitals: Arc<Vitals>) {
-        if vitals.is_retired() {
-            return;
+    fn offer(&self, message: M) -> Result<(), Refusal<M>> {
+        if let Some(kills) = self.inner.quarantine.as_ref().and_then(|quarantine| quarantine.kills(&message)) {
+            let (room, kind) = (self.id().to_owned(), self.kind_of(&message));
+            return Err(Refusal::Down(Down::SetAside { room, kind, kills }));
         }
-        *self.inner.plug.write().unwrap_or_else(PoisonError::into_inner) = Some(Plug { actor, vitals });
+        let plug = self.inner.plug.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(plug) = plug.as_ref().filter(|plug| !plug.vitals.is_retired()) else {
+            return Err(Refusal::Down(self.absent()));
+        };
+        if !plug.vitals.enqueue(self.inner.in_flight_max) {
+            return Err(Refusal::Full(message));
+        }
+        plug.actor.send_message(message).map_err(|_| {
+            plug.vitals.dequeue();
+            Refusal::Down(self.absent())
+        })
     }
 
-    fn absent(&self) -> Down {
-        Down::Absent { room: self.id().to_owned() }
+    fn forward_newest(&self) {
+        let Some(message) = self.inner.newest.as_ref().and_then(|newest| newest.take()) else { return };
+        if let (Err(Refusal::Full(message)), Some(newest)) = (self.offer(message), &self.inner.newest) {
+            newest.put_back(message);
+        }
+    }
+
+    /// Notes that the actor has taken a message out of its mailbox, and watches what the message does to it.
+    pub(crate) fn taken(&self, message: &M) -> Option<Suspicion<M>> {
+        if self.inner.newest.is_some() {
+            self.forward_newest();
+        }
+        if self.inner.senders.load(Ordering::SeqCst) > 0 {
+            self.inner.made_room.notify_one();
+        }
+        let quarantine = self.inner.quarantine.as_ref()?;
+        quarantine.identify(message).map(|id| Suspicion::new(self.clone(), id))
+    }
+
+    /// Counts one generation as killed by the message of this identity.
+    fn blame(&self, id: u64) {
+        if let Some(quarantine) = &self.inner.quarantine {
+            quarantine.blame(id);
+        }
+    }
+
+    /// Plugs an incarnation in, unless it was given up: then a newer one may be here already.
+    ///
+    /// A socket that somebody else holds is not taken over; the answer is then false.
+    pub(crate) fn plug(&self, actor: ActorRef<M>, vitals: Arc<Vitals>) -> bool {
+        if vitals.is_retired() {
+            return true;
+        }
+        let mut plug = self.inner.plug.write().unwrap_or_else(PoisonError::into_inner);
+        if plug.as_ref().is_some_and(|plug| !plug.vitals.is_retired()) {
+            return false;
+        }
+        *plug = Some(Plug { actor, vitals });
+        drop(plug);
+        if self.inner.newest.is_some() {
+            self.forward_newest();
+        }
+        self.inner.made_room.notify_waiters();
+        true
+    }
+}
+
+enum Refusal<M> {
+    Down(Down),
+    Full(M),
+}
+
+/// Counts a sender out when it stops waiting.
+struct Leaving<'a>(&'a AtomicUsize);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -137,35 +287,23 @@ pub enum Down {
         /// How many may wait.
         in_flight_max: usize,
     },
+    /// This very message has killed the room too often.
+    #[error("{room} was killed {kills} times by this {kind} and takes it no more")]
+    SetAside {
+        /// Who died of it.
+        room: String,
+        /// The kind of the message.
+        kind: &'static str,
+        /// How many generations died of it.
+        kills: u32,
+    },
 }
 
 impl Down {
     /// Returns the name of the room that did not take the message.
     pub fn room(&self) -> &str {
         match self {
-            Down::Absent { room } | Down::Full { room, .. } => room,
+            Down::Absent { room } | Down::Full { room, .. } | Down::SetAside { room, .. } => room,
         }
     }
-}
-
-/// Why a call got no answer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CallError {
-    /// The question was not taken.
-    #[error(transparent)]
-    Down(#[from] Down),
-    /// The room did not answer in time.
-    #[error("{room} did not answer within {within:?}")]
-    Timeout {
-        /// Who was asked.
-        room: String,
-        /// How long the caller waited.
-        within: Duration,
-    },
-    /// The room ended, or dropped the question.
-    #[error("{room} dropped the question")]
-    Dropped {
-        /// Who was asked.
-        room: String,
-    },
 }

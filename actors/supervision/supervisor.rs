@@ -1,54 +1,73 @@
 //! The supervisor actor: it carries out what the [`Machine`] decides, and waits for nothing in its handler.
 //!
-//! Hears what its children's tasks, its timers and the tree's owner tell it. Each start runs in a task of its own that reports
-//! back twice: when the child is up or not, and when it has ended.
+//! Hears what its children's tasks, its timers and those who administrate it tell it. Each start runs in a task of its own
+//! that reports back twice: when the child is up or not, and when it has ended.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use crate::blueprint::{Blueprint, Charge, Shared};
-use crate::branch::Kind;
+use crate::blueprint::{Blueprint, Shared};
+use crate::control::{Child, ChildError, Count, Pending, Reply, Started};
 use crate::event::{EventKind, Exit};
-use crate::launch::{Launch, Stop, Unstarted, told};
-use crate::machine::{BLOCKED_START, Effect, Event, Key, Machine, Order, Outcome, Timer};
-use crate::socket::Down;
-use crate::spec::{ChildSpec, Restart};
+use crate::launch::{Unstarted, told};
+use crate::machine::{Event, Key, Machine, Outcome, Timer};
+use crate::spec::{ChildSpec, Flags, Rules, TreeSpec};
 use crate::tree::StartError;
-use crate::vitals::Vitals;
+use crate::vitals::{self, Loss};
 
 mod place;
 
-use place::{Place, attend};
+mod administration;
 
-/// Stall clocks are looked at this many times within the shortest limit, but never more often than the floor.
-const STALL_CHECKS_PER_LIMIT: u32 = 4;
-const STALL_CHECK_FLOOR: Duration = Duration::from_millis(5);
+mod stalls;
+
+pub(crate) mod orphans;
+
+mod effects;
+
+use place::Place;
 
 pub(crate) struct Brief {
     pub(crate) blueprint: Arc<Blueprint>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) boot: oneshot::Sender<Result<(), Unstarted>>,
-    /// Filled when the supervisor gives up: by whom, and why.
-    pub(crate) verdict: Arc<OnceLock<(String, String)>>,
+    /// Filled when the supervisor ends by itself: because of whom, and why.
+    pub(crate) verdict: Arc<OnceLock<Verdict>>,
+}
+
+/// Why a supervisor ended by itself.
+#[derive(Clone, Debug)]
+pub(crate) enum Verdict {
+    GaveUp { path: String, reason: String },
+    Done { path: String },
 }
 
 /// What a supervisor hears.
+#[derive(Debug)]
 pub(crate) enum Msg {
     Boot,
-    Started { key: Key, generation: u64, cell: ActorCell, stop: Stop },
-    StartFailed { key: Key, generation: u64, unstarted: Unstarted },
-    Exited { key: Key, generation: u64, exit: Exit },
+    Started { key: Key, generation: u64, cell: ActorCell },
+    Unstarted { key: Key, generation: u64, unstarted: Unstarted },
+    Exited { key: Key, generation: u64, exit: Exit, loss: Loss },
     Overdue { key: Key, generation: u64, timer: Timer },
     GroupDue { token: u64 },
     CheckStalls,
-    Add { spec: ChildSpec, reply: oneshot::Sender<Result<(), StartError>> },
-    Terminate { id: String, reply: oneshot::Sender<()> },
+    Add { spec: Box<ChildSpec>, reply: Reply<Result<Started, StartError>> },
+    Terminate { id: String, reply: Reply<Result<(), ChildError>> },
+    Restart { id: String, reply: Reply<Result<Started, ChildError>> },
+    Delete { id: String, reply: Reply<Result<(), ChildError>> },
+    Which { reply: Reply<Vec<Child>> },
+    Count { reply: Reply<Count> },
+    Rules { id: String, reply: Reply<Result<Rules, ChildError>> },
+    Flags { reply: Reply<Flags> },
+    Reconfigure { spec: Box<TreeSpec>, reply: Reply<Result<Pending, StartError>> },
+    Ping { reply: Reply<()> },
     Shutdown,
 }
 
@@ -67,27 +86,49 @@ impl Actor for Supervisor {
     async fn handle(&self, myself: ActorRef<Msg>, message: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Boot => state.step(Event::Boot),
-            Msg::Started { key, generation, cell, stop } => state.started(key, generation, cell, stop),
-            Msg::StartFailed { key, generation, unstarted } => state.start_failed(key, generation, unstarted),
-            Msg::Exited { key, generation, exit } => state.step(Event::Exited { key, generation, exit }),
+            Msg::Started { key, generation, cell } => state.started(key, generation, cell),
+            Msg::Unstarted { key, generation, unstarted } => state.unstarted(key, generation, unstarted),
+            Msg::Exited { key, generation, exit, loss } => state.exited(key, generation, exit, loss),
             Msg::Overdue { key, generation, timer } => state.step(Event::Overdue { key, generation, timer }),
             Msg::GroupDue { token } => state.step(Event::GroupDue { token }),
             Msg::CheckStalls => state.check_stalls(),
-            Msg::Add { spec, reply } => state.add(spec, reply),
+            Msg::Add { spec, reply } => state.add(*spec, reply),
             Msg::Terminate { id, reply } => state.terminate(&id, reply),
+            Msg::Restart { id, reply } => state.restart(&id, reply),
+            Msg::Delete { id, reply } => state.delete(&id, reply),
+            Msg::Which { reply } => answer(reply, state.which()),
+            Msg::Count { reply } => answer(reply, state.count()),
+            Msg::Rules { id, reply } => answer(reply, state.rules(&id)),
+            Msg::Flags { reply } => answer(reply, state.machine.flags()),
+            Msg::Reconfigure { spec, reply } => {
+                let pending = state.reconfigure(*spec);
+                answer(reply, pending);
+            }
+            Msg::Ping { reply } => answer(reply, ()),
             Msg::Shutdown => state.step(Event::Shutdown),
         }
-        state.conclude(&myself)
+        state.conclude(&myself);
+        Ok(())
     }
 
-    /// Exits come as messages from the tasks that wait for the children, after what they left behind is settled.
+    /// Hears of actors that others have linked to this one; its own children are waited for by the tasks that attend them.
     async fn handle_supervisor_evt(
         &self,
         _: ActorRef<Msg>,
-        _: SupervisionEvent,
-        _: &mut State,
+        event: SupervisionEvent,
+        state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        if matches!(event, SupervisionEvent::ActorTerminated(..) | SupervisionEvent::ActorFailed(..)) {
+            tracing::warn!(path = %state.blueprint.node.path, %event, "an actor ended here that is no child of mine");
+        }
         Ok(())
+    }
+}
+
+/// Answers whoever asked, if they are still there.
+fn answer<T>(reply: Reply<T>, answer: T) {
+    if reply.send(answer).is_err() {
+        tracing::debug!("who asked the supervisor did not wait for the answer");
     }
 }
 
@@ -97,39 +138,53 @@ pub(crate) struct State {
     blueprint: Arc<Blueprint>,
     shared: Arc<Shared>,
     places: HashMap<Key, Place>,
-    keys: Key,
+    keys: HashMap<Arc<str>, Key>,
+    next_key: Key,
     boot: Option<oneshot::Sender<Result<(), Unstarted>>>,
     unstarted: Option<Unstarted>,
-    verdict: Arc<OnceLock<(String, String)>>,
-    check_pending: bool,
+    verdict: Arc<OnceLock<Verdict>>,
+    stalls: stalls::Watch,
+    /// What is to be answered at the end of the current step.
+    answers: Vec<Box<dyn FnOnce() + Send>>,
     outcome: Option<Outcome>,
 }
 
 impl State {
     fn new(myself: ActorRef<Msg>, brief: Brief) -> Self {
         let blueprint = brief.blueprint;
-        if blueprint.order == Order::Dynamic {
-            blueprint.node.disown_all();
-        }
-        let mut places = HashMap::new();
-        let mut children = Vec::new();
-        for (key, charge) in (0..).zip(&blueprint.charges) {
-            children.push((key, charge.rules, charge.node.generation()));
-            places.insert(key, Place::new(charge.clone()));
-        }
-        State {
+        blueprint.reset();
+        let children = (0..).zip(&blueprint.charges);
+        let children =
+            children.map(|(key, charge)| (key, Arc::clone(&charge.rules), charge.node.generation())).collect();
+        let mut state = State {
             myself,
-            machine: Machine::new(blueprint.order, blueprint.intensity, children),
-            keys: places.len() as Key,
-            blueprint,
+            machine: Machine::new(blueprint.flags, children),
+            blueprint: Arc::clone(&blueprint),
             shared: brief.shared,
-            places,
+            places: HashMap::new(),
+            keys: HashMap::new(),
+            next_key: 0,
             boot: Some(brief.boot),
             unstarted: None,
             verdict: brief.verdict,
-            check_pending: false,
+            stalls: stalls::Watch::default(),
+            answers: Vec::new(),
             outcome: None,
+        };
+        for charge in &blueprint.charges {
+            state.settle(Place::new(charge.clone()));
         }
+        state
+    }
+
+    /// Gives a child its key.
+    fn settle(&mut self, place: Place) -> Key {
+        let key = self.next_key;
+        self.next_key += 1;
+        self.stalls.expect(place.charge.rules.stall_after);
+        self.keys.insert(Arc::from(place.charge.node.id()), key);
+        self.places.insert(key, place);
+        key
     }
 
     #[allow(clippy::disallowed_methods, reason = "jitter is there to differ: daemons that fail together restart apart")]
@@ -138,189 +193,55 @@ impl State {
         for effect in self.machine.on(now, rand::random(), event) {
             self.carry_out(effect);
         }
-    }
-
-    fn carry_out(&mut self, effect: Effect) {
-        match effect {
-            Effect::Start { key, generation } => self.start(key, generation),
-            Effect::CancelStart { key, .. } => self.at(key, |place| {
-                place.cancel.send_replace(true);
-            }),
-            Effect::Stop { key, .. } => self.at(key, |place| {
-                place.retire();
-                if let Some((_, stop)) = &place.live {
-                    stop();
-                }
-            }),
-            Effect::Kill { key, .. } => self.at(key, |place| {
-                place.retire();
-                if let Some((cell, _)) = &place.live {
-                    cell.kill();
-                }
-            }),
-            Effect::Arm { key, generation, timer, after } => self.arm(key, generation, timer, after),
-            Effect::Disarm { key } => self.at(key, Place::disarm),
-            Effect::ArmGroup { token, after } => {
-                self.after(after, Msg::GroupDue { token });
-            }
-            Effect::Tell { key, generation, kind } => self.tell(key, generation, kind),
-            Effect::GivingUp { key, reason } => self.giving_up(key, &reason),
-            Effect::Abandon { key, .. } => self.abandon(key),
-            Effect::Forget { key } => self.forget(key),
-            Effect::Booted => {
-                if let Some(boot) = self.boot.take() {
-                    // The one who waited for the boot may have gone.
-                    let _ = boot.send(Ok(()));
-                }
-            }
-            Effect::Finished(outcome) => self.outcome = Some(outcome),
+        // Who hears an answer finds everything as the answer says.
+        for answer in std::mem::take(&mut self.answers) {
+            answer();
         }
     }
 
-    fn at(&mut self, key: Key, act: impl FnOnce(&mut Place)) {
-        if let Some(place) = self.places.get_mut(&key) {
-            act(place);
-        }
-    }
-
-    fn start(&mut self, key: Key, generation: u64) {
-        let Some(place) = self.places.get_mut(&key) else { return };
-        let vitals = Arc::new(Vitals::new(self.shared.epoch));
-        let former = place.charge.node.begin(generation, Arc::clone(&vitals));
-        place.vitals = Some(Arc::clone(&vitals));
-        place.live = None;
-        place.cancel = watch::Sender::new(false);
-        let launch = Launch {
-            supervisor: self.myself.get_cell(),
-            vitals,
-            limit: place.charge.rules.start_within,
-            cancel: place.cancel.subscribe(),
-            shared: Arc::clone(&self.shared),
-        };
-        let supervisor = self.myself.clone();
-        let nursery = self.blueprint.nursery.clone();
-        tokio::spawn(attend(key, generation, place.charge.clone(), launch, former, supervisor, nursery));
-        self.watch_stalls();
-    }
-
-    fn started(&mut self, key: Key, generation: u64, cell: ActorCell, stop: Stop) {
+    fn started(&mut self, key: Key, generation: u64, cell: ActorCell) {
         let Some(place) = self.places.get_mut(&key).filter(|_| self.machine.is_starting(key, generation)) else {
             // Nobody waits for it any longer.
             cell.kill();
             return;
         };
-        place.charge.node.set_cell(cell.clone());
-        place.live = Some((cell, stop));
-        if let Some(added) = place.added.take() {
-            // The one who asked may have gone; the child stays.
-            let _ = added.send(Ok(()));
-        }
+        place.charge.node.set_cell(cell);
+        let afresh = place.vitals.as_ref().and_then(|vitals| vitals.notes().afresh.take());
         self.step(Event::Started { key, generation });
+        if let Some(reason) = afresh {
+            self.tell(key, generation, EventKind::StartedAfresh { reason });
+        }
     }
 
-    fn start_failed(&mut self, key: Key, generation: u64, unstarted: Unstarted) {
-        if self.machine.is_starting(key, generation) {
-            let path = self.path_of(key);
-            if let Some(added) = self.places.get_mut(&key).and_then(|place| place.added.take()) {
-                let path = unstarted.path.clone().unwrap_or(path);
-                let _ = added.send(Err(StartError::Child { path, reason: unstarted.reason.clone() }));
-            }
-            self.unstarted = Some(unstarted.clone());
+    fn unstarted(&mut self, key: Key, generation: u64, unstarted: Unstarted) {
+        if !self.machine.is_starting(key, generation) {
+            return;
         }
-        let reason = match unstarted.path {
-            Some(path) => format!("{path}: {}", unstarted.reason),
-            None => unstarted.reason,
+        let Unstarted::Failed { path, reason } = unstarted.clone() else {
+            self.step(Event::Ignored { key, generation });
+            return;
         };
+        self.unstarted = Some(unstarted);
+        let reason = path.map_or_else(|| reason.clone(), |path| format!("{path}: {reason}"));
         self.step(Event::StartFailed { key, generation, reason });
+        self.unstarted = self.unstarted.take().filter(|_| self.outcome.is_some() || self.machine.is_closing());
     }
 
-    fn add(&mut self, mut spec: ChildSpec, reply: oneshot::Sender<Result<(), StartError>>) {
-        if self.blueprint.node.children().iter().any(|child| child.id == spec.id) {
-            let path = self.blueprint.node.path.clone();
-            let _ = reply.send(Err(StartError::AlreadyPresent { nursery: path, id: spec.id }));
-            return;
+    fn exited(&mut self, key: Key, generation: u64, exit: Exit, loss: Loss) {
+        if loss != Loss::default() {
+            self.tell(key, generation, EventKind::Lost { handling: loss.handling, waiting: loss.waiting });
         }
-        if self.machine.is_closing() {
-            let room = self.blueprint.node.path.clone();
-            let _ = reply.send(Err(StartError::Down(Down::Absent { room })));
-            return;
-        }
-        // A child that comes at run time is its maker's to start again.
-        spec.rules.restart = Restart::Temporary;
-        let node = self.blueprint.node.below(&spec.id, Kind::Actor);
-        self.blueprint.node.adopt(Arc::clone(&node));
-        let key = self.keys;
-        self.keys += 1;
-        let charge = Charge { node, rules: spec.rules, start: spec.start };
-        self.places.insert(key, Place { added: Some(reply), ..Place::new(charge) });
-        self.step(Event::Add { key, rules: spec.rules });
-    }
-
-    fn terminate(&mut self, id: &str, reply: oneshot::Sender<()>) {
-        // An unknown child is down already, so the reply goes out by being dropped.
-        if let Some((key, place)) = self.places.iter_mut().find(|(_, place)| place.charge.node.id == id) {
-            place.terminated.push(reply);
-            let key = *key;
-            self.step(Event::Terminate { key });
-        }
-    }
-
-    fn forget(&mut self, key: Key) {
-        let Some(mut place) = self.places.remove(&key) else { return };
-        place.disarm();
-        if self.blueprint.order == Order::Dynamic {
-            self.blueprint.node.disown(&place.charge.node);
-        }
-        for reply in place.terminated {
-            let _ = reply.send(());
-        }
-    }
-
-    fn abandon(&mut self, key: Key) {
-        let path = self.path_of(key);
-        let Some(place) = self.places.get_mut(&key) else { return };
-        let Some(vitals) = &place.vitals else { return };
-        if let Some(added) = place.added.take() {
-            let _ = added.send(Err(StartError::Child { path, reason: BLOCKED_START.to_owned() }));
-        }
-        vitals.note_exit(Exit::Failed("it blocks its thread and was given up".to_owned()));
-        // From here on nobody speaks of its end again, also when it comes free one day.
-        if vitals.settle()
-            && place.live.is_some()
-            && let (Some(nursery), Some(exit)) = (&self.blueprint.nursery, vitals.exit())
-        {
-            nursery.report(&place.charge.node.id, &exit);
-        }
-        vitals.mark_gone();
-    }
-
-    fn giving_up(&mut self, key: Key, reason: &str) {
-        let path = self.path_of(key);
-        let node = &self.blueprint.node;
-        self.shared.tell(node, node.generation(), EventKind::GaveUp { reason: format!("{path}: {reason}") });
-        // A supervisor gives up once, so the cell is empty.
-        let _ = self.verdict.set((path, reason.to_owned()));
+        self.step(Event::Exited { key, generation, exit });
     }
 
     fn tell(&mut self, key: Key, generation: u64, kind: EventKind) {
-        let Some(place) = self.places.get(&key) else { return };
-        let down = matches!(kind, EventKind::Failed { .. } | EventKind::Stopped);
-        if down && place.charge.node.kind != Kind::Actor {
-            place.charge.node.hush();
+        if let Some(place) = self.places.get(&key) {
+            self.shared.tell(&place.charge.node, generation, kind);
         }
-        self.shared.tell(&place.charge.node, generation, kind);
     }
 
     fn path_of(&self, key: Key) -> String {
-        self.places.get(&key).map_or_else(String::new, |place| place.charge.node.path.clone())
-    }
-
-    fn arm(&mut self, key: Key, generation: u64, timer: Timer, after: Duration) {
-        let task = self.after(after, Msg::Overdue { key, generation, timer });
-        self.at(key, |place| {
-            place.disarm();
-            place.timer = Some(task);
-        });
+        self.places.get(&key).map_or_else(String::new, |place| place.charge.node.path.as_ref().to_owned())
     }
 
     fn after(&self, after: Duration, message: Msg) -> AbortHandle {
@@ -332,58 +253,34 @@ impl State {
         task.abort_handle()
     }
 
-    /// Sees to it that the stall clocks are looked at again, if any child has one.
-    fn watch_stalls(&mut self) {
-        let shortest = self.places.values().filter_map(|place| place.charge.rules.stall_after).min();
-        if let Some(limit) = shortest.filter(|_| !self.check_pending) {
-            self.check_pending = true;
-            self.after((limit / STALL_CHECKS_PER_LIMIT).max(STALL_CHECK_FLOOR), Msg::CheckStalls);
-        }
-    }
-
-    fn check_stalls(&mut self) {
-        self.check_pending = false;
-        let stalled = |(key, place): (&Key, &Place)| {
-            let vitals = place.vitals.as_ref()?;
-            let silent = vitals.silent_for()?;
-            (silent >= place.charge.rules.stall_after?).then_some((*key, silent))
-        };
-        let stalled: Vec<(Key, Duration)> = self.places.iter().filter_map(stalled).collect();
-        for (key, silent) in stalled {
-            let Some(place) = self.places.get(&key) else { continue };
-            let generation = place.charge.node.generation();
-            if self.machine.is_up(key, generation) {
-                if let Some(vitals) = &place.vitals {
-                    vitals.note_exit(Exit::Failed(format!("it made no progress for {silent:?}")));
-                }
-                self.step(Event::Stalled { key, generation, silent });
-            }
-        }
-        self.watch_stalls();
-    }
-
-    /// Ends this actor when the machine has finished: normally when it was told to, as a failure when it gave up.
-    fn conclude(&mut self, myself: &ActorRef<Msg>) -> Result<(), ActorProcessingErr> {
-        let Some(outcome) = self.outcome.take() else { return Ok(()) };
+    /// Ends this actor when the machine has finished. As in OTP its reason is a shutdown, also when it gave up.
+    fn conclude(&mut self, myself: &ActorRef<Msg>) {
+        let Some(outcome) = self.outcome.take() else { return };
         if let Some(boot) = self.boot.take() {
-            let unstarted = match &outcome {
-                Outcome::Stopped => Unstarted::because("it was stopped while starting"),
-                Outcome::BootFailed { key, reason } => {
-                    let deeper = self.unstarted.take();
-                    let reason = deeper.as_ref().map_or_else(|| reason.clone(), |deeper| deeper.reason.clone());
-                    let path = deeper.and_then(|deeper| deeper.path).unwrap_or_else(|| self.path_of(*key));
-                    Unstarted { path: Some(path), reason }
-                }
-                Outcome::GaveUp { key, reason } => Unstarted { path: Some(self.path_of(*key)), reason: reason.clone() },
-            };
-            let _ = boot.send(Err(unstarted));
+            // The one who waited for the boot may have gone.
+            let _ = boot.send(Err(self.why_not_booted(&outcome)));
         }
+        if let Some(verdict) = self.verdict.get() {
+            let reason = match verdict {
+                Verdict::GaveUp { path, reason } => format!("it gave up on {path}: {reason}"),
+                Verdict::Done { path } => format!("{path} is done"),
+            };
+            vitals::here(|vitals| vitals.note_exit(Exit::Shutdown(reason)));
+        }
+        myself.stop(None);
+    }
+
+    fn why_not_booted(&mut self, outcome: &Outcome) -> Unstarted {
         match outcome {
-            Outcome::Stopped | Outcome::BootFailed { .. } => {
-                myself.stop(None);
-                Ok(())
+            Outcome::Stopped => Unstarted::because(crate::machine::CALLED_OFF),
+            Outcome::Done { .. } => Unstarted::because("its significant children were done before it was up"),
+            Outcome::GaveUp { key, reason } => {
+                Unstarted::Failed { path: Some(self.path_of(*key)), reason: reason.clone() }
             }
-            Outcome::GaveUp { key, reason } => Err(format!("it gave up on {}: {reason}", self.path_of(key)).into()),
+            Outcome::BootFailed { key, reason } => match self.unstarted.take() {
+                Some(Unstarted::Failed { path: Some(path), reason }) => Unstarted::Failed { path: Some(path), reason },
+                _ => Unstarted::Failed { path: Some(self.path_of(*key)), reason: reason.clone() },
+            },
         }
     }
 }

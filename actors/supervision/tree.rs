@@ -1,20 +1,22 @@
-//! A running tree: to look at, to stop, and to wait for.
+//! A running tree: to look at, to administrate, to stop, and to wait for.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use ractor::{Actor, ActorRef};
+use ractor::{Actor, ActorCell, ActorRef};
 use tokio::sync::{broadcast, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::blueprint::{Blueprint, Shared};
 use crate::branch::{Branch, Kind, Node};
+use crate::control::Control;
 use crate::event::{Event, EventKind, Exit};
-use crate::launch::{ended, told};
+use crate::launch::{Unstarted, ended, told};
 use crate::pulse;
 use crate::socket::Down;
 use crate::spec::{KILL_WITHIN_DEFAULT, SpecError, TreeSpec};
-use crate::supervisor::{Brief, Msg, Supervisor};
+use crate::supervisor::{Brief, Msg, Supervisor, Verdict, orphans};
 use crate::vitals::Vitals;
 use crate::watched::Watched;
 
@@ -35,6 +37,11 @@ pub struct Tree {
 pub enum Ended {
     /// It was stopped.
     Stopped,
+    /// The significant children of the root were done.
+    Done {
+        /// The one that was last, or enough.
+        path: String,
+    },
     /// The root gave up, or was killed.
     GaveUp {
         /// The child that failed once too often; the root itself if it was killed.
@@ -44,6 +51,13 @@ pub enum Ended {
     },
 }
 
+impl Ended {
+    /// Returns what the process should end with: 0 when the tree ended as wished, 1 when it gave up.
+    pub fn code(&self) -> u8 {
+        u8::from(matches!(self, Ended::GaveUp { .. }))
+    }
+}
+
 /// Brings a tree up and returns when every child in it is.
 ///
 /// Children start in the order of the spec, each after the one before is up. When one refuses, what was started is stopped
@@ -51,50 +65,69 @@ pub enum Ended {
 pub async fn start(spec: TreeSpec) -> Result<Tree, StartError> {
     spec.check()?;
     let shared = Arc::new(Shared { epoch: Instant::now(), events: broadcast::Sender::new(EVENTS_KEPT) });
-    let node = Node::root(&spec.id);
+    let blueprint = Arc::new(Blueprint::of(spec));
+    let node = Arc::clone(&blueprint.node);
+    if blueprint.needed.as_ref().is_some_and(|needed| !needed()) {
+        return Err(StartError::Ignored { path: node.path.as_ref().to_owned() });
+    }
     let vitals = Arc::new(Vitals::new(shared.epoch));
     node.begin(1, Arc::clone(&vitals));
     let (sender, end) = watch::channel(None);
     pulse::keep(end.clone());
     let verdict = Arc::new(OnceLock::new());
     let (boot, booted) = oneshot::channel();
-    let brief = Brief {
-        blueprint: Arc::new(Blueprint::of(spec, Arc::clone(&node))),
-        shared: Arc::clone(&shared),
-        boot,
-        verdict: Arc::clone(&verdict),
-    };
-    let died = |reason: String| StartError::Child { path: node.path.clone(), reason };
-    let (root, join) = Actor::spawn(None, Watched::new(Supervisor, Arc::clone(&vitals), None), brief)
-        .await
-        .map_err(|error| died(error.to_string()))?;
+    let watched = Watched::new(Supervisor, Arc::clone(&vitals), Some(blueprint.socket.clone()));
+    let brief = Brief { blueprint, shared: Arc::clone(&shared), boot, verdict: Arc::clone(&verdict) };
+    let died = |reason: String| StartError::Child { path: node.path.as_ref().to_owned(), reason };
+    let (root, join) = Actor::spawn(None, watched, brief).await.map_err(|error| died(error.to_string()))?;
     let undo = UndoOnDrop(Some(root.clone()));
     match booted.await {
         Ok(Ok(())) => undo.not_needed(),
         Ok(Err(unstarted)) => {
             ended(join).await;
-            let path = unstarted.path.unwrap_or_else(|| node.path.clone());
-            return Err(StartError::Child { path, reason: unstarted.reason });
+            vitals.mark_gone();
+            return Err(match unstarted {
+                Unstarted::Failed { path: Some(path), reason } => StartError::Child { path, reason },
+                Unstarted::Failed { path: None, reason } => died(reason),
+                Unstarted::Ignored => StartError::Ignored { path: node.path.as_ref().to_owned() },
+            });
         }
         Err(_) => {
             ended(join).await;
+            orphans::take_down(&node).await;
+            vitals.mark_gone();
             return Err(died("it ended while starting".to_owned()));
         }
     }
     node.set_cell(root.get_cell());
     shared.tell(&node, 1, EventKind::Started);
     let tree = Tree { root, node, shared, end };
-    let (node, shared) = (Arc::clone(&tree.node), Arc::clone(&tree.shared));
-    tokio::spawn(async move {
-        ended(join).await;
-        vitals.note_exit(Exit::Killed);
-        let how = how_it_ended(&node, &vitals, &verdict);
-        node.hush();
-        shared.tell(&node, 1, EventKind::Stopped);
-        vitals.mark_gone();
-        sender.send_replace(Some(how));
-    });
+    tokio::spawn(wait_for_the_end(tree.clone(), join, vitals, verdict, sender));
     Ok(tree)
+}
+
+async fn wait_for_the_end(
+    tree: Tree,
+    join: JoinHandle<()>,
+    vitals: Arc<Vitals>,
+    verdict: Arc<OnceLock<Verdict>>,
+    end: watch::Sender<Option<Ended>>,
+) {
+    ended(join).await;
+    vitals.note_exit(Exit::Killed);
+    let node = tree.node;
+    if vitals.exit() == Some(Exit::Killed) {
+        orphans::take_down(&node).await;
+    }
+    node.hush();
+    tree.shared.tell(&node, 1, EventKind::Stopped);
+    vitals.mark_gone();
+    end.send_replace(Some(match (verdict.get().cloned(), vitals.exit()) {
+        (Some(Verdict::GaveUp { path, reason }), _) => Ended::GaveUp { path, reason },
+        (Some(Verdict::Done { path }), _) => Ended::Done { path },
+        (None, None | Some(Exit::Normal)) => Ended::Stopped,
+        (None, Some(exit)) => Ended::GaveUp { path: node.path.as_ref().to_owned(), reason: exit.to_string() },
+    }));
 }
 
 /// Stops a tree whose starter went away before it was up; nobody else could.
@@ -114,34 +147,43 @@ impl Drop for UndoOnDrop {
     }
 }
 
-fn how_it_ended(node: &Node, vitals: &Vitals, verdict: &OnceLock<(String, String)>) -> Ended {
-    match (verdict.get(), vitals.exit()) {
-        (Some((path, reason)), _) => Ended::GaveUp { path: path.clone(), reason: reason.clone() },
-        (None, None | Some(Exit::Normal)) => Ended::Stopped,
-        (None, Some(exit)) => Ended::GaveUp { path: node.path.clone(), reason: exit.to_string() },
-    }
-}
-
 impl Tree {
     /// Returns the whole tree as it stands, without asking any actor.
     pub fn snapshot(&self) -> Branch {
         self.node.snapshot()
     }
 
+    /// Returns what can be asked of the supervisor at `path`, which is found as by [`kill`](Self::kill).
+    pub fn control(&self, path: &str) -> Result<Control, UnknownChild> {
+        let node = self.find(path)?;
+        let socket = node.socket().ok_or_else(|| UnknownChild::NoSupervisor { path: node.path.as_ref().to_owned() })?;
+        Ok(Control::of(socket))
+    }
+
     /// Stops the tree in reverse order of its start and returns when all of it is down.
     ///
-    /// What is still there after `within` is killed, and named in the error. A tree that has ended already is stopped.
+    /// What is still there after `within` is killed, and named in the error. Whoever asks again, with less patience, gets it
+    /// down earlier: no time at all kills everything at once. A tree that has ended already is stopped.
     pub async fn stop(&self, within: Duration) -> Result<(), StopTimeout> {
         told(&self.root, Msg::Shutdown);
         if tokio::time::timeout(within, self.ended()).await.is_ok() {
             return Ok(());
         }
-        let alive: Vec<Arc<Node>> = leaves(&self.node).into_iter().filter(|node| node.cell().is_some()).collect();
-        let left = alive.iter().map(|node| node.path.clone()).collect();
-        self.root.kill();
+        let all = self.node.walk();
+        let alive = |node: &&Arc<Node>| node.kind == Kind::Actor && node.cell().is_some();
+        let left = all.iter().filter(alive).map(|node| node.path.as_ref().to_owned()).collect();
+        // From the root down, so that no supervisor lives to see its child die.
+        for node in &all {
+            if let Some(vitals) = node.vitals() {
+                vitals.call_off();
+            }
+            if let Some(cell) = node.cell() {
+                cell.kill();
+            }
+        }
         let gone = async {
             self.ended().await;
-            for vitals in alive.iter().filter_map(|node| node.vitals()) {
+            for vitals in all.iter().filter_map(|node| node.vitals()) {
                 vitals.gone().await;
             }
         };
@@ -155,20 +197,24 @@ impl Tree {
     ///
     /// `path` is the ids from below the root, as in `mind/curiosity`, or an id that is unique in the tree.
     pub fn kill(&self, path: &str) -> Result<(), UnknownChild> {
-        let nodes = nodes(&self.node);
-        let by_path: Vec<&Arc<Node>> = nodes.iter().filter(|node| node.path == path).collect();
-        let by_id: Vec<&Arc<Node>> = nodes.iter().filter(|node| node.id == path).collect();
-        let node = match (by_path.as_slice(), by_id.as_slice()) {
-            ([.., node], _) | ([], [node]) => node,
-            ([], []) => return Err(UnknownChild::Absent { path: path.to_owned() }),
-            ([], several) => {
-                let paths = several.iter().map(|node| node.path.clone()).collect();
-                return Err(UnknownChild::Ambiguous { id: path.to_owned(), paths });
-            }
-        };
-        let cell = node.cell().ok_or_else(|| UnknownChild::NotRunning { path: node.path.clone() })?;
+        let node = self.find(path)?;
+        let cell = node.cell().ok_or_else(|| UnknownChild::NotRunning { path: node.path.as_ref().to_owned() })?;
         cell.kill();
         Ok(())
+    }
+
+    fn find(&self, path: &str) -> Result<Arc<Node>, UnknownChild> {
+        let nodes = self.node.walk();
+        let by_path: Vec<&Arc<Node>> = nodes.iter().filter(|node| *node.path == *path).collect();
+        let by_id: Vec<&Arc<Node>> = nodes.iter().filter(|node| node.id() == path).collect();
+        match (by_path.as_slice(), by_id.as_slice()) {
+            ([.., node], _) | ([], [node]) => Ok(Arc::clone(node)),
+            ([], []) => Err(UnknownChild::Absent { path: path.to_owned() }),
+            ([], several) => {
+                let paths = several.iter().map(|node| node.path.as_ref().to_owned()).collect();
+                Err(UnknownChild::Ambiguous { id: path.to_owned(), paths })
+            }
+        }
     }
 
     /// Waits for the end of the tree.
@@ -185,18 +231,6 @@ impl Tree {
     }
 }
 
-fn nodes(node: &Arc<Node>) -> Vec<Arc<Node>> {
-    let mut found = vec![Arc::clone(node)];
-    for child in node.children() {
-        found.extend(nodes(&child));
-    }
-    found
-}
-
-fn leaves(node: &Arc<Node>) -> Vec<Arc<Node>> {
-    nodes(node).into_iter().filter(|node| node.kind == Kind::Actor).collect()
-}
-
 /// Why a tree or a child was not started.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -204,6 +238,12 @@ pub enum StartError {
     /// The spec does not make sense; nothing was started.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// The root said that it need not run.
+    #[error("{path} need not run")]
+    Ignored {
+        /// The root.
+        path: String,
+    },
     /// A child did not come up; what had come up before it was stopped again.
     #[error("{path} did not start: {reason}")]
     Child {
@@ -212,15 +252,25 @@ pub enum StartError {
         /// Its error, or its panic's message.
         reason: String,
     },
-    /// The nursery has a child of that name.
-    #[error("{nursery} has a child named {id} already")]
+    /// The supervisor has a child of that name, which is up or coming up.
+    #[error("{supervisor} has started {id} already")]
+    AlreadyStarted {
+        /// Which supervisor.
+        supervisor: String,
+        /// The id in use.
+        id: String,
+        /// The actor that has it, if it is up.
+        actor: Option<ActorCell>,
+    },
+    /// The supervisor has a child of that name, which is down.
+    #[error("{supervisor} has a child named {id} already")]
     AlreadyPresent {
-        /// Which nursery.
-        nursery: String,
+        /// Which supervisor.
+        supervisor: String,
         /// The id in use.
         id: String,
     },
-    /// The nursery is not there, or has too much waiting.
+    /// The supervisor is not there.
     #[error(transparent)]
     Down(#[from] Down),
 }
@@ -255,6 +305,12 @@ pub enum UnknownChild {
     /// The child is known, and down.
     #[error("{path} is not running")]
     NotRunning {
+        /// Which child.
+        path: String,
+    },
+    /// What stands there is an actor.
+    #[error("{path} is no supervisor")]
+    NoSupervisor {
         /// Which child.
         path: String,
     },

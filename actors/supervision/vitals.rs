@@ -2,13 +2,15 @@
 
 use std::future::Future;
 use std::panic::{self, AssertUnwindSafe};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use pin_project_lite::pin_project;
 use ractor::ActorProcessingErr;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::event::Exit;
@@ -26,6 +28,18 @@ tokio::task_local! {
 /// Outside of a supervised handler, also in a task that a handler spawned, it does nothing; see [`Progress::here`].
 pub fn progress() {
     Progress::here().made();
+}
+
+/// Hands `info` to whoever started this actor with `start_child` or `restart_child`; for use in `pre_start`.
+pub fn start_info(info: impl Into<String>) {
+    let info = info.into();
+    here(|vitals| vitals.notes().info = Some(info));
+}
+
+/// Does something with the vital signs of the actor whose handler is running, if one is.
+pub(crate) fn here(act: impl FnOnce(&Arc<Vitals>)) {
+    // Outside of a supervised handler there is nobody to tell.
+    let _ = CURRENT.try_with(act);
 }
 
 /// A way to report the progress of one handler from elsewhere, such as from a task it spawned.
@@ -46,34 +60,85 @@ impl Progress {
     }
 }
 
+/// What a handler is busy with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Activity {
+    /// One of ractor's callbacks other than `handle`.
+    Callback(&'static str),
+    /// A message of this kind.
+    Message(&'static str),
+}
+
+impl Activity {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Activity::Callback(name) | Activity::Message(name) => name,
+        }
+    }
+}
+
+/// What is lost with an actor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Loss {
+    pub(crate) handling: Option<&'static str>,
+    pub(crate) waiting: usize,
+}
+
+/// What an actor leaves behind; rarely anything, so it is kept apart.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    exit: Option<Exit>,
+    /// The kind of the message whose handler failed.
+    failed_at: Option<&'static str>,
+    pub(crate) info: Option<String>,
+    /// Why the actor began anew instead of from its checkpoint.
+    pub(crate) afresh: Option<String>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Vitals {
     /// Times are kept as nanoseconds since then, plus one.
     epoch: Instant,
+    born_at: u64,
     busy_since: AtomicU64,
+    is_at_work: AtomicBool,
     progress_at: AtomicU64,
+    busy_for: AtomicU64,
     handled: AtomicU64,
     waiting: AtomicUsize,
+    activity: Mutex<Activity>,
     /// Whether nobody may send any more: it is being stopped, or is gone, or was given up.
     retired: AtomicBool,
-    exit: Mutex<Option<Exit>>,
+    /// Whether its start is no longer wanted.
+    called_off: AtomicBool,
     settled: AtomicBool,
-    gone: watch::Sender<bool>,
+    abandoned: AtomicBool,
+    gone: AtomicBool,
+    changed: Notify,
+    notes: Mutex<Box<Notes>>,
 }
 
 impl Vitals {
     pub(crate) fn new(epoch: Instant) -> Self {
-        Vitals {
+        let vitals = Vitals {
             epoch,
+            born_at: IDLE,
             busy_since: AtomicU64::new(IDLE),
+            is_at_work: AtomicBool::new(false),
             progress_at: AtomicU64::new(IDLE),
+            busy_for: AtomicU64::new(0),
             handled: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
+            activity: Mutex::new(Activity::Callback("pre_start")),
             retired: AtomicBool::new(false),
-            exit: Mutex::new(None),
+            called_off: AtomicBool::new(false),
             settled: AtomicBool::new(false),
-            gone: watch::Sender::new(false),
-        }
+            abandoned: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            changed: Notify::new(),
+            notes: Mutex::default(),
+        };
+        Vitals { born_at: vitals.now(), ..vitals }
     }
 
     fn now(&self) -> u64 {
@@ -85,39 +150,67 @@ impl Vitals {
         Duration::from_nanos(self.now().saturating_sub(then))
     }
 
+    pub(crate) fn notes(&self) -> MutexGuard<'_, Box<Notes>> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Runs one handler of this actor: keeps the clocks, and writes down how the actor ends if the handler fails.
-    pub(crate) async fn attend<T>(
-        self: &Arc<Self>,
-        work: impl Future<Output = Result<T, ActorProcessingErr>> + Send,
-    ) -> Result<T, ActorProcessingErr> {
+    pub(crate) fn attend<F>(self: &Arc<Self>, activity: Activity, work: F) -> Attended<F> {
+        Attended { vitals: Arc::clone(self), activity, has_begun: false, work }
+    }
+
+    fn begin(&self, activity: Activity) {
         let now = self.now();
+        *self.activity.lock().unwrap_or_else(PoisonError::into_inner) = activity;
+        self.close_account(now);
         self.progress_at.store(now, Ordering::Release);
         self.busy_since.store(now, Ordering::Release);
-        let outcome = caught(CURRENT.scope(Arc::clone(self), work)).await;
-        self.busy_since.store(IDLE, Ordering::Release);
-        match outcome {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => {
-                self.note_exit(Exit::Failed(with_sources(error.as_ref())));
-                Err(error)
-            }
-            Err(text) => {
-                self.note_exit(Exit::Panicked(text.clone()));
-                Err(text.into())
-            }
+        self.is_at_work.store(true, Ordering::Release);
+    }
+
+    fn finish(&self) {
+        self.is_at_work.store(false, Ordering::Release);
+        // While more waits, the end of this handler is the begin of the next, which looks at the clock anyway.
+        if self.waiting() == 0 {
+            self.close_account(self.now());
+            self.busy_since.store(IDLE, Ordering::Release);
         }
     }
 
-    /// Returns how long the running handler has been at it; nothing when idle.
-    pub(crate) fn busy_for(&self) -> Option<Duration> {
+    /// Adds what was worked since the last begin; only the actor's own task does, so that no two can race.
+    fn close_account(&self, now: u64) {
+        let since = self.busy_since.load(Ordering::Relaxed);
+        if since != IDLE {
+            let worked = self.busy_for.load(Ordering::Relaxed) + now.saturating_sub(since);
+            self.busy_for.store(worked, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns what the running handler is at, and for how long; nothing when idle.
+    pub(crate) fn busy(&self) -> Option<(Activity, Duration)> {
         let since = self.busy_since.load(Ordering::Acquire);
-        (since != IDLE).then(|| self.since(since))
+        let activity = *self.activity.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_at_work.load(Ordering::Acquire).then(|| (activity, self.since(since)))
     }
 
     /// Returns for how long the running handler has made no progress; nothing when idle.
     pub(crate) fn silent_for(&self) -> Option<Duration> {
         let since = self.busy_since.load(Ordering::Acquire);
-        (since != IDLE).then(|| self.since(since.max(self.progress_at.load(Ordering::Acquire))))
+        let progress_at = self.progress_at.load(Ordering::Acquire);
+        self.is_at_work.load(Ordering::Acquire).then(|| self.since(since.max(progress_at)))
+    }
+
+    /// Returns how long ago this incarnation's start began.
+    pub(crate) fn age(&self) -> Duration {
+        self.since(self.born_at)
+    }
+
+    /// Returns which part of its life the actor has been busy, from 0 to 1.
+    pub(crate) fn busy_ratio(&self) -> f64 {
+        let running = self.busy().map_or(Duration::ZERO, |(_, busy)| busy);
+        let busy = Duration::from_nanos(self.busy_for.load(Ordering::Relaxed)).saturating_add(running);
+        let age = self.age();
+        if age.is_zero() { 0.0 } else { (busy.as_secs_f64() / age.as_secs_f64()).min(1.0) }
     }
 
     /// Counts a message as waiting, unless `limit` wait already.
@@ -137,11 +230,22 @@ impl Vitals {
     }
 
     pub(crate) fn count_handled(&self) {
-        self.handled.fetch_add(1, Ordering::Relaxed);
+        // Nobody else counts, so it need not be one step.
+        self.handled.store(self.handled.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
     pub(crate) fn handled(&self) -> u64 {
         self.handled.load(Ordering::Relaxed)
+    }
+
+    /// Returns what an actor that ended took with it.
+    pub(crate) fn loss(&self) -> Loss {
+        // One that was killed never came back from its handler.
+        let cut_off = self.busy().and_then(|(activity, _)| match activity {
+            Activity::Message(kind) => Some(kind),
+            Activity::Callback(_) => None,
+        });
+        Loss { handling: self.notes().failed_at.or(cut_off), waiting: self.waiting() }
     }
 
     /// Turns senders away from now on.
@@ -153,14 +257,21 @@ impl Vitals {
         self.retired.load(Ordering::Acquire)
     }
 
+    fn note_failure(&self, activity: Activity, exit: Exit) {
+        if let Activity::Message(kind) = activity {
+            self.notes().failed_at = Some(kind);
+        }
+        self.note_exit(exit);
+    }
+
     /// Writes down how the actor ends; the first note stays, because what follows is only its consequence.
     pub(crate) fn note_exit(&self, exit: Exit) {
-        self.exit.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(exit);
+        self.notes().exit.get_or_insert(exit);
     }
 
     /// Returns how the actor ended, if anything was noted.
     pub(crate) fn exit(&self) -> Option<Exit> {
-        self.exit.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.notes().exit.clone()
     }
 
     /// Returns true for the first caller only, who is the one to report the exit.
@@ -168,16 +279,90 @@ impl Vitals {
         !self.settled.swap(true, Ordering::AcqRel)
     }
 
+    /// Says that nobody waits for the actor any longer, although it may still be there.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+        self.mark_gone();
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+
     /// Says that the actor's task has ended, or that nobody waits for it any longer.
     pub(crate) fn mark_gone(&self) {
         self.retire();
-        self.gone.send_replace(true);
+        self.gone.store(true, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
     }
 
     /// Waits until the actor's task has ended.
     pub(crate) async fn gone(&self) {
-        // The sender lives in `self`, so the wait cannot end early.
-        let _ = self.gone.subscribe().wait_for(|gone| *gone).await;
+        self.until(&self.gone).await;
+    }
+
+    /// Says that the start is no longer wanted.
+    pub(crate) fn call_off(&self) {
+        self.called_off.store(true, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until the start is no longer wanted.
+    pub(crate) async fn called_off(&self) {
+        self.until(&self.called_off).await;
+    }
+
+    async fn until(&self, flag: &AtomicBool) {
+        loop {
+            // The wait is set up before the look, so that a change between the two is not missed.
+            let changed = self.changed.notified();
+            if flag.load(Ordering::Acquire) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+pin_project! {
+    /// One handler at work. Written by hand because each layer of `async` would hold the handler's future twice, and every
+    /// actor's task has room for it as long as the actor lives.
+    pub(crate) struct Attended<F> {
+        vitals: Arc<Vitals>,
+        activity: Activity,
+        has_begun: bool,
+        #[pin]
+        work: F,
+    }
+}
+
+impl<T, F: Future<Output = Result<T, ActorProcessingErr>>> Future for Attended<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let (vitals, work) = (this.vitals, this.work);
+        if !std::mem::replace(this.has_begun, true) {
+            vitals.begin(*this.activity);
+        }
+        let step = || panic::catch_unwind(AssertUnwindSafe(|| work.poll(context)));
+        let outcome = match CURRENT.sync_scope(Arc::clone(vitals), step) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(outcome)) => outcome.inspect_err(|error| {
+                vitals.note_failure(*this.activity, Exit::Failed(with_sources(error.as_ref())));
+            }),
+            Err(payload) => {
+                let text = panic_text(payload.as_ref());
+                vitals.note_failure(*this.activity, Exit::Panicked(text.clone()));
+                Err(text.into())
+            }
+        };
+        vitals.finish();
+        Poll::Ready(outcome)
     }
 }
 
@@ -191,15 +376,22 @@ pub(crate) async fn caught<T>(work: impl Future<Output = T>) -> Result<T, String
     .await
 }
 
-fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
-    payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic that carries no text".to_owned())
+/// Returns what a panic says: its text, its error, or at least that it carries neither.
+pub(crate) fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
+    if let Some(text) = payload.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else if let Some(text) = payload.downcast_ref::<String>() {
+        text.clone()
+    } else if let Some(error) = payload.downcast_ref::<ActorProcessingErr>() {
+        with_sources(error.as_ref())
+    } else if let Some(number) = payload.downcast_ref::<i32>() {
+        number.to_string()
+    } else {
+        "a panic that carries neither text nor an error".to_owned()
+    }
 }
 
-fn with_sources(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn with_sources(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -8,7 +8,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use crate::event::Exit;
 use crate::socket::Socket;
-use crate::vitals::Vitals;
+use crate::vitals::{Activity, Vitals};
 
 /// An actor that does what `inner` does, and is seen doing it.
 pub(crate) struct Watched<A: Actor> {
@@ -36,21 +36,30 @@ impl<A: Actor> Actor for Watched<A> {
         myself: ActorRef<Self::Msg>,
         arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        let state = self.vitals.attend(async { self.inner.pre_start(myself.clone(), arguments).await }).await?;
-        if let Some(socket) = &self.socket {
-            socket.plug(myself, Arc::clone(&self.vitals));
+        let state = self
+            .vitals
+            .attend(Activity::Callback("pre_start"), async { self.inner.pre_start(myself.clone(), arguments).await })
+            .await?;
+        if let Some(socket) = &self.socket
+            && !socket.plug(myself, Arc::clone(&self.vitals))
+        {
+            let taken = format!("somebody else is plugged in at {}", socket.id());
+            self.vitals.note_exit(Exit::Failed(taken.clone()));
+            return Err(taken.into());
         }
         Ok(Kept(Some(state)))
     }
 
     async fn post_start(&self, myself: ActorRef<Self::Msg>, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
         let state = state.get()?;
-        self.vitals.attend(async { self.inner.post_start(myself, state).await }).await
+        let post_start = Activity::Callback("post_start");
+        self.vitals.attend(post_start, async { self.inner.post_start(myself, state).await }).await
     }
 
     async fn post_stop(&self, myself: ActorRef<Self::Msg>, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
         let state = state.get()?;
-        self.vitals.attend(async { self.inner.post_stop(myself, state).await }).await?;
+        let post_stop = Activity::Callback("post_stop");
+        self.vitals.attend(post_stop, async { self.inner.post_stop(myself, state).await }).await?;
         self.vitals.note_exit(Exit::Normal);
         Ok(())
     }
@@ -61,7 +70,8 @@ impl<A: Actor> Actor for Watched<A> {
         message: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        if self.fresh.swap(false, Ordering::Relaxed) {
+        if self.fresh.load(Ordering::Relaxed) {
+            self.fresh.store(false, Ordering::Relaxed);
             // ractor has just told the supervisor of the start, which left the supervisor's task in this worker's next-task slot,
             // where no other worker finds it. A first message that blocks the thread would thus also block the supervisor, the
             // only one who could notice. So the worker is let go once.
@@ -69,8 +79,15 @@ impl<A: Actor> Actor for Watched<A> {
         }
         self.vitals.dequeue();
         let state = state.get()?;
-        let outcome = self.vitals.attend(async { self.inner.handle(myself, message, state).await }).await;
+        let kind = self.socket.as_ref().map_or_else(std::any::type_name::<A::Msg>, |socket| socket.kind_of(&message));
+        // Dropped with this handler when it is cut off, which is how the message is blamed for a kill as well.
+        let suspicion = self.socket.as_ref().and_then(|socket| socket.taken(&message));
+        let activity = Activity::Message(kind);
+        let outcome = self.vitals.attend(activity, async { self.inner.handle(myself, message, state).await }).await;
         self.vitals.count_handled();
+        if let (Ok(()), Some(suspicion)) = (&outcome, suspicion) {
+            suspicion.clear();
+        }
         outcome
     }
 
@@ -81,7 +98,8 @@ impl<A: Actor> Actor for Watched<A> {
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         let state = state.get()?;
-        self.vitals.attend(async { self.inner.handle_supervisor_evt(myself, event, state).await }).await
+        let supervision = Activity::Callback("handle_supervisor_evt");
+        self.vitals.attend(supervision, async { self.inner.handle_supervisor_evt(myself, event, state).await }).await
     }
 }
 

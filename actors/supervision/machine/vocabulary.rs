@@ -1,30 +1,30 @@
 //! What a supervisor hears, and what it does.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::event::{EventKind, Exit};
-use crate::spec::{Rules, Strategy};
+use crate::spec::{Flags, Rules};
 
 /// Why a start failed that does not even end at its limit.
 pub(crate) const BLOCKED_START: &str = "it blocks its thread while starting";
 
-/// A child's name inside one machine; never reused.
-pub(crate) type Key = u64;
+/// Why a start failed that nobody wants any more.
+pub(crate) const CALLED_OFF: &str = "it was stopped while starting";
 
-/// In which order children come and go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Order {
-    /// A fixed list: up in order, down in reverse, one at a time.
-    Static(Strategy),
-    /// Children that come and go independently of each other.
-    Dynamic,
-}
+/// A child's name inside one machine; never reused. Children are ordered by it.
+pub(crate) type Key = u64;
 
 /// What a supervisor hears.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
     Boot,
     Started {
+        key: Key,
+        generation: u64,
+    },
+    /// The start said that the child need not run.
+    Ignored {
         key: Key,
         generation: u64,
     },
@@ -42,6 +42,7 @@ pub(crate) enum Event {
         key: Key,
         generation: u64,
         silent: Duration,
+        handling: &'static str,
     },
     Overdue {
         key: Key,
@@ -52,12 +53,28 @@ pub(crate) enum Event {
     GroupDue {
         token: u64,
     },
+    /// A new child, started now; if that fails it is forgotten again.
     Add {
         key: Key,
-        rules: Rules,
+        rules: Arc<Rules>,
     },
+    /// Brings a child down; with `forget` its spec goes too.
     Terminate {
         key: Key,
+        forget: bool,
+    },
+    /// Starts a child that is down; if that fails it stays down.
+    Restart {
+        key: Key,
+    },
+    /// The flags that hold from now on.
+    Reflag {
+        flags: Flags,
+    },
+    /// The rules that hold for one child from now on.
+    Revise {
+        key: Key,
+        rules: Arc<Rules>,
     },
     Shutdown,
 }
@@ -110,15 +127,28 @@ pub(crate) enum Effect {
         generation: u64,
         kind: EventKind,
     },
+    /// Answers whoever asked for this start by hand.
+    Answer {
+        key: Key,
+        answer: Result<(), String>,
+    },
     /// The supervisor is about to end because `key` failed once too often.
     GivingUp {
         key: Key,
         reason: String,
     },
+    /// The supervisor is about to end because `key` was the significant child that it waited for.
+    ShuttingDown {
+        key: Key,
+    },
     /// The child does not answer its kill, or blocks in its start: nobody waits for this generation any longer.
     Abandon {
         key: Key,
         generation: u64,
+    },
+    /// The child is down as it was asked to be, and stays known.
+    Rest {
+        key: Key,
     },
     /// The child is gone for good.
     Forget {
@@ -134,4 +164,16 @@ pub(crate) enum Outcome {
     Stopped,
     BootFailed { key: Key, reason: String },
     GaveUp { key: Key, reason: String },
+    Done { key: Key },
+}
+
+/// How a child stands, for those who ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stand {
+    Up,
+    /// Its first start, or one that was asked for by hand, is under way.
+    Starting,
+    /// It failed and is to come up again.
+    Restarting,
+    Down,
 }

@@ -49,7 +49,7 @@ impl super::World for World {
             outlets.push(socket.outlet(std::convert::identity));
             let reporter = reporter.clone();
             let child = ChildSpec::actor(&id, &socket, move || (Worker(reporter.clone()), ()));
-            spec = spec.child(child.backoff(AT_ONCE));
+            spec = spec.child(child.backoff(AT_ONCE).failures_max(u32::MAX));
         }
         let tree = start(spec).await.expect("workers start");
         World { tree, workers: outlets }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kloros_supervision::{Backoff, ChildSpec, Intensity, Socket, Strategy, Tree, TreeSpec};
-use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 
 /// Longer than anything here takes; under paused time it costs nothing.
 pub(crate) const LONG: Duration = Duration::from_secs(600);
@@ -17,6 +17,7 @@ pub(crate) enum Order {
     PanicWithoutText,
     Fail(&'static str),
     Stop,
+    StopBecause(&'static str),
     /// Is busy for so long, in so many steps that each report progress.
     Work {
         step: Duration,
@@ -31,6 +32,19 @@ pub(crate) enum Order {
     /// Blocks its thread until the sender is dropped.
     Block(std::sync::mpsc::Receiver<()>),
     Echo(RpcReplyPort<u32>),
+    /// Answers, and takes it for a failure if nobody listens.
+    EchoStrictly(RpcReplyPort<u32>),
+    /// Cuts all links that others may have made.
+    Detach,
+    /// Fails because of a task of its own.
+    FailElsewhere(&'static str),
+    /// Fails with a reason that has reasons.
+    FailDeeply,
+    PanicWithError(&'static str),
+    /// Fails whoever handles it, as often as it is sent.
+    Poison(u64),
+    /// Is noted in the log.
+    Note(u64),
     Drop(RpcReplyPort<u32>),
     SendYourself(u32),
 }
@@ -60,6 +74,16 @@ impl Log {
 pub(crate) struct Habits {
     /// Starts from this one on fail; 0 never.
     pub(crate) starts_failing_from: u32,
+    /// This one start fails; 0 none.
+    pub(crate) start_failing: u32,
+    pub(crate) ignores: bool,
+    pub(crate) info: Option<&'static str>,
+    /// Starts from this one on hang; 0 never.
+    pub(crate) starts_hanging_from: u32,
+    /// How long its `post_stop` takes.
+    pub(crate) stop_takes: Duration,
+    pub(crate) panics_after_starting: bool,
+    pub(crate) panics_when_told: bool,
     pub(crate) panics_while_starting: bool,
     pub(crate) hangs_while_starting: bool,
     /// Its first start blocks the thread until this one's sender is dropped.
@@ -129,7 +153,8 @@ impl Actor for Room {
         self.log.note(format!("start {}", self.id));
         tokio::task::yield_now().await;
         assert!(!self.habits.panics_while_starting, "no start today");
-        if self.habits.hangs_while_starting {
+        let hangs_now = self.habits.starts_hanging_from > 0 && generation >= self.habits.starts_hanging_from;
+        if self.habits.hangs_while_starting || hangs_now {
             std::future::pending::<()>().await;
         }
         if let Some(until_dropped) = self.habits.blocks_while_starting.as_ref().filter(|_| generation == 1) {
@@ -137,6 +162,15 @@ impl Actor for Room {
         }
         if self.habits.starts_failing_from > 0 && generation >= self.habits.starts_failing_from {
             return Err("the port is taken".into());
+        }
+        if self.habits.start_failing == generation {
+            return Err("not this time".into());
+        }
+        if self.habits.ignores {
+            return Err(kloros_supervision::Ignore.into());
+        }
+        if let Some(info) = self.habits.info {
+            kloros_supervision::start_info(info);
         }
         self.log.note(format!("up {}", self.id));
         Ok(State { generation, panics_when_dropped: self.habits.state_panics_when_dropped })
@@ -146,6 +180,7 @@ impl Actor for Room {
         if self.habits.fails_after_starting && state.generation == 1 {
             return Err("not after all".into());
         }
+        assert!(!self.habits.panics_after_starting || state.generation > 1, "not after all");
         Ok(())
     }
 
@@ -155,6 +190,7 @@ impl Actor for Room {
             Order::PanicWithoutText => std::panic::panic_any(7_u8),
             Order::Fail(text) => return Err(text.into()),
             Order::Stop => myself.stop(None),
+            Order::StopBecause(reason) => myself.stop(Some(reason.to_owned())),
             Order::Work { step, steps } => {
                 for _ in 0..steps {
                     tokio::time::sleep(step).await;
@@ -178,6 +214,17 @@ impl Actor for Room {
             Order::Echo(reply) => {
                 let _ = reply.send(state.generation);
             }
+            Order::EchoStrictly(reply) => reply.send(state.generation)?,
+            Order::Detach => {
+                if let Some(supervisor) = myself.try_get_supervisor() {
+                    myself.unlink(supervisor);
+                }
+            }
+            Order::FailElsewhere(text) => tokio::spawn(async move { panic!("{text}") }).await?,
+            Order::FailDeeply => return Err(Box::new(Outer(Inner))),
+            Order::PanicWithError(text) => std::panic::panic_any(ActorProcessingErr::from(text)),
+            Order::Poison(number) => return Err(format!("poisoned by {number}").into()),
+            Order::Note(number) => self.log.note(format!("{} got {number}", self.id)),
             Order::Drop(reply) => drop(reply),
             Order::SendYourself(times) => {
                 for _ in 0..times {
@@ -188,10 +235,24 @@ impl Actor for Room {
         Ok(())
     }
 
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Order>,
+        _: SupervisionEvent,
+        _: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        assert!(!self.habits.panics_when_told, "no news today");
+        Ok(())
+    }
+
     async fn post_stop(&self, _: ActorRef<Order>, _: &mut State) -> Result<(), ActorProcessingErr> {
         assert!(!self.habits.panics_while_stopping, "no stop today");
         if self.habits.hangs_while_stopping {
             std::future::pending::<()>().await;
+        }
+        if !self.habits.stop_takes.is_zero() {
+            self.log.note(format!("stopping {}", self.id));
+            tokio::time::sleep(self.habits.stop_takes).await;
         }
         self.log.note(format!("down {}", self.id));
         Ok(())
@@ -219,7 +280,7 @@ pub(crate) async fn house(strategy: Strategy, rooms: &[&Room]) -> Tree {
 
 /// Waits until `condition` holds; fails when it does not for ten seconds.
 #[track_caller]
-pub(crate) fn until(condition: impl Fn() -> bool) -> impl Future<Output = ()> {
+pub(crate) fn until(mut condition: impl FnMut() -> bool) -> impl Future<Output = ()> {
     let caller = std::panic::Location::caller();
     async move {
         let deadline = tokio::time::Instant::now() + seconds(10);
@@ -229,3 +290,30 @@ pub(crate) fn until(condition: impl Fn() -> bool) -> impl Future<Output = ()> {
         }
     }
 }
+
+/// An error with a reason.
+#[derive(Debug)]
+pub(crate) struct Outer(Inner);
+
+#[derive(Debug)]
+pub(crate) struct Inner;
+
+impl std::fmt::Display for Outer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "cannot read the plan")
+    }
+}
+
+impl std::fmt::Display for Inner {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "the disk is full")
+    }
+}
+
+impl std::error::Error for Outer {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+impl std::error::Error for Inner {}

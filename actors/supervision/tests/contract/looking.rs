@@ -58,6 +58,7 @@ async fn each_step_is_told_with_path_and_generation() {
     let told: Vec<(String, u64, EventKind)> =
         std::iter::from_fn(|| events.try_recv().ok()).map(|event| (event.path, event.generation, event.kind)).collect();
     let expected = [
+        ("mind/a", 1, EventKind::Lost { handling: Some("contract::fixtures::Order"), waiting: 0 }),
         ("mind/a", 1, EventKind::Failed { reason: "failed: bad".to_owned() }),
         ("mind/a", 1, EventKind::RestartScheduled { delay: seconds(0) }),
         ("mind/a", 2, EventKind::Started),

@@ -4,6 +4,14 @@
 
 mod fixtures;
 
+mod cases;
+
+mod soak;
+
+mod storm;
+
+mod differential;
+
 mod starting;
 
 mod stopping;

@@ -1,7 +1,7 @@
 //! Children that come and go at run time.
 
 use kloros_supervision::{
-    ChildExit, Collected, Exit, Nursery, Outlet, Shutdown, StartError, Strategy, Tree, UnknownChild, start,
+    ChildError, ChildExit, Collected, Exit, Nursery, Outlet, Restart, Shutdown, StartError, Strategy, Tree, start,
 };
 
 use crate::fixtures::{Habits, LONG, Log, Order, Room, seconds, supervisor, until};
@@ -22,13 +22,13 @@ async fn each_end_is_reported_once_and_nobody_is_started_again() {
     let expected = [Exit::Normal, Exit::Failed("no gpu".to_owned()), Exit::Panicked("ouch".to_owned())];
     for (order, exit) in orders.into_iter().zip(expected) {
         let room = Room::new("a", &log);
-        nursery.start_child(room.spec()).await.unwrap();
+        nursery.start_child(room.spec().restart(Restart::Temporary)).await.unwrap();
         room.tell(order);
         assert_eq!(exits.next(LONG).await, Some(ChildExit { id: "a".to_owned(), exit }));
         until(|| nursery.children().is_empty()).await;
     }
     let room = Room::new("a", &log);
-    nursery.start_child(room.spec()).await.unwrap();
+    nursery.start_child(room.spec().restart(Restart::Temporary)).await.unwrap();
     tree.kill("trials/a").unwrap();
     assert_eq!(exits.next(LONG).await.unwrap().exit, Exit::Killed);
     assert_eq!(log.lines().iter().filter(|line| *line == "up a").count(), 4);
@@ -56,9 +56,9 @@ async fn an_id_in_use_is_refused_and_its_holder_left_alone() {
     let log = Log::default();
     let (_tree, nursery, _) = nursery().await;
     let room = Room::new("a", &log);
-    nursery.start_child(room.spec()).await.unwrap();
-    let error = nursery.start_child(room.spec()).await.unwrap_err();
-    assert!(matches!(error, StartError::AlreadyPresent { .. }));
+    nursery.start_child(room.spec().restart(Restart::Temporary)).await.unwrap();
+    let error = nursery.start_child(room.spec().restart(Restart::Temporary)).await.unwrap_err();
+    assert!(matches!(error, StartError::AlreadyStarted { .. }));
     assert_eq!(room.generation().await, 1);
 }
 
@@ -67,12 +67,15 @@ async fn a_terminated_child_stops_gracefully_and_is_gone_on_return() {
     let log = Log::default();
     let (_tree, nursery, exits) = nursery().await;
     let room = Room::new("a", &log);
-    nursery.start_child(room.spec()).await.unwrap();
+    nursery.start_child(room.spec().restart(Restart::Temporary)).await.unwrap();
     nursery.terminate_child("a").await.unwrap();
     assert!(nursery.children().is_empty());
     assert_eq!(log.lines(), ["start a", "up a", "down a"]);
     assert_eq!(exits.taken(), [ChildExit { id: "a".to_owned(), exit: Exit::Normal }]);
-    assert_eq!(nursery.terminate_child("a").await, Err(UnknownChild::Absent { path: "a".to_owned() }));
+    assert_eq!(
+        nursery.terminate_child("a").await,
+        Err(ChildError::NotFound { supervisor: "trials".to_owned(), id: "a".to_owned() })
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -95,12 +98,12 @@ async fn a_nursery_that_is_killed_reports_its_children_and_comes_back_empty() {
     let log = Log::default();
     let (tree, nursery, exits) = nursery().await;
     let room = Room::new("a", &log);
-    nursery.start_child(room.spec()).await.unwrap();
+    nursery.start_child(room.spec().restart(Restart::Temporary)).await.unwrap();
     tree.kill("trials").unwrap();
-    assert_eq!(exits.next(LONG).await, Some(ChildExit { id: "a".to_owned(), exit: Exit::Killed }));
+    assert_eq!(exits.next(LONG).await, Some(ChildExit { id: "a".to_owned(), exit: Exit::Normal }));
     until(|| tree.snapshot().find("trials").unwrap().generation == 2).await;
     until(|| nursery.children().is_empty()).await;
-    nursery.start_child(room.spec()).await.unwrap();
+    nursery.start_child(room.spec().restart(Restart::Temporary)).await.unwrap();
     assert_eq!(room.generation().await, 2);
 }
 
@@ -114,7 +117,7 @@ async fn a_nursery_that_is_not_there_refuses() {
 
     let (tree, nursery, _) = nursery().await;
     tree.stop(LONG).await.unwrap();
-    assert!(matches!(nursery.start_child(room.spec()).await, Err(StartError::Down(_))));
+    assert!(matches!(nursery.start_child(room.spec().restart(Restart::Temporary)).await, Err(StartError::Down(_))));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,263 @@
+//! One place of the tree: written by its supervisor as it goes, read without disturbing anyone.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
+
+use ractor::ActorCell;
+use tokio::time::Instant;
+
+use super::{Branch, Kind, State};
+use crate::event::EventKind;
+use crate::machine::Key;
+use crate::socket::Socket;
+use crate::spec::Rules;
+use crate::supervisor::Msg;
+use crate::vitals::Vitals;
+
+/// One place of the tree, kept over all incarnations of what stands there.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) path: Arc<str>,
+    /// Where the id begins in the path.
+    id_at: usize,
+    pub(crate) kind: Kind,
+    is_root: bool,
+    status: Mutex<Status>,
+    below: OnceLock<Box<Below>>,
+}
+
+/// What only a supervisor has.
+#[derive(Debug)]
+struct Below {
+    socket: Socket<Msg>,
+    children: RwLock<BTreeMap<Key, Arc<Node>>>,
+}
+
+#[derive(Debug)]
+struct Status {
+    rules: Arc<Rules>,
+    stage: Stage,
+    generation: u64,
+    restarts: u64,
+    last_failure: Option<String>,
+    handled_before: u64,
+    lost: u64,
+    leaked: u64,
+    vitals: Option<Arc<Vitals>>,
+    cell: Option<ActorCell>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    Starting,
+    Running { since: Instant },
+    Restarting { since: Instant, delay: Duration },
+    Stopped,
+}
+
+impl Node {
+    /// Returns the place of a root supervisor that hears at `socket`.
+    pub(crate) fn root(id: &str, socket: Socket<Msg>) -> Arc<Node> {
+        let node = Node::new(id.into(), 0, Kind::Supervisor, true, Arc::new(Rules::of_a_supervisor()));
+        node.open(socket);
+        Arc::new(node)
+    }
+
+    /// Returns a new place below this one.
+    pub(crate) fn below(&self, id: &str, kind: Kind, rules: Arc<Rules>) -> Node {
+        if self.is_root {
+            return Node::new(id.into(), 0, kind, false, rules);
+        }
+        Node::new(format!("{}/{id}", self.path).into(), self.path.len() + 1, kind, false, rules)
+    }
+
+    fn new(path: Arc<str>, id_at: usize, kind: Kind, is_root: bool, rules: Arc<Rules>) -> Node {
+        let status = Status {
+            rules,
+            stage: Stage::Stopped,
+            generation: 0,
+            restarts: 0,
+            last_failure: None,
+            handled_before: 0,
+            lost: 0,
+            leaked: 0,
+            vitals: None,
+            cell: None,
+        };
+        Node { path, id_at, kind, is_root, status: Mutex::new(status), below: OnceLock::new() }
+    }
+
+    /// Makes this the place of a supervisor that hears at `socket`.
+    pub(crate) fn open(&self, socket: Socket<Msg>) {
+        self.below.get_or_init(|| Box::new(Below { socket, children: RwLock::default() }));
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.path[self.id_at..]
+    }
+
+    /// Returns where the supervisor hears that stands here; nothing for an actor.
+    pub(crate) fn socket(&self) -> Option<Socket<Msg>> {
+        self.below.get().map(|below| below.socket.clone())
+    }
+
+    fn status(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change_children(&self, change: impl FnOnce(&mut BTreeMap<Key, Arc<Node>>)) {
+        if let Some(below) = self.below.get() {
+            change(&mut below.children.write().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    pub(crate) fn adopt(&self, key: Key, child: Arc<Node>) {
+        self.change_children(|children| {
+            children.insert(key, child);
+        });
+    }
+
+    pub(crate) fn disown(&self, key: Key) {
+        self.change_children(|children| {
+            children.remove(&key);
+        });
+    }
+
+    pub(crate) fn disown_all(&self) {
+        self.change_children(BTreeMap::clear);
+    }
+
+    /// Returns what stands below, in starting order.
+    pub(crate) fn children(&self) -> Vec<Arc<Node>> {
+        let Some(below) = self.below.get() else { return Vec::new() };
+        below.children.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Returns this place and all below it, each before what stands below it.
+    pub(crate) fn walk(self: &Arc<Self>) -> Vec<Arc<Node>> {
+        let mut found = vec![Arc::clone(self)];
+        for child in self.children() {
+            found.extend(child.walk());
+        }
+        found
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.status().generation
+    }
+
+    pub(crate) fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.status().rules)
+    }
+
+    pub(crate) fn revise(&self, rules: Arc<Rules>) {
+        self.status().rules = rules;
+    }
+
+    /// Opens the next incarnation and returns the vital signs of the one before.
+    pub(crate) fn begin(&self, generation: u64, vitals: Arc<Vitals>) -> Option<Arc<Vitals>> {
+        let mut status = self.status();
+        let former = status.vitals.replace(vitals);
+        if let Some(former) = &former {
+            status.handled_before += former.handled();
+            status.restarts += 1;
+        }
+        status.generation = generation;
+        status.stage = Stage::Starting;
+        status.cell = None;
+        former
+    }
+
+    pub(crate) fn set_cell(&self, cell: ActorCell) {
+        self.status().cell = Some(cell);
+    }
+
+    /// Returns the actor that stands here now.
+    pub(crate) fn cell(&self) -> Option<ActorCell> {
+        self.status().cell.clone()
+    }
+
+    pub(crate) fn vitals(&self) -> Option<Arc<Vitals>> {
+        self.status().vitals.clone()
+    }
+
+    /// Counts a leaked incarnation out: it came free after all.
+    pub(crate) fn came_free(&self) {
+        let mut status = self.status();
+        status.leaked = status.leaked.saturating_sub(1);
+    }
+
+    /// Lets the place show what an event says, and returns how it is treated and how old its incarnation is.
+    pub(crate) fn show(&self, kind: &EventKind) -> (Arc<Rules>, Duration) {
+        let mut status = self.status();
+        match kind {
+            EventKind::Started => status.stage = Stage::Running { since: Instant::now() },
+            EventKind::RestartScheduled { delay } => {
+                status.stage = Stage::Restarting { since: Instant::now(), delay: *delay };
+            }
+            EventKind::Failed { reason } | EventKind::StartFailed { reason } | EventKind::ShutdownFailed { reason } => {
+                status.last_failure = Some(reason.clone());
+                status.stage = Stage::Stopped;
+                status.cell = None;
+            }
+            EventKind::GaveUp { reason } => status.last_failure = Some(reason.clone()),
+            EventKind::Stopped => {
+                status.stage = Stage::Stopped;
+                status.cell = None;
+            }
+            EventKind::Lost { handling, waiting } => status.lost += u64::from(handling.is_some()) + *waiting as u64,
+            EventKind::Leaked => status.leaked += 1,
+            EventKind::Stalled { .. } | EventKind::StartedAfresh { .. } | EventKind::AutoShutdown => {}
+        }
+        let age = status.vitals.as_ref().map_or(Duration::ZERO, |vitals| vitals.age());
+        (Arc::clone(&status.rules), age)
+    }
+
+    /// Lets everything below show as down: it ended with the supervisor that stood here.
+    pub(crate) fn hush(&self) {
+        for child in self.children() {
+            child.show(&EventKind::Stopped);
+            child.hush();
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> Branch {
+        let status = self.status();
+        let now = Instant::now();
+        let live = status.vitals.as_ref().filter(|_| matches!(status.stage, Stage::Running { .. } | Stage::Starting));
+        let busy = live.and_then(|vitals| vitals.busy());
+        let branch = Branch {
+            id: self.id().to_owned(),
+            path: self.path.as_ref().to_owned(),
+            kind: self.kind,
+            state: match status.stage {
+                Stage::Starting => State::Starting,
+                Stage::Running { .. } => State::Running,
+                Stage::Restarting { since, delay } => {
+                    let due_in = delay.saturating_sub(now.saturating_duration_since(since));
+                    State::Restarting { due_in }
+                }
+                Stage::Stopped => State::Stopped,
+            },
+            generation: status.generation,
+            restarts: status.restarts,
+            last_failure: status.last_failure.clone(),
+            uptime: match status.stage {
+                Stage::Running { since } => Some(now.saturating_duration_since(since)),
+                _ => None,
+            },
+            handled: status.handled_before + status.vitals.as_ref().map_or(0, |vitals| vitals.handled()),
+            lost: status.lost,
+            leaked: status.leaked,
+            depth: live.map_or(0, |vitals| vitals.waiting()),
+            busy_for: busy.map(|(_, busy)| busy),
+            busy_with: busy.map(|(activity, _)| activity.name()),
+            busy_ratio: live.map_or(0.0, |vitals| vitals.busy_ratio()),
+            children: Vec::new(),
+        };
+        drop(status);
+        let children = self.children().iter().map(|child| child.snapshot()).collect();
+        Branch { children, ..branch }
+    }
+}

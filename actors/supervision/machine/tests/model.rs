@@ -1,0 +1,396 @@
+//! The machine against a model of OTP's supervisor that does everything at once: it starts and stops a child by calling it, as
+//! a supervisor does that waits. What happens between two steps of the machine is settled, then both must have done the same.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use proptest::collection::vec;
+use proptest::prelude::{ProptestConfig, any, prop_assert_eq, proptest};
+use proptest::strategy::Strategy as Generate;
+
+use super::{SECOND, orders, restarts};
+use crate::event::Exit;
+use crate::machine::{
+    Arc, AutoShutdown, Duration, Effect, Event, Flags, Key, Machine, Outcome, Restart, Rules, Strategy,
+};
+use crate::spec::{Backoff, Intensity};
+
+const SEQUENCES: u32 = 100_000;
+const STEPS: usize = 50;
+
+/// What is done to a supervisor, and to which of its children.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Exit(usize, bool),
+    Terminate(usize),
+    Restart(usize),
+    Delete(usize),
+    Add(Kind),
+    /// The next starts of a child fail, so many.
+    Spoil(usize, u32),
+    Wait(u64),
+    /// A timer of another time.
+    Stale(usize),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    restart: Restart,
+    significant: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Kid {
+    id: Key,
+    kind: Kind,
+    up: bool,
+    generation: u64,
+}
+
+/// What both worlds have in common: which starts fail, and what was done so far.
+#[derive(Clone, Debug, Default)]
+struct Stage {
+    spoilt: BTreeMap<Key, u32>,
+    log: Vec<String>,
+}
+
+impl Stage {
+    fn start(&mut self, id: Key) -> bool {
+        self.log.push(format!("start {id}"));
+        match self.spoilt.get_mut(&id).filter(|left| **left > 0) {
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+            None => true,
+        }
+    }
+
+    fn stop(&mut self, id: Key) {
+        self.log.push(format!("stop {id}"));
+    }
+}
+
+/// OTP's supervisor, as one would explain it.
+struct Model {
+    flags: Flags,
+    kids: Vec<Kid>,
+    next: Key,
+    restarts: Vec<Duration>,
+    now: Duration,
+    stage: Stage,
+    end: Option<&'static str>,
+}
+
+impl Model {
+    fn boot(flags: Flags, kinds: &[Kind]) -> Self {
+        let kids = (0..).zip(kinds).map(|(id, kind)| Kid { id, kind: *kind, up: false, generation: 0 }).collect();
+        let next = kinds.len() as Key;
+        let stage = Stage::default();
+        let mut model = Model { flags, kids, next, restarts: Vec::new(), now: Duration::ZERO, stage, end: None };
+        for at in 0..model.kids.len() {
+            model.start(at);
+        }
+        model
+    }
+
+    fn start(&mut self, at: usize) -> bool {
+        let kid = &mut self.kids[at];
+        kid.generation += 1;
+        kid.up = self.stage.start(kid.id);
+        kid.up
+    }
+
+    /// Stops the kids from `first` on, the last one first.
+    fn stop_from(&mut self, first: usize) {
+        for kid in self.kids[first..].iter_mut().rev().filter(|kid| kid.up) {
+            kid.up = false;
+            self.stage.stop(kid.id);
+        }
+    }
+
+    fn finish(&mut self, how: &'static str) {
+        self.stop_from(0);
+        self.end = Some(how);
+    }
+
+    fn is_kept(&self, at: usize) -> bool {
+        self.flags.strategy.is_some() && self.kids[at].kind.restart != Restart::Temporary
+    }
+
+    fn exit(&mut self, at: usize, normal: bool) {
+        if !self.kids[at].up {
+            return;
+        }
+        self.kids[at].up = false;
+        let kind = self.kids[at].kind;
+        if kind.restart == Restart::Permanent || kind.restart == Restart::Transient && !normal {
+            self.restart(self.kids[at].id);
+            return;
+        }
+        if !self.is_kept(at) {
+            self.kids.remove(at);
+        }
+        let left = self.kids.iter().any(|kid| kid.kind.significant && kid.up);
+        let done = match self.flags.auto_shutdown {
+            AutoShutdown::Never => false,
+            AutoShutdown::Any => true,
+            AutoShutdown::All => !left,
+        };
+        if kind.significant && done {
+            self.finish("done");
+        }
+    }
+
+    fn restart(&mut self, id: Key) {
+        let mut failed = id;
+        loop {
+            self.restarts.push(self.now);
+            let recent = |then: &&Duration| self.now - **then <= self.flags.intensity.within;
+            if self.restarts.iter().filter(recent).count() > self.flags.intensity.restarts_max as usize {
+                self.finish("gave up");
+                return;
+            }
+            let at = self.kids.iter().position(|kid| kid.id == failed).expect("who failed is known");
+            let first = match self.flags.strategy {
+                None | Some(Strategy::OneForOne) => {
+                    if self.start(at) {
+                        return;
+                    }
+                    continue;
+                }
+                Some(Strategy::OneForAll) => 0,
+                Some(Strategy::RestForOne) => at,
+            };
+            self.stop_from(first);
+            let mut place = 0;
+            self.kids.retain(|kid| {
+                place += 1;
+                place <= first || kid.kind.restart != Restart::Temporary
+            });
+            match (first..self.kids.len()).find(|at| !self.start(*at)) {
+                Some(at) => failed = self.kids[at].id,
+                None => return,
+            }
+        }
+    }
+
+    fn take(&mut self, step: Step) {
+        let at = |whom: usize| whom % self.kids.len().max(1);
+        match step {
+            Step::Wait(seconds) => self.now += SECOND * u32::try_from(seconds).expect("a short wait"),
+            Step::Add(kind) => {
+                self.kids.push(Kid { id: self.next, kind, up: false, generation: 0 });
+                self.next += 1;
+                if !self.start(self.kids.len() - 1) {
+                    self.kids.pop();
+                }
+            }
+            _ if self.kids.is_empty() => {}
+            Step::Exit(whom, normal) => self.exit(at(whom), normal),
+            Step::Terminate(whom) => {
+                let at = at(whom);
+                if self.kids[at].up {
+                    self.kids[at].up = false;
+                    self.stage.stop(self.kids[at].id);
+                }
+                if !self.is_kept(at) {
+                    self.kids.remove(at);
+                }
+            }
+            Step::Restart(whom) => {
+                let at = at(whom);
+                if !self.kids[at].up {
+                    self.start(at);
+                }
+            }
+            Step::Delete(whom) => {
+                let at = at(whom);
+                if !self.kids[at].up {
+                    self.kids.remove(at);
+                }
+            }
+            Step::Spoil(whom, times) => {
+                self.stage.spoilt.insert(self.kids[at(whom)].id, times);
+            }
+            Step::Stale(_) => {}
+        }
+    }
+}
+
+/// The machine, with children that answer at once.
+struct Play {
+    machine: Machine,
+    now: Duration,
+    stage: Stage,
+    owed: VecDeque<Event>,
+    end: Option<&'static str>,
+}
+
+fn rules(kind: Kind) -> Arc<Rules> {
+    let backoff =
+        Backoff { first: Duration::ZERO, max: Duration::ZERO, jitter_ratio: 0.0, healthy_after: Duration::MAX };
+    let Kind { restart, significant } = kind;
+    Arc::new(Rules { restart, significant, backoff, failures_max: u32::MAX, ..Rules::of_an_actor() })
+}
+
+impl Play {
+    fn boot(flags: Flags, kinds: &[Kind]) -> Self {
+        let children = (0..).zip(kinds).map(|(key, kind)| (key, rules(*kind), 0)).collect();
+        let machine = Machine::new(flags, children);
+        let mut play = Play { machine, now: Duration::ZERO, stage: Stage::default(), owed: VecDeque::new(), end: None };
+        play.hear(Event::Boot);
+        play
+    }
+
+    fn hear(&mut self, event: Event) {
+        self.owed.push_back(event);
+        while let Some(event) = self.owed.pop_front() {
+            for effect in self.machine.on(self.now, 0.5, event) {
+                self.answer(effect);
+            }
+        }
+    }
+
+    fn answer(&mut self, effect: Effect) {
+        match effect {
+            Effect::Start { key, generation } => {
+                let started = if self.stage.start(key) {
+                    Event::Started { key, generation }
+                } else {
+                    Event::StartFailed { key, generation, reason: String::new() }
+                };
+                self.owed.push_back(started);
+            }
+            Effect::Stop { key, generation } => {
+                self.stage.stop(key);
+                self.owed.push_back(Event::Exited { key, generation, exit: Exit::Normal });
+            }
+            Effect::ArmGroup { token, .. } => self.owed.push_back(Event::GroupDue { token }),
+            Effect::Finished(outcome) => {
+                self.end = Some(match outcome {
+                    Outcome::Stopped => "stopped",
+                    Outcome::BootFailed { .. } => "did not boot",
+                    Outcome::GaveUp { .. } => "gave up",
+                    Outcome::Done { .. } => "done",
+                });
+            }
+            _ => {}
+        }
+    }
+
+    fn up(&self) -> Vec<(Key, u64)> {
+        let up = self.machine.children.iter().filter(|(_, child)| child.is_alive());
+        up.map(|(key, child)| (*key, child.generation)).collect()
+    }
+
+    /// Does what the model is about to do.
+    fn take(&mut self, step: Step, model: &Model) {
+        let kid = |whom: usize| model.kids.get(whom % model.kids.len().max(1));
+        match step {
+            Step::Wait(seconds) => self.now += SECOND * u32::try_from(seconds).expect("a short wait"),
+            Step::Add(kind) => self.hear(Event::Add { key: model.next, rules: rules(kind) }),
+            Step::Exit(whom, normal) => {
+                if let Some(kid) = kid(whom) {
+                    let exit = if normal { Exit::Normal } else { Exit::Killed };
+                    self.hear(Event::Exited { key: kid.id, generation: kid.generation, exit });
+                }
+            }
+            Step::Terminate(whom) => {
+                if let Some(kid) = kid(whom) {
+                    self.hear(Event::Terminate { key: kid.id, forget: false });
+                }
+            }
+            // The supervisor itself refuses these for children that are up, before the machine hears of it.
+            Step::Restart(whom) => {
+                if let Some(kid) = kid(whom).filter(|kid| !kid.up) {
+                    self.hear(Event::Restart { key: kid.id });
+                }
+            }
+            Step::Delete(whom) => {
+                if let Some(kid) = kid(whom).filter(|kid| !kid.up) {
+                    self.hear(Event::Terminate { key: kid.id, forget: true });
+                }
+            }
+            Step::Spoil(whom, times) => {
+                if let Some(kid) = kid(whom) {
+                    self.stage.spoilt.insert(kid.id, times);
+                }
+            }
+            Step::Stale(whom) => {
+                if let Some(kid) = kid(whom) {
+                    let (key, generation) = (kid.id, kid.generation.saturating_sub(1));
+                    for timer in [super::Timer::Start, super::Timer::Stop, super::Timer::Kill, super::Timer::Backoff] {
+                        self.hear(Event::Overdue { key, generation, timer });
+                        self.hear(Event::Exited { key, generation, exit: Exit::Killed });
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn kinds() -> impl Generate<Value = Kind> {
+    let kind = |(restart, significant): (Restart, bool)| Kind {
+        restart,
+        significant: significant && restart != Restart::Permanent,
+    };
+    (restarts(), any::<bool>()).prop_map(kind)
+}
+
+/// Makes a step of three numbers; drawing the numbers alone keeps a hundred thousand sequences affordable.
+fn step((what, whom, much): (u8, u8, u8)) -> Step {
+    let whom = usize::from(whom);
+    let restart = [Restart::Permanent, Restart::Transient, Restart::Temporary][usize::from(much) % 3];
+    match what % 16 {
+        0..=3 => Step::Exit(whom, false),
+        4..=6 => Step::Exit(whom, true),
+        7 => Step::Terminate(whom),
+        8 => Step::Restart(whom),
+        9 => Step::Delete(whom),
+        10 => Step::Add(Kind { restart, significant: much > 127 && restart != Restart::Permanent }),
+        11 => Step::Spoil(whom, u32::from(much % 3)),
+        12 => Step::Stale(whom),
+        _ => Step::Wait(u64::from(much % 4)),
+    }
+}
+
+fn auto_shutdown(number: u8) -> AutoShutdown {
+    [AutoShutdown::Never, AutoShutdown::Any, AutoShutdown::All][usize::from(number) % 3]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(SEQUENCES) })]
+
+    #[test]
+    fn case_093_a_machine_does_what_a_supervisor_does_that_waits(
+        strategy in orders(),
+        restarts_max in 0_u32..5,
+        auto in any::<u8>(),
+        kinds in vec(kinds(), 0..5),
+        steps in vec(any::<(u8, u8, u8)>(), STEPS..=STEPS),
+    ) {
+        let intensity = Intensity { restarts_max, within: 5 * SECOND };
+        let flags = Flags { strategy, intensity, auto_shutdown: auto_shutdown(auto) };
+        let (mut model, mut play) = (Model::boot(flags, &kinds), Play::boot(flags, &kinds));
+        for step in steps.into_iter().map(step) {
+            // A nursery keeps nobody who could be restarted or deleted.
+            let refused = strategy.is_none() && matches!(step, Step::Restart(_) | Step::Delete(_));
+            if model.end.is_some() || refused {
+                continue;
+            }
+            play.take(step, &model);
+            model.take(step);
+            if strategy.is_none() && model.end.is_some() {
+                // All at once has no order.
+                model.stage.log.sort();
+                play.stage.log.sort();
+            }
+            prop_assert_eq!(&play.stage.log, &model.stage.log);
+            prop_assert_eq!(play.end, model.end);
+            let up = model.kids.iter().filter(|kid| kid.up).map(|kid| (kid.id, kid.generation));
+            prop_assert_eq!(play.up(), up.collect::<Vec<_>>());
+            play.stage.log.clear();
+            model.stage.log.clear();
+        }
+    }
+}

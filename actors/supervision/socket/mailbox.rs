@@ -1,0 +1,145 @@
+//! What holds for the messages that wait for one actor: how many, what happens to the next one, and which are not taken again.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ractor::Message;
+
+use super::Socket;
+
+/// How many messages may wait for one actor, unless its socket says otherwise.
+pub const IN_FLIGHT_MAX_DEFAULT: usize = 10_000;
+
+/// What holds for the messages that wait for one actor.
+pub struct Mailbox<M> {
+    /// How many may wait.
+    pub in_flight_max: usize,
+    /// What happens to the next one.
+    pub when_full: WhenFull,
+    /// What stands for a message in reports and snapshots; without it, the name of the message's type does.
+    pub name: Option<fn(&M) -> &'static str>,
+    /// Which messages are not taken again; without it, all are.
+    pub poison: Option<Poison<M>>,
+}
+
+/// What happens to a message that is sent when too many wait already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// It is refused with [`Down::Full`](crate::Down::Full).
+    #[default]
+    Refuse,
+    /// It takes the place of the one that was sent before it in vain, and is handed over as soon as there is room: for
+    /// messages of which only the newest counts.
+    Coalesce,
+}
+
+/// When a message is no longer taken, because generations die of it.
+pub struct Poison<M> {
+    /// Returns which messages count as the same; nothing for those that are always taken.
+    pub identity: fn(&M) -> Option<u64>,
+    /// How many generations may die of the same one.
+    pub kills_max: u32,
+}
+
+impl<M> Default for Mailbox<M> {
+    fn default() -> Self {
+        Mailbox { in_flight_max: IN_FLIGHT_MAX_DEFAULT, when_full: WhenFull::default(), name: None, poison: None }
+    }
+}
+
+impl<M> fmt::Debug for Mailbox<M> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = formatter.debug_struct("Mailbox");
+        parts.field("in_flight_max", &self.in_flight_max).field("when_full", &self.when_full).finish_non_exhaustive()
+    }
+}
+
+impl<M> fmt::Debug for Poison<M> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Poison").field("kills_max", &self.kills_max).finish_non_exhaustive()
+    }
+}
+
+/// The newest message that found the mailbox full.
+pub(super) struct Newest<M>(Mutex<Option<M>>);
+
+impl<M> Newest<M> {
+    fn slot(&self) -> MutexGuard<'_, Option<M>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn keep(&self, message: M) {
+        *self.slot() = Some(message);
+    }
+
+    pub(super) fn take(&self) -> Option<M> {
+        self.slot().take()
+    }
+
+    /// Keeps a message that was taken out in vain, unless a newer one came meanwhile.
+    pub(super) fn put_back(&self, message: M) {
+        self.slot().get_or_insert(message);
+    }
+}
+
+impl<M> Default for Newest<M> {
+    fn default() -> Self {
+        Newest(Mutex::new(None))
+    }
+}
+
+/// Which messages have killed how many generations.
+pub(super) struct Quarantine<M> {
+    poison: Poison<M>,
+    kills: Mutex<HashMap<u64, u32>>,
+}
+
+impl<M> Quarantine<M> {
+    pub(super) fn new(poison: Poison<M>) -> Self {
+        Quarantine { poison, kills: Mutex::default() }
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<u64, u32>> {
+        self.kills.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn identify(&self, message: &M) -> Option<u64> {
+        (self.poison.identity)(message)
+    }
+
+    /// Returns how many generations died of `message`, if those are too many.
+    pub(super) fn kills(&self, message: &M) -> Option<u32> {
+        let id = self.identify(message)?;
+        self.all().get(&id).copied().filter(|kills| *kills >= self.poison.kills_max)
+    }
+
+    pub(super) fn blame(&self, id: u64) {
+        *self.all().entry(id).or_default() += 1;
+    }
+}
+
+/// Blames the message that is being handled for the death of its actor, unless it is cleared.
+pub(crate) struct Suspicion<M: Message> {
+    socket: Socket<M>,
+    id: u64,
+    cleared: bool,
+}
+
+impl<M: Message> Suspicion<M> {
+    pub(super) fn new(socket: Socket<M>, id: u64) -> Self {
+        Suspicion { socket, id, cleared: false }
+    }
+
+    pub(crate) fn clear(mut self) {
+        self.cleared = true;
+    }
+}
+
+impl<M: Message> Drop for Suspicion<M> {
+    fn drop(&mut self) {
+        if !self.cleared {
+            self.socket.blame(self.id);
+        }
+    }
+}

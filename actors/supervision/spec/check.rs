@@ -1,0 +1,147 @@
+//! What makes a spec unusable, found before anything is started.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use super::{AutoShutdown, Backoff, ChildSpec, Flags, Restart, Start, TreeSpec};
+
+impl TreeSpec {
+    /// Returns the first thing that makes this spec unusable.
+    pub(crate) fn check(&self) -> Result<(), SpecError> {
+        check_id(&self.id)?;
+        if self.flags.intensity.within.is_zero() {
+            return Err(SpecError::EmptyWindow { supervisor: self.id.clone() });
+        }
+        check_backoff(&self.id, &self.backoff)?;
+        let mut seen = HashSet::new();
+        for child in &self.children {
+            if !seen.insert(&child.id) {
+                return Err(SpecError::DuplicateId { supervisor: self.id.clone(), id: child.id.clone() });
+            }
+            child.check(&self.flags)?;
+        }
+        Ok(())
+    }
+}
+
+impl ChildSpec {
+    /// Returns the first thing that makes this spec unusable below a supervisor with these flags.
+    pub(crate) fn check(&self, flags: &Flags) -> Result<(), SpecError> {
+        let id = || self.id.clone();
+        check_id(&self.id)?;
+        check_backoff(&self.id, &self.rules.backoff)?;
+        if self.rules.stall_after.is_some_and(|limit| limit.is_zero()) {
+            return Err(SpecError::NoTimeToWork { id: id() });
+        }
+        if self.rules.start_within.is_some_and(|limit| limit.is_zero()) {
+            return Err(SpecError::NoTimeToStart { id: id() });
+        }
+        if self.rules.significant && self.rules.restart == Restart::Permanent {
+            return Err(SpecError::SignificantPermanent { id: id() });
+        }
+        if self.rules.significant && flags.auto_shutdown == AutoShutdown::Never {
+            return Err(SpecError::SignificantForNothing { id: id() });
+        }
+        match &self.start {
+            Start::Actor(_) => Ok(()),
+            Start::Supervisor(tree) => tree.check(),
+        }
+    }
+}
+
+fn check_id(id: &str) -> Result<(), SpecError> {
+    if id.is_empty() || id.contains('/') {
+        return Err(SpecError::BadId { id: id.to_owned() });
+    }
+    Ok(())
+}
+
+fn check_backoff(id: &str, backoff: &Backoff) -> Result<(), SpecError> {
+    if !(0.0..=1.0).contains(&backoff.jitter_ratio) {
+        return Err(SpecError::BadJitter { id: id.to_owned(), jitter_ratio: backoff.jitter_ratio });
+    }
+    if backoff.first > backoff.max {
+        return Err(SpecError::BackoffAboveMax { id: id.to_owned(), first: backoff.first, max: backoff.max });
+    }
+    Ok(())
+}
+
+/// Why a tree or a child was refused before anything of it was started.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpecError {
+    /// The id cannot be part of a path.
+    #[error("the id {id:?} is empty or contains a slash; use a plain name")]
+    BadId {
+        /// The id as given.
+        id: String,
+    },
+    /// Two children of one supervisor would be mistaken for each other.
+    #[error("supervisor {supervisor} has two children named {id}; give each its own id")]
+    DuplicateId {
+        /// Whose children they are.
+        supervisor: String,
+        /// The id that is there twice.
+        id: String,
+    },
+    /// The intensity counts restarts in no time at all.
+    #[error("supervisor {supervisor} counts restarts within zero time; give the intensity a window")]
+    EmptyWindow {
+        /// Whose intensity it is.
+        supervisor: String,
+    },
+    /// The jitter would make a wait negative, or is not a number.
+    #[error("the back-off of {id} has a jitter ratio of {jitter_ratio}; it lies between 0 and 1")]
+    BadJitter {
+        /// Whose back-off it is.
+        id: String,
+        /// The ratio as given.
+        jitter_ratio: f64,
+    },
+    /// The back-off would shrink.
+    #[error("the back-off of {id} begins at {first:?}, above its longest wait of {max:?}")]
+    BackoffAboveMax {
+        /// Whose back-off it is.
+        id: String,
+        /// The first wait.
+        first: Duration,
+        /// The longest wait.
+        max: Duration,
+    },
+    /// Every handler would count as stalled.
+    #[error("{id} stalls after zero time; give its handlers time to work")]
+    NoTimeToWork {
+        /// Whose limit it is.
+        id: String,
+    },
+    /// Every start would count as failed.
+    #[error("{id} has zero time to start; give its pre_start time")]
+    NoTimeToStart {
+        /// Whose limit it is.
+        id: String,
+    },
+    /// A permanent child is never done, so nothing could follow from it.
+    #[error("{id} is significant and permanent; only a child that may be done can be significant")]
+    SignificantPermanent {
+        /// Which child.
+        id: String,
+    },
+    /// The supervisor never ends by itself.
+    #[error("{id} is significant, but its supervisor never shuts down by itself; give it an auto-shutdown")]
+    SignificantForNothing {
+        /// Which child.
+        id: String,
+    },
+    /// A running supervisor cannot turn from a fixed list to children that come and go, or back.
+    #[error("supervisor {supervisor} cannot turn from static to dynamic, or back, while it runs")]
+    OtherOrder {
+        /// Which supervisor.
+        supervisor: String,
+    },
+    /// A running child cannot turn from an actor into a supervisor, or back.
+    #[error("{id} cannot turn from an actor into a supervisor, or back; delete it first")]
+    OtherKind {
+        /// Which child.
+        id: String,
+    },
+}

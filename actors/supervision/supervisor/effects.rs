@@ -1,0 +1,153 @@
+//! What the machine wants done, done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::place::{Place, attend};
+use super::{Msg, State, Verdict, answer};
+use crate::branch::Kind;
+use crate::control::{ChildError, Started};
+use crate::event::{EventKind, Exit};
+use crate::launch::{Launch, told};
+use crate::machine::{Effect, Key, Timer};
+use crate::tree::StartError;
+use crate::vitals::Vitals;
+
+impl State {
+    pub(super) fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Start { key, generation } => self.start(key, generation),
+            Effect::CancelStart { key, .. } => self.at(key, Place::call_off),
+            Effect::Stop { key, .. } => self.at(key, Place::stop),
+            Effect::Kill { key, .. } => self.at(key, Place::kill),
+            Effect::Arm { key, generation, timer, after } => self.arm(key, generation, timer, after),
+            Effect::Disarm { key } => self.at(key, Place::disarm),
+            Effect::ArmGroup { token, after } if after.is_zero() => told(&self.myself, Msg::GroupDue { token }),
+            Effect::ArmGroup { token, after } => {
+                self.after(after, Msg::GroupDue { token });
+            }
+            Effect::Tell { key, generation, kind } => self.show(key, generation, kind),
+            Effect::Answer { key, answer } => self.answer_start(key, answer),
+            Effect::GivingUp { key, reason } => self.giving_up(key, reason),
+            Effect::ShuttingDown { key } => self.shutting_down(key),
+            Effect::Abandon { key, .. } => self.abandon(key),
+            Effect::Rest { key } => self.rest(key),
+            Effect::Forget { key } => self.forget(key),
+            Effect::Booted => {
+                if let Some(boot) = self.boot.take() {
+                    // The one who waited for the boot may have gone.
+                    let _ = boot.send(Ok(()));
+                }
+            }
+            Effect::Finished(outcome) => self.outcome = Some(outcome),
+        }
+    }
+
+    fn at(&mut self, key: Key, act: impl FnOnce(&mut Place)) {
+        if let Some(place) = self.places.get_mut(&key) {
+            act(place);
+        }
+    }
+
+    fn start(&mut self, key: Key, generation: u64) {
+        let Some(place) = self.places.get_mut(&key) else { return };
+        let vitals = Arc::new(Vitals::new(self.shared.epoch));
+        let former = place.charge.node.begin(generation, Arc::clone(&vitals));
+        place.vitals = Some(Arc::clone(&vitals));
+        let launch = Launch { vitals, limit: place.charge.rules.start_within, shared: Arc::clone(&self.shared) };
+        let supervisor = self.myself.clone();
+        let nursery = self.blueprint.nursery.clone();
+        tokio::spawn(attend(key, generation, place.charge.clone(), launch, former, supervisor, nursery));
+        self.watch_stalls();
+    }
+
+    fn arm(&mut self, key: Key, generation: u64, timer: Timer, after: Duration) {
+        let task = self.after(after, Msg::Overdue { key, generation, timer });
+        self.at(key, |place| {
+            place.disarm();
+            place.timer = Some(task);
+        });
+    }
+
+    fn show(&mut self, key: Key, generation: u64, kind: EventKind) {
+        let down = matches!(
+            kind,
+            EventKind::Failed { .. }
+                | EventKind::StartFailed { .. }
+                | EventKind::ShutdownFailed { .. }
+                | EventKind::Stopped
+        );
+        if let Some(place) = self.places.get(&key).filter(|place| down && place.charge.node.kind != Kind::Actor) {
+            place.charge.node.hush();
+        }
+        self.tell(key, generation, kind);
+    }
+
+    fn answer_start(&mut self, key: Key, outcome: Result<(), String>) {
+        let Some(place) = self.places.get_mut(&key) else { return };
+        let id = place.charge.node.id().to_owned();
+        let info = place.vitals.as_ref().and_then(|vitals| vitals.notes().info.take());
+        let outcome = outcome.map(|()| Started { id: id.clone(), actor: place.charge.node.cell(), info });
+        if let Some(added) = place.added.take() {
+            // What failed below a supervisor is named by its own path.
+            let failure = |reason| match self.unstarted.clone() {
+                Some(crate::launch::Unstarted::Failed { path: Some(path), reason }) => {
+                    StartError::Child { path, reason }
+                }
+                _ => StartError::Child { path: place.charge.node.path.as_ref().to_owned(), reason },
+            };
+            let outcome = outcome.map_err(failure);
+            self.answers.push(Box::new(move || answer(added, outcome)));
+        } else if let Some(restarted) = place.restarted.take() {
+            let outcome = outcome.map_err(|reason| ChildError::NotStarted { id, reason });
+            self.answers.push(Box::new(move || answer(restarted, outcome)));
+        }
+    }
+
+    fn rest(&mut self, key: Key) {
+        let Some(place) = self.places.get_mut(&key) else { return };
+        for terminated in place.terminated.drain(..) {
+            self.answers.push(Box::new(move || answer(terminated, Ok(()))));
+        }
+    }
+
+    fn forget(&mut self, key: Key) {
+        self.rest(key);
+        let Some(mut place) = self.places.remove(&key) else { return };
+        place.disarm();
+        self.blueprint.node.disown(key);
+        let id = place.charge.node.id();
+        if self.keys.get(id) == Some(&key) {
+            self.keys.remove(id);
+        }
+    }
+
+    fn abandon(&mut self, key: Key) {
+        let Some(place) = self.places.get_mut(&key) else { return };
+        let Some(vitals) = &place.vitals else { return };
+        vitals.note_exit(Exit::Failed("it blocks its thread and was given up".to_owned()));
+        // From here on nobody speaks of its end again, also when it comes free one day.
+        if vitals.settle()
+            && place.charge.node.cell().is_some()
+            && let (Some(nursery), Some(exit)) = (&self.blueprint.nursery, vitals.exit())
+        {
+            nursery.report(place.charge.node.id(), &exit);
+        }
+        vitals.abandon();
+    }
+
+    fn giving_up(&mut self, key: Key, reason: String) {
+        let path = self.path_of(key);
+        let node = &self.blueprint.node;
+        self.shared.tell(node, node.generation(), EventKind::GaveUp { reason: format!("{path}: {reason}") });
+        // A supervisor ends once, so the cell is empty.
+        let _ = self.verdict.set(Verdict::GaveUp { path, reason });
+    }
+
+    fn shutting_down(&mut self, key: Key) {
+        let path = self.path_of(key);
+        let node = &self.blueprint.node;
+        self.shared.tell(node, node.generation(), EventKind::AutoShutdown);
+        let _ = self.verdict.set(Verdict::Done { path });
+    }
+}

@@ -1,0 +1,115 @@
+//! H. Reports and introspection.
+
+use super::*;
+
+cases! {
+    async fn case_073_each_step_is_told_once_with_all_that_is_known_of_it() {
+        let log = Log::default();
+        let a = with("a", &log, |habits| habits.start_failing = 3);
+        let b = with("b", &log, |habits| habits.panics_while_stopping = true);
+        let rules = |spec: ChildSpec| spec.restart(Restart::Transient).shutdown(Shutdown::Within(beats(500)));
+        let mind = allowing(2, "mind", Strategy::OneForOne).child(rules(b.spec())).child(rules(a.spec()));
+        let mind = ChildSpec::supervisor(mind).restart(Restart::Temporary);
+        let tree = start(allowing(0, "house", Strategy::OneForOne).child(mind)).await.unwrap();
+        let mut events = tree.events();
+        a.tell(Order::Fail("one"));
+        a.reaches(2).await;
+        let worked = a.socket.call(Order::Echo, LONG).await;
+        assert_eq!(worked, Ok(2));
+        a.tell(Order::Fail("two"));
+        let mut seen = Vec::new();
+        until(|| {
+            seen.extend(told(&mut events));
+            seen.iter().any(|event| event.path == "mind" && event.kind == EventKind::Stopped)
+        })
+        .await;
+        let failed = |text: &str| EventKind::Failed { reason: format!("failed: {text}") };
+        let scheduled = EventKind::RestartScheduled { delay: Duration::ZERO };
+        let expected = [
+            ("mind/a", 1, failed("one")),
+            ("mind/a", 1, scheduled.clone()),
+            ("mind/a", 2, EventKind::Started),
+            ("mind/a", 2, failed("two")),
+            ("mind/a", 2, scheduled),
+            ("mind/a", 3, EventKind::StartFailed { reason: "not this time".to_owned() }),
+            ("mind", 1, EventKind::GaveUp { reason: "mind/a: not this time".to_owned() }),
+            ("mind/b", 1, EventKind::ShutdownFailed { reason: "panicked: no stop today".to_owned() }),
+            ("mind", 1, EventKind::Stopped),
+        ];
+        let steps = seen.iter().filter(|event| !matches!(event.kind, EventKind::Lost { .. }));
+        let steps: Vec<_> = steps.map(|event| (event.path.as_str(), event.generation, event.kind.clone())).collect();
+        assert_eq!(steps, expected);
+        let failure = seen.iter().find(|event| event.kind == failed("two")).unwrap();
+        assert_eq!((failure.supervisor(), failure.id()), ("mind", "a"));
+        assert_eq!((failure.restart, failure.shutdown), (Restart::Transient, Shutdown::Within(beats(500))));
+        assert!(seen.iter().filter(|event| event.kind == EventKind::Started).all(|event| event.elapsed < LONG));
+    }
+
+    async fn case_074_who_was_never_started_makes_no_progress() {
+        let log = Log::default();
+        let a = with("a", &log, |habits| habits.ignores = true);
+        let tree = house(Strategy::OneForOne, &[]).await;
+        let mut events = tree.events();
+        root(&tree).start_child(a.spec()).await.unwrap();
+        root(&tree).terminate_child("a").await.unwrap();
+        root(&tree).delete_child("a").await.unwrap();
+        assert_eq!(told(&mut events), []);
+    }
+
+    async fn case_075_who_is_stuck_can_still_be_looked_at() {
+        let log = Log::default();
+        let name = |order: &Order| if matches!(order, Order::Hang) { "hang" } else { "other" };
+        let mailbox = Mailbox { name: Some(name), ..Mailbox::default() };
+        let a = Room { socket: Socket::with("a", mailbox), ..Room::new("a", &log) };
+        let tree = house(Strategy::OneForOne, &[&a]).await;
+        a.tell(Order::Fail("before"));
+        a.reaches(2).await;
+        let before = Instant::now();
+        a.tell(Order::Hang);
+        a.tell(Order::Stop);
+        a.tell(Order::Stop);
+        let look = || tree.snapshot().find("a").unwrap().clone();
+        until(|| look().busy_for.is_some_and(|busy| busy >= beats(3))).await;
+        let seen = look();
+        assert_eq!((seen.state, seen.busy_with, seen.depth), (State::Running, Some("hang"), 2));
+        assert_eq!((seen.generation, seen.restarts), (2, 1));
+        assert_eq!(seen.last_failure.as_deref(), Some("failed: before"));
+        assert!(seen.busy_for.unwrap() <= before.elapsed());
+        assert!((0.5..=1.0).contains(&seen.busy_ratio), "{}", seen.busy_ratio);
+        tree.stop(Duration::ZERO).await.unwrap_err();
+    }
+
+    async fn case_076_a_supervisor_survives_strange_messages_and_askers_that_went_away() {
+        let log = Log::default();
+        let a = with("a", &log, |habits| habits.stop_takes = beats(2));
+        let mind = allowing(0, "mind", Strategy::OneForOne).child(a.spec());
+        let tree = start(allowing(0, "house", Strategy::OneForOne).tree(mind)).await.unwrap();
+        let Some(Presence::Up(cell)) = presence(&root(&tree), "mind").await else { panic!("mind is not up") };
+        assert!(cell.send_message("what is this?".to_owned()).is_err());
+        let control = tree.control("mind").unwrap();
+        let impatient = tokio::time::timeout(Duration::from_micros(1), control.terminate_child("a"));
+        assert!(impatient.await.is_err());
+        is_down(&tree, "mind/a").await;
+        let b = with("b", &log, |habits| habits.stop_takes = beats(2));
+        drop(tokio::time::timeout(Duration::ZERO, control.start_child(b.spec())).await);
+        until(|| b.socket.actor().is_some()).await;
+        control.ping(LONG).await.unwrap();
+        assert_eq!(tree.snapshot().find("mind").unwrap().generation, 1);
+    }
+}
+
+// A thread that is blocked for good needs a second one to look at it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn case_075_who_blocks_its_thread_can_still_be_looked_at() {
+    let log = Log::default();
+    let a = Room::new("a", &log);
+    let tree = house(Strategy::OneForOne, &[&a]).await;
+    let (release, blocked) = std::sync::mpsc::sync_channel(1);
+    a.tell(Order::Block(blocked));
+    a.tell(Order::Stop);
+    let look = || tree.snapshot().find("a").unwrap().clone();
+    until(|| look().busy_for.is_some_and(|busy| busy >= Duration::from_millis(20))).await;
+    assert_eq!((look().state, look().depth), (State::Running, 1));
+    drop(release);
+    tree.stop(LONG).await.unwrap();
+}

@@ -1,0 +1,158 @@
+//! I. Beyond OTP: the process around the tree.
+
+use std::process::{Command, Output};
+
+use super::*;
+
+/// Says to a test that it is the child process, and what it is to do.
+const ROLE: &str = "KLOROS_SUPERVISION_ROLE";
+
+/// Runs this test alone in a process of its own, in such a role, and returns how it went.
+fn in_a_process(test: &str, role: &str) -> Output {
+    let program = std::env::current_exe().unwrap();
+    let path = format!("{}::{test}", module_path!().split_once("::").unwrap().1);
+    Command::new(program).args(["--exact", &path, "--nocapture"]).env(ROLE, role).output().unwrap()
+}
+
+// As a daemon would, the process ends with what the tree ended with: a failure of a test would be 101.
+#[test]
+#[allow(clippy::exit, reason = "the code of the process is the case")]
+fn case_090_a_root_that_gives_up_ends_the_process_with_a_failure_after_an_orderly_stop() {
+    if std::env::var(ROLE).is_ok() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let ended = runtime.block_on(async {
+            let log = Log::default();
+            let [a, b] = rooms(&log, ["a", "b"]);
+            let spec = allowing(0, "house", Strategy::OneForOne).child(a.spec()).child(b.spec());
+            let tree = start(spec).await.unwrap();
+            // A watchdog is fed for as long as the root answers, and no longer.
+            root(&tree).ping(seconds(5)).await.unwrap();
+            b.tell(Order::Panic("ouch"));
+            let ended = tree.ended().await;
+            assert!(root(&tree).ping(seconds(5)).await.is_err());
+            assert_eq!(log.lines().last().map(String::as_str), Some("down a"));
+            ended
+        });
+        std::process::exit(i32::from(ended.code()));
+    }
+    let before = std::time::Instant::now();
+    let output =
+        in_a_process("case_090_a_root_that_gives_up_ends_the_process_with_a_failure_after_an_orderly_stop", "end");
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(before.elapsed() < seconds(20));
+}
+
+cases! {
+    async fn case_090_a_root_that_is_stuck_does_not_answer_its_watchdog() {
+        let log = Log::default();
+        let a = Room::new("a", &log);
+        let tree = house(Strategy::OneForOne, &[&a]).await;
+        let control = root(&tree);
+        control.ping(LONG).await.unwrap();
+        tree.kill("house").unwrap();
+        tree.ended().await;
+        assert_eq!(control.ping(beats(3)).await, Err(Down::Absent { room: "house".to_owned() }));
+    }
+
+    async fn case_091_a_stop_has_one_deadline_for_all_and_a_second_one_is_immediate() {
+        let log = Log::default();
+        let a = Room::new("a", &log);
+        let [b, c] = ["b", "c"].map(|id| with(id, &log, |habits| habits.hangs_while_stopping = true));
+        let d = with("d", &log, |habits| habits.stop_takes = beats(1));
+        let unlimited = |room: &Room| room.spec().shutdown(Shutdown::Unlimited);
+        let house = || {
+            let mind = supervisor("mind", Strategy::OneForOne).child(unlimited(&b)).child(unlimited(&c));
+            supervisor("house", Strategy::OneForOne).child(a.spec()).tree(mind).child(d.spec())
+        };
+        let tree = start(house()).await.unwrap();
+        log.taken();
+        let before = Instant::now();
+        let late = StopTimeout { within: beats(5), left: vec!["a".into(), "mind/b".into(), "mind/c".into()] };
+        assert_eq!(tree.stop(beats(5)).await, Err(late));
+        took(before, 5);
+        assert_eq!(log.lines(), ["stopping d", "down d"]);
+        assert!([&a, &b, &c, &d].iter().all(|room| room.socket.actor().is_none()));
+
+        let tree = start(house()).await.unwrap();
+        let before = Instant::now();
+        let (patient, impatient) = tokio::join!(tree.stop(LONG), async {
+            until(|| log.lines().iter().filter(|line| *line == "down d").count() == 2).await;
+            tree.stop(Duration::ZERO).await
+        });
+        took(before, 1);
+        // The patient one is not told of what the other one had to do.
+        patient.unwrap();
+        impatient.unwrap_err();
+        assert!(tree.snapshot().walk().iter().all(|place| place.state == State::Stopped));
+    }
+
+    async fn case_095_many_restarts_leave_nothing_behind() {
+        let soaked = crate::soak::soak(if is_paused() { 3_000 } else { 1_500 }, 50).await;
+        assert_eq!(soaked.left_behind(), None);
+    }
+}
+
+#[test]
+fn case_092_a_build_in_which_panics_abort_is_refused() {
+    let compile = |strategy: &str| {
+        let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+        let folder = std::env::temp_dir().join(format!("supervision-{strategy}-{}", std::process::id()));
+        let mut command = Command::new(rustc);
+        // Without the libraries most of it does not compile; whether it is refused for this reason is said all the same.
+        command.args(["--edition", "2024", "--crate-type", "lib", "--emit", "metadata", "-C"]);
+        command.arg(format!("panic={strategy}")).arg("--out-dir").arg(&folder);
+        let output = command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/lib.rs")).output().unwrap();
+        std::fs::remove_dir_all(folder).ok();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let refusal = "supervision restarts rooms that panic, which `panic = \"abort\"` makes impossible";
+    let (compiled, said) = compile("abort");
+    assert!(!compiled && said.contains(refusal), "{said}");
+    assert!(!compile("unwind").1.contains(refusal));
+}
+
+/// Plays a random storm over a small tree, and returns all that happened.
+fn simulated(seed: u64) -> String {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let log = Log::default();
+        let rooms = rooms(&log, ["a", "b", "c", "d", "e", "f"]);
+        let strategies = [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne];
+        let backoff = Backoff { first: seconds(1), max: seconds(8), jitter_ratio: 0.0, healthy_after: seconds(60) };
+        let mut spec = allowing(999, "house", Strategy::OneForOne);
+        for (rooms, strategy) in rooms.chunks(2).zip(strategies) {
+            let branch = allowing(20, &format!("{strategy:?}"), strategy);
+            spec = spec.tree(rooms.iter().fold(branch, |branch, room| branch.child(room.spec().backoff(backoff))));
+        }
+        let tree = start(spec).await.unwrap();
+        let mut events = tree.events();
+        let mut told_so_far = String::new();
+        let mut dice = seed;
+        for _ in 0..300 {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let (room, what) = (&rooms[(dice >> 40) as usize % rooms.len()], (dice >> 50) % 5);
+            // What is not there or not heard is part of the course.
+            match what {
+                0 => drop(room.socket.send(Order::Panic("ouch"))),
+                1 => drop(room.socket.send(Order::Stop)),
+                2 => drop(tree.kill(room.id)),
+                3 => drop(room.socket.send(Order::Work { step: seconds(1), steps: 2 })),
+                _ => tokio::time::sleep(Duration::from_millis(dice >> 52)).await,
+            }
+            told_so_far += &told(&mut events).into_iter().map(|event| format!("{event:?}\n")).collect::<String>();
+        }
+        tree.stop(LONG).await.unwrap();
+        told_so_far += &told(&mut events).into_iter().map(|event| format!("{event:?}\n")).collect::<String>();
+        told_so_far + &log.lines().join("\n")
+    })
+}
+
+#[test]
+fn case_094_the_same_seed_takes_the_same_course() {
+    for seed in 1..=5 {
+        let course = simulated(seed);
+        assert_eq!(course, simulated(seed));
+        assert!(course.lines().count() > 300, "{course}");
+        assert_ne!(course, simulated(seed + 100));
+    }
+}
