@@ -73,7 +73,7 @@ impl Nursery {
     ///
     /// `make` gets the id under which the child will be known: the nursery's own id and a number.
     pub fn template<T>(&self, make: impl Fn(&str, T) -> ChildSpec + Send + Sync + 'static) -> Template<T> {
-        Template { nursery: self.clone(), make: Arc::new(make), made: Arc::default() }
+        Template { nursery: self.clone(), make: Arc::new(make), count: Arc::default() }
     }
 
     /// Returns the children that are there now, in starting order.
@@ -113,14 +113,16 @@ impl fmt::Debug for Nursery {
 /// One spec for many children of a nursery.
 pub struct Template<T> {
     nursery: Nursery,
-    make: Arc<dyn Fn(&str, T) -> ChildSpec + Send + Sync>,
-    made: Arc<AtomicU64>,
+    make: Arc<Make<T>>,
+    count: Arc<AtomicU64>,
 }
+
+type Make<T> = dyn Fn(&str, T) -> ChildSpec + Send + Sync;
 
 impl<T> Template<T> {
     /// Starts one more child with `arguments` and returns when it is up.
     pub async fn start_child(&self, arguments: T) -> Result<Started, StartError> {
-        let number = self.made.fetch_add(1, Ordering::Relaxed) + 1;
+        let number = self.count.fetch_add(1, Ordering::Relaxed) + 1;
         let id = format!("{}-{number}", self.nursery.id());
         self.nursery.start_child((self.make)(&id, arguments)).await
     }
@@ -128,8 +130,8 @@ impl<T> Template<T> {
 
 impl<T> Clone for Template<T> {
     fn clone(&self) -> Self {
-        let (nursery, make, made) = (self.nursery.clone(), Arc::clone(&self.make), Arc::clone(&self.made));
-        Template { nursery, make, made }
+        let nursery = self.nursery.clone();
+        Template { nursery, make: Arc::clone(&self.make), count: Arc::clone(&self.count) }
     }
 }
 

@@ -148,14 +148,11 @@ impl<M: Message> Socket<M> {
                 Err(Refusal::Down(down)) => return Err(down),
                 Err(Refusal::Full(message)) => message,
             };
-            let in_time = match deadline {
-                Some(deadline) => tokio::time::timeout_at(deadline, made_room).await.is_ok(),
-                None => {
-                    made_room.await;
-                    true
-                }
+            let Some(deadline) = deadline else {
+                made_room.await;
+                continue;
             };
-            if !in_time {
+            if tokio::time::timeout_at(deadline, made_room).await.is_err() {
                 return Err(self.full());
             }
         }

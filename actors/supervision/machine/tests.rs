@@ -399,7 +399,7 @@ fn happen(world: &mut World, what: u8, whom: usize) {
         (0 | 3, Some(((key, _), true))) => world.exit(key, Exit::Normal),
         (1 | 4, Some(((key, _), true))) => world.fail(key),
         (5, Some(((key, generation), true))) => {
-            world.hear(Event::Stalled { key, generation, silent: SECOND, handling: "work" })
+            world.hear(Event::Stalled { key, generation, silent: SECOND, handling: "work" });
         }
         (6, _) => {
             let timers: Vec<(Key, (u64, Timer))> = world.timers.iter().map(|(key, timer)| (*key, *timer)).collect();

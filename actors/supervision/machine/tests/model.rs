@@ -83,10 +83,12 @@ struct Model {
 
 impl Model {
     fn boot(flags: Flags, kinds: &[Kind]) -> Self {
-        let kids = (0..).zip(kinds).map(|(id, kind)| Kid { id, kind: *kind, up: false, generation: 0 }).collect();
+        let newborn = |(id, kind): (Key, &Kind)| Kid { id, kind: *kind, up: false, generation: 0 };
+        let newborns = (0..).zip(kinds).map(newborn).collect();
         let next = kinds.len() as Key;
         let stage = Stage::default();
-        let mut model = Model { flags, kids, next, restarts: Vec::new(), now: Duration::ZERO, stage, end: None };
+        let mut model =
+            Model { flags, kids: newborns, next, restarts: Vec::new(), now: Duration::ZERO, stage, end: None };
         for at in 0..model.kids.len() {
             model.start(at);
         }
@@ -145,7 +147,7 @@ impl Model {
         let mut failed = id;
         loop {
             self.restarts.push(self.now);
-            let recent = |then: &&Duration| self.now - **then <= self.flags.intensity.within;
+            let recent = |then: &&Duration| self.now.saturating_sub(**then) <= self.flags.intensity.within;
             if self.restarts.iter().filter(recent).count() > self.flags.intensity.restarts_max as usize {
                 self.finish("gave up");
                 return;
@@ -285,39 +287,39 @@ impl Play {
 
     /// Does what the model is about to do.
     fn take(&mut self, step: Step, model: &Model) {
-        let kid = |whom: usize| model.kids.get(whom % model.kids.len().max(1));
+        let picked = |whom: usize| model.kids.get(whom % model.kids.len().max(1));
         match step {
             Step::Wait(seconds) => self.now += SECOND * u32::try_from(seconds).expect("a short wait"),
-            Step::Add(kind) => self.hear(Event::Add { key: model.next, rules: rules(kind) }),
+            Step::Add(newborn) => self.hear(Event::Add { key: model.next, rules: rules(newborn) }),
             Step::Exit(whom, normal) => {
-                if let Some(kid) = kid(whom) {
+                if let Some(kid) = picked(whom) {
                     let exit = if normal { Exit::Normal } else { Exit::Killed };
                     self.hear(Event::Exited { key: kid.id, generation: kid.generation, exit });
                 }
             }
             Step::Terminate(whom) => {
-                if let Some(kid) = kid(whom) {
+                if let Some(kid) = picked(whom) {
                     self.hear(Event::Terminate { key: kid.id, forget: false });
                 }
             }
             // The supervisor itself refuses these for children that are up, before the machine hears of it.
             Step::Restart(whom) => {
-                if let Some(kid) = kid(whom).filter(|kid| !kid.up) {
+                if let Some(kid) = picked(whom).filter(|kid| !kid.up) {
                     self.hear(Event::Restart { key: kid.id });
                 }
             }
             Step::Delete(whom) => {
-                if let Some(kid) = kid(whom).filter(|kid| !kid.up) {
+                if let Some(kid) = picked(whom).filter(|kid| !kid.up) {
                     self.hear(Event::Terminate { key: kid.id, forget: true });
                 }
             }
             Step::Spoil(whom, times) => {
-                if let Some(kid) = kid(whom) {
+                if let Some(kid) = picked(whom) {
                     self.stage.spoilt.insert(kid.id, times);
                 }
             }
             Step::Stale(whom) => {
-                if let Some(kid) = kid(whom) {
+                if let Some(kid) = picked(whom) {
                     let (key, generation) = (kid.id, kid.generation.saturating_sub(1));
                     for timer in [super::Timer::Start, super::Timer::Stop, super::Timer::Kill, super::Timer::Backoff] {
                         self.hear(Event::Overdue { key, generation, timer });

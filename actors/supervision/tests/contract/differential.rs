@@ -173,17 +173,13 @@ impl Play {
                 }
             }
         }
-        match start(spec).await {
-            Ok(tree) => {
-                stage.say("started".to_owned());
-                let control = tree.control("house").unwrap();
-                Some(Play { stage, tree, control, template })
-            }
-            Err(_) => {
-                stage.say("refused".to_owned());
-                None
-            }
-        }
+        let Ok(tree) = start(spec).await else {
+            stage.say("refused".to_owned());
+            return None;
+        };
+        stage.say("started".to_owned());
+        let control = tree.control("house").unwrap();
+        Some(Play { stage, tree, control, template })
     }
 
     async fn step(&self, words: &[&str]) {
@@ -266,7 +262,9 @@ async fn ours() -> String {
                 // Children that stop all at once have no order.
                 lines.sort();
             }
-            lines.iter().for_each(|line| writeln!(said, "{line}").unwrap());
+            for line in lines {
+                writeln!(said, "{line}").unwrap();
+            }
         };
         let mut play = Play::begin(stage.clone(), &supervisor[1..], setup).await;
         settle().await;

@@ -61,7 +61,9 @@ cases! {
         let spec = [&a, &b, &c, &d].iter().fold(allowing(1, "house", Strategy::OneForAll), |spec, room| spec.child(room.spec()));
         let tree = start(spec).await.unwrap();
         let doomed = [&d, &b, &a].map(|room| room.socket.actor().unwrap());
-        doomed.iter().for_each(|actor| actor.kill());
+        for actor in doomed {
+            actor.kill();
+        }
         d.reaches(2).await;
         for room in [&a, &b, &c] {
             assert_eq!(room.generation().await, 2);
@@ -78,7 +80,9 @@ cases! {
             let tree = start(spec).await.unwrap();
             let mut events = tree.events();
             let doomed = [&b, &d].map(|room| room.socket.actor().unwrap());
-            doomed.iter().for_each(|actor| actor.kill());
+            for actor in doomed {
+            actor.kill();
+        }
             let mut seen = Vec::new();
             let is_end = |event: &Event| event.generation == 1 && ["b", "d"].contains(&event.path.as_str())
                 && matches!(event.kind, EventKind::Failed { .. } | EventKind::ShutdownFailed { .. });

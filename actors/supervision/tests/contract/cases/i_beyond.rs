@@ -6,6 +6,8 @@ fn waiting(wait: u32) -> Backoff {
     Backoff { first: beats(wait), max: beats(wait), jitter_ratio: 0.0, healthy_after: LONG }
 }
 
+type Habit = fn(&mut Habits);
+
 /// Lets `room` fail until generation `last` is up, and returns how long each restart was to wait.
 async fn delays(tree: &Tree, room: &Room, last: u32) -> Vec<Duration> {
     let mut events = tree.events();
@@ -117,7 +119,7 @@ cases! {
     }
 
     async fn case_083_a_panic_in_any_callback_is_one_end_and_harms_nobody_else() {
-        let habits: [(&str, fn(&mut Habits)); 4] = [
+        let habits: [(&str, Habit); 4] = [
             ("after the start", |habits| habits.panics_after_starting = true),
             ("when told", |habits| habits.panics_when_told = true),
             ("in its handler", |_| ()),
