@@ -48,20 +48,24 @@ fn with_nothing_configured_the_loop_closes_although_rooms_are_killed_under_it() 
     let mut house = House::new("chaos = true", "");
     house.start(&["--cycles", "1", "--seed", "7"]);
     house.until("a question is asked by itself", 2 * MINUTE, |house| !house.lines(EXPERIMENTS).is_empty());
-    for room in ["observer", "curiosity", "coordinator", "gate", "feedback", "memory", "projector"] {
+    for room in ["observer", "curiosity", "coordinator", "gate", "feedback", "memory", "projector", "lab", "host"] {
+        let before = facts(&house);
         let killed = house.kloros(&["chaos", "kill", room]);
         assert!(killed.status.success(), "{room}: {}", said(&killed));
         house.until("every room is back", MINUTE, |house| house.kloros(&["status"]).status.success());
+        assert_eq!(facts(&house)[..before.len()], before, "a fact is lost or changed by the end of {room}");
     }
     house.until("a deployment is being measured", 6 * MINUTE, |house| {
         let runs = house.json(&["deployments"]);
         runs[0]["stage"] == "measuring" || runs[0]["verdict"].is_object()
     });
+    let before = facts(&house);
     for room in ["validator", "deployer"] {
         // The cycle may have closed meanwhile, and the daemon with it.
         house.kloros(&["chaos", "kill", room]);
     }
     assert_eq!(house.ended(6 * MINUTE), Some(0), "{}", house.read("daemon.log"));
+    assert_eq!(facts(&house)[..before.len()], before, "a fact is lost or changed by the end of the hands");
 
     assert_eq!(house.lines(VALIDATIONS).len(), 1);
     assert_eq!(house.lines(FEEDBACK).len(), 1);
@@ -75,6 +79,16 @@ fn with_nothing_configured_the_loop_closes_although_rooms_are_killed_under_it() 
         assert!(story.contains(word), "{word} is missing in\n{story}");
     }
     assert_eq!(house.processes(), 0, "a child is left");
+}
+
+/// Returns every fact of the journal: its place and its digest.
+fn facts(house: &House) -> Vec<(i64, i64)> {
+    let journal = rusqlite::Connection::open(house.path(".kloros/journal.db")).unwrap();
+    let mut facts = journal.prepare("SELECT seq, digest FROM facts ORDER BY seq").unwrap();
+    let rows = facts.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    let facts: Vec<(i64, i64)> = rows.map(Result::unwrap).collect();
+    assert!(facts.iter().map(|(place, _)| *place).eq((1..).take(facts.len())), "a place is empty");
+    facts
 }
 
 #[test]
