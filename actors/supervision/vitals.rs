@@ -262,6 +262,8 @@ impl Vitals {
             self.notes().failed_at = Some(kind);
         }
         self.note_exit(exit);
+        // It ends because of this, and whoever sends from here on is better refused than lost with it.
+        self.retire();
     }
 
     /// Writes down how the actor ends; the first note stays, because what follows is only its consequence.
