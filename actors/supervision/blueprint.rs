@@ -1,7 +1,8 @@
 //! What stays of a tree over all restarts: the places, what is started at each, and whom to tell.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use rand::{RngExt, rngs::StdRng};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
@@ -19,9 +20,16 @@ use crate::supervisor::Msg;
 pub(crate) struct Shared {
     pub(crate) epoch: Instant,
     pub(crate) events: broadcast::Sender<event::Event>,
+    /// Where the jitter of every wait comes from.
+    pub(crate) dice: Mutex<StdRng>,
 }
 
 impl Shared {
+    /// Returns the next random number, from 0 to 1.
+    pub(crate) fn roll(&self) -> f64 {
+        self.dice.lock().unwrap_or_else(PoisonError::into_inner).random()
+    }
+
     /// Tells the log, the watchers and the snapshot about one step.
     pub(crate) fn tell(&self, node: &Node, generation: u64, kind: EventKind) {
         let (rules, elapsed) = node.show(&kind);

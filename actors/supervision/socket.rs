@@ -236,8 +236,13 @@ impl<M: Message> Socket<M> {
         if self.inner.newest.is_some() {
             self.forward_newest();
         }
-        self.inner.made_room.notify_waiters();
+        self.wake_senders();
         true
+    }
+
+    /// Lets everybody look again who waits for room.
+    pub(crate) fn wake_senders(&self) {
+        self.inner.made_room.notify_waiters();
     }
 }
 

@@ -139,6 +139,7 @@ pub struct TreeSpec {
     pub(crate) children: Vec<ChildSpec>,
     pub(crate) nursery: Option<Nursery>,
     pub(crate) needed: Option<Needed>,
+    pub(crate) seed: Option<u64>,
 }
 
 impl TreeSpec {
@@ -155,7 +156,7 @@ impl TreeSpec {
     fn with(id: &str, strategy: Option<Strategy>, nursery: Option<Nursery>) -> Self {
         let flags = Flags { strategy, intensity: Intensity::default(), auto_shutdown: AutoShutdown::Never };
         let (backoff, children) = (Backoff::default(), Vec::new());
-        TreeSpec { id: id.to_owned(), flags, backoff, children, nursery, needed: None }
+        TreeSpec { id: id.to_owned(), flags, backoff, children, nursery, needed: None, seed: None }
     }
 
     /// Says how many restarts are allowed before this supervisor gives up.
@@ -176,6 +177,13 @@ impl TreeSpec {
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
+        self
+    }
+
+    /// Draws the jitter of all waits from this seed, for runs that are to repeat; it counts at the root.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
         self
     }
 

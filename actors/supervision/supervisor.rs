@@ -187,10 +187,9 @@ impl State {
         key
     }
 
-    #[allow(clippy::disallowed_methods, reason = "jitter is there to differ: daemons that fail together restart apart")]
     fn step(&mut self, event: Event) {
         let now = Instant::now().saturating_duration_since(self.shared.epoch);
-        for effect in self.machine.on(now, rand::random(), event) {
+        for effect in self.machine.on(now, self.shared.roll(), event) {
             self.carry_out(effect);
         }
         // Who hears an answer finds everything as the answer says.

@@ -1,9 +1,10 @@
 //! A running tree: to look at, to administrate, to stop, and to wait for.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorRef};
+use rand::{SeedableRng, rngs::StdRng};
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -64,7 +65,8 @@ impl Ended {
 /// again in reverse order, and the error names the child. The same is undone when the caller stops waiting.
 pub async fn start(spec: TreeSpec) -> Result<Tree, StartError> {
     spec.check()?;
-    let shared = Arc::new(Shared { epoch: Instant::now(), events: broadcast::Sender::new(EVENTS_KEPT) });
+    let dice = Mutex::new(StdRng::seed_from_u64(spec.seed.unwrap_or_else(any_seed)));
+    let shared = Arc::new(Shared { epoch: Instant::now(), events: broadcast::Sender::new(EVENTS_KEPT), dice });
     let blueprint = Arc::new(Blueprint::of(spec));
     let node = Arc::clone(&blueprint.node);
     if blueprint.needed.as_ref().is_some_and(|needed| !needed()) {
@@ -128,6 +130,11 @@ async fn wait_for_the_end(
         (None, None | Some(Exit::Normal)) => Ended::Stopped,
         (None, Some(exit)) => Ended::GaveUp { path: node.path.as_ref().to_owned(), reason: exit.to_string() },
     }));
+}
+
+#[allow(clippy::disallowed_methods, reason = "jitter is there to differ: daemons that fail together restart apart")]
+fn any_seed() -> u64 {
+    rand::random()
 }
 
 /// Stops a tree whose starter went away before it was up; nobody else could.

@@ -103,6 +103,16 @@ impl<A: Actor> Actor for Watched<A> {
     }
 }
 
+impl<A: Actor> Drop for Watched<A> {
+    fn drop(&mut self) {
+        // The actor's task is over: whoever waits for room in its mailbox waits for nothing.
+        self.vitals.retire();
+        if let Some(socket) = &self.socket {
+            socket.wake_senders();
+        }
+    }
+}
+
 /// The state of a watched actor.
 ///
 /// ractor hands the state of an actor that ended to its supervisor, which drops it. A panic while it is dropped would then be

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kloros_supervision::{ChildSpec, Intensity, Shutdown, Socket, Strategy, TreeSpec, start};
+use kloros_supervision::{ChildSpec, Intensity, Socket, Strategy, TreeSpec, start};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
 struct Cook;
@@ -16,38 +16,25 @@ impl Actor for Cook {
         Ok(())
     }
 
-    async fn handle(
-        &self,
-        _: ActorRef<Self::Msg>,
-        (dish, plate): Self::Msg,
-        (): &mut (),
-    ) -> Result<(), ActorProcessingErr> {
+    async fn handle(&self, _: ActorRef<Self::Msg>, msg: Self::Msg, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        let (dish, plate) = msg;
         assert!(dish % 3 != 0, "dish {dish} is burnt");
-        plate.send(format!("dish {dish}"))?;
-        Ok(())
+        Ok(plate.send(format!("dish {dish}"))?)
     }
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let kitchen = Socket::new("cook");
-    let cook = ChildSpec::actor("cook", &kitchen, || (Cook, ())).shutdown(Shutdown::Within(Duration::from_secs(1)));
     let often = Intensity { restarts_max: 10, within: Duration::from_secs(60) };
-    let tree = start(TreeSpec::new("house", Strategy::OneForOne).intensity(often).child(cook)).await?;
-    let mut served = Vec::new();
+    let house = TreeSpec::new("house", Strategy::OneForOne).intensity(often);
+    let tree = start(house.child(ChildSpec::actor("cook", &kitchen, || (Cook, ())))).await?;
+    let mut served = String::new();
     for dish in 1..=7 {
-        match kitchen.call(|plate| (dish, plate), Duration::from_secs(1)).await {
-            Ok(plate) => served.push(plate),
-            Err(error) => served.push(format!("no dish {dish}: {error}")),
-        }
+        let plate = kitchen.call(|plate| (dish, plate), Duration::from_secs(1)).await;
+        served += &plate.unwrap_or_else(|error| format!("no dish {dish}: {error}"));
+        served += "\n";
     }
-    let snapshot = tree.snapshot();
-    let cook = snapshot.find("cook").ok_or("the cook is gone")?;
-    served.push(format!(
-        "{} restarts, at last because it {}",
-        cook.restarts,
-        cook.last_failure.as_deref().unwrap_or("-")
-    ));
     tree.stop(Duration::from_secs(5)).await?;
-    Ok(std::io::Write::write_all(&mut std::io::stdout(), (served.join("\n") + "\n").as_bytes())?)
+    Ok(std::io::Write::write_all(&mut std::io::stdout(), served.as_bytes())?)
 }

@@ -106,8 +106,14 @@ cases! {
         assert_eq!((sixth, seventh), (Ok(()), Ok(())));
         until(|| got(&log).len() == 5).await;
         assert_eq!(got(&log)[..3], ["a got 1", "a got 2", "a got 3"]);
-        tree.stop(LONG).await.unwrap();
-        assert_eq!(outlet.send_within(8, LONG).await, Err(Down::Absent { room: "a".to_owned() }));
+        let absent = Err(Down::Absent { room: "a".to_owned() });
+        a.tell(Order::Work { step: beats(3), steps: 1 });
+        is_busy(&tree).await;
+        (1..=3).for_each(|number| outlet.send(number).unwrap());
+        // Whoever waits for room hears at once that there will be none.
+        let (waited, stopped) = tokio::join!(outlet.send_within(8, LONG), tree.stop(LONG));
+        assert_eq!((waited, stopped), (absent.clone(), Ok(())));
+        assert_eq!(outlet.send_within(9, LONG).await, absent);
 
         let log = Log::default();
         let a = bounded("a", &log, 2, WhenFull::Coalesce);

@@ -118,8 +118,8 @@ fn simulated(seed: u64) -> String {
         let log = Log::default();
         let rooms = rooms(&log, ["a", "b", "c", "d", "e", "f"]);
         let strategies = [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne];
-        let backoff = Backoff { first: seconds(1), max: seconds(8), jitter_ratio: 0.0, healthy_after: seconds(60) };
-        let mut spec = allowing(999, "house", Strategy::OneForOne);
+        let backoff = Backoff { first: seconds(1), max: seconds(8), jitter_ratio: 0.5, healthy_after: seconds(60) };
+        let mut spec = allowing(999, "house", Strategy::OneForOne).seed(seed);
         for (rooms, strategy) in rooms.chunks(2).zip(strategies) {
             let branch = allowing(20, &format!("{strategy:?}"), strategy);
             spec = spec.tree(rooms.iter().fold(branch, |branch, room| branch.child(room.spec().backoff(backoff))));
