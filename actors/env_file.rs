@@ -2,7 +2,7 @@
 //!
 //! The dialect is that of systemd's `EnvironmentFile=`: `KEY=value` lines; `#` and `;` begin a comment line, not a
 //! comment behind a value; `'...'` and `"..."` quote; `\` escapes, and continues a line at its end. `export KEY=value`
-//! does not name `KEY` there, so it does not here. Whether a `\` at the end of a *comment* continues it depends on
+//! does not name `KEY` there; who asks for `KEY` here is told so. Whether a `\` at the end of a *comment* continues it depends on
 //! systemd's version; where that decides what our key holds, the file is refused.
 
 use std::{collections::BTreeMap, ops::Range};
@@ -28,6 +28,14 @@ pub enum Problem {
     #[error("line {line} names {key} within something that goes on over several lines; put it on a line of its own")]
     Continued {
         /// The line that names the key, from 1.
+        line: u32,
+        /// The key.
+        key: Key,
+    },
+    /// The line is for a shell: whoever reads the dialect passes it over, and whoever wrote it means it.
+    #[error("line {line} exports {key}, which only a shell understands; remove the word export")]
+    Exported {
+        /// The line, from 1.
         line: u32,
         /// The key.
         key: Key,
@@ -66,7 +74,7 @@ pub enum Problem {
 /// # use kloros_actors::{env_file::value_of, facts::Key};
 /// let key = Key::new("SLOTS")?;
 /// assert_eq!(value_of(b"# batching\nSLOTS='4'\n", &key), Ok(Some("4".to_owned())));
-/// assert_eq!(value_of(b"export SLOTS=4\n", &key), Ok(None));
+/// assert!(value_of(b"export SLOTS=4\n", &key).is_err());
 /// # Ok::<(), String>(())
 /// ```
 pub fn value_of(bytes: &[u8], key: &Key) -> Result<Option<String>, Problem> {
@@ -187,6 +195,13 @@ fn find(bytes: &[u8], key: &Key) -> Result<Option<Assignment>, Problem> {
         assignments.retain(|each| &bytes[each.key.clone()] == key.as_str().as_bytes());
         assignments
     });
+    let exports = |at: &usize| {
+        let rest = without_blanks(&bytes[*at..]).strip_prefix(b"export");
+        rest.is_some_and(|rest| rest.starts_with(b" ") || rest.starts_with(b"\t")).then(|| rest.unwrap_or_default())
+    };
+    if let Some(at) = line_starts(bytes).find(|at| exports(at).is_some_and(|rest| looks_like(rest, key))) {
+        return Err(Problem::Exported { line: line_of(bytes, at), key: key.clone() });
+    }
     let continued = |line| Problem::Continued { line, key: key.clone() };
     // What only one version of the dialect sees, or what looks like an assignment and is none, is not guessed about.
     for at in line_starts(bytes).filter(|at| looks_like(&bytes[*at..], key)) {
@@ -264,7 +279,6 @@ mod tests {
         reads("K=a \"b\"\n", Some("a \"b\""));
         reads("K=1 # not a comment\n", Some("1 # not a comment"));
         reads("#K=1\n;K=2\n", None);
-        reads("export K=1\n", None);
         reads("K\nL=1\n", None);
         reads("KK=1\nK_=2\nk=3\n", None);
         reads("# a comment \\\nL=1\nK=2\n", Some("2"));
@@ -285,6 +299,14 @@ mod tests {
         assert_eq!(value_of(file, &key("K")), Err(expected.clone()));
         assert_eq!(edit(file, &[(key("K"), Some("2".to_owned()))]), Err(expected.clone()));
         assert_eq!(edit(file, &[(key("K"), None)]), Err(expected));
+    }
+
+    #[test]
+    fn a_line_that_only_a_shell_understands_is_told_rather_than_passed_over() {
+        for (file, line) in [("export K=1\n", 1), ("  export\tK = 1", 1), ("K=1\nexport K=2\n", 2)] {
+            refuses(file.as_bytes(), Problem::Exported { line, key: key("K") });
+        }
+        reads("exported K=1\nexportK=1\nexport L=1\nK=2\n", Some("2"));
     }
 
     #[test]

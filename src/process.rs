@@ -33,7 +33,7 @@ mod incarnation;
 mod secrets;
 
 pub(crate) use incarnation::{of_metrics, of_port, of_process};
-pub(crate) use read_back::{ask, environment};
+pub(crate) use read_back::{ask, environment, shown};
 pub(crate) use ready::{ReadyError, answers, http_client, is_well, ready};
 pub(crate) use secrets::Secrets;
 
@@ -69,6 +69,17 @@ pub(crate) struct Launch {
     pub(crate) nice: i32,
     /// What of its output must not be shown.
     pub(crate) secrets: Secrets,
+    /// What becomes of what it leaves behind.
+    pub(crate) remains: Remains,
+}
+
+/// What becomes of the processes that a child leaves behind in its group when it ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Remains {
+    /// They are killed: they are nobody's.
+    Killed,
+    /// They stay: they are what the child was told to start.
+    Left,
 }
 
 // Values of variables may be secrets, so they are not printed.
@@ -120,7 +131,8 @@ impl Instance {
         self.group.id.as_raw_nonzero().get().unsigned_abs()
     }
 
-    /// Returns how the child ended, or `None` while it runs. What it left behind in its group is killed.
+    /// Returns how the child ended, or `None` while it runs. What it left behind in its group is killed, or stays if the
+    /// launch says so.
     pub(crate) fn try_exit(&mut self) -> Option<ExitStatus> {
         self.group.ended()
     }
@@ -184,6 +196,7 @@ impl Drop for Instance {
 #[derive(Debug)]
 struct Group {
     id: Pid,
+    remains: Remains,
     leader: Mutex<Leader>,
 }
 
@@ -205,8 +218,10 @@ impl Group {
     fn ended(&self) -> Option<ExitStatus> {
         let mut leader = self.leader();
         if leader.status.is_none() && !matches!(self.wait(WaitIdOptions::NOHANG), Ok(None)) {
-            // As long as the child is not reaped its group cannot be anybody else's, so the group goes first.
-            let _ = rustix::process::kill_process_group(self.id, Signal::KILL);
+            if self.remains == Remains::Killed {
+                // As long as the child is not reaped its group cannot be anybody else's, so the group goes first.
+                let _ = rustix::process::kill_process_group(self.id, Signal::KILL);
+            }
             // Nobody else reaps our children; if somebody did, how it ended is not known, and that is no success.
             leader.status = Some(leader.child.wait().unwrap_or(ExitStatus::from_raw(255 << 8)));
         }
@@ -270,7 +285,7 @@ fn start(launch: &Launch) -> io::Result<Instance> {
     tie_to_parent(&mut command, launch.nice);
     let child = command.spawn()?;
     let id = Pid::from_child(&child);
-    let group = Arc::new(Group { id, leader: Mutex::new(Leader { child, status: None }) });
+    let group = Arc::new(Group { id, remains: launch.remains, leader: Mutex::new(Leader { child, status: None }) });
     let (sender, gone) = watch::channel(false);
     let (stdout, output) = (Capture::default(), Capture::default());
     let (secrets, readers) = (launch.secrets.clone(), Vec::new());
@@ -405,7 +420,7 @@ mod tests {
 
     fn launch(argv: &[&str]) -> Launch {
         let argv = argv.iter().map(|each| (*each).to_owned()).collect();
-        Launch { argv, env: Vec::new(), nice: 0, secrets: Secrets::of([]) }
+        Launch { argv, env: Vec::new(), nice: 0, secrets: Secrets::of([]), remains: Remains::Killed }
     }
 
     async fn run(argv: &[&str]) -> (Instance, ExitStatus) {
@@ -438,6 +453,23 @@ mod tests {
         let names: Vec<&str> = output.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
         assert!(names.contains(&"LAB_SLOTS"), "{names:?}");
         assert!(names.iter().all(|name| INHERITED.contains(name) || *name == "LAB_SLOTS"), "{names:?}");
+    }
+
+    #[tokio::test]
+    async fn what_a_child_leaves_behind_is_killed_or_stays_as_the_launch_says() {
+        for (remains, stays) in [(Remains::Killed, false), (Remains::Left, true)] {
+            let program = "BEGIN { system(\"sleep 300 >/dev/null 2>&1 &\") }";
+            let mut instance = Instance::spawn(Launch { remains, ..launch(&["awk", program]) }).await.unwrap();
+            assert!(instance.exited().await.success());
+            let group = instance.group.id;
+            drop(instance);
+            let is_there = || rustix::process::test_kill_process_group(group).is_ok();
+            if stays {
+                assert!(is_there(), "what a restart command has started was killed");
+                rustix::process::kill_process_group(group, Signal::KILL).unwrap();
+            }
+            eventually(|| !is_there()).await;
+        }
     }
 
     #[tokio::test]

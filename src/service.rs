@@ -21,8 +21,8 @@ use kloros_actors::{
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::process::{
-    Instance, Launch, ReadyError, Secrets, answers, ask, environment, fill, free_port, is_well, of_metrics, of_port,
-    of_process, ready,
+    Instance, Launch, ReadyError, Remains, Secrets, answers, ask, environment, fill, free_port, is_well, of_metrics,
+    of_port, of_process, ready, shown,
 };
 
 mod look;
@@ -209,7 +209,7 @@ impl Services {
         let told = service.argv.iter().any(|argument| argument.contains("{env_file}"));
         let env = if told { Vec::new() } else { variables(&env_file).await.map_err(did_not_start)? };
         let secrets = secrets(domain, &env_file).await;
-        let instance = Instance::spawn(Launch { argv, env, nice: 0, secrets }).await;
+        let instance = Instance::spawn(Launch { argv, env, nice: 0, secrets, remains: Remains::Killed }).await;
         let instance = serving.instance.insert(instance.map_err(|error| did_not_start(error.to_string()))?);
         serving.since = Some(Instant::now());
         let url = format!("{}{}", place.url(), service.ready.http_path);
@@ -253,7 +253,8 @@ impl ServiceControl for Services {
         };
         let mut values = said.map_err(ServiceError::Unreachable)?;
         values.retain(|key, _| Key::new(key.as_str()).is_ok_and(|key| domain.knobs.contains_key(&key)));
-        Ok(values)
+        let secrets = secrets(domain, &self.home.join(&domain.service.env_file)).await;
+        Ok(shown(values, |name, text| domain.could_hold(name, text), &secrets))
     }
 
     async fn healthy(&self, domain: &Domain) -> Result<(), ServiceError> {
@@ -346,7 +347,7 @@ async fn answer(domain: &Domain, place: &Place) -> Result<(), ServiceError> {
 }
 
 async fn run_restart(argv: &[String], secrets: Secrets) -> Result<(), ServiceError> {
-    let launch = Launch { argv: argv.to_vec(), env: Vec::new(), nice: 0, secrets };
+    let launch = Launch { argv: argv.to_vec(), env: Vec::new(), nice: 0, secrets, remains: Remains::Left };
     let mut command = Instance::spawn(launch).await.map_err(|error| ServiceError::DidNotStart(error.to_string()))?;
     let Ok(status) = timeout(RESTART_COMMAND_MAX, command.exited()).await else {
         let limit = RESTART_COMMAND_MAX.as_secs();

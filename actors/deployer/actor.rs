@@ -297,12 +297,23 @@ impl State {
                     answer => answer,
                 }
             }
+            Some((_, Stage::Stuck)) => self.retry_undo(id).await?,
             Some((_, stage)) => Err(format!("{id} is {} already", stage.label())),
             None => Err(format!("{id} is not under way: propose the old values with `kloros try`")),
         };
         // The caller may have gone; the undo stands all the same.
         reply.send(answer).ok();
         Ok(())
+    }
+
+    /// Tries at once again what a person has made possible meanwhile.
+    async fn retry_undo(&mut self, id: &DeploymentId) -> Result<Result<Verdict, String>, JournalError> {
+        self.stuck.remove(id);
+        self.finish(id).await?;
+        if self.open.contains_key(id) {
+            return Ok(Err(format!("the undo of {id} failed again: kloros status")));
+        }
+        Ok(self.verdict_of(id).await)
     }
 
     async fn verdict_of(&self, id: &DeploymentId) -> Result<Verdict, String> {

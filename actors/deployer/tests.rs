@@ -431,6 +431,20 @@ async fn what_cannot_be_undone_is_stuck_and_undone_when_it_can_be() {
 }
 
 #[tokio::test]
+async fn what_is_stuck_is_undone_at_once_when_a_person_asks_again() {
+    let (world, deployment) = interrupted(4);
+    world.env.set(NEW);
+    world.services.script(|_| Err(ServiceError::DidNotStart("gone".into())));
+    let room = open(&world).await;
+    assert_eq!(world.stage(), Stage::Stuck);
+    let recall = || |reply| Msg::Recalled(deployment.id.clone(), 1000, reply);
+    assert!(room.socket.call(recall(), SOON).await.unwrap().unwrap_err().contains("failed again"));
+    world.services.script(|_| Ok(()));
+    assert_eq!(room.socket.call(recall(), SOON).await.unwrap().unwrap().outcome, Ruled::Rollback);
+    assert_eq!((world.stage(), world.env.text()), (Stage::Closed, OLD.to_owned()));
+}
+
+#[tokio::test]
 async fn a_deployer_that_is_killed_while_it_changes_a_service_takes_the_change_back() {
     for steps in 0..=3 {
         let (world, _) = interrupted(steps);

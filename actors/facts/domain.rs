@@ -28,6 +28,14 @@ pub struct Domain {
     pub objectives: Vec<Objective>,
 }
 
+impl Domain {
+    /// Returns whether `text` is a value that the knob of this name could hold.
+    pub fn could_hold(&self, name: &str, text: &str) -> bool {
+        let knob = Key::new(name).ok().and_then(|key| self.knobs.get(&key));
+        knob.is_some_and(|knob| knob.range.parse(text.trim()).is_some())
+    }
+}
+
 /// Where a candidate is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

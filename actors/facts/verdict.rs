@@ -106,7 +106,7 @@ pub enum Reason {
         /// In words.
         why: String,
     },
-    /// The service did not come up with the new values.
+    /// The service did not come up with the new values, or was not well with them.
     NotHealthy {
         /// In words.
         why: String,
@@ -200,7 +200,7 @@ impl fmt::Display for Reason {
                 write!(formatter, "{metric} was there before and is gone")
             }
             Reason::Inconclusive { why } => write!(formatter, "it could not be measured: {why}"),
-            Reason::NotHealthy { why } => write!(formatter, "the service did not come up: {why}"),
+            Reason::NotHealthy { why } => write!(formatter, "the service was not well: {why}"),
             Reason::Died { why } => write!(formatter, "the service died while it was measured: {why}"),
             Reason::NotEffective { why } => {
                 write!(formatter, "the service runs with other values: {why}")

@@ -158,7 +158,7 @@ mod tests {
             ),
             (
                 verdict(Ruled::Rollback, Reason::NotHealthy { why: why() }, None),
-                "lab: LAB_MAX_NUM_SEQS 2 -> 12 was undone: the service did not come up: no answer within 30 s",
+                "lab: LAB_MAX_NUM_SEQS 2 -> 12 was undone: the service was not well: no answer within 30 s",
             ),
             (
                 verdict(Ruled::Rollback, Reason::Crash, Some((f64::NAN, 0.0, 0.0))),

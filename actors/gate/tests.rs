@@ -88,12 +88,14 @@ async fn each_level_lets_one_more_class_of_risk_through_and_asks_for_the_rest() 
 #[tokio::test]
 async fn the_env_file_lowers_the_level_and_never_raises_it() {
     for (ceiling, said, is_let_through) in [
-        (Autonomy::Full, "0", false),
-        (Autonomy::Full, "1", true),
-        (Autonomy::Manual, "3", false),
-        (Autonomy::Full, "all", false),
+        (Autonomy::Full, "KLR_AUTONOMY_LEVEL=0", false),
+        (Autonomy::Full, "KLR_AUTONOMY_LEVEL=1", true),
+        (Autonomy::Manual, "KLR_AUTONOMY_LEVEL=3", false),
+        (Autonomy::Full, "KLR_AUTONOMY_LEVEL=all", false),
+        // What the dialect passes over was meant all the same.
+        (Autonomy::Full, "export KLR_AUTONOMY_LEVEL=1", false),
     ] {
-        let world = World::with_env(&format!("KLR_AUTONOMY_LEVEL={said}\n"));
+        let world = World::with_env(&format!("{said}\n"));
         let room = open(&world, config(ceiling)).await;
         room.propose(&promotion(&[("SEQS", 12)]));
         eventually(|| world.journal.count(Kind::Ruling) == 1).await;

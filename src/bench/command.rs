@@ -10,7 +10,7 @@ use serde::{
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{chat::Measured, fail, runner::NICE};
-use crate::process::{Instance, Launch, Secrets, fill};
+use crate::process::{Instance, Launch, Remains, Secrets, fill};
 
 /// How much a program may print to stdout, in bytes.
 const STDOUT_BYTES_MAX: usize = 64 * 1024;
@@ -52,16 +52,24 @@ pub(crate) async fn measure(
     let filled = fill(argv, &[("url", target.url), ("port", &port), ("seed", &seed)])
         .map_err(|error| failed(format!("cannot be run: {error}")))?;
     let start = Instant::now();
-    let mut instance = Instance::spawn(Launch { argv: filled, env: Vec::new(), nice: NICE, secrets: secrets.clone() })
-        .await
-        .map_err(|error| failed(format!("cannot be run: {error}")))?;
+    let mut instance = Instance::spawn(Launch {
+        argv: filled,
+        env: Vec::new(),
+        nice: NICE,
+        secrets: secrets.clone(),
+        remains: Remains::Killed,
+    })
+    .await
+    .map_err(|error| failed(format!("cannot be run: {error}")))?;
     let timed_out =
         |_| fail(FailureKind::TimedOut, format!("{program:?} did not end within {} s", within.as_secs_f64()));
     let stdout = timeout_at(start + within, printed(&mut instance)).await.map_err(timed_out)?.map_err(failed)?;
     // A service may say its secrets to whoever measures it. They are hidden before anything is cut, which would leave half
     // of one.
     let shown = |problem: String| format!("{}: it printed {}", secrets.hide(&problem), quoted(&secrets.hide(&stdout)));
-    let metrics = parse(&stdout).map_err(|problem| failed(shown(problem)))?;
+    let mut metrics = parse(&stdout).map_err(|problem| failed(shown(problem)))?;
+    // A name is kept as it is, so one that tells a secret is not kept.
+    metrics.retain(|name, _| secrets.hide(name) == *name);
     let window_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(Measured { metrics, samples: 1, window_ms })
 }

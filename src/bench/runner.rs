@@ -24,7 +24,9 @@ use super::{
     fail,
     trial_dir::{self, TrialDir},
 };
-use crate::process::{Instance, Launch, ReadyError, Secrets, answers, ask, environment, fill, free_port, ready};
+use crate::process::{
+    Instance, Launch, ReadyError, Remains, Secrets, answers, ask, environment, fill, free_port, ready, shown,
+};
 
 /// How far trials yield the CPU, so that the instance that serves goes first. The same for every candidate and for the
 /// settings it is compared with.
@@ -113,9 +115,10 @@ impl Trial {
             .map_err(|error| fail(FailureKind::Infrastructure, error.to_string()))?;
         let env = told_otherwise(&service.argv, Path::new(env_file.as_ref()))?;
         let secrets = secrets(domain, Path::new(env_file.as_ref()))?;
-        let instance = Instance::spawn(Launch { argv, env, nice: NICE, secrets: secrets.clone() })
-            .await
-            .map_err(|error| fail(FailureKind::Infrastructure, error.to_string()))?;
+        let instance =
+            Instance::spawn(Launch { argv, env, nice: NICE, secrets: secrets.clone(), remains: Remains::Killed })
+                .await
+                .map_err(|error| fail(FailureKind::Infrastructure, error.to_string()))?;
         let mut trial = Self { instance, secrets, url: format!("http://{}:{port}", Ipv4Addr::LOCALHOST), port };
         let health = format!("{}{}", trial.url, service.ready.http_path);
         let within = Duration::from_secs(service.ready.within_s);
@@ -150,7 +153,10 @@ impl Trial {
         };
         let is_knob = |name: &str| Key::new(name).is_ok_and(|key| domain.knobs.contains_key(&key));
         let found: BTreeMap<_, _> = match said {
-            Ok(said) => said.into_iter().filter(|(name, _)| is_knob(name)).collect(),
+            Ok(said) => {
+                let said = said.into_iter().filter(|(name, _)| is_knob(name)).collect();
+                shown(said, |name, text| domain.could_hold(name, text), &self.secrets)
+            }
             Err(problem) => {
                 self.still_runs()?;
                 return Err(fail(FailureKind::NotInEffect, format!("the values in effect cannot be read: {problem}")));

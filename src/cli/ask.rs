@@ -120,7 +120,8 @@ pub(crate) async fn rollback(home: &Home, id: &str, out: &mut Out) -> anyhow::Re
         Fact::Verdict(verdict) if verdict.deployment.as_str() == id => Some(verdict),
         _ => None,
     });
-    if let Some(verdict) = verdict {
+    // One that was condemned may be stuck, and then it is undone at once when a person has cleared the way.
+    if let Some(verdict) = verdict.filter(|verdict| verdict.outcome != Ruled::Rollback) {
         return no(&judged_already(verdict), out);
     }
     match client.post::<Verdict>("/rollback", &NameBody { id }).await? {
@@ -135,7 +136,10 @@ pub(crate) async fn rollback(home: &Home, id: &str, out: &mut Out) -> anyhow::Re
             })?;
             Ok(Answer::Done)
         }
-        Said::No(why) => no(&why, out),
+        Said::No(why) => match verdict.filter(|_| why.contains("not under way")) {
+            Some(verdict) => no(&judged_already(verdict), out),
+            None => no(&why, out),
+        },
     }
 }
 

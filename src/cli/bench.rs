@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use kloros_actors::{
     facts::{Domain, Measurement, Metrics, Settings, TrialFailure, objective},
@@ -12,7 +12,11 @@ use kloros_actors::{
 use serde::Serialize;
 
 use super::{Answer, ask, out::Out};
-use crate::{bench::Runner, clock::SystemClock, home::Home};
+use crate::{
+    bench::Runner,
+    clock::SystemClock,
+    home::{Home, HomeError},
+};
 
 /// What is measured.
 #[derive(Args)]
@@ -53,7 +57,10 @@ struct Report {
 
 pub(crate) async fn bench(home: &Home, args: BenchArgs, out: &mut Out) -> anyhow::Result<Answer> {
     // Held throughout: a daemon's trials and these would only measure each other.
-    let _lock = home.lock().context("measuring needs the machine to itself; stop the daemon first")?;
+    let _lock = home.lock().map_err(|error| match error {
+        HomeError::InUse { .. } => anyhow!("measuring needs the machine to itself; stop the daemon first: {error}"),
+        error => error.into(),
+    })?;
     let (mut domain, settings) = match ask::parse(home, args.config.as_deref(), &args.domain, &args.settings)? {
         Ok(parsed) => parsed,
         Err(why) => return ask::no(&why, out),
@@ -152,7 +159,7 @@ fn words(report: &Report, domain: &Domain) -> String {
         ));
     }
     lines.extend(report.failures.iter().map(|failure| format!("failed: {}: {}", failure.kind, failure.detail)));
-    if compares {
+    if compares && report.failures.is_empty() {
         let settings: Vec<String> = report.settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
         lines.push(format!("kloros try {} {}", report.domain, settings.join(" ")));
     }

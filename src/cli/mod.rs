@@ -144,18 +144,19 @@ pub(crate) fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    let as_json = cli.common.json;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return complain(&error.into()),
+        Err(error) => return complain(&error.into(), as_json),
     };
     match runtime.block_on(obey(cli)) {
         Ok(Answer::Done) => ExitCode::SUCCESS,
         Ok(Answer::No) => ExitCode::from(NO),
-        Err(error) => complain(&error),
+        Err(error) => complain(&error, as_json),
     }
 }
 
-fn complain(error: &anyhow::Error) -> ExitCode {
+fn complain(error: &anyhow::Error, as_json: bool) -> ExitCode {
     // A reader that went away, as `head` does, has what it wanted.
     if error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
@@ -168,6 +169,10 @@ fn complain(error: &anyhow::Error) -> ExitCode {
         BROKEN
     };
     out::trouble(&format!("{error:#}"));
+    if as_json {
+        // Whoever parses gets something to parse; when stdout is gone as well, nobody does.
+        Out::new(true).answer(&serde_json::json!({"error": format!("{error:#}")}), String::new).ok();
+    }
     ExitCode::from(code)
 }
 

@@ -179,7 +179,7 @@ fn deploying_words(each: &Deploying) -> String {
     match undo_failed {
         Some(why) => {
             let why = shorten(why, REASON_MAX);
-            format!("  STUCK      {domain}: {id} cannot be undone: {why}   kloros explain {id}")
+            format!("  STUCK      {domain}: {id} cannot be undone: {why}   when that is mended: kloros rollback {id}")
         }
         None => format!("  deploying  {domain}: {id} is {}: {changes}   kloros explain {id}", stage.label()),
     }

@@ -220,7 +220,7 @@ fn step_sentence(step: &Step) -> Option<String> {
         Step::Applied => "the env file holds the new values",
         Step::Restarted => "the service was restarted",
         Step::Proven { .. } => "the service says that it runs with the new values",
-        Step::Restored => "the old values are back, and the service runs with them",
+        Step::Restored => "what still held our values holds the old ones again, and the service runs with its env file",
         Step::Closed => "closed",
         Step::UndoFailed(why) => return Some(format!("STUCK      the undo failed: {why}")),
         Step::Intended | Step::Measured | Step::Judged(_) => return None,

@@ -15,7 +15,7 @@ use super::fault::Fault;
 const TEXT_MAX: u64 = 32;
 
 /// The smallest page of a database, in bytes: a shorter file holds nothing, and `SQLite` would begin it afresh.
-const PAGE_BYTES_MIN: u64 = 512;
+pub(super) const PAGE_BYTES_MIN: u64 = 512;
 
 /// Says how many facts the journal holds at least. It is written after the facts and not waited for: after a power
 /// failure it may say too little, never too much.

@@ -244,7 +244,14 @@ impl Identity {
             let found = fs::symlink_metadata(&file).map_err(|error| gone(&file, &error))?;
             Ok((file, (found.dev(), found.ino())))
         };
-        Ok(Self { path: path.to_owned(), files: [named(path.to_owned())?, named(PathBuf::from(log))?] })
+        let files = [named(path.to_owned())?, named(PathBuf::from(log))?];
+        // Opened connections see nothing of it: what they need is in their caches and in the log.
+        match fs::metadata(path) {
+            Ok(found) if found.len() < super::mark::PAGE_BYTES_MIN => {
+                Err(Fault::Damaged(format!("{} was cut to nothing while kloros was running", path.display())))
+            }
+            _ => Ok(Self { path: path.to_owned(), files }),
+        }
     }
 
     /// Says whether the files that are open still are the ones with the names: otherwise what is written is lost.

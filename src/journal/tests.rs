@@ -759,6 +759,16 @@ async fn a_journal_that_is_deleted_or_replaced_while_it_runs_takes_nothing_more(
 }
 
 #[tokio::test]
+async fn a_journal_that_is_cut_to_nothing_while_it_runs_takes_nothing_more() {
+    let house = house();
+    let store = open(&house.home).unwrap();
+    append(&store, vec![said("t", "one")]).await;
+    fs::File::options().write(true).open(house.home.journal()).unwrap().set_len(0).unwrap();
+    assert!(store.check().unwrap_err().to_string().contains("cut to nothing"));
+    assert!(matches!(store.append(vec![entry(said("t", "two"))]).await, Err(JournalError::Damaged(_))));
+}
+
+#[tokio::test]
 async fn whoever_opens_the_journal_locks_out_whoever_opened_it_before() {
     let house = house();
     let first = open(&house.home).unwrap();

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::http_client;
+use super::{Secrets, http_client};
 
 /// How long the whole answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -17,6 +17,20 @@ const VALUE_BYTES_MAX: usize = 256;
 /// What is nested is no setting.
 pub(crate) async fn ask(url: &str) -> Result<BTreeMap<String, String>, String> {
     body(url).await.and_then(|body| scalars(&body)).map_err(|problem| format!("{url}: {problem}"))
+}
+
+/// Returns what a service `said` of its knobs, as it may be shown: what no knob could hold may be anything, a secret among
+/// it.
+pub(crate) fn shown(
+    said: BTreeMap<String, String>,
+    could_hold: impl Fn(&str, &str) -> bool,
+    secrets: &Secrets,
+) -> BTreeMap<String, String> {
+    let shown = |(name, text): (String, String)| {
+        let text = if could_hold(&name, &text) { text } else { secrets.hide(&text) };
+        (name, text)
+    };
+    said.into_iter().map(shown).collect()
 }
 
 /// Returns the environment that the process with this id was started with, or why it cannot be read.
@@ -69,6 +83,14 @@ fn bounded(mut value: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_no_knob_could_hold_is_shown_without_secrets() {
+        let secrets = Secrets::of(["16384".to_owned(), "hunter22".to_owned()]);
+        let said = [("SEQS", "16384"), ("WAIT", "hunter22")].map(|(name, text)| (name.to_owned(), text.to_owned()));
+        let shown = shown(said.into(), |_, text| text.parse::<u32>().is_ok(), &secrets);
+        assert_eq!((shown["SEQS"].as_str(), shown["WAIT"].as_str()), ("16384", "***"));
+    }
 
     #[test]
     fn only_the_top_of_the_object_holds_settings() {

@@ -123,7 +123,7 @@ mod tests {
 
     fn launch(argv: &[&str]) -> Launch {
         let argv = argv.iter().map(|each| (*each).to_owned()).collect();
-        Launch { argv, env: Vec::new(), nice: 0, secrets: Secrets::of([]) }
+        Launch { argv, env: Vec::new(), nice: 0, secrets: Secrets::of([]), remains: crate::process::Remains::Killed }
     }
 
     async fn serve(handler: Router) -> String {

@@ -1,6 +1,7 @@
 //! The domains and experiments beside the configuration file, or the lab that is embedded.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -37,7 +38,13 @@ pub(super) fn read(folder: &Path, files: &mut Vec<PathBuf>, complaints: &mut Com
     let own_domains = folder.join("domains");
     let mut domains = Domains::new();
     if is_configured(folder) {
-        for file in domain_files(&own_domains, complaints) {
+        let own_files = domain_files(&own_domains, complaints);
+        if own_files.is_empty() {
+            let what =
+                "holds no domain: describe a service in NAME.toml there, or remove the folder to practise on the lab";
+            complaints.add(Place::File(own_domains.display().to_string()), "", what);
+        }
+        for file in own_files {
             let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             let text = source::read(&file, complaints);
             let domain = text.and_then(|text| domain_file::read(&file.display().to_string(), &name, &text, complaints));
@@ -47,6 +54,7 @@ pub(super) fn read(folder: &Path, files: &mut Vec<PathBuf>, complaints: &mut Com
     } else {
         domains.insert("lab".to_owned(), domain_file::read(LAB_NAME, "lab", LAB, complaints));
     }
+    refuse_shared_keys(&domains, &own_domains, complaints);
     let own_dream = folder.join("dream.yaml");
     let experiments = if own_dream.exists() {
         let text = source::read(&own_dream, complaints);
@@ -59,6 +67,20 @@ pub(super) fn read(folder: &Path, files: &mut Vec<PathBuf>, complaints: &mut Com
     };
     let domains = domains.into_iter().filter_map(|(name, domain)| Some((name, domain?))).collect();
     Catalogue { domains, experiments: experiments.unwrap_or_default() }
+}
+
+/// Two domains that write one key of one file would each undo what the other has proven.
+fn refuse_shared_keys(domains: &Domains, folder: &Path, complaints: &mut Complaints) {
+    let mut owners = BTreeMap::new();
+    for (name, domain) in domains.iter().filter_map(|(name, domain)| Some((name, domain.as_ref()?))) {
+        for key in domain.knobs.keys() {
+            if let Some(owner) = owners.insert((&domain.service.env_file, key), name) {
+                let file = folder.join(format!("{name}.toml")).display().to_string();
+                let what = format!("is a knob of domain {owner} already, which writes to the same env file");
+                complaints.add(Place::File(file), format!("knobs.{key}"), what);
+            }
+        }
+    }
 }
 
 /// Returns the files of `folder` that end in `.toml`, by name; hidden ones, as editors leave them, are not meant.

@@ -63,6 +63,33 @@ fn a_domain_file_of_ones_own_replaces_the_embedded_lab_and_its_experiments() {
     assert!(catalogue.experiments.is_empty());
 }
 
+/// Returns the lab with an env file of its own.
+fn beside() -> String {
+    with(LAB, "env_file = \".kloros_env\"", "env_file = \"other_env\"")
+}
+
+#[test]
+fn two_domains_do_not_own_one_key_of_one_env_file() {
+    let keys: Vec<String> = LAB
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("[knobs.")?.split_once(']')?.0.to_owned()))
+        .map(|key| {
+            format!("domains/two.toml: knobs.{key}: is a knob of domain one already, which writes to the same env file")
+        })
+        .collect();
+    let mut expected: Vec<&str> = keys.iter().map(String::as_str).collect();
+    expected.sort_unstable();
+    refused(&[("domains/one.toml", LAB), ("domains/two.toml", LAB)], &expected);
+    let home = Home::new(&[("domains/one.toml", LAB), ("domains/two.toml", &beside())]);
+    assert_eq!(home.settings().catalogue.domains.len(), 2);
+}
+
+#[test]
+fn an_empty_folder_of_domains_is_no_catalogue() {
+    let home = Home::new(&[("domains/notes.txt", "x")]);
+    assert!(home.read(&[]).unwrap_err().starts_with("domains: holds no domain"), "{:?}", home.read(&[]));
+}
+
 #[test]
 fn a_broken_domain_among_good_ones_is_the_only_one_complained_about() {
     let broken = with(LAB, "port = 0 ", "port = \"0\" ");
@@ -75,7 +102,7 @@ fn a_broken_domain_among_good_ones_is_the_only_one_complained_about() {
         &[
             ("domains/one.toml", LAB),
             ("domains/two.toml", &broken),
-            ("domains/three.toml", LAB),
+            ("domains/three.toml", &beside()),
             ("dream.yaml", &dream),
         ],
         &[&expected],
