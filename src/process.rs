@@ -17,7 +17,6 @@ use std::{
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt},
     net::unix::pipe,
     sync::{oneshot, watch},
     task::JoinHandle,
@@ -26,12 +25,15 @@ use tokio::{
 
 mod ready;
 
+mod capture;
+
 mod read_back;
 
 mod incarnation;
 
 mod secrets;
 
+use capture::{Capture, drain};
 pub(crate) use incarnation::{of_metrics, of_port, of_process};
 pub(crate) use read_back::{ask, environment, shown};
 pub(crate) use ready::{ReadyError, answers, http_client, is_well, ready};
@@ -316,33 +318,6 @@ fn tie_to_parent(command: &mut Command, nice: i32) {
     };
     // SAFETY: the closure makes plain system calls only: it neither allocates nor takes a lock.
     unsafe { command.pre_exec(tie) };
-}
-
-/// The last bytes that were printed.
-#[derive(Clone, Debug, Default)]
-struct Capture(Arc<Mutex<VecDeque<u8>>>);
-
-impl Capture {
-    fn keep(&self, bytes: &[u8]) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.extend(bytes);
-        let excess = kept.len().saturating_sub(CAPTURE_BYTES_MAX);
-        kept.drain(..excess);
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
-    }
-}
-
-async fn drain(mut pipe: impl AsyncRead + Unpin, captures: Vec<Capture>) {
-    let mut buffer = vec![0; 8 * 1024];
-    loop {
-        match pipe.read(&mut buffer).await {
-            Ok(0) | Err(_) => return,
-            Ok(count) => captures.iter().for_each(|capture| capture.keep(&buffer[..count])),
-        }
-    }
 }
 
 /// Returns a TCP port of the loopback address that is free now and was not handed out lately.
