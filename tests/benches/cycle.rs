@@ -68,7 +68,7 @@ fn main() -> std::io::Result<()> {
     writeln!(
         out,
         "  verdict   {} {:+.0} % ({:+.0} to {:+.0})",
-        verdict["status"],
+        verdict["status"].as_str().unwrap_or("-"),
         ratio * 100.0,
         low * 100.0,
         high * 100.0

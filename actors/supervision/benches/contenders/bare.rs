@@ -4,30 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 
-use super::{Reporter, Work, work};
+use super::{Reporter, Work, Worker};
 
 type Places = Arc<Mutex<Vec<ActorRef<Work>>>>;
 
 pub(super) struct World {
     supervisor: ActorRef<()>,
     places: Places,
-}
-
-struct Worker(Reporter);
-
-impl Actor for Worker {
-    type Msg = Work;
-    type State = ();
-    type Arguments = ();
-
-    async fn pre_start(&self, myself: ActorRef<Work>, (): ()) -> Result<(), ActorProcessingErr> {
-        Ok(myself.send_message(Work::First)?)
-    }
-
-    async fn handle(&self, _: ActorRef<Work>, message: Work, (): &mut ()) -> Result<(), ActorProcessingErr> {
-        work(&self.0, message);
-        Ok(())
-    }
 }
 
 struct Supervisor {

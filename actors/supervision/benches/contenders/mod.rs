@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::mpsc;
 
 /// One of those that are compared.
@@ -80,6 +81,24 @@ pub(crate) fn work(reporter: &Reporter, work: Work) {
     // Whoever measures may have gone.
     reporter.try_send(report).ok();
     assert!(!matches!(work, Work::Fail), "as told");
+}
+
+/// A worker on ractor, whoever supervises it.
+pub(crate) struct Worker(pub(crate) Reporter);
+
+impl Actor for Worker {
+    type Msg = Work;
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, myself: ActorRef<Work>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(myself.send_message(Work::First)?)
+    }
+
+    async fn handle(&self, _: ActorRef<Work>, message: Work, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        work(&self.0, message);
+        Ok(())
+    }
 }
 
 /// One supervisor with so many workers below it.

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use kloros_supervision::{Backoff, ChildSpec, Intensity, Outlet, Socket, Strategy, Tree, TreeSpec, start};
-use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::{Reporter, Work, work};
+use super::{Reporter, Work, Worker};
 
 /// As many as a cast sends, so that the bound is counted and never met.
 const IN_FLIGHT_MAX: usize = 1 << 20;
@@ -18,23 +17,6 @@ const AT_ONCE: Backoff =
 pub(super) struct World {
     tree: Tree,
     workers: Vec<Outlet<Work>>,
-}
-
-struct Worker(Reporter);
-
-impl Actor for Worker {
-    type Msg = Work;
-    type State = ();
-    type Arguments = ();
-
-    async fn pre_start(&self, myself: ActorRef<Work>, (): ()) -> Result<(), ActorProcessingErr> {
-        Ok(myself.send_message(Work::First)?)
-    }
-
-    async fn handle(&self, _: ActorRef<Work>, message: Work, (): &mut ()) -> Result<(), ActorProcessingErr> {
-        work(&self.0, message);
-        Ok(())
-    }
 }
 
 impl super::World for World {
