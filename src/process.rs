@@ -305,6 +305,8 @@ fn start(launch: &Launch) -> io::Result<Instance> {
 #[allow(unsafe_code, reason = "what runs between fork and exec can be set in no other way")]
 fn tie_to_parent(command: &mut Command, nice: i32) {
     let parent = rustix::process::getpid();
+    // Whoever yields already, as a daemon may be told to, has children that yield at least as far.
+    let nice = rustix::process::getpriority_process(None).map_or(nice, |own| nice.max(own));
     let tie = move || {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         // A parent that died before the line above will never be noticed.
