@@ -79,7 +79,7 @@ fn main() -> std::io::Result<()> {
         middle * 100.0,
         separate.len()
     )?;
-    writeln!(out, "{}", if agrees && took_s <= CYCLE_S_MAX { "both kept" } else { "NOT KEPT" })
+    if agrees && took_s <= CYCLE_S_MAX { writeln!(out, "both kept") } else { Err(std::io::Error::other("NOT KEPT")) }
 }
 
 fn kloros(home: &Path, arguments: &[&str]) -> std::io::Result<String> {
