@@ -127,23 +127,6 @@ async fn the_first_restart_is_immediate_and_the_next_waits_for_its_back_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn exactly_the_allowed_restarts_pass_and_the_next_ends_the_tree() {
-    let log = Log::default();
-    let [a, b] = ["a", "b"].map(|id| Room::new(id, &log));
-    let tree = house(Strategy::OneForOne, &[&a, &b]).await;
-    for generation in 2..=4 {
-        b.tell(Order::Panic("ouch"));
-        b.reaches(generation).await;
-    }
-    log.taken();
-    b.tell(Order::Panic("once too often"));
-    let ended = Ended::GaveUp { path: "b".to_owned(), reason: "panicked: once too often".to_owned() };
-    assert_eq!(tree.ended().await, ended);
-    assert_eq!(log.lines(), ["down a"]);
-    tree.stop(LONG).await.unwrap();
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_supervisor_that_gives_up_is_restarted_by_its_parent_with_a_clean_slate() {
     let log = Log::default();
     let [a, b, c] = ["a", "b", "c"].map(|id| Room::new(id, &log));

@@ -29,6 +29,7 @@ cases! {
         let ended = Ended::GaveUp { path: "b".to_owned(), reason: "panicked: once too often".to_owned() };
         assert_eq!(tree.ended().await, ended);
         assert_eq!(log.lines(), ["down a"]);
+        tree.stop(LONG).await.unwrap();
     }
 
     async fn case_042_without_any_restart_the_first_failure_stops_the_supervisor() {
