@@ -4,11 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rand::{RngExt, rngs::StdRng};
 use tokio::sync::broadcast;
-use tokio::time::Instant;
 
 use crate::branch::Node;
+use crate::clock::Clock;
 use crate::event::{self, EventKind};
-use crate::launch::{self, Start};
+use crate::launch::Start;
 use crate::machine::Key;
 use crate::nursery::Nursery;
 use crate::socket::{Mailbox, Socket};
@@ -18,7 +18,7 @@ use crate::supervisor::Msg;
 /// What all supervisors of one tree share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) epoch: Instant,
+    pub(crate) clock: Arc<Clock>,
     pub(crate) events: broadcast::Sender<event::Event>,
     /// Where the jitter of every wait comes from.
     pub(crate) dice: Mutex<StdRng>,
@@ -101,7 +101,10 @@ impl Blueprint {
         if let Some(nursery) = &tree.nursery {
             nursery.settle_at(Arc::clone(&node));
         }
-        let charges = tree.children.into_iter().map(|child| Charge::below(&node, child)).collect();
+        let mut charges: Vec<Charge> = Vec::with_capacity(tree.children.len());
+        for child in tree.children {
+            charges.push(Charge::below(&node, child, charges.last().map(|charge| &charge.rules)));
+        }
         let TreeSpec { flags, nursery, needed, .. } = tree;
         let blueprint = Blueprint { node, flags, charges, nursery, needed, socket };
         blueprint.reset();
@@ -118,16 +121,17 @@ impl Blueprint {
 }
 
 impl Charge {
-    /// Draws up a child, and all that stands below it, at a new place below `node`.
-    pub(crate) fn below(node: &Node, child: ChildSpec) -> Charge {
-        let rules = Arc::new(child.rules);
+    /// Draws up a child, and all that stands below it, at a new place below `node`. It shares the rules of a `sibling` that
+    /// is treated alike.
+    pub(crate) fn below(node: &Node, child: ChildSpec, sibling: Option<&Arc<Rules>>) -> Charge {
+        let rules = sibling.filter(|rules| ***rules == child.rules).map_or_else(|| Arc::new(child.rules), Arc::clone);
         let place = Arc::new(node.below(&child.id, child.kind(), Arc::clone(&rules)));
         let start = match child.start {
             spec::Start::Actor(start) => start,
             spec::Start::Supervisor(tree) => {
                 let socket = tree.nursery.as_ref().map_or_else(|| socket(&tree.id), Nursery::socket);
                 place.open(socket.clone());
-                launch::of_supervisor(Arc::new(Blueprint::at(Arc::clone(&place), tree, socket)))
+                Arc::new(Blueprint::at(Arc::clone(&place), tree, socket))
             }
         };
         Charge { node: place, rules, start }

@@ -35,7 +35,7 @@ impl<S: Clone> Checkpoint<S> {
             Ok(()) => Some(state),
             Err(reason) => {
                 *self.slot() = None;
-                vitals::here(|vitals| vitals.notes().afresh = Some(reason));
+                vitals::here(|vitals| vitals.note(|notes| notes.afresh = Some(reason)));
                 None
             }
         }

@@ -17,10 +17,15 @@ use crate::supervisor::{Brief, Msg, Supervisor};
 use crate::vitals::{Vitals, caught};
 use crate::watched::Watched;
 
-/// Starts one incarnation of a child.
-pub(crate) type Start = Arc<dyn Fn(Launch) -> Starting + Send + Sync>;
+/// What a child is made from.
+pub(crate) type Start = Arc<dyn Maker>;
 
-type Starting = Pin<Box<dyn Future<Output = Result<Live, Unstarted>> + Send>>;
+pub(crate) trait Maker: Send + Sync {
+    /// Starts one incarnation of the child.
+    fn start(self: Arc<Self>, launch: Launch) -> Starting;
+}
+
+pub(crate) type Starting = Pin<Box<dyn Future<Output = Result<Live, Unstarted>> + Send>>;
 
 /// What a start is given.
 pub(crate) struct Launch {
@@ -32,7 +37,6 @@ pub(crate) struct Launch {
 /// A child that is up.
 pub(crate) struct Live {
     pub(crate) cell: ActorCell,
-    pub(crate) join: JoinHandle<()>,
 }
 
 /// Why a child is not up.
@@ -53,22 +57,22 @@ impl Unstarted {
     }
 }
 
-/// Returns what starts an actor and plugs it into `socket`.
+/// Starts an actor and plugs it into a socket.
 ///
 /// It is not linked to its supervisor: ractor kills what is linked to an actor that ends, and a supervisor that is killed
 /// would take its children along before their `post_stop`. Who waits for the supervisor brings them down instead.
-pub(crate) fn of_actor<A: Actor>(
-    socket: Socket<A::Msg>,
-    make: impl Fn() -> (A, A::Arguments) + Send + Sync + 'static,
-) -> Start {
-    let make = Arc::new(make);
-    Arc::new(move |launch| {
-        let (make, socket) = (Arc::clone(&make), socket.clone());
+pub(crate) struct ActorMaker<M, F> {
+    pub(crate) socket: Socket<M>,
+    pub(crate) make: F,
+}
+
+impl<A: Actor, F: Fn() -> (A, A::Arguments) + Send + Sync + 'static> Maker for ActorMaker<A::Msg, F> {
+    fn start(self: Arc<Self>, launch: Launch) -> Starting {
         Box::pin(async move {
             let vitals = Arc::clone(&launch.vitals);
             let spawn = async {
-                let (actor, arguments) = make();
-                Actor::spawn(None, Watched::new(actor, launch.vitals, Some(socket)), arguments).await
+                let (actor, arguments) = (self.make)();
+                Actor::spawn(None, Watched::new(actor, launch.vitals, Some(self.socket.clone())), arguments).await
             };
             let spawned = tokio::select! {
                 biased;
@@ -76,21 +80,21 @@ pub(crate) fn of_actor<A: Actor>(
                 () = vitals.called_off() => Err(CALLED_OFF.to_owned()),
             };
             let unstarted = match spawned {
-                Ok(Ok(Ok((actor, join)))) => return Ok(Live { cell: actor.get_cell(), join }),
+                Ok(Ok(Ok((actor, _)))) => return Ok(Live { cell: actor.get_cell() }),
                 Ok(Ok(Err(error))) => unstarted(&vitals, &error),
                 Ok(Err(reason)) | Err(reason) => Unstarted::because(reason),
             };
             vitals.retire();
             Err(unstarted)
         })
-    })
+    }
 }
 
-/// Returns what starts the supervisor that `blueprint` describes; it is up when all its children are.
-pub(crate) fn of_supervisor(blueprint: Arc<Blueprint>) -> Start {
-    Arc::new(move |launch| {
-        let blueprint = Arc::clone(&blueprint);
+/// Starts the supervisor that the blueprint describes; it is up when all its children are.
+impl Maker for Blueprint {
+    fn start(self: Arc<Self>, launch: Launch) -> Starting {
         Box::pin(async move {
+            let blueprint = self;
             if blueprint.needed.as_ref().is_some_and(|needed| !needed()) {
                 return Err(Unstarted::Ignored);
             }
@@ -110,7 +114,7 @@ pub(crate) fn of_supervisor(blueprint: Arc<Blueprint>) -> Start {
                 }
             };
             match outcome {
-                Ok(Ok(())) => Ok(Live { cell: actor.get_cell(), join }),
+                Ok(Ok(())) => Ok(Live { cell: actor.get_cell() }),
                 Ok(Err(unstarted)) => {
                     ended(join).await;
                     Err(unstarted)
@@ -121,7 +125,7 @@ pub(crate) fn of_supervisor(blueprint: Arc<Blueprint>) -> Start {
                 }
             }
         })
-    })
+    }
 }
 
 /// Tells an actor something that does not matter any more if it is gone.

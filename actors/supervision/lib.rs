@@ -89,6 +89,8 @@ mod launch;
 
 mod watched;
 
+mod clock;
+
 mod vitals;
 
 mod socket;

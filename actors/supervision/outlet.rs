@@ -13,45 +13,60 @@ use crate::socket::Down;
 
 /// One exit of a room, for things of type `T`.
 pub struct Outlet<T> {
-    room: Arc<str>,
-    ways: Arc<Ways<T>>,
+    way: Arc<dyn Way<T>>,
 }
 
-type Delivery = Pin<Box<dyn Future<Output = Result<(), Down>> + Send>>;
+pub(crate) type Delivery = Pin<Box<dyn Future<Output = Result<(), Down>> + Send>>;
 
-struct Ways<T> {
-    now: Box<dyn Fn(T) -> Result<(), Down> + Send + Sync>,
-    within: Box<dyn Fn(T, Duration) -> Delivery + Send + Sync>,
+/// Where an outlet leads.
+pub(crate) trait Way<T>: Send + Sync {
+    /// Returns how errors name the other end.
+    fn room(&self) -> &str;
+
+    fn send(&self, item: T) -> Result<(), Down>;
+
+    /// Returns what sends `item` and waits for room. It outlives the outlet, so it is given its own part in the way.
+    fn send_within(self: Arc<Self>, item: T, within: Duration) -> Delivery;
+}
+
+/// A way that does the same whether its sender would wait or not.
+struct AtOnce<D> {
+    room: String,
+    deliver: D,
+}
+
+impl<T, D: Fn(T) -> Result<(), Down> + Send + Sync> Way<T> for AtOnce<D> {
+    fn room(&self) -> &str {
+        &self.room
+    }
+
+    fn send(&self, item: T) -> Result<(), Down> {
+        (self.deliver)(item)
+    }
+
+    fn send_within(self: Arc<Self>, item: T, _: Duration) -> Delivery {
+        Box::pin(std::future::ready((self.deliver)(item)))
+    }
 }
 
 impl<T> Outlet<T> {
-    pub(crate) fn new(
-        room: Arc<str>,
-        now: impl Fn(T) -> Result<(), Down> + Send + Sync + 'static,
-        within: impl Fn(T, Duration) -> Delivery + Send + Sync + 'static,
-    ) -> Self {
-        Outlet { room, ways: Arc::new(Ways { now: Box::new(now), within: Box::new(within) }) }
-    }
-
-    /// Returns an outlet that does the same whether its sender would wait or not.
-    fn at_once(room: Arc<str>, deliver: impl Fn(T) -> Result<(), Down> + Send + Sync + 'static) -> Self {
-        let deliver = Arc::new(deliver);
-        let now = Arc::clone(&deliver);
-        Outlet::new(room, move |item| now(item), move |item, _| Box::pin(std::future::ready(deliver(item))))
+    pub(crate) fn new(way: impl Way<T> + 'static) -> Self {
+        Outlet { way: Arc::new(way) }
     }
 
     /// Returns an outlet that calls `take` with each item, in the sender's task; it is never down.
     pub fn to(take: impl Fn(T) + Send + Sync + 'static) -> Self {
-        Outlet::at_once("a function".into(), move |item| {
+        let deliver = move |item| {
             take(item);
             Ok(())
-        })
+        };
+        Outlet::new(AtOnce { room: "a function".to_owned(), deliver })
     }
 
     /// Returns an outlet that leads nowhere: everything sent gets [`Down`] that names `id`.
     pub fn nowhere(id: &str) -> Self {
-        let room: Arc<str> = id.into();
-        Outlet::at_once(Arc::clone(&room), move |_| Err(Down::Absent { room: room.as_ref().to_owned() }))
+        let room = id.to_owned();
+        Outlet::new(AtOnce { room: room.clone(), deliver: move |_| Err(Down::Absent { room: room.clone() }) })
     }
 
     /// Sends `item` to whoever is plugged in at the other end now.
@@ -60,12 +75,12 @@ impl<T> Outlet<T> {
     /// lost. The journal is the truth and a message only a wake-up, so a caller whose fact is durable already may ignore
     /// [`Down`] on purpose.
     pub fn send(&self, item: T) -> Result<(), Down> {
-        (self.ways.now)(item)
+        self.way.send(item)
     }
 
     /// Sends `item`, and waits for at most this long while too many wait at the other end.
     pub async fn send_within(&self, item: T, within: Duration) -> Result<(), Down> {
-        (self.ways.within)(item, within).await
+        Arc::clone(&self.way).send_within(item, within).await
     }
 }
 
@@ -84,13 +99,13 @@ impl<T: Send + 'static> Outlet<T> {
 
 impl<T> Clone for Outlet<T> {
     fn clone(&self) -> Self {
-        Outlet { room: Arc::clone(&self.room), ways: Arc::clone(&self.ways) }
+        Outlet { way: Arc::clone(&self.way) }
     }
 }
 
 impl<T> fmt::Debug for Outlet<T> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Outlet").field("room", &self.room).finish_non_exhaustive()
+        formatter.debug_struct("Outlet").field("room", &self.way.room()).finish_non_exhaustive()
     }
 }
 

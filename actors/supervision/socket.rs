@@ -1,15 +1,16 @@
 //! Where the current generation of an actor is plugged in: an address that outlives restarts.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use ractor::{ActorRef, Message, RpcReplyPort};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::outlet::Outlet;
+use crate::outlet::{Delivery, Outlet, Way};
 use crate::vitals::Vitals;
 
 mod call;
@@ -36,7 +37,7 @@ struct Inner<M> {
     name: Option<fn(&M) -> &'static str>,
     quarantine: Option<Box<Quarantine<M>>>,
     newest: Option<Box<Newest<M>>>,
-    plug: RwLock<Option<Plug<M>>>,
+    plug: ArcSwapOption<Plug<M>>,
     /// How many senders wait for the mailbox to take more.
     senders: AtomicUsize,
     made_room: Notify,
@@ -66,7 +67,7 @@ impl<M> Socket<M> {
             name: mailbox.name,
             quarantine: mailbox.poison.map(|poison| Box::new(Quarantine::new(poison))),
             newest: (mailbox.when_full == WhenFull::Coalesce).then(Box::default),
-            plug: RwLock::new(None),
+            plug: ArcSwapOption::empty(),
             senders: AtomicUsize::new(0),
             made_room: Notify::new(),
         };
@@ -95,23 +96,14 @@ impl<M> Socket<M> {
 impl<M: Message> Socket<M> {
     /// Returns an outlet that leads here; `wrap` makes the room's message from what flows.
     pub fn outlet<T: Send + 'static>(&self, wrap: impl Fn(T) -> M + Send + Sync + 'static) -> Outlet<T> {
-        let wrap = Arc::new(wrap);
-        let (now, later) = (self.clone(), (self.clone(), Arc::clone(&wrap)));
-        Outlet::new(
-            Arc::clone(&self.inner.id),
-            move |item| now.send(wrap(item)),
-            move |item, within| {
-                let (socket, wrap) = (later.0.clone(), Arc::clone(&later.1));
-                Box::pin(async move { socket.send_within(wrap(item), within).await })
-            },
-        )
+        Outlet::new(Here { socket: self.clone(), wrap })
     }
 
     /// Returns the actor that is plugged in now.
     ///
     /// What is sent to it directly is not counted as waiting, and goes nowhere once it is restarted.
     pub fn actor(&self) -> Option<ActorRef<M>> {
-        let plug = self.inner.plug.read().unwrap_or_else(PoisonError::into_inner);
+        let plug = self.inner.plug.load();
         plug.as_ref().filter(|plug| !plug.vitals.is_retired()).map(|plug| plug.actor.clone())
     }
 
@@ -181,7 +173,7 @@ impl<M: Message> Socket<M> {
             let (room, kind) = (self.id().to_owned(), self.kind_of(&message));
             return Err(Refusal::Down(Down::SetAside { room, kind, kills }));
         }
-        let plug = self.inner.plug.read().unwrap_or_else(PoisonError::into_inner);
+        let plug = self.inner.plug.load();
         let Some(plug) = plug.as_ref().filter(|plug| !plug.vitals.is_retired()) else {
             return Err(Refusal::Down(self.absent()));
         };
@@ -189,7 +181,7 @@ impl<M: Message> Socket<M> {
             return Err(Refusal::Full(message));
         }
         plug.actor.send_message(message).map_err(|_| {
-            plug.vitals.dequeue();
+            plug.vitals.unqueue();
             Refusal::Down(self.absent())
         })
     }
@@ -202,7 +194,7 @@ impl<M: Message> Socket<M> {
     }
 
     /// Notes that the actor has taken a message out of its mailbox, and watches what the message does to it.
-    pub(crate) fn taken(&self, message: &M) -> Option<Suspicion<M>> {
+    pub(crate) fn taken(&self, message: &M) -> Option<Box<Suspicion<M>>> {
         if self.inner.newest.is_some() {
             self.forward_newest();
         }
@@ -210,7 +202,7 @@ impl<M: Message> Socket<M> {
             self.inner.made_room.notify_one();
         }
         let quarantine = self.inner.quarantine.as_ref()?;
-        quarantine.identify(message).map(|id| Suspicion::new(self.clone(), id))
+        quarantine.identify(message).map(|id| Box::new(Suspicion::new(self.clone(), id)))
     }
 
     /// Counts one generation as killed by the message of this identity.
@@ -227,12 +219,15 @@ impl<M: Message> Socket<M> {
         if vitals.is_retired() {
             return true;
         }
-        let mut plug = self.inner.plug.write().unwrap_or_else(PoisonError::into_inner);
-        if plug.as_ref().is_some_and(|plug| !plug.vitals.is_retired()) {
+        let mine = Arc::new(Plug { actor, vitals });
+        let mut is_mine = false;
+        self.inner.plug.rcu(|plug| {
+            is_mine = plug.as_ref().is_none_or(|plug| plug.vitals.is_retired());
+            if is_mine { Some(Arc::clone(&mine)) } else { plug.clone() }
+        });
+        if !is_mine {
             return false;
         }
-        *plug = Some(Plug { actor, vitals });
-        drop(plug);
         if self.inner.newest.is_some() {
             self.forward_newest();
         }
@@ -243,6 +238,26 @@ impl<M: Message> Socket<M> {
     /// Lets everybody look again who waits for room.
     pub(crate) fn wake_senders(&self) {
         self.inner.made_room.notify_waiters();
+    }
+}
+
+/// The way that leads to a socket.
+struct Here<M, W> {
+    socket: Socket<M>,
+    wrap: W,
+}
+
+impl<M: Message, T: Send + 'static, W: Fn(T) -> M + Send + Sync + 'static> Way<T> for Here<M, W> {
+    fn room(&self) -> &str {
+        self.socket.id()
+    }
+
+    fn send(&self, item: T) -> Result<(), Down> {
+        self.socket.send((self.wrap)(item))
+    }
+
+    fn send_within(self: Arc<Self>, item: T, within: Duration) -> Delivery {
+        Box::pin(async move { self.socket.send_within((self.wrap)(item), within).await })
     }
 }
 

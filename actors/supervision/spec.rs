@@ -7,7 +7,7 @@ use std::time::Duration;
 use ractor::Actor;
 
 use crate::branch::Kind;
-use crate::launch;
+use crate::launch::{self, ActorMaker};
 use crate::nursery::Nursery;
 use crate::socket::Socket;
 
@@ -45,7 +45,7 @@ impl ChildSpec {
         socket: &Socket<A::Msg>,
         make: impl Fn() -> (A, A::Arguments) + Send + Sync + 'static,
     ) -> ChildSpec {
-        let start = Start::Actor(launch::of_actor(socket.clone(), make));
+        let start = Start::Actor(Arc::new(ActorMaker { socket: socket.clone(), make }));
         ChildSpec { id: id.to_owned(), rules: Rules::of_an_actor(), start }
     }
 

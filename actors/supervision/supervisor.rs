@@ -10,7 +10,6 @@ use std::time::Duration;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
 
 use crate::blueprint::{Blueprint, Shared};
 use crate::control::{Child, ChildError, Count, Pending, Reply, Started};
@@ -140,6 +139,8 @@ pub(crate) struct State {
     places: HashMap<Key, Place>,
     keys: HashMap<Arc<str>, Key>,
     next_key: Key,
+    /// The rules of the child that came last; the next one often has the same.
+    rules: Option<Arc<Rules>>,
     boot: Option<oneshot::Sender<Result<(), Unstarted>>>,
     unstarted: Option<Unstarted>,
     verdict: Arc<OnceLock<Verdict>>,
@@ -164,6 +165,7 @@ impl State {
             places: HashMap::new(),
             keys: HashMap::new(),
             next_key: 0,
+            rules: None,
             boot: Some(brief.boot),
             unstarted: None,
             verdict: brief.verdict,
@@ -182,13 +184,14 @@ impl State {
         let key = self.next_key;
         self.next_key += 1;
         self.stalls.expect(place.charge.rules.stall_after);
+        self.rules = Some(Arc::clone(&place.charge.rules));
         self.keys.insert(Arc::from(place.charge.node.id()), key);
         self.places.insert(key, place);
         key
     }
 
     fn step(&mut self, event: Event) {
-        let now = Instant::now().saturating_duration_since(self.shared.epoch);
+        let now = self.shared.clock.age();
         for effect in self.machine.on(now, self.shared.roll(), event) {
             self.carry_out(effect);
         }
@@ -205,7 +208,7 @@ impl State {
             return;
         };
         place.charge.node.set_cell(cell);
-        let afresh = place.vitals.as_ref().and_then(|vitals| vitals.notes().afresh.take());
+        let afresh = place.vitals.as_ref().and_then(|vitals| vitals.noted(|notes| notes.afresh.take()));
         self.step(Event::Started { key, generation });
         if let Some(reason) = afresh {
             self.tell(key, generation, EventKind::StartedAfresh { reason });

@@ -7,10 +7,10 @@ use ractor::{Actor, ActorCell, ActorRef};
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
 use crate::blueprint::{Blueprint, Shared};
 use crate::branch::{Branch, Kind, Node};
+use crate::clock::Clock;
 use crate::control::Control;
 use crate::event::{Event, EventKind, Exit};
 use crate::launch::{Unstarted, ended, told};
@@ -66,13 +66,14 @@ impl Ended {
 pub async fn start(spec: TreeSpec) -> Result<Tree, StartError> {
     spec.check()?;
     let dice = Mutex::new(StdRng::seed_from_u64(spec.seed.unwrap_or_else(any_seed)));
-    let shared = Arc::new(Shared { epoch: Instant::now(), events: broadcast::Sender::new(EVENTS_KEPT), dice });
+    let shared =
+        Arc::new(Shared { clock: Arc::new(Clock::start()), events: broadcast::Sender::new(EVENTS_KEPT), dice });
     let blueprint = Arc::new(Blueprint::of(spec));
     let node = Arc::clone(&blueprint.node);
     if blueprint.needed.as_ref().is_some_and(|needed| !needed()) {
         return Err(StartError::Ignored { path: node.path.as_ref().to_owned() });
     }
-    let vitals = Arc::new(Vitals::new(shared.epoch));
+    let vitals = Arc::new(Vitals::new(Arc::clone(&shared.clock)));
     node.begin(1, Arc::clone(&vitals));
     let (sender, end) = watch::channel(None);
     pulse::keep(end.clone());

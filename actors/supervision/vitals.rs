@@ -1,24 +1,33 @@
 //! The vital signs of one incarnation of an actor: shared by the actor, its supervisor, its socket and whoever looks.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
+use crate::clock::Clock;
 use crate::event::Exit;
+
+mod alive;
 
 mod attended;
 
-pub(crate) use attended::{Attended, caught, panic_text};
+mod queue;
+
+pub(crate) use alive::Alive;
+pub(crate) use attended::{Attended, Seat, caught, panic_text};
+
+use alive::Roll;
+use queue::{Queued, Taken};
 
 /// Stands for "no handler is running" where a time in nanoseconds is kept.
 const IDLE: u64 = 0;
 
-tokio::task_local! {
-    /// Whose handler the current task is running.
-    static CURRENT: Arc<Vitals>;
+thread_local! {
+    /// Whose handler this thread is running.
+    static CURRENT: RefCell<Option<Arc<Vitals>>> = const { RefCell::new(None) };
 }
 
 /// Reports from inside a handler that it still makes progress, which resets its stall clock.
@@ -31,13 +40,13 @@ pub fn progress() {
 /// Hands `info` to whoever started this actor with `start_child` or `restart_child`; for use in `pre_start`.
 pub fn start_info(info: impl Into<String>) {
     let info = info.into();
-    here(|vitals| vitals.notes().info = Some(info));
+    here(|vitals| vitals.note(|notes| notes.info = Some(info)));
 }
 
 /// Does something with the vital signs of the actor whose handler is running, if one is.
 pub(crate) fn here(act: impl FnOnce(&Arc<Vitals>)) {
     // Outside of a supervised handler there is nobody to tell.
-    let _ = CURRENT.try_with(act);
+    let _ = CURRENT.try_with(|current| current.borrow().as_ref().map(act));
 }
 
 /// A way to report the progress of one handler from elsewhere, such as from a task it spawned.
@@ -47,13 +56,15 @@ pub struct Progress(Option<Arc<Vitals>>);
 impl Progress {
     /// Returns the one of the handler that is running here; outside of a supervised handler, one that does nothing.
     pub fn here() -> Self {
-        Progress(CURRENT.try_with(Arc::clone).ok())
+        let mut progress = Progress(None);
+        here(|vitals| progress.0 = Some(Arc::clone(vitals)));
+        progress
     }
 
     /// Reports progress.
     pub fn made(&self) {
         if let Some(vitals) = &self.0 {
-            vitals.progress_at.store(vitals.now(), Ordering::Release);
+            vitals.progress_at.store(vitals.now_roughly(), Ordering::Release);
         }
     }
 }
@@ -68,6 +79,19 @@ pub(crate) enum Activity {
 }
 
 impl Activity {
+    /// What an actor is at before anything else.
+    const BORN: Activity = Activity::Callback("pre_start");
+
+    /// Returns whether this is for certain the same; of the names, only where they lie is compared.
+    #[inline]
+    fn is_surely(self, other: Activity) -> bool {
+        match (self, other) {
+            (Activity::Callback(one), Activity::Callback(other))
+            | (Activity::Message(one), Activity::Message(other)) => std::ptr::eq(one, other),
+            _ => false,
+        }
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Activity::Callback(name) | Activity::Message(name) => name,
@@ -93,18 +117,17 @@ pub(crate) struct Notes {
     pub(crate) afresh: Option<String>,
 }
 
+/// Who writes often stands apart: the senders' fields come first and the actor's own last, with more than a cache line of
+/// what is seldom written between them, so that a sender and the actor on two cores do not wait for each other.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Vitals {
-    /// Times are kept as nanoseconds since then, plus one.
-    epoch: Instant,
+    queued: Queued,
+    /// Times are kept as nanoseconds by this clock, plus one.
+    clock: Arc<Clock>,
     born_at: u64,
-    busy_since: AtomicU64,
-    is_at_work: AtomicBool,
-    progress_at: AtomicU64,
-    busy_for: AtomicU64,
-    handled: AtomicU64,
-    waiting: AtomicUsize,
-    activity: Mutex<Activity>,
+    notes: Mutex<Option<Box<Notes>>>,
+    changed: Notify,
     /// Whether nobody may send any more: it is being stopped, or is gone, or was given up.
     retired: AtomicBool,
     /// Whether its start is no longer wanted.
@@ -112,70 +135,102 @@ pub(crate) struct Vitals {
     settled: AtomicBool,
     abandoned: AtomicBool,
     gone: AtomicBool,
-    changed: Notify,
-    notes: Mutex<Box<Notes>>,
+    roll: Roll,
+    taken: Taken,
+    busy_since: AtomicU64,
+    progress_at: AtomicU64,
+    busy_for: AtomicU64,
+    handled: AtomicU64,
+    activity: Mutex<Activity>,
+    is_at_work: AtomicBool,
 }
 
 impl Vitals {
-    pub(crate) fn new(epoch: Instant) -> Self {
+    pub(crate) fn new(clock: Arc<Clock>) -> Self {
         let vitals = Vitals {
-            epoch,
+            queued: Queued::default(),
+            clock,
             born_at: IDLE,
-            busy_since: AtomicU64::new(IDLE),
-            is_at_work: AtomicBool::new(false),
-            progress_at: AtomicU64::new(IDLE),
-            busy_for: AtomicU64::new(0),
-            handled: AtomicU64::new(0),
-            waiting: AtomicUsize::new(0),
-            activity: Mutex::new(Activity::Callback("pre_start")),
+            notes: Mutex::default(),
+            changed: Notify::new(),
             retired: AtomicBool::new(false),
             called_off: AtomicBool::new(false),
             settled: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             gone: AtomicBool::new(false),
-            changed: Notify::new(),
-            notes: Mutex::default(),
+            roll: Roll::default(),
+            taken: Taken::default(),
+            busy_since: AtomicU64::new(IDLE),
+            progress_at: AtomicU64::new(IDLE),
+            busy_for: AtomicU64::new(0),
+            handled: AtomicU64::new(0),
+            activity: Mutex::new(Activity::BORN),
+            is_at_work: AtomicBool::new(false),
         };
         Vitals { born_at: vitals.now(), ..vitals }
     }
 
     fn now(&self) -> u64 {
-        let nanos = Instant::now().saturating_duration_since(self.epoch).as_nanos();
-        u64::try_from(nanos).unwrap_or(u64::MAX - 1) + 1
+        self.clock.exact().saturating_add(1)
+    }
+
+    /// Returns the time for what is noted with every message; it may be a tick too early.
+    #[inline]
+    fn now_roughly(&self) -> u64 {
+        self.clock.rough().saturating_add(1)
     }
 
     fn since(&self, then: u64) -> Duration {
         Duration::from_nanos(self.now().saturating_sub(then))
     }
 
-    pub(crate) fn notes(&self) -> MutexGuard<'_, Box<Notes>> {
+    /// Returns for how long at least something goes on that began at that time by the rough clock.
+    fn surely_since(&self, then: u64) -> Duration {
+        self.since(then.saturating_add(self.clock.lag()))
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Option<Box<Notes>>> {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs one handler of this actor: keeps the clocks, and writes down how the actor ends if the handler fails.
-    pub(crate) fn attend<F>(self: &Arc<Self>, activity: Activity, work: F) -> Attended<F> {
-        Attended { vitals: Arc::clone(self), activity, has_begun: false, work }
+    /// Adds to what the actor leaves behind.
+    pub(crate) fn note(&self, write: impl FnOnce(&mut Notes)) {
+        write(self.notes().get_or_insert_default());
     }
 
-    fn begin(&self, activity: Activity) {
-        let now = self.now();
+    /// Returns what `read` finds in what the actor leaves behind so far, if that is anything.
+    pub(crate) fn noted<T>(&self, read: impl FnOnce(&mut Notes) -> Option<T>) -> Option<T> {
+        self.notes().as_mut().and_then(|notes| read(notes))
+    }
+
+    fn take_up(&self, activity: Activity) {
         *self.activity.lock().unwrap_or_else(PoisonError::into_inner) = activity;
+    }
+
+    #[inline]
+    fn begin(&self) {
+        let now = self.now_roughly();
         self.close_account(now);
-        self.progress_at.store(now, Ordering::Release);
         self.busy_since.store(now, Ordering::Release);
         self.is_at_work.store(true, Ordering::Release);
     }
 
-    fn finish(&self) {
+    #[inline]
+    fn finish(&self, activity: Activity) {
+        if matches!(activity, Activity::Message(_)) {
+            // Nobody else counts, so it need not be one step.
+            self.handled.store(self.handled.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        }
         self.is_at_work.store(false, Ordering::Release);
         // While more waits, the end of this handler is the begin of the next, which looks at the clock anyway.
-        if self.waiting() == 0 {
-            self.close_account(self.now());
+        if self.taken.all_of(&self.queued) {
+            self.close_account(self.now_roughly());
             self.busy_since.store(IDLE, Ordering::Release);
         }
     }
 
     /// Adds what was worked since the last begin; only the actor's own task does, so that no two can race.
+    #[inline]
     fn close_account(&self, now: u64) {
         let since = self.busy_since.load(Ordering::Relaxed);
         if since != IDLE {
@@ -188,14 +243,14 @@ impl Vitals {
     pub(crate) fn busy(&self) -> Option<(Activity, Duration)> {
         let since = self.busy_since.load(Ordering::Acquire);
         let activity = *self.activity.lock().unwrap_or_else(PoisonError::into_inner);
-        self.is_at_work.load(Ordering::Acquire).then(|| (activity, self.since(since)))
+        self.is_at_work.load(Ordering::Acquire).then(|| (activity, self.surely_since(since)))
     }
 
     /// Returns for how long the running handler has made no progress; nothing when idle.
     pub(crate) fn silent_for(&self) -> Option<Duration> {
         let since = self.busy_since.load(Ordering::Acquire);
         let progress_at = self.progress_at.load(Ordering::Acquire);
-        self.is_at_work.load(Ordering::Acquire).then(|| self.since(since.max(progress_at)))
+        self.is_at_work.load(Ordering::Acquire).then(|| self.surely_since(since.max(progress_at)))
     }
 
     /// Returns how long ago this incarnation's start began.
@@ -212,24 +267,24 @@ impl Vitals {
     }
 
     /// Counts a message as waiting, unless `limit` wait already.
+    #[inline]
     pub(crate) fn enqueue(&self, limit: usize) -> bool {
-        let below = |waiting| (waiting < limit).then_some(waiting + 1);
-        self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).is_ok()
+        self.queued.one_more(limit, &self.taken)
     }
 
-    /// Takes back what [`enqueue`](Self::enqueue) counted, or does nothing at zero: a message that an actor sent to itself
-    /// was never counted as waiting.
+    /// Takes back what [`enqueue`](Self::enqueue) counted: the message was not taken after all.
+    pub(crate) fn unqueue(&self) {
+        self.queued.one_less();
+    }
+
+    /// Notes, in the actor's own task, that it has taken a message out.
+    #[inline]
     pub(crate) fn dequeue(&self) {
-        let _ = self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| waiting.checked_sub(1));
+        self.taken.one_more(&self.queued);
     }
 
     pub(crate) fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn count_handled(&self) {
-        // Nobody else counts, so it need not be one step.
-        self.handled.store(self.handled.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.queued.beyond(&self.taken)
     }
 
     pub(crate) fn handled(&self) -> u64 {
@@ -243,7 +298,7 @@ impl Vitals {
             Activity::Message(kind) => Some(kind),
             Activity::Callback(_) => None,
         });
-        Loss { handling: self.notes().failed_at.or(cut_off), waiting: self.waiting() }
+        Loss { handling: self.noted(|notes| notes.failed_at).or(cut_off), waiting: self.waiting() }
     }
 
     /// Turns senders away from now on.
@@ -251,13 +306,14 @@ impl Vitals {
         self.retired.store(true, Ordering::Release);
     }
 
+    #[inline]
     pub(crate) fn is_retired(&self) -> bool {
         self.retired.load(Ordering::Acquire)
     }
 
     fn note_failure(&self, activity: Activity, exit: Exit) {
         if let Activity::Message(kind) = activity {
-            self.notes().failed_at = Some(kind);
+            self.note(|notes| notes.failed_at = Some(kind));
         }
         self.note_exit(exit);
         // It ends because of this, and whoever sends from here on is better refused than lost with it.
@@ -266,12 +322,12 @@ impl Vitals {
 
     /// Writes down how the actor ends; the first note stays, because what follows is only its consequence.
     pub(crate) fn note_exit(&self, exit: Exit) {
-        self.notes().exit.get_or_insert(exit);
+        self.note(|notes| _ = notes.exit.get_or_insert(exit));
     }
 
     /// Returns how the actor ended, if anything was noted.
     pub(crate) fn exit(&self) -> Option<Exit> {
-        self.notes().exit.clone()
+        self.noted(|notes| notes.exit.clone())
     }
 
     /// Returns true for the first caller only, who is the one to report the exit.
@@ -287,6 +343,11 @@ impl Vitals {
 
     pub(crate) fn is_abandoned(&self) -> bool {
         self.abandoned.load(Ordering::Acquire)
+    }
+
+    /// Passes `word` on when the actor's task is over, which it may be already.
+    pub(crate) fn when_over(&self, word: impl FnOnce() + Send + 'static) {
+        self.roll.when_over(word);
     }
 
     /// Says that the actor's task has ended, or that nobody waits for it any longer.

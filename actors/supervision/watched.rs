@@ -1,14 +1,17 @@
 //! The wrapper around every supervised actor: the same messages, with vital signs and a typed exit.
 
+use std::future::Future;
 use std::panic::{self, AssertUnwindSafe};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 
-use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use pin_project_lite::pin_project;
+use ractor::{Actor, ActorProcessingErr, ActorRef, Message, SupervisionEvent};
 
 use crate::event::Exit;
-use crate::socket::Socket;
-use crate::vitals::{Activity, Vitals};
+use crate::socket::{Socket, Suspicion};
+use crate::vitals::{Activity, Alive, Attended, Seat, Vitals};
 
 /// An actor that does what `inner` does, and is seen doing it.
 pub(crate) struct Watched<A: Actor> {
@@ -16,13 +19,18 @@ pub(crate) struct Watched<A: Actor> {
     vitals: Arc<Vitals>,
     /// Where it is plugged in once its `pre_start` is through, so that its `post_start` already finds itself there.
     socket: Option<Socket<A::Msg>>,
-    /// Whether no message was handled yet.
-    fresh: AtomicBool,
+    // Fields are dropped in order, and this one says that the others are gone.
+    _alive: Alive,
 }
 
 impl<A: Actor> Watched<A> {
     pub(crate) fn new(inner: A, vitals: Arc<Vitals>, socket: Option<Socket<A::Msg>>) -> Self {
-        Watched { inner, vitals, socket, fresh: AtomicBool::new(true) }
+        Watched { inner, socket, _alive: Alive::of(&vitals), vitals }
+    }
+
+    /// Returns what stands for a message in reports.
+    fn kind_of(&self, message: &A::Msg) -> &'static str {
+        self.socket.as_ref().map_or_else(std::any::type_name::<A::Msg>, |socket| socket.kind_of(message))
     }
 }
 
@@ -36,10 +44,10 @@ impl<A: Actor> Actor for Watched<A> {
         myself: ActorRef<Self::Msg>,
         arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        let state = self
-            .vitals
-            .attend(Activity::Callback("pre_start"), async { self.inner.pre_start(myself.clone(), arguments).await })
-            .await?;
+        let mut seat = Seat::at(&self.vitals);
+        let pre_start = || Some(self.inner.pre_start(myself.clone(), arguments));
+        let state = seat.attend(Activity::Callback("pre_start"), pre_start).await?;
+        let kept = Kept::new(state, seat, &self.vitals);
         if let Some(socket) = &self.socket
             && !socket.plug(myself, Arc::clone(&self.vitals))
         {
@@ -47,59 +55,79 @@ impl<A: Actor> Actor for Watched<A> {
             self.vitals.note_exit(Exit::Failed(taken.clone()));
             return Err(taken.into());
         }
-        Ok(Kept(Some(state)))
+        Ok(kept)
     }
 
-    async fn post_start(&self, myself: ActorRef<Self::Msg>, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
-        let state = state.get()?;
-        let post_start = Activity::Callback("post_start");
-        self.vitals.attend(post_start, async { self.inner.post_start(myself, state).await }).await
+    fn post_start(&self, myself: ActorRef<Self::Msg>, kept: &mut Self::State) -> impl Future<Output = Done> + Send {
+        let Kept { state, seat, .. } = kept;
+        seat.attend(Activity::Callback("post_start"), || Some(self.inner.post_start(myself, state.as_mut()?)))
     }
 
-    async fn post_stop(&self, myself: ActorRef<Self::Msg>, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
-        let state = state.get()?;
-        let post_stop = Activity::Callback("post_stop");
-        self.vitals.attend(post_stop, async { self.inner.post_stop(myself, state).await }).await?;
+    async fn post_stop(&self, myself: ActorRef<Self::Msg>, kept: &mut Self::State) -> Done {
+        let Kept { state, seat, .. } = kept;
+        let post_stop = || Some(self.inner.post_stop(myself, state.as_mut()?));
+        seat.attend(Activity::Callback("post_stop"), post_stop).await?;
         self.vitals.note_exit(Exit::Normal);
         Ok(())
     }
 
-    async fn handle(
+    fn handle(
         &self,
         myself: ActorRef<Self::Msg>,
         message: Self::Msg,
-        state: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
-        if self.fresh.load(Ordering::Relaxed) {
-            self.fresh.store(false, Ordering::Relaxed);
-            // ractor has just told the supervisor of the start, which left the supervisor's task in this worker's next-task slot,
-            // where no other worker finds it. A first message that blocks the thread would thus also block the supervisor, the
-            // only one who could notice. So the worker is let go once.
-            tokio::task::yield_now().await;
-        }
+        kept: &mut Self::State,
+    ) -> impl Future<Output = Done> + Send {
         self.vitals.dequeue();
-        let state = state.get()?;
-        let kind = self.socket.as_ref().map_or_else(std::any::type_name::<A::Msg>, |socket| socket.kind_of(&message));
-        // Dropped with this handler when it is cut off, which is how the message is blamed for a kill as well.
+        let activity = Activity::Message(self.kind_of(&message));
         let suspicion = self.socket.as_ref().and_then(|socket| socket.taken(&message));
-        let activity = Activity::Message(kind);
-        let outcome = self.vitals.attend(activity, async { self.inner.handle(myself, message, state).await }).await;
-        self.vitals.count_handled();
-        if let (Ok(()), Some(suspicion)) = (&outcome, suspicion) {
-            suspicion.clear();
-        }
-        outcome
+        let Kept { state, seat, is_fresh, .. } = kept;
+        let work = seat.attend(activity, || Some(self.inner.handle(myself, message, state.as_mut()?)));
+        Handling { yields: std::mem::take(is_fresh), suspicion, work }
     }
 
-    async fn handle_supervisor_evt(
+    fn handle_supervisor_evt(
         &self,
         myself: ActorRef<Self::Msg>,
         event: SupervisionEvent,
-        state: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
-        let state = state.get()?;
-        let supervision = Activity::Callback("handle_supervisor_evt");
-        self.vitals.attend(supervision, async { self.inner.handle_supervisor_evt(myself, event, state).await }).await
+        kept: &mut Self::State,
+    ) -> impl Future<Output = Done> + Send {
+        let Kept { state, seat, .. } = kept;
+        let handle = || Some(self.inner.handle_supervisor_evt(myself, event, state.as_mut()?));
+        seat.attend(Activity::Callback("handle_supervisor_evt"), handle)
+    }
+}
+
+/// How a callback ends.
+type Done = Result<(), ActorProcessingErr>;
+
+pin_project! {
+    /// One message being handled. Written by hand as [`Attended`] is, and for the same reason.
+    struct Handling<'a, M: Message, F> {
+        yields: bool,
+        // Dropped with this when the handler is cut off, which is how the message is blamed for a kill as well.
+        suspicion: Option<Box<Suspicion<M>>>,
+        #[pin]
+        work: Attended<'a, F>,
+    }
+}
+
+impl<M: Message, F: Future<Output = Done>> Future for Handling<'_, M, F> {
+    type Output = Done;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Done> {
+        let this = self.project();
+        if std::mem::take(this.yields) {
+            // ractor has just told the supervisor of the start, which left the supervisor's task in this worker's next-task slot,
+            // where no other worker finds it. A first message that blocks the thread would thus also block the supervisor, the
+            // only one who could notice. So the worker is let go once.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let outcome = ready!(this.work.poll(context));
+        if let (Ok(()), Some(suspicion)) = (&outcome, this.suspicion) {
+            suspicion.clear();
+        }
+        Poll::Ready(outcome)
     }
 }
 
@@ -113,21 +141,28 @@ impl<A: Actor> Drop for Watched<A> {
     }
 }
 
-/// The state of a watched actor.
+/// The state of a watched actor, and what it needs to be watched.
 ///
 /// ractor hands the state of an actor that ended to its supervisor, which drops it. A panic while it is dropped would then be
 /// the supervisor's, and take the siblings down; so it is caught here.
-pub(crate) struct Kept<S>(Option<S>);
+pub(crate) struct Kept<S> {
+    state: Option<S>,
+    seat: Seat,
+    /// Whether no message was handled yet.
+    is_fresh: bool,
+    // The last field, so that the state is gone when it is.
+    _alive: Alive,
+}
 
 impl<S> Kept<S> {
-    fn get(&mut self) -> Result<&mut S, ActorProcessingErr> {
-        self.0.as_mut().ok_or_else(|| "the state was dropped before the actor".into())
+    fn new(state: S, seat: Seat, vitals: &Arc<Vitals>) -> Self {
+        Kept { state: Some(state), seat, is_fresh: true, _alive: Alive::of(vitals) }
     }
 }
 
 impl<S> Drop for Kept<S> {
     fn drop(&mut self) {
-        let state = self.0.take();
+        let state = self.state.take();
         if panic::catch_unwind(AssertUnwindSafe(|| drop(state))).is_err() {
             tracing::error!("the state of an actor panicked while it was dropped");
         }

@@ -131,7 +131,7 @@ impl<M: Message> Suspicion<M> {
         Suspicion { socket, id, cleared: false }
     }
 
-    pub(crate) fn clear(mut self) {
+    pub(crate) fn clear(&mut self) {
         self.cleared = true;
     }
 }

@@ -39,9 +39,11 @@ impl State {
     }
 
     fn add_checked(&mut self, spec: ChildSpec, added: Option<Reply<Result<Started, StartError>>>) {
-        let charge = Charge::below(&self.blueprint.node, spec);
+        let charge = Charge::below(&self.blueprint.node, spec, self.rules.as_ref());
         let (node, rules) = (Arc::clone(&charge.node), Arc::clone(&charge.rules));
-        let key = self.settle(Place { added, ..Place::new(charge) });
+        let mut place = Place::new(charge);
+        place.asked().added = added;
+        let key = self.settle(place);
         self.blueprint.node.adopt(key, node);
         self.step(Event::Add { key, rules });
     }
@@ -56,7 +58,7 @@ impl State {
 
     fn bring_down(&mut self, key: Key, reply: Reply<Result<(), ChildError>>, forget: bool) {
         if let Some(place) = self.places.get_mut(&key) {
-            place.terminated.push(reply);
+            place.asked().terminated.push(reply);
         }
         self.step(Event::Terminate { key, forget });
     }
@@ -65,7 +67,7 @@ impl State {
         match self.resting(id) {
             Ok(key) => {
                 if let Some(place) = self.places.get_mut(&key) {
-                    place.restarted = Some(reply);
+                    place.asked().restarted = Some(reply);
                 }
                 self.step(Event::Restart { key });
             }

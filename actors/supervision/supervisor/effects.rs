@@ -51,7 +51,7 @@ impl State {
 
     fn start(&mut self, key: Key, generation: u64) {
         let Some(place) = self.places.get_mut(&key) else { return };
-        let vitals = Arc::new(Vitals::new(self.shared.epoch));
+        let vitals = Arc::new(Vitals::new(Arc::clone(&self.shared.clock)));
         let former = place.charge.node.begin(generation, Arc::clone(&vitals));
         place.vitals = Some(Arc::clone(&vitals));
         let launch = Launch { vitals, limit: place.charge.rules.start_within, shared: Arc::clone(&self.shared) };
@@ -86,9 +86,9 @@ impl State {
     fn answer_start(&mut self, key: Key, outcome: Result<(), String>) {
         let Some(place) = self.places.get_mut(&key) else { return };
         let id = place.charge.node.id().to_owned();
-        let info = place.vitals.as_ref().and_then(|vitals| vitals.notes().info.take());
+        let info = place.vitals.as_ref().and_then(|vitals| vitals.noted(|notes| notes.info.take()));
         let outcome = outcome.map(|()| Started { id: id.clone(), actor: place.charge.node.cell(), info });
-        if let Some(added) = place.added.take() {
+        if let Some(added) = place.asked().added.take() {
             // What failed below a supervisor is named by its own path.
             let failure = |reason| match self.unstarted.clone() {
                 Some(crate::launch::Unstarted::Failed { path: Some(path), reason }) => {
@@ -98,7 +98,7 @@ impl State {
             };
             let outcome = outcome.map_err(failure);
             self.answers.push(Box::new(move || answer(added, outcome)));
-        } else if let Some(restarted) = place.restarted.take() {
+        } else if let Some(restarted) = place.asked().restarted.take() {
             let outcome = outcome.map_err(|reason| ChildError::NotStarted { id, reason });
             self.answers.push(Box::new(move || answer(restarted, outcome)));
         }
@@ -106,7 +106,7 @@ impl State {
 
     fn rest(&mut self, key: Key) {
         let Some(place) = self.places.get_mut(&key) else { return };
-        for terminated in place.terminated.drain(..) {
+        for terminated in place.take_asked().terminated {
             self.answers.push(Box::new(move || answer(terminated, Ok(()))));
         }
     }

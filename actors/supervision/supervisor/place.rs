@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use ractor::{ActorCell, ActorRef};
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 
 use super::{Msg, orphans};
 use crate::blueprint::Charge;
 use crate::branch::{Kind, Node};
 use crate::control::{ChildError, Reply, Started};
 use crate::event::Exit;
-use crate::launch::{Launch, Live, Unstarted, ended, told};
+use crate::launch::{Launch, Live, Unstarted, told};
 use crate::machine::Key;
 use crate::nursery::Nursery;
 use crate::tree::StartError;
@@ -21,6 +22,13 @@ pub(super) struct Place {
     pub(super) charge: Charge,
     pub(super) vitals: Option<Arc<Vitals>>,
     pub(super) timer: Option<AbortHandle>,
+    /// Who waits for an answer; rarely anybody, so it is kept apart.
+    asked: Option<Box<Asked>>,
+}
+
+/// Who asked for something to be done to a child, and waits for the answer.
+#[derive(Default)]
+pub(super) struct Asked {
     pub(super) added: Option<Reply<Result<Started, StartError>>>,
     pub(super) restarted: Option<Reply<Result<Started, ChildError>>>,
     pub(super) terminated: Vec<Reply<Result<(), ChildError>>>,
@@ -28,7 +36,17 @@ pub(super) struct Place {
 
 impl Place {
     pub(super) fn new(charge: Charge) -> Self {
-        Place { charge, vitals: None, timer: None, added: None, restarted: None, terminated: Vec::new() }
+        Place { charge, vitals: None, timer: None, asked: None }
+    }
+
+    /// Returns who waits for an answer, to add somebody.
+    pub(super) fn asked(&mut self) -> &mut Asked {
+        self.asked.get_or_insert_default()
+    }
+
+    /// Returns who waits for an answer, to answer; nobody does from here on.
+    pub(super) fn take_asked(&mut self) -> Asked {
+        self.asked.take().map_or_else(Asked::default, |asked| *asked)
     }
 
     /// Ends a start that is under way.
@@ -92,13 +110,13 @@ pub(super) async fn attend(
         tracing::error!(path = %charge.node.path, "a former incarnation is still there");
     }
     let vitals = Arc::clone(&launch.vitals);
-    let start = caught((charge.start)(launch)).await;
+    let start = caught(charge.start.start(launch)).await;
     let Charge { node, .. } = charge;
     match start.unwrap_or_else(|panic| Err(Unstarted::because(panic))) {
-        Ok(Live { cell, join }) => {
+        Ok(Live { cell }) => {
             told(&supervisor, Msg::Started { key, generation, cell });
-            // A task of its own, because this one's memory is as large as the start needed, and the wait may last for ever.
-            tokio::spawn(await_end(key, generation, node, vitals, join, supervisor, nursery));
+            let end = End { key, generation, node, vitals: Arc::clone(&vitals), supervisor, nursery };
+            vitals.when_over(move || end.report());
         }
         Err(unstarted) => {
             if vitals.is_abandoned() {
@@ -110,35 +128,44 @@ pub(super) async fn attend(
     }
 }
 
-/// Waits for the end of an incarnation that is up, and reports it.
-async fn await_end(
+/// Whom to tell that an incarnation that was up has ended.
+struct End {
     key: Key,
     generation: u64,
     node: Arc<Node>,
     vitals: Arc<Vitals>,
-    join: JoinHandle<()>,
     supervisor: ActorRef<Msg>,
     nursery: Option<Nursery>,
-) {
-    ended(join).await;
-    if vitals.is_abandoned() {
-        node.came_free();
-        return;
+}
+
+impl End {
+    fn report(self) {
+        if self.vitals.is_abandoned() {
+            self.node.came_free();
+            return;
+        }
+        // Who leaves no word was killed, or its task was cancelled.
+        self.vitals.note_exit(Exit::Killed);
+        // Whoever sends from now on is refused, so that what waits is what is lost.
+        self.vitals.retire();
+        if self.node.kind == Kind::Actor || self.vitals.exit() != Some(Exit::Killed) {
+            self.told();
+        } else if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move {
+                orphans::take_down(&self.node).await;
+                self.told();
+            });
+        }
     }
-    // Who leaves no word was killed, or its task was cancelled.
-    vitals.note_exit(Exit::Killed);
-    // Whoever sends from now on is refused, so that what waits is what is lost.
-    vitals.retire();
-    let (exit, loss) = (vitals.exit().unwrap_or(Exit::Killed), vitals.loss());
-    if node.kind != Kind::Actor && exit == Exit::Killed {
-        // Rare and large, so it is kept apart.
-        Box::pin(orphans::take_down(&node)).await;
+
+    fn told(self) {
+        let (exit, loss) = (self.vitals.exit().unwrap_or(Exit::Killed), self.vitals.loss());
+        if self.vitals.settle()
+            && let Some(nursery) = self.nursery
+        {
+            nursery.report(self.node.id(), &exit);
+        }
+        self.vitals.mark_gone();
+        told(&self.supervisor, Msg::Exited { key: self.key, generation: self.generation, exit, loss });
     }
-    if vitals.settle()
-        && let Some(nursery) = nursery
-    {
-        nursery.report(node.id(), &exit);
-    }
-    vitals.mark_gone();
-    told(&supervisor, Msg::Exited { key, generation, exit, loss });
 }

@@ -12,40 +12,82 @@ use ractor::ActorProcessingErr;
 use super::{Activity, CURRENT, Vitals};
 use crate::event::Exit;
 
-pin_project! {
-    /// One handler at work. Written by hand because each layer of `async` would hold the handler's future twice, and every
-    /// actor's task has room for it as long as the actor lives.
-    pub(crate) struct Attended<F> {
-        pub(super) vitals: Arc<Vitals>,
-        pub(super) activity: Activity,
-        pub(super) has_begun: bool,
-        #[pin]
-        pub(super) work: F,
+/// What is said of a handler that panicked before it was a future, which is noted by itself, or had no state to work on.
+const NOT_MADE: &str = "the handler could not begin";
+
+/// Where an actor's own task keeps what it needs for its vital signs.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    /// Lent to the thread while it runs a handler: counting one more reference for each message would cost more.
+    vitals: Option<Arc<Vitals>>,
+    /// What the vital signs show as the activity.
+    shown: Activity,
+}
+
+impl Seat {
+    pub(crate) fn at(vitals: &Arc<Vitals>) -> Self {
+        Seat { vitals: Some(Arc::clone(vitals)), shown: Activity::BORN }
+    }
+
+    /// Begins one handler of the actor, the one that `make` returns; nothing is returned where it cannot be made.
+    pub(crate) fn attend<F>(&mut self, activity: Activity, make: impl FnOnce() -> Option<F>) -> Attended<'_, F> {
+        if let Some(vitals) = &self.vitals {
+            if !activity.is_surely(self.shown) {
+                vitals.take_up(activity);
+                self.shown = activity;
+            }
+            vitals.begin();
+        }
+        let work = panic::catch_unwind(AssertUnwindSafe(make)).unwrap_or_else(|payload| {
+            self.note_failure(Exit::Panicked(panic_text(payload.as_ref())));
+            None
+        });
+        Attended { seat: self, work }
+    }
+
+    fn note_failure(&self, exit: Exit) {
+        if let Some(vitals) = &self.vitals {
+            vitals.note_failure(self.shown, exit);
+        }
     }
 }
 
-impl<T, F: Future<Output = Result<T, ActorProcessingErr>>> Future for Attended<F> {
+pin_project! {
+    /// One handler at work. Written by hand because each layer of `async` would hold the handler's future twice, and every
+    /// actor's task has room for it as long as the actor lives.
+    pub(crate) struct Attended<'a, F> {
+        seat: &'a mut Seat,
+        #[pin]
+        work: Option<F>,
+    }
+}
+
+impl<T, F: Future<Output = Result<T, ActorProcessingErr>>> Future for Attended<'_, F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let (vitals, work) = (this.vitals, this.work);
-        if !std::mem::replace(this.has_begun, true) {
-            vitals.begin(*this.activity);
-        }
-        let step = || panic::catch_unwind(AssertUnwindSafe(|| work.poll(context)));
-        let outcome = match CURRENT.sync_scope(Arc::clone(vitals), step) {
+        let (seat, work) = (this.seat, this.work);
+        let step = || work.as_pin_mut().map_or_else(|| Poll::Ready(Err(NOT_MADE.into())), |work| work.poll(context));
+        let lender = CURRENT.replace(seat.vitals.take());
+        let outcome = panic::catch_unwind(AssertUnwindSafe(step));
+        seat.vitals = CURRENT.replace(lender);
+        let outcome = match outcome {
             Ok(Poll::Pending) => return Poll::Pending,
-            Ok(Poll::Ready(outcome)) => outcome.inspect_err(|error| {
-                vitals.note_failure(*this.activity, Exit::Failed(with_sources(error.as_ref())));
-            }),
+            Ok(Poll::Ready(Ok(done))) => Ok(done),
+            Ok(Poll::Ready(Err(error))) => {
+                seat.note_failure(Exit::Failed(with_sources(error.as_ref())));
+                Err(error)
+            }
             Err(payload) => {
                 let text = panic_text(payload.as_ref());
-                vitals.note_failure(*this.activity, Exit::Panicked(text.clone()));
+                seat.note_failure(Exit::Panicked(text.clone()));
                 Err(text.into())
             }
         };
-        vitals.finish();
+        if let Some(vitals) = &seat.vitals {
+            vitals.finish(seat.shown);
+        }
         Poll::Ready(outcome)
     }
 }
