@@ -76,6 +76,10 @@ impl Event {
     }
 }
 
+/// The counter of everything that is told, by `supervisor` (its path; empty for the root) and `event` (a [kind's
+/// name](EventKind::name)). Children are no label: there may be any number of them.
+pub const EVENTS_TOTAL: &str = "supervision_events_total";
+
 /// What happened to a child or a supervisor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -132,4 +136,24 @@ pub enum EventKind {
     },
     /// It did not answer the kill either, because it blocks its thread; it is given up and may be replaced.
     Leaked,
+}
+
+impl EventKind {
+    /// Returns what stands for this kind in a metric's label.
+    pub fn name(&self) -> &'static str {
+        match self {
+            EventKind::Started => "started",
+            EventKind::StartFailed { .. } => "start_failed",
+            EventKind::StartedAfresh { .. } => "started_afresh",
+            EventKind::Failed { .. } => "failed",
+            EventKind::Lost { .. } => "messages_lost",
+            EventKind::RestartScheduled { .. } => "restart_scheduled",
+            EventKind::GaveUp { .. } => "gave_up",
+            EventKind::AutoShutdown => "auto_shutdown",
+            EventKind::Stopped => "stopped",
+            EventKind::ShutdownFailed { .. } => "shutdown_failed",
+            EventKind::Stalled { .. } => "stalled",
+            EventKind::Leaked => "leaked",
+        }
+    }
 }

@@ -17,6 +17,9 @@ use crate::supervisor::{Brief, Msg, Supervisor};
 use crate::vitals::{Vitals, caught};
 use crate::watched::Watched;
 
+#[cfg(test)]
+mod tests;
+
 /// What a child is made from.
 pub(crate) type Start = Arc<dyn Maker>;
 

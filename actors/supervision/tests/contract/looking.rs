@@ -1,6 +1,9 @@
 //! The snapshot and the events tell what is so.
 
-use kloros_supervision::{EventKind, Kind, State, Strategy, UnknownChild, start};
+use std::collections::BTreeMap;
+
+use kloros_supervision::{EVENTS_TOTAL, EventKind, Kind, State, Strategy, UnknownChild, start};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
 use crate::fixtures::{LONG, Log, Order, Room, seconds, supervisor, until};
 
@@ -67,6 +70,45 @@ async fn each_step_is_told_with_path_and_generation() {
         ("house", 1, EventKind::Stopped),
     ];
     assert_eq!(told, expected.map(|(path, generation, kind)| (path.to_owned(), generation, kind)));
+}
+
+#[test]
+fn each_step_is_counted_by_supervisor_and_kind() {
+    let recorder = DebuggingRecorder::new();
+    let counters = recorder.snapshotter();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    metrics::with_local_recorder(&recorder, || {
+        runtime.block_on(async {
+            let log = Log::default();
+            let a = Room::new("a", &log);
+            let mind = supervisor("mind", Strategy::OneForOne).child(a.spec());
+            let tree = start(supervisor("house", Strategy::OneForOne).tree(mind)).await.unwrap();
+            a.tell(Order::Fail("bad"));
+            a.reaches(2).await;
+            tree.stop(LONG).await.unwrap();
+        });
+    });
+    let counted: BTreeMap<(String, String), u64> = counters
+        .snapshot()
+        .into_vec()
+        .into_iter()
+        .map(|(key, _, _, value)| {
+            assert_eq!(key.key().name(), EVENTS_TOTAL);
+            let labels: BTreeMap<&str, &str> = key.key().labels().map(|label| (label.key(), label.value())).collect();
+            let DebugValue::Counter(count) = value else { panic!("it is no counter") };
+            ((labels["supervisor"].to_owned(), labels["event"].to_owned()), count)
+        })
+        .collect();
+    let expected = [
+        ("", "started", 2),
+        ("", "stopped", 2),
+        ("mind", "failed", 1),
+        ("mind", "messages_lost", 1),
+        ("mind", "restart_scheduled", 1),
+        ("mind", "started", 2),
+        ("mind", "stopped", 1),
+    ];
+    assert_eq!(counted, expected.map(|(path, kind, count)| ((path.to_owned(), kind.to_owned()), count)).into());
 }
 
 #[tokio::test(start_paused = true)]

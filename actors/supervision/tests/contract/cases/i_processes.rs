@@ -1,17 +1,19 @@
 //! I. Beyond OTP: the process around the tree.
 
-use std::process::{Command, Output};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 
 use super::*;
 
 /// Says to a test that it is the child process, and what it is to do.
 const ROLE: &str = "KLOROS_SUPERVISION_ROLE";
 
-/// Runs this test alone in a process of its own, in such a role, and returns how it went.
-fn in_a_process(test: &str, role: &str) -> Output {
-    let program = std::env::current_exe().unwrap();
+/// Returns what runs this test alone in a process of its own, in such a role.
+fn a_process(test: &str, role: &str) -> Command {
     let path = format!("{}::{test}", module_path!().split_once("::").unwrap().1);
-    Command::new(program).args(["--exact", &path, "--nocapture"]).env(ROLE, role).output().unwrap()
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", &path, "--nocapture"]).env(ROLE, role);
+    command
 }
 
 // As a daemon would, the process ends with what the tree ended with: a failure of a test would be 101.
@@ -36,9 +38,52 @@ fn case_090_a_root_that_gives_up_ends_the_process_with_a_failure_after_an_orderl
         std::process::exit(i32::from(ended.code()));
     }
     let before = std::time::Instant::now();
-    let output =
-        in_a_process("case_090_a_root_that_gives_up_ends_the_process_with_a_failure_after_an_orderly_stop", "end");
+    let test = "case_090_a_root_that_gives_up_ends_the_process_with_a_failure_after_an_orderly_stop";
+    let output = a_process(test, "end").output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(before.elapsed() < seconds(20));
+}
+
+/// Starts a house in which one room never stops, says so, and treats the signal to end as a daemon would.
+async fn end_at_the_second_signal() -> Ended {
+    let log = Log::default();
+    let a = Room::new("a", &log);
+    let b = with("b", &log, |habits| habits.hangs_while_stopping = true);
+    let spec = allowing(0, "house", Strategy::OneForOne).child(b.spec().shutdown(Shutdown::Unlimited)).child(a.spec());
+    let tree = start(spec).await.unwrap();
+    let mut signals = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
+    println!("up");
+    signals.recv().await;
+    let (patient, again) = (tree.clone(), tree.clone());
+    tokio::spawn(async move { patient.stop(LONG).await });
+    until(|| log.lines().iter().any(|line| line == "down a")).await;
+    assert!(tree.snapshot().find("b").is_some_and(|b| b.state == State::Running));
+    println!("stopping");
+    signals.recv().await;
+    again.stop(Duration::ZERO).await.unwrap_err();
+    tree.ended().await
+}
+
+#[test]
+#[allow(clippy::exit, reason = "the code of the process is the case")]
+#[allow(clippy::print_stdout, reason = "the processes tell each other how far they are")]
+fn case_091_the_first_signal_stops_in_order_and_the_second_at_once() {
+    if std::env::var(ROLE).is_ok() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let ended = runtime.block_on(end_at_the_second_signal());
+        std::process::exit(i32::from(ended.code()));
+    }
+    let test = "case_091_the_first_signal_stops_in_order_and_the_second_at_once";
+    let mut child = a_process(test, "signals").stdout(Stdio::piped()).spawn().unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    for reached in ["up", "stopping"] {
+        assert!(lines.any(|line| line.ends_with(reached)), "it never was {reached}");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+    let before = std::time::Instant::now();
+    // What had to be killed is no clean end.
+    assert_eq!(child.wait().unwrap().code(), Some(1));
     assert!(before.elapsed() < seconds(20));
 }
 
