@@ -45,6 +45,7 @@ fn case_090_a_root_that_gives_up_ends_the_process_with_a_failure_after_an_orderl
 }
 
 /// Starts a house in which one room never stops, says so, and treats the signal to end as a daemon would.
+#[allow(clippy::print_stdout, reason = "the processes tell each other how far they are")]
 async fn end_at_the_second_signal() -> Ended {
     let log = Log::default();
     let a = Room::new("a", &log);
@@ -66,7 +67,6 @@ async fn end_at_the_second_signal() -> Ended {
 
 #[test]
 #[allow(clippy::exit, reason = "the code of the process is the case")]
-#[allow(clippy::print_stdout, reason = "the processes tell each other how far they are")]
 fn case_091_the_first_signal_stops_in_order_and_the_second_at_once() {
     if std::env::var(ROLE).is_ok() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
