@@ -123,4 +123,4 @@ pub use spec::{
     START_WITHIN_DEFAULT, STOP_WITHIN_DEFAULT, Shutdown, SpecError, Strategy, TreeSpec,
 };
 pub use tree::{Ended, StartError, StopTimeout, Tree, UnknownChild, start};
-pub use vitals::{Progress, progress, start_info};
+pub use vitals::{Progress, progress, start_info, to_self};
