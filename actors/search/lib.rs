@@ -35,6 +35,8 @@
 //! - The search ends: when the budget is spent, when no new setting is left, or when it asks too little to go on.
 //! - A failure is never a number. It teaches where not to go.
 
+mod knob;
+
 mod space;
 
 mod design;

@@ -114,12 +114,13 @@ impl Model {
         space: &Space,
         home: &[f64],
         is_new: &impl Fn(&[f64]) -> bool,
+        chance_min: f64,
         rng: &mut impl Rng,
     ) -> Option<(Point, f64)> {
         let score = |point: &[f64]| {
             let chance = self.feasibility.chance(point);
             // Below the limit the chance alone counts, and below everything above it.
-            let penalty = if chance < CHANCE_MIN { 100.0 * (CHANCE_MIN - chance) + 50.0 } else { 0.0 };
+            let penalty = if chance < chance_min { 100.0 * (chance_min - chance) + 50.0 } else { 0.0 };
             log_expected_improvement(self.process.at(point), self.best).max(-200.0) + chance.ln() - penalty
         };
         evolve(space, home, &self.seeds, is_new, &score, rng)

@@ -244,7 +244,12 @@ impl Search {
         let mut model = None;
         let feasibility = feasibility(&self.space, &self.home, &known);
         let design = design::size(self.options.budget);
+        let failures = known.iter().filter(|known| known.outcome == Outcome::Failed).count() as f64;
+        let share = failures / (known.len() as f64 + 4.0);
+        let base = (crate::knob::knob("CM", 0.5) + crate::knob::knob("CG", 0.0) * ((share - 0.03) / 0.05).clamp(0.0, 1.0)).min(0.97);
+        let mut risk = 0.0;
         for place in asked..asked + count {
+            let chance_min = base.max(1.0 - (crate::knob::knob("LR", 9.0) - risk)).min(0.97);
             let planned = if place < design {
                 let place = (place, design);
                 design::point(&self.space, &self.home, self.options.seed, place, &feasibility, &mut rng)
@@ -255,7 +260,7 @@ impl Search {
                 model.as_mut().and_then(|model| {
                     lot.points.iter().for_each(|point| model.process.believe(point));
                     lot.points.clear();
-                    Some(model.propose(&self.space, &self.home, &|point| lot.is_new(point), &mut rng)?.0)
+                    Some(model.propose(&self.space, &self.home, &|point| lot.is_new(point), chance_min, &mut rng)?.0)
                 })
             };
             let point =
@@ -264,6 +269,7 @@ impl Search {
                 self.ended = Some(Ended::Exhausted);
                 break;
             };
+            risk += 1.0 - feasibility.chance(&point);
             lot.add(&point);
             self.trials.push(Trial { point, outcome: None });
         }

@@ -19,7 +19,7 @@ use rand::{SeedableRng, rngs::StdRng};
 #[path = "suite/mod.rs"]
 mod suite;
 
-use suite::{HOLD_OUT, Problem, TUNED, drawn, problem};
+use suite::{CRASHING, HOLD_OUT, Problem, TUNED, drawn, problem};
 
 /// How many candidates are measured before the next are asked.
 const LOT: u32 = 4;
@@ -46,6 +46,7 @@ fn main() {
     let names: Vec<&str> = match (after("--problem"), after("--set").map(String::as_str)) {
         (Some(name), _) => vec![name.as_str()],
         (None, Some("tuned")) => TUNED.to_vec(),
+        (None, Some("crashing")) => CRASHING.to_vec(),
         (None, Some("hold-out")) => HOLD_OUT.to_vec(),
         (None, _) => [TUNED, HOLD_OUT].concat(),
     };

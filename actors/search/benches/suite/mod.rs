@@ -11,7 +11,7 @@ mod service;
 use kloros_search::{Config, Kind, Param, Space, SpaceSpec, Value};
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
-pub(crate) use problems::{HOLD_OUT, TUNED, problem};
+pub(crate) use problems::{CRASHING, HOLD_OUT, TUNED, problem};
 
 /// A noise-free function of a setting; `None` where the measurement fails.
 type Function = Box<dyn Fn(&Config) -> Option<f64>>;
@@ -126,7 +126,7 @@ fn searched(space: &Space, default: &Config, function: &Function) -> f64 {
         })
         .collect();
     found.sort_by(|a, b| a.0.total_cmp(&b.0));
-    found.truncate(10);
+    found.truncate(4);
     for (best, units) in &mut found {
         let mut size = 0.3;
         while size > 1e-5 {

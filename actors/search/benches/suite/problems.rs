@@ -20,6 +20,17 @@ pub(crate) const TUNED: [&str; 11] = [
     "web-9-noisy",
 ];
 
+/// More problems that fail in places, on which its caution was made.
+pub(crate) const CRASHING: [&str; 7] = [
+    "ellipsoid-4-edge",
+    "sphere-6-pits-noisy",
+    "inference-7",
+    "sphere-6-edge",
+    "rastrigin-4-pits",
+    "ackley-6-mixed-edge",
+    "rosenbrock-5-noisy-edge",
+];
+
 /// The problems on which it was looked at afterwards.
 pub(crate) const HOLD_OUT: [&str; 11] = [
     "rosenbrock-3",
@@ -50,6 +61,10 @@ pub(crate) fn problem(name: &str, seed: u64) -> Problem {
         "sphere-6-pits-noisy" => bowl(6, seed, f::sphere, Shape { pits: true, noise, ..Shape::default() }),
         "inference-7" => service::inference(seed, noise),
         "web-9-noisy" => service::web(seed, noise),
+        "sphere-6-edge" => bowl(6, seed, f::sphere, Shape { edge: true, ..Shape::default() }),
+        "rastrigin-4-pits" => bowl(4, seed, f::rastrigin, Shape { pits: true, ..Shape::default() }),
+        "ackley-6-mixed-edge" => bowl(6, seed, f::ackley, Shape { mixed: true, edge: true, ..Shape::default() }),
+        "rosenbrock-5-noisy-edge" => bowl(5, seed, f::rosenbrock, Shape { edge: true, noise: 0.05, ..Shape::default() }),
         "rosenbrock-3" => bowl(3, seed, f::rosenbrock, Shape::default()),
         "step-ellipsoid-5" => bowl(5, seed, f::step_ellipsoid, Shape { rotated: true, ..Shape::default() }),
         "discus-8" => bowl(8, seed, f::discus, Shape { rotated: true, ..Shape::default() }),
