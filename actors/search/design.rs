@@ -22,12 +22,18 @@ const MUTANT_SIZE: f64 = 0.2;
 /// The shares of the way from the default to a spread point that are tried, until one is likely to work.
 const SHARES: [f64; 6] = [1.0, 0.8, 0.6, 0.45, 0.3, 0.2];
 
+/// So many candidates are asked before any outcome is known, if measurements run four at once.
+const FIRST_LOT: u32 = 4;
+
+/// How far those go on the way from the default to a spread point.
+const FIRST_REACH: f64 = 0.7;
+
 /// The chance to work that a design point has at least.
-pub(crate) const CHANCE_MIN: f64 = 0.7;
+const CHANCE_MIN: f64 = 0.9;
 
 /// Returns how many candidates the design has.
 pub(crate) fn size(budget: u32) -> u32 {
-    ((budget as f64 / crate::knob::knob("BS",5.0)) as u32).max(crate::knob::knob("SMIN",6.0) as u32).min(budget)
+    (budget / BUDGET_SHARE).max(SIZE_MIN).min(budget)
 }
 
 /// Returns the candidate of this place of the design, from 0; `None` if chance finds none.
@@ -43,13 +49,15 @@ pub(crate) fn point(
         return space.allows(home).then(|| home.to_vec());
     }
     let share = (3.0 / space.dims().max(1) as f64).min(0.7);
-    if place.is_multiple_of((crate::knob::knob("ME",3.0) as u32)) {
-        return space.mutant(home, crate::knob::knob("MS",MUTANT_SIZE), share, home, rng);
+    if place.is_multiple_of(MUTANT_EVERY) {
+        return space.mutant(home, MUTANT_SIZE, share, home, rng);
     }
-    let rows = (size - 1 - (size - 1) / (crate::knob::knob("ME",3.0) as u32)) as usize;
+    let rows = (size - 1 - (size - 1) / MUTANT_EVERY) as usize;
     let spread = space.latin_hypercube(rows, home, &mut StdRng::seed_from_u64(seed));
-    let row = (place - 1 - place / (crate::knob::knob("ME",3.0) as u32)) as usize;
+    let row = (place - 1 - place / MUTANT_EVERY) as usize;
     let far = spread.into_iter().nth(row).or_else(|| space.random(home, rng))?;
-    let nearer = SHARES.iter().filter_map(|share| space.between(home, &far, if place<4 {share*crate::knob::knob("R1",1.0)} else {*share}, home));
-    nearer.reduce(|kept, next| if feasibility.chance(&kept) >= crate::knob::knob("DCM",CHANCE_MIN) { kept } else { next })
+    // Nothing is known of failures in the first lot, so it does not go all the way.
+    let reach = if place < FIRST_LOT { FIRST_REACH } else { 1.0 };
+    let nearer = SHARES.iter().filter_map(|share| space.between(home, &far, share * reach, home));
+    nearer.reduce(|kept, next| if feasibility.chance(&kept) >= CHANCE_MIN { kept } else { next })
 }

@@ -12,10 +12,10 @@ use crate::{
 };
 
 /// The variance of the log odds that a straight edge explains, over the whole range of one coordinate.
-const LINEAR_VARIANCE: f64 = 8.0;
+const LINEAR_VARIANCE: f64 = 100.0;
 
 /// The variance of the log odds that a patch explains.
-const PATCH_VARIANCE: f64 = 6.0;
+const PATCH_VARIANCE: f64 = 10.0;
 
 /// The length scale of a patch, as a share of the root of the dimension.
 const PATCH_LENGTH: f64 = 0.35;
@@ -50,14 +50,14 @@ impl Feasibility {
     pub(crate) fn learn(metric: &Metric, home: &[f64], points: Vec<Point>, worked: &[bool]) -> Feasibility {
         let dims = metric.categories.len().max(1) as f64;
         let failed = worked.iter().any(|worked| !worked);
-        let length = crate::knob::knob("PL",PATCH_LENGTH) * dims.sqrt();
+        let length = PATCH_LENGTH * dims.sqrt();
         let pick = |(before, after): (f64, f64)| if failed { after } else { before };
         let mut model = Feasibility {
             metric: metric.clone(),
             home: home.to_vec(),
             weights: vec![1.0 / (length * length); metric.categories.len()],
-            odds_log: pick((crate::knob::knob("O0",3.0),crate::knob::knob("O1",1.0))),
-            caution: pick((crate::knob::knob("C0",0.3),crate::knob::knob("C1",0.8))),
+            odds_log: pick(ODDS_LOG),
+            caution: pick(CAUTION),
             pull: DVector::zeros(points.len()),
             roots: DVector::zeros(points.len()),
             factor: None,
@@ -83,7 +83,7 @@ impl Feasibility {
         let linear = a.iter().zip(b).zip(self.home.iter().zip(&self.metric.categories));
         let linear: f64 =
             linear.filter(|(_, (_, category))| !**category).map(|((a, b), (home, _))| (a - home) * (b - home)).sum();
-        crate::knob::knob("LV",LINEAR_VARIANCE) * linear + crate::knob::knob("PV",PATCH_VARIANCE) * matern(self.metric.distance(a, b, &self.weights))
+        LINEAR_VARIANCE * linear + PATCH_VARIANCE * matern(self.metric.distance(a, b, &self.weights))
     }
 
     /// Goes by Newton's method to the most plausible log odds at the known points.

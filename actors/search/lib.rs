@@ -35,8 +35,6 @@
 //! - The search ends: when the budget is spent, when no new setting is left, or when it asks too little to go on.
 //! - A failure is never a number. It teaches where not to go.
 
-mod knob;
-
 mod space;
 
 mod design;
@@ -52,6 +50,10 @@ mod acquisition;
 mod evolve;
 
 mod model;
+
+mod lot;
+
+mod recommend;
 
 mod search;
 

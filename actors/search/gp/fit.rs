@@ -39,9 +39,9 @@ pub(crate) struct Settings {
 impl Settings {
     /// Length scales grow with the root of the dimension, because distances do (Hvarfner, Hellsten and Nardi 2024).
     pub(crate) fn new(dims: usize, noisy: bool, steps_max: usize) -> Settings {
-        let length = (crate::knob::knob("LEN", 0.35).ln() + crate::knob::knob("LENP", 0.5) * (dims.max(1) as f64).ln(), crate::knob::knob("LENSD", 0.8));
-        let noise = if noisy { (crate::knob::knob("NN",0.02).ln(), crate::knob::knob("NNSD",1.5)) } else { (crate::knob::knob("ND",1e-4).ln(), 1.0) };
-        Settings { length, signal: (crate::knob::knob("SIG",-0.3), 1.0), apart: (crate::knob::knob("AP", -0.7), crate::knob::knob("APSD", 1.0)), noise, steps_max }
+        let length = (0.35_f64.ln() + 0.5 * (dims.max(1) as f64).ln(), 1.0);
+        let spread = if noisy { (0.02_f64.ln(), 1.5) } else { (1e-4_f64.ln(), 1.0) };
+        Settings { length, signal: (-0.3, 1.0), apart: (-0.3, 1.0), noise: spread, steps_max }
     }
 
     /// Returns the parameters that are most plausible before anything is measured.

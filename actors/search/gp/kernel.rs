@@ -13,9 +13,10 @@ pub(crate) struct Metric {
 impl Metric {
     /// Returns the squared difference of each coordinate.
     pub(super) fn squares<'a>(&'a self, a: &'a [f64], b: &'a [f64]) -> impl Iterator<Item = f64> + 'a {
-        a.iter().zip(b).zip(&self.categories).map(|((a, b), category)| {
-            if *category { f64::from(u8::from(a != b)) } else { (a - b) * (a - b) }
-        })
+        a.iter()
+            .zip(b)
+            .zip(&self.categories)
+            .map(|((a, b), category)| if *category { f64::from(u8::from(a != b)) } else { (a - b) * (a - b) })
     }
 
     /// Returns the squared distance with each squared difference weighted.
@@ -49,7 +50,7 @@ impl Kernel {
             weights: parameters[..dims].iter().map(|log| (-2.0 * log).exp()).collect(),
             together: parameters[dims].exp(),
             apart: if dims == 0 { 0.0 } else { parameters[dims + 1].exp() },
-            zoom: crate::knob::knob("ZOOM", 0.5) * dims as f64,
+            zoom: dims as f64,
         }
     }
 

@@ -63,16 +63,6 @@ impl Process {
         &self.parameters
     }
 
-    /// Returns the variance of a measurement at one point.
-    pub(crate) fn noise(&self) -> f64 {
-        self.parameters[self.parameters.len() - 2].exp()
-    }
-
-    /// Returns the weight of each squared coordinate in distances; the square root of its inverse is a length scale.
-    pub(crate) fn weights(&self) -> &[f64] {
-        &self.kernel.weights
-    }
-
     /// Returns what to expect at a point.
     pub(crate) fn at(&self, point: &[f64]) -> Belief {
         let mut covariances = self.covariances(point);
@@ -82,6 +72,12 @@ impl Process {
         Belief { mean, variance: variance.max(VARIANCE_MIN) }
     }
 
+    /// Returns the covariance of the noise-free values at two points.
+    pub(crate) fn covariance(&self, a: &[f64], b: &[f64]) -> f64 {
+        let explained = self.covariances(a).dot(&self.factor.solve(&self.covariances(b)));
+        self.kernel.covariance(self.metric.squares(a, b)) - explained
+    }
+
     /// Takes it that the value at this point is what is expected there (a Kriging believer: Ginsbourger, Le Riche and
     /// Carraro 2010), so that the next point of a lot is chosen elsewhere.
     pub(crate) fn believe(&mut self, point: &[f64]) {
@@ -89,10 +85,13 @@ impl Process {
         let count = self.data.points.len();
         let noise = self.parameters[self.parameters.len() - 2].exp();
         let covariances = self.covariances(point);
-        let column =
-            DVector::from_iterator(count + 1, covariances.iter().copied().chain([self.kernel.variance() + noise + JITTER]));
+        let column = DVector::from_iterator(
+            count + 1,
+            covariances.iter().copied().chain([self.kernel.variance() + noise + JITTER]),
+        );
         let factor = self.factor.insert_column(count, column);
-        if !(factor.l_dirty()[(count, count)] > 0.0) {
+        // Rounding can leave nothing of the new variance; then the point teaches nothing.
+        if factor.l_dirty()[(count, count)].partial_cmp(&0.0) != Some(std::cmp::Ordering::Greater) {
             return;
         }
         self.factor = factor;
