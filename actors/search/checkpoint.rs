@@ -38,7 +38,7 @@ impl TryFrom<Checkpoint> for Search {
             |point: &Point| point.len() == space.dims() && point.iter().all(|unit| (0.0..=1.0).contains(unit));
         let is_value = |trial: &Trial| match trial.outcome {
             Some(Outcome::Value(value)) => value.is_finite(),
-            Some(Outcome::Failed) | None => true,
+            Some(Outcome::Failed | Outcome::Lost) | None => true,
         };
         // The middle of a space without any valid point is a home all the same; nothing is asked then.
         if !is_point(&home) || !trials.iter().all(|trial| is_point(&trial.point) && space.allows(&trial.point)) {

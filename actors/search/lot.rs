@@ -73,7 +73,7 @@ impl<'a> Lot<'a> {
     ) -> Lot<'a> {
         let asked = trials.len() as u32;
         // What earlier searches measured need not be spread out again; the default is measured in any case.
-        let told = trials.iter().filter(|trial| trial.outcome.is_some()).count();
+        let told = trials.iter().filter(|trial| trial.outcome.is_some_and(|outcome| outcome != Outcome::Lost)).count();
         let design = design::size(options.budget).saturating_sub((known.len() - told) as u32).max(1);
         let failed = known.iter().filter(|known| known.outcome == Outcome::Failed).count();
         // With noise, the design of a small space can run out of new points and needs to know what to repeat.

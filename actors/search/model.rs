@@ -70,7 +70,7 @@ impl Model {
             .iter()
             .filter_map(|known| match known.outcome {
                 Outcome::Value(value) => Some((known, value)),
-                Outcome::Failed => None,
+                Outcome::Failed | Outcome::Lost => None,
             })
             .collect();
         if measured.is_empty() {

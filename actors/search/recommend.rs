@@ -33,7 +33,7 @@ pub(crate) fn advise(space: &Space, known: &[Known], noisy: bool, default: Optio
         .filter(|known| known.extra == 0.0)
         .filter_map(|known| match known.outcome {
             Outcome::Value(value) => Some((&known.point, value)),
-            Outcome::Failed => None,
+            Outcome::Failed | Outcome::Lost => None,
         })
         .collect();
     let default = default.filter(|default| measured.iter().any(|(point, _)| point == default));

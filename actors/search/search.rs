@@ -79,6 +79,8 @@ pub enum Outcome {
     Value(f64),
     /// It could not be measured: it crashed, hung, or was refused.
     Failed,
+    /// It was not measured for a reason that lies elsewhere: counts against the budget, and teaches nothing.
+    Lost,
 }
 
 /// Why an outcome was not taken. The search is as it was before.
@@ -185,8 +187,21 @@ impl Search {
         trial.outcome = Some(match outcome {
             Outcome::Value(value) if value.is_finite() => outcome,
             Outcome::Value(_) | Outcome::Failed => Outcome::Failed,
+            Outcome::Lost => Outcome::Lost,
         });
         Ok(())
+    }
+
+    /// Takes a measurement that was not asked, as if it had been: of the valid setting nearest to `config`. It counts
+    /// against the budget, and its id is the next one. Returns false, and takes nothing, if nothing near is valid, or
+    /// while candidates are open.
+    pub fn record(&mut self, config: &Config, outcome: Outcome) -> bool {
+        if !self.open().is_empty() {
+            return false;
+        }
+        let Some(point) = self.space.encode(config) else { return false };
+        self.trials.push(Trial { point, outcome: None });
+        self.tell(self.trials.len() as u32, outcome).is_ok()
     }
 
     /// Returns how many outcomes are still to be told until the budget is spent; 0 when the search has ended.
@@ -257,6 +272,7 @@ impl Search {
                 0.5_f64.powf(earlier.age.max(0.0) / TRUST_HALVED_AFTER) * (1.0 - earlier.distance.clamp(0.0, 1.0));
             let outcome = match earlier.outcome {
                 Outcome::Value(value) if !value.is_finite() => return None,
+                Outcome::Lost => return None,
                 outcome => outcome,
             };
             let point = self.space.encode(&earlier.config)?;
@@ -265,7 +281,8 @@ impl Search {
         let told = self
             .trials
             .iter()
-            .filter_map(|trial| trial.outcome.map(|outcome| Known { point: trial.point.clone(), outcome, extra: 0.0 }));
+            .filter_map(|trial| Some((trial.outcome.filter(|outcome| *outcome != Outcome::Lost)?, trial)))
+            .map(|(outcome, trial)| Known { point: trial.point.clone(), outcome, extra: 0.0 });
         earlier.chain(told).collect()
     }
 }

@@ -181,3 +181,35 @@ fn with_noise_alone_the_default_is_kept() {
         assert!(found.config == at(3, 0.4) || low <= 0.0, "{found:?}");
     }
 }
+
+#[test]
+fn what_was_lost_counts_against_the_budget_and_teaches_nothing() {
+    let lost = |number: u32| move |config: &Config, asked: u32| match asked {
+        asked if asked == number => Outcome::Lost,
+        _ => Outcome::Value(bowl(config)),
+    };
+    let mut counted = 0;
+    let measure = lost(3);
+    let (search, asked) = run(Search::new(floats(2), options(16, 1, at(2, 0.2))), |config| {
+        counted += 1;
+        measure(config, counted)
+    });
+    assert_eq!((asked.len(), search.ended()), (16, Some(Ended::Spent)));
+    assert!(search.recommendation().unwrap().mean < bowl(&at(2, 0.2)));
+    let (all_lost, _) = run(Search::new(floats(2), options(16, 1, at(2, 0.2))), |_| Outcome::Lost);
+    assert_eq!(all_lost.recommendation(), None);
+}
+
+#[test]
+fn a_measurement_that_was_not_asked_is_known_and_counted() {
+    let mut search = Search::new(floats(2), options(8, 1, at(2, 0.2)));
+    let open = search.ask(2);
+    assert!(!search.record(&at(2, 0.7), Outcome::Value(0.0)), "candidates are open");
+    for candidate in open {
+        search.tell(candidate.id, Outcome::Value(bowl(&candidate.config))).unwrap();
+    }
+    assert!(search.record(&at(2, 0.7), Outcome::Value(0.0)));
+    assert_eq!((search.remaining(), search.recommendation().unwrap().config), (5, at(2, 0.7)));
+    let (_, asked) = run(search, |config| Outcome::Value(bowl(config)));
+    assert_eq!((asked.len(), asked[0].id), (5, 4));
+}
