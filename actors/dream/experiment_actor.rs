@@ -355,7 +355,8 @@ impl State {
             of_it.map(|trial| trial.outcome.clone()).collect()
         };
         let again = (again(1), again(0));
-        let end = match choose(&self.config, &self.domain.metrics, &self.trials, self.favourite(), (&again.0, &again.1)) {
+        let end = match choose(&self.config, &self.domain.metrics, &self.trials, self.favourite(), (&again.0, &again.1))
+        {
             Choice::Winner { best, measured, failed } => {
                 ExperimentEnd::Won { experiment, winner: self.winner(best, measured, failed) }
             }

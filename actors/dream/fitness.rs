@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::Config;
 use crate::facts::{
-    Best, FailureKind, MetricSpec, Metrics, Outcome, Trial,
+    Best, FailureKind, MetricSpec, Metrics, Outcome, Params, Trial,
     objective::{LOG_RATIO_MAX, log_ratio, objective},
 };
 

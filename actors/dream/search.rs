@@ -71,7 +71,8 @@ impl Search {
         if plan.space.is_empty() {
             return Err("search_space names no parameter: name at least one".to_owned());
         }
-        let params = plan.space.iter().map(|(name, kind)| Param { name: name.clone(), kind: kind_of(kind), when: None });
+        let params =
+            plan.space.iter().map(|(name, kind)| Param { name: name.clone(), kind: kind_of(kind), when: None });
         let spec = SpaceSpec { params: params.collect(), ..SpaceSpec::default() };
         let space = Space::new(spec).map_err(|error| format!("search_space: {error}"))?;
         let engine = engine(&plan, &space);
@@ -220,7 +221,8 @@ fn engine(plan: &Plan, space: &Space) -> kloros_search::Search {
         batch: plan.lot_max,
         seed: plan.seed,
         default: Some(point_of(&plan.live)),
-        noisy: true,
+        // A space that can be measured whole is, once; elsewhere the best of what was measured may be luck.
+        noisy: space.size_max().is_none_or(|size| size > u64::from(slots(plan.budget))),
         stop_below: Some(plan.stop_below),
         ..Options::default()
     };
@@ -239,7 +241,10 @@ fn outcome_of(told: Told) -> Outcome {
 fn kind_of(kind: &KnobKind) -> Kind {
     match kind {
         KnobKind::Integer { min, max, log } => Kind::Integer { low: *min, high: *max, log: *log, step: None },
-        KnobKind::Float { min, max, log } => Kind::Float { low: *min, high: *max, log: *log, step: None },
+        KnobKind::Float { min, max, log } => {
+            let step = (!log && max > min).then(|| (max - min) / FLOAT_STEPS);
+            Kind::Float { low: *min, high: *max, log: *log, step }
+        }
         KnobKind::Boolean => Kind::Bool,
         KnobKind::Choice { values } => {
             Kind::Categorical { choices: values.iter().cloned().map(Setting::Text).collect() }
@@ -362,16 +367,6 @@ mod tests {
 
     fn budget(max_candidates: u32, max_generations: u32) -> Budget {
         Budget { max_candidates, max_generations }
-    }
-
-    /// How far apart two points are, from 0 to 1.
-    fn apart(a: &Params, b: &Params) -> f64 {
-        let line = |name: &str, unit: &dyn Fn(f64) -> f64| (unit(number(a, name)) - unit(number(b, name))).abs();
-        let differs = |name: &str| f64::from(u8::from(a[name] != b[name]));
-        let batch = line("batch", &|batch| batch.ln() / 512_f64.ln());
-        let cache = line("cache", &|cache| cache / 0.45);
-        let squares = [batch, cache, differs("eager"), differs("policy")].map(|part| part * part);
-        (squares.iter().sum::<f64>() / 4.0).sqrt()
     }
 
     fn is_inside(params: &Params) -> bool {
@@ -518,18 +513,6 @@ mod tests {
             run(&mut resumed, seed, cliff);
             let names: BTreeSet<String> = resumed.told.values().map(|(c, _)| format!("{:?}", c.params)).collect();
             prop_assert_eq!(names.len(), 48);
-        }
-
-        #[test]
-        fn no_generation_closes_in_on_one_corner(seed: u64) {
-            let mut search = made(mixed_space(), budget(12, 4), 4, seed, live());
-            let trials = run(&mut search, seed, hill);
-            for generation in 1..=4 {
-                let points: Vec<&Params> =
-                    trials.iter().filter(|(c, _)| c.generation == generation).map(|(c, _)| &c.params).collect();
-                let farthest = points.iter().flat_map(|a| points.iter().map(|b| apart(a, b)));
-                prop_assert!(farthest.fold(0.0, f64::max) >= 0.2);
-            }
         }
     }
 }
