@@ -1,0 +1,123 @@
+//! What the trials come to: a better setting, or that there is none, and why.
+
+use std::collections::BTreeSet;
+
+use kloros_search::{Config, Ended, Recommendation, Search};
+use serde::Serialize;
+
+use super::{plan::Plan, trial::Trial};
+
+/// How many trials must all have failed before the run is given up.
+const FAILED_MIN: usize = 4;
+
+/// How many different settings must all have measured exactly the same before the run is given up.
+const EQUAL_MIN: usize = 8;
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Conclusion {
+    /// A setting is better than the default; without a default, than what is usual in the space.
+    Better,
+    /// No setting measured better, as far as can be told from the noise.
+    NoBetter,
+    /// Every setting measured exactly the same: the command does not heed what is set.
+    Flat,
+    /// No trial gave a number.
+    AllFailed,
+}
+
+/// What a run came to.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Report {
+    /// How it ended.
+    pub(crate) conclusion: Conclusion,
+    /// What to set, where that is better.
+    pub(crate) best: Option<Best>,
+    /// The trials, in order.
+    pub(crate) trials: Vec<Trial>,
+    /// Why there were no more: the budget is spent, every setting was tried, or it was given up.
+    pub(crate) ended: Option<Ended>,
+}
+
+/// The setting that is recommended, in the units of the metric.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Best {
+    /// What to set.
+    pub(crate) config: Config,
+    /// The value to expect.
+    pub(crate) value: f64,
+    /// Where the true value is with a chance of 95 %, the smaller end first.
+    pub(crate) interval: (f64, f64),
+    /// What is to be expected of the default; `None` if there is none, or if it failed.
+    pub(crate) default: Option<f64>,
+    /// How much better than the default, above 0, with the interval where the true gain is.
+    pub(crate) gain: Option<f64>,
+    /// Where the true gain is with a chance of 95 %.
+    pub(crate) gain_interval: Option<(f64, f64)>,
+}
+
+/// Returns why no further trial makes sense, if none does.
+pub(super) fn stop(plan: &Plan, trials: &[Trial]) -> Option<Conclusion> {
+    let lot = FAILED_MIN.max(plan.batch as usize);
+    if trials.len() >= lot && trials.iter().all(|trial| trial.value.is_none()) {
+        return Some(Conclusion::AllFailed);
+    }
+    (settings(trials) >= EQUAL_MIN && are_equal(trials)).then_some(Conclusion::Flat)
+}
+
+/// Returns what the trials come to.
+pub(super) fn report(plan: &Plan, search: &Search, trials: Vec<Trial>, stop: Option<Conclusion>) -> Report {
+    let best = search.recommendation().map(|recommendation| in_units(plan, recommendation));
+    let conclusion = stop.unwrap_or_else(|| match &best {
+        None => Conclusion::AllFailed,
+        Some(_) if settings(&trials) > 1 && are_equal(&trials) => Conclusion::Flat,
+        Some(best) if is_better(plan, best, &trials) => Conclusion::Better,
+        Some(_) => Conclusion::NoBetter,
+    });
+    let best = best.filter(|_| conclusion == Conclusion::Better);
+    Report { conclusion, best, trials, ended: search.ended() }
+}
+
+fn in_units(plan: &Plan, recommendation: Recommendation) -> Best {
+    let Recommendation { config, mean, interval, gain, gain_interval } = recommendation;
+    let ends = [plan.oriented(interval.0), plan.oriented(interval.1)];
+    Best {
+        config,
+        value: plan.oriented(mean),
+        interval: (ends[0].min(ends[1]), ends[0].max(ends[1])),
+        default: gain.map(|gain| plan.oriented(mean + gain)),
+        gain,
+        gain_interval,
+    }
+}
+
+/// Whether the best is better by more than the noise could feign.
+fn is_better(plan: &Plan, best: &Best, trials: &[Trial]) -> bool {
+    if let Some((low, _)) = best.gain_interval {
+        return low > 0.0;
+    }
+    // Without a default that was measured it is held against the middle of all others.
+    let mut others: Vec<f64> = trials
+        .iter()
+        .filter(|trial| trial.config != best.config)
+        .filter_map(|trial| trial.value)
+        .map(|value| plan.oriented(value))
+        .collect();
+    others.sort_by(f64::total_cmp);
+    let worst = plan.oriented(best.interval.0).max(plan.oriented(best.interval.1));
+    others.get(others.len() / 2).is_some_and(|middle| worst < *middle)
+}
+
+/// Returns how many different settings have a value.
+fn settings(trials: &[Trial]) -> usize {
+    let measured = trials.iter().filter(|trial| trial.value.is_some());
+    let text = |trial: &Trial| trial.config.iter().map(|(name, value)| format!("{name}={value}\n")).collect::<String>();
+    measured.map(text).collect::<BTreeSet<String>>().len()
+}
+
+fn are_equal(trials: &[Trial]) -> bool {
+    let mut values = trials.iter().filter_map(|trial| trial.value);
+    let first = values.next();
+    values.all(|value| Some(value) == first)
+}
