@@ -37,6 +37,20 @@
 
 mod space;
 
+mod design;
+
+mod gp;
+
+mod transform;
+
+mod feasibility;
+
+mod acquisition;
+
+mod evolve;
+
+mod model;
+
 mod search;
 
 pub use search::{Candidate, Earlier, Ended, Options, Outcome, Recommendation, Search, TellError};

@@ -5,10 +5,27 @@ use std::collections::BTreeSet;
 use rand::{SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 
-use crate::space::{Config, Point, Space};
+use crate::{
+    design,
+    feasibility::Feasibility,
+    model::{Known, Model, feasibility},
+    space::{Config, Point, Space},
+};
 
 /// The most candidates of a lot: more at once know too little of each other's results.
 const LOT_MAX: u32 = 4;
+
+/// After so many days an earlier result is trusted half as much.
+const TRUST_HALVED_AFTER: f64 = 30.0;
+
+/// What is trusted less than this is left out.
+const TRUST_MIN: f64 = 0.02;
+
+/// The variance that an earlier result has beside that of its noise, in units of the variance of all values.
+const EARLIER_VARIANCE: f64 = 0.05;
+
+/// How many points are drawn when none was planned.
+const DRAWS: usize = 64;
 
 /// What a search is to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -129,6 +146,8 @@ pub struct Search {
     /// In the order of their ids, from 1.
     trials: Vec<Trial>,
     ended: Option<Ended>,
+    /// The parameters of the last fit, from which the next one starts.
+    parameters: Option<Vec<f64>>,
 }
 
 impl Search {
@@ -142,7 +161,7 @@ impl Search {
             let center = space.center();
             space.random(&center, &mut StdRng::seed_from_u64(options.seed)).unwrap_or(center)
         });
-        Search { space, options, home, trials: Vec::new(), ended: None }
+        Search { space, options, home, trials: Vec::new(), ended: None, parameters: None }
     }
 
     /// Returns at most so many candidates to measure: those whose outcome is not told yet, the same ones each time;
@@ -216,41 +235,97 @@ impl Search {
         let asked = self.trials.len() as u32;
         let left = self.options.budget.saturating_sub(asked);
         let count = at_most.min(self.options.batch.max(1)).min(LOT_MAX).min(left);
-        if self.ended.is_some() {
+        if self.ended.is_some() || count == 0 {
             return;
         }
         let mut rng = StdRng::seed_from_u64(mixed(mixed(self.options.seed) ^ u64::from(asked)));
-        let mut taken: BTreeSet<Vec<u64>> = self.trials.iter().map(|trial| bits(&trial.point)).collect();
-        for _ in 0..count {
-            let Some(point) = self.propose(&taken, &mut rng) else {
-                self.ended = Some(Ended::Exhausted);
-                return;
+        let mut lot = Lot::new(&self.trials);
+        let known = self.known();
+        let mut model = None;
+        let feasibility = feasibility(&self.space, &self.home, &known);
+        let design = design::size(self.options.budget);
+        for place in asked..asked + count {
+            let planned = if place < design {
+                let place = (place, design);
+                design::point(&self.space, &self.home, self.options.seed, place, &feasibility, &mut rng)
+            } else {
+                let model = model.get_or_insert_with(|| {
+                    Model::new(&self.space, &self.home, &known, self.options.noisy, self.parameters.as_deref())
+                });
+                model.as_mut().and_then(|model| {
+                    lot.points.iter().for_each(|point| model.process.believe(point));
+                    lot.points.clear();
+                    Some(model.propose(&self.space, &self.home, &|point| lot.is_new(point), &mut rng)?.0)
+                })
             };
-            taken.insert(bits(&point));
+            let point =
+                planned.filter(|point| lot.is_new(point)).or_else(|| self.any_new(&lot, &feasibility, &mut rng));
+            let Some(point) = point else {
+                self.ended = Some(Ended::Exhausted);
+                break;
+            };
+            lot.add(&point);
             self.trials.push(Trial { point, outcome: None });
+        }
+        if let Some(Some(model)) = model {
+            self.parameters = Some(model.process.parameters().to_vec());
         }
     }
 
-    fn propose(&self, taken: &BTreeSet<Vec<u64>>, rng: &mut StdRng) -> Option<Point> {
-        if self.trials.is_empty() {
-            return self.space.allows(&self.home).then(|| self.home.clone());
-        }
-        let is_new = |point: &Point| !taken.contains(&bits(point));
-        let value = |trial: &Trial| match trial.outcome {
-            Some(Outcome::Value(value)) => value,
-            _ => f64::INFINITY,
-        };
-        let best = self.trials.iter().min_by(|a, b| value(a).total_cmp(&value(b)))?;
-        for draw in 0..64 {
-            let point = match (self.trials.len() + draw) % 3 {
-                0 => self.space.random(&self.home, rng),
-                _ => self.space.mutant(&best.point, 0.15, 0.3, &self.home, rng),
+    /// Returns everything that is known, earlier searches included.
+    fn known(&self) -> Vec<Known> {
+        let earlier = self.options.warm.iter().filter_map(|earlier| {
+            let trust =
+                0.5_f64.powf(earlier.age.max(0.0) / TRUST_HALVED_AFTER) * (1.0 - earlier.distance.clamp(0.0, 1.0));
+            let outcome = match earlier.outcome {
+                Outcome::Value(value) if !value.is_finite() => return None,
+                outcome => outcome,
             };
-            if let Some(point) = point.filter(is_new) {
-                return Some(point);
-            }
-        }
-        self.space.points(&self.home)?.into_iter().find(is_new)
+            let point = self.space.encode(&earlier.config)?;
+            (trust > TRUST_MIN).then(|| Known { point, outcome, extra: EARLIER_VARIANCE / trust })
+        });
+        let told = self
+            .trials
+            .iter()
+            .filter_map(|trial| trial.outcome.map(|outcome| Known { point: trial.point.clone(), outcome, extra: 0.0 }));
+        earlier.chain(told).collect()
+    }
+
+    /// Returns a new point though none was planned: the likeliest to work of some; of a small space whatever is left.
+    fn any_new(&self, lot: &Lot, feasibility: &Feasibility, rng: &mut StdRng) -> Option<Point> {
+        let drawn = (0..DRAWS).filter_map(|draw| match draw % 2 {
+            0 => self.space.random(&self.home, rng),
+            _ => self.space.mutant(&self.home, 0.2, 0.5, &self.home, rng),
+        });
+        let drawn: Vec<Point> = drawn.filter(|point| lot.is_new(point)).collect();
+        let chances = drawn.into_iter().map(|point| (feasibility.chance(&point), point));
+        let likeliest = chances.reduce(|best, next| if next.0 > best.0 { next } else { best });
+        likeliest.map(|(_, point)| point).or_else(|| {
+            let all = self.space.points(&self.home)?;
+            all.into_iter().find(|point| lot.is_new(point))
+        })
+    }
+}
+
+/// What was asked, and what of it is of the lot under way.
+struct Lot {
+    taken: BTreeSet<Vec<u64>>,
+    /// The points of the lot that the surrogate was not told of.
+    points: Vec<Point>,
+}
+
+impl Lot {
+    fn new(trials: &[Trial]) -> Lot {
+        Lot { taken: trials.iter().map(|trial| bits(&trial.point)).collect(), points: Vec::new() }
+    }
+
+    fn is_new(&self, point: &[f64]) -> bool {
+        !self.taken.contains(&bits(point))
+    }
+
+    fn add(&mut self, point: &Point) {
+        self.taken.insert(bits(point));
+        self.points.push(point.clone());
     }
 }
 

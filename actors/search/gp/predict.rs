@@ -1,0 +1,141 @@
+//! What a fitted process says about a point.
+
+use nalgebra::{Cholesky, DMatrix, DVector, Dyn};
+
+use super::{
+    fit::Data,
+    kernel::{Metric, matern},
+};
+
+/// The smallest variance that is said.
+const VARIANCE_MIN: f64 = 1e-10;
+
+/// The variance that keeps the matrix invertible, and how it grows when it does not suffice.
+const JITTER: f64 = 1e-8;
+
+/// What to expect at a point: the mean and the variance of the noise-free value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Belief {
+    pub(crate) mean: f64,
+    pub(crate) variance: f64,
+}
+
+/// A Gaussian process with given parameters and data.
+#[derive(Clone, Debug)]
+pub(crate) struct Process {
+    metric: Metric,
+    data: Data,
+    parameters: Vec<f64>,
+    weights: Vec<f64>,
+    signal: f64,
+    mean: f64,
+    factor: Cholesky<f64, Dyn>,
+    solved: DVector<f64>,
+}
+
+impl Process {
+    pub(super) fn new(metric: Metric, data: Data, parameters: Vec<f64>) -> Process {
+        let dims = metric.categories.len();
+        let weights: Vec<f64> = parameters[..dims].iter().map(|log| (-2.0 * log).exp()).collect();
+        let (signal, noise, mean) = (parameters[dims].exp(), parameters[dims + 1].exp(), parameters[dims + 2]);
+        let count = data.points.len();
+        let plain = DMatrix::from_fn(count, count, |row, column| {
+            signal * matern(metric.distance(&data.points[row], &data.points[column], &weights))
+        });
+        let mut jitter = JITTER;
+        let factor = loop {
+            let mut matrix = plain.clone();
+            for row in 0..count {
+                matrix[(row, row)] += noise + data.extra[row] + jitter;
+            }
+            // The diagonal outweighs the rest before long, so this ends.
+            match Cholesky::new(matrix) {
+                Some(factor) => break factor,
+                None => jitter *= 100.0,
+            }
+        };
+        let residuals = DVector::from_iterator(count, data.values.iter().map(|value| value - mean));
+        let solved = factor.solve(&residuals);
+        Process { metric, data, parameters, weights, signal, mean, factor, solved }
+    }
+
+    /// Returns the logarithms of the length scales, signal and noise, and the mean.
+    pub(crate) fn parameters(&self) -> &[f64] {
+        &self.parameters
+    }
+
+    /// Returns the variance of a measurement at one point.
+    pub(crate) fn noise(&self) -> f64 {
+        self.parameters[self.weights.len() + 1].exp()
+    }
+
+    /// Returns the weight of each squared coordinate in distances; the square root of its inverse is a length scale.
+    pub(crate) fn weights(&self) -> &[f64] {
+        &self.weights
+    }
+
+    /// Returns what to expect at a point.
+    pub(crate) fn at(&self, point: &[f64]) -> Belief {
+        let mut covariances = self.covariances(point);
+        let mean = self.mean + covariances.dot(&self.solved);
+        self.factor.l_dirty().solve_lower_triangular_unchecked_mut(&mut covariances);
+        let variance = self.signal - covariances.norm_squared();
+        Belief { mean, variance: variance.max(VARIANCE_MIN) }
+    }
+
+    /// Takes it that the value at this point is what is expected there (a Kriging believer: Ginsbourger, Le Riche and
+    /// Carraro 2010), so that the next point of a lot is chosen elsewhere.
+    pub(crate) fn believe(&mut self, point: &[f64]) {
+        let value = self.mean + self.covariances(point).dot(&self.solved);
+        let count = self.data.points.len();
+        let noise = self.parameters[self.weights.len() + 1].exp();
+        let covariances = self.covariances(point);
+        let column =
+            DVector::from_iterator(count + 1, covariances.iter().copied().chain([self.signal + noise + JITTER]));
+        let factor = self.factor.insert_column(count, column);
+        if !(factor.l_dirty()[(count, count)] > 0.0) {
+            return;
+        }
+        self.factor = factor;
+        self.data.points.push(point.to_vec());
+        self.data.values.push(value);
+        self.data.extra.push(0.0);
+        let residuals = DVector::from_iterator(count + 1, self.data.values.iter().map(|value| value - self.mean));
+        self.solved = self.factor.solve(&residuals);
+    }
+
+    fn covariances(&self, point: &[f64]) -> DVector<f64> {
+        let covariance = |other: &Vec<f64>| self.signal * matern(self.metric.distance(other, point, &self.weights));
+        DVector::from_iterator(self.data.points.len(), self.data.points.iter().map(covariance))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Settings, fit};
+    use super::*;
+
+    fn line() -> Process {
+        let points: Vec<Vec<f64>> = (0..9_u32).map(|index| vec![f64::from(index) / 8.0]).collect();
+        let values = points.iter().map(|point| (4.0 * point[0]).sin()).collect();
+        let data = Data { extra: vec![0.0; points.len()], points, values };
+        fit(&Metric { categories: vec![false] }, &data, &Settings::new(1, false, 40), None)
+    }
+
+    #[test]
+    fn between_measured_points_the_process_is_nearly_right_and_nearly_sure() {
+        let belief = line().at(&[0.3]);
+        assert!((belief.mean - 1.2_f64.sin()).abs() < 0.02, "{belief:?}");
+        assert!(belief.variance < 0.01, "{belief:?}");
+    }
+
+    #[test]
+    fn a_believed_point_keeps_the_mean_and_takes_the_doubt() {
+        let mut process = line();
+        let before = process.at(&[1.5]);
+        process.believe(&[1.5]);
+        let after = process.at(&[1.5]);
+        assert!((before.mean - after.mean).abs() < 1e-3, "{before:?} {after:?}");
+        assert!(after.variance < before.variance * 0.1, "{before:?} {after:?}");
+    }
+}

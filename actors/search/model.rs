@@ -1,0 +1,150 @@
+//! What all outcomes so far say together: the surrogate, where measurements fail, and what to beat.
+
+use rand::Rng;
+
+use crate::{
+    acquisition::log_expected_improvement,
+    evolve::evolve,
+    feasibility::Feasibility,
+    gp::{Data, Metric, Process, Settings, fit},
+    search::Outcome,
+    space::{Point, Space},
+    transform::Standard,
+};
+
+/// The most values the surrogate is fitted to; of more, the best and the latest are taken.
+const VALUES_MAX: usize = 120;
+
+/// The most points the classifier learns from.
+const LABELS_MAX: usize = 160;
+
+/// The chance to work below which a point is not asked while there are others.
+pub(crate) const CHANCE_MIN: f64 = 0.5;
+
+/// The steps of the descent to the parameters, from each start.
+const STEPS_MAX: usize = 25;
+
+/// How many of the best points are parents of the inner evolution.
+const SEEDS: usize = 6;
+
+/// One outcome, with the variance that its conditions add, in units of the values' variance.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    pub(crate) point: Point,
+    pub(crate) outcome: Outcome,
+    pub(crate) extra: f64,
+}
+
+/// What is believed after some outcomes.
+pub(crate) struct Model {
+    pub(crate) process: Process,
+    pub(crate) standard: Standard,
+    pub(crate) feasibility: Feasibility,
+    /// The value to beat, standardised.
+    best: f64,
+    /// The points with the best values, the best first.
+    seeds: Vec<Point>,
+}
+
+/// Returns what the outcomes say of failures.
+pub(crate) fn feasibility(space: &Space, home: &[f64], known: &[Known]) -> Feasibility {
+    let metric = Metric { categories: space.categories() };
+    let first = known.len().saturating_sub(LABELS_MAX);
+    // All failures count, and the latest of what worked.
+    let kept: Vec<&Known> = known
+        .iter()
+        .enumerate()
+        .filter(|(index, known)| *index >= first || known.outcome == Outcome::Failed)
+        .map(|(_, known)| known)
+        .collect();
+    let kept = &kept[kept.len().saturating_sub(LABELS_MAX)..];
+    let worked: Vec<bool> = kept.iter().map(|known| known.outcome != Outcome::Failed).collect();
+    Feasibility::learn(&metric, home, kept.iter().map(|known| known.point.clone()).collect(), &worked)
+}
+
+impl Model {
+    /// Returns what is believed after these outcomes; `None` if nothing was measured. `warm` holds the parameters of an
+    /// earlier fit.
+    pub(crate) fn new(
+        space: &Space,
+        home: &[f64],
+        known: &[Known],
+        noisy: bool,
+        warm: Option<&[f64]>,
+    ) -> Option<Model> {
+        let mut measured: Vec<(&Known, f64)> = known
+            .iter()
+            .filter_map(|known| match known.outcome {
+                Outcome::Value(value) => Some((known, value)),
+                Outcome::Failed => None,
+            })
+            .collect();
+        if measured.is_empty() {
+            return None;
+        }
+        let values: Vec<f64> = measured.iter().map(|(_, value)| *value).collect();
+        let standard = Standard::of(&values);
+        thin(&mut measured);
+        let data = Data {
+            points: measured.iter().map(|(known, _)| known.point.clone()).collect(),
+            values: measured.iter().map(|(_, value)| standard.apply(*value)).collect(),
+            extra: measured.iter().map(|(known, _)| known.extra).collect(),
+        };
+        let metric = Metric { categories: space.categories() };
+        let settings = Settings::new(space.dims(), noisy, STEPS_MAX);
+        let process = fit(&metric, &data, &settings, warm);
+        let mut ranked: Vec<(f64, &Point)> = data
+            .points
+            .iter()
+            .zip(&data.values)
+            .map(|(point, value)| (if noisy { process.at(point).mean } else { *value }, point))
+            .collect();
+        ranked.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+        let best = ranked[0].0;
+        let mut seeds: Vec<Point> = ranked.into_iter().map(|(_, point)| point.clone()).collect();
+        seeds.dedup();
+        seeds.truncate(SEEDS);
+        Some(Model { process, standard, feasibility: feasibility(space, home, known), best, seeds })
+    }
+
+    /// Returns the new point that promises most, and the logarithm of the improvement expected there, standardised;
+    /// `None` if no new point is found.
+    pub(crate) fn propose(
+        &self,
+        space: &Space,
+        home: &[f64],
+        is_new: &impl Fn(&[f64]) -> bool,
+        rng: &mut impl Rng,
+    ) -> Option<(Point, f64)> {
+        let score = |point: &[f64]| {
+            let chance = self.feasibility.chance(point);
+            // Below the limit the chance alone counts, and below everything above it.
+            let penalty = if chance < CHANCE_MIN { 100.0 * (CHANCE_MIN - chance) + 50.0 } else { 0.0 };
+            log_expected_improvement(self.process.at(point), self.best).max(-200.0) + chance.ln() - penalty
+        };
+        evolve(space, home, &self.seeds, is_new, &score, rng)
+    }
+}
+
+/// Keeps the best half and the latest half of what may be kept.
+fn thin(measured: &mut Vec<(&Known, f64)>) {
+    if measured.len() <= VALUES_MAX {
+        return;
+    }
+    let mut by_value: Vec<usize> = (0..measured.len()).collect();
+    by_value.sort_by(|a, b| measured[*a].1.total_cmp(&measured[*b].1));
+    let mut kept = vec![false; measured.len()];
+    by_value[..VALUES_MAX / 2].iter().for_each(|index| kept[*index] = true);
+    let mut room = VALUES_MAX - VALUES_MAX / 2;
+    for index in (0..measured.len()).rev() {
+        if room > 0 && !kept[index] {
+            kept[index] = true;
+            room -= 1;
+        }
+    }
+    let mut index = 0;
+    measured.retain(|_| {
+        index += 1;
+        kept[index - 1]
+    });
+}
