@@ -1,9 +1,9 @@
 //! The journal of a run: one line of JSON for the plan, and one for each trial, each with a checksum of all before it.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{DirBuilder, File, OpenOptions},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -77,7 +77,8 @@ impl Journal {
     pub(crate) fn open(path: &Path) -> Result<(Self, Option<Plan>, Vec<Trial>), JournalError> {
         let unusable = |source| JournalError::Unusable { path: path.to_owned(), source };
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            fs::create_dir_all(folder).map_err(unusable)?;
+            // Reasons of failures may tell what others should not read.
+            DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(unusable)?;
         }
         let mut options = OpenOptions::new();
         // Opening a pipe would wait for somebody at its other end.
@@ -163,4 +164,118 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Parsed, JournalError> {
 fn checksum(before: &str, body: &str) -> String {
     let digest = Sha256::new().chain_update(before).chain_update(body).finalize();
     digest.iter().take(DIGITS / 2).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use kloros_actors::facts::{Direction, FailureKind, Metrics, TrialFailure};
+    use kloros_search::{Config, Space, SpaceSpec, Value};
+
+    use super::*;
+
+    fn plan() -> Plan {
+        Plan {
+            argv: vec!["./bench".to_owned()],
+            folder: "/srv".into(),
+            space: Space::new(SpaceSpec::default()).unwrap(),
+            default: None,
+            metric: "ms".to_owned(),
+            direction: Direction::Down,
+            budget: 2,
+            batch: 1,
+            parallel: 1,
+            seed: 1,
+            noisy: true,
+            timeout_ms: 1000,
+        }
+    }
+
+    fn trials() -> Vec<Trial> {
+        let config = Config::from([("X".to_owned(), Value::Float(0.1 + 0.2))]);
+        let failure = Some(TrialFailure { kind: FailureKind::Died, detail: "\"so\" \u{fc}\n".to_owned() });
+        let measured = Trial { id: 1, config, value: Some(1e-7), metrics: Metrics::new(), failure: None, took_ms: 3 };
+        vec![measured.clone(), Trial { id: 2, value: None, failure, ..measured }]
+    }
+
+    /// Returns a folder with a journal of two trials in it.
+    fn written() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new").join("journal");
+        let (mut journal, begun, done) = Journal::open(&path).unwrap();
+        assert_eq!((begun, done), (None, Vec::new()));
+        journal.begin(&plan()).unwrap();
+        trials().iter().for_each(|trial| journal.note(trial).unwrap());
+        (folder, path)
+    }
+
+    #[test]
+    fn what_was_written_is_read_to_the_last_bit() {
+        let (_folder, path) = written();
+        let (_, begun, done) = Journal::open(&path).unwrap();
+        assert_eq!((begun, done), (Some(plan()), trials()));
+    }
+
+    #[test]
+    fn cut_off_at_any_byte_it_holds_the_whole_lines_before_and_is_written_on() {
+        let (_folder, path) = written();
+        let bytes = fs::read(&path).unwrap();
+        let ends: Vec<usize> =
+            bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1).collect();
+        for length in 0..=bytes.len() {
+            fs::write(&path, &bytes[..length]).unwrap();
+            let whole = ends.iter().filter(|end| **end <= length).count();
+            let (mut journal, begun, mut done) = Journal::open(&path).unwrap();
+            assert_eq!((begun.is_some(), done.len()), (whole > 0, whole.saturating_sub(1)), "{length}");
+            if begun.is_none() {
+                journal.begin(&plan()).unwrap();
+            }
+            trials()[done.len()..].iter().for_each(|trial| journal.note(trial).unwrap());
+            drop(journal);
+            (_, _, done) = Journal::open(&path).unwrap();
+            assert_eq!(done, trials(), "{length}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_was_changed_removed_or_moved_is_found() {
+        let (_folder, path) = written();
+        let text = fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let changed = text.replace("1e-7", "1e-6");
+        for (damaged, line) in [
+            (changed, 2),
+            (format!("{}\n{}\n", lines[0], lines[2]), 2),
+            (format!("{}\n{}\n{}\n", lines[0], lines[2], lines[1]), 2),
+            (format!("{}\n{}\n", lines[0], lines[0]), 2),
+            (format!("{}\n\n", lines[0]), 2),
+        ] {
+            fs::write(&path, &damaged).unwrap();
+            let error = Journal::open(&path).unwrap_err().to_string();
+            assert!(error.contains(&format!("journal:{line} is not what was written")), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), damaged, "it stays as it is");
+        }
+    }
+
+    #[test]
+    fn any_other_file_is_refused_and_stays_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notes");
+        for text in ["mine", "{\"sum\": 1}\n", "{}\n"] {
+            fs::write(&path, text).unwrap();
+            assert!(matches!(Journal::open(&path), Err(JournalError::Foreign { .. })), "{text}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        assert!(matches!(Journal::open(Path::new("/dev/null")), Err(JournalError::Foreign { .. })));
+    }
+
+    #[test]
+    fn two_processes_do_not_write_to_one_journal() {
+        let (_folder, path) = written();
+        let held = Journal::open(&path).unwrap();
+        assert!(matches!(Journal::open(&path), Err(JournalError::InUse { .. })));
+        drop(held);
+        assert!(Journal::open(&path).is_ok());
+    }
 }

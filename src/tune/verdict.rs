@@ -121,3 +121,105 @@ fn are_equal(trials: &[Trial]) -> bool {
     let first = values.next();
     values.all(|value| Some(value) == first)
 }
+
+#[cfg(test)]
+mod tests {
+    use kloros_actors::facts::{Direction, Metrics};
+    use kloros_search::{Kind, Outcome, Param, Space, SpaceSpec, Value};
+
+    use super::*;
+
+    fn plan(default: bool, direction: Direction) -> Plan {
+        let param = Param {
+            name: "X".to_owned(),
+            kind: Kind::Integer { low: 0, high: 99, log: false, step: None },
+            when: None,
+        };
+        Plan {
+            argv: vec!["./bench".to_owned()],
+            folder: "/srv".into(),
+            space: Space::new(SpaceSpec { params: vec![param], ..SpaceSpec::default() }).unwrap(),
+            default: default.then(|| Config::from([("X".to_owned(), Value::Integer(50))])),
+            metric: "ms".to_owned(),
+            direction,
+            budget: 16,
+            batch: 2,
+            parallel: 1,
+            seed: 1,
+            noisy: false,
+            timeout_ms: 1000,
+        }
+    }
+
+    /// Runs a whole search on `measure` and returns what it comes to.
+    fn run(plan: &Plan, measure: impl Fn(i64, u32) -> Option<f64>) -> Report {
+        let mut search = Search::new(plan.space.clone(), plan.options());
+        let mut trials = Vec::new();
+        loop {
+            let lot = search.ask(plan.batch);
+            if lot.is_empty() {
+                return report(plan, &search, trials, None);
+            }
+            for candidate in lot {
+                let x = candidate.config["X"].number().unwrap() as i64;
+                let value = measure(x, candidate.id);
+                let outcome = value.map_or(Outcome::Failed, |value| Outcome::Value(plan.oriented(value)));
+                search.tell(candidate.id, outcome).unwrap();
+                let (id, config) = (candidate.id, candidate.config);
+                trials.push(Trial { id, config, value, metrics: Metrics::new(), failure: None, took_ms: 1 });
+            }
+            if let Some(stop) = stop(plan, &trials) {
+                return report(plan, &search, trials, Some(stop));
+            }
+        }
+    }
+
+    #[test]
+    fn a_clear_gain_is_told_in_the_units_of_the_metric_whichever_way_is_better() {
+        for (direction, sign) in [(Direction::Down, 1.0), (Direction::Up, -1.0)] {
+            let report = run(&plan(true, direction), |x, _| Some(sign * (100.0 + (x - 20).abs() as f64)));
+            let best = report.best.expect("it is better");
+            assert_eq!((report.conclusion, best.default.map(f64::round)), (Conclusion::Better, Some(sign * 130.0)));
+            assert!(best.interval.0 <= best.value && best.value <= best.interval.1, "{best:?}");
+            assert!(best.gain.unwrap() > 0.0 && (sign * best.value) < 125.0, "{best:?}");
+        }
+    }
+
+    #[test]
+    fn where_the_default_is_the_best_there_is_no_better_one() {
+        let report = run(&plan(true, Direction::Down), |x, _| Some(100.0 + (x - 50).pow(2) as f64));
+        assert_eq!((report.conclusion, report.best), (Conclusion::NoBetter, None));
+    }
+
+    #[test]
+    fn what_is_noise_alone_has_no_winner() {
+        for seed in 0..10 {
+            for default in [true, false] {
+                let plan = Plan { seed, noisy: true, ..plan(default, Direction::Down) };
+                // The same for every setting, but for noise that belongs to the trial.
+                let noise = |id: u32| {
+                    f64::from((id.wrapping_mul(2_654_435_761).wrapping_add(seed as u32 * 97)) >> 16) / 65_536.0
+                };
+                let report = run(&plan, |_, id| Some(100.0 + noise(id)));
+                assert_eq!((report.conclusion, report.best), (Conclusion::NoBetter, None), "{seed} {default}");
+            }
+        }
+    }
+
+    #[test]
+    fn it_is_given_up_when_all_of_the_first_trials_failed_or_all_settings_measure_the_same() {
+        let failed = run(&plan(true, Direction::Down), |_, _| None);
+        assert_eq!((failed.conclusion, failed.best, failed.trials.len()), (Conclusion::AllFailed, None, FAILED_MIN));
+        let flat = run(&plan(true, Direction::Down), |_, _| Some(7.0));
+        assert_eq!((flat.conclusion, flat.best, flat.trials.len()), (Conclusion::Flat, None, EQUAL_MIN));
+        let late = run(&plan(true, Direction::Down), |_, id| (id == 4).then_some(1.0));
+        assert_eq!(late.trials.len(), 16, "one that worked shows that it can");
+    }
+
+    #[test]
+    fn without_a_default_the_best_is_held_against_what_is_usual() {
+        let report = run(&plan(false, Direction::Down), |x, _| Some(100.0 + (x - 20).abs() as f64));
+        assert_eq!(report.conclusion, Conclusion::Better);
+        assert_eq!(report.best.unwrap().gain, None);
+    }
+}

@@ -250,6 +250,8 @@ fn shown(value: &Json) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const X: &str = r#"{"name": "x", "type": "float", "low": 0, "high": 1}"#;
@@ -343,6 +345,14 @@ mod tests {
         ] {
             let error = told(line, 1).expect_err(line);
             assert!(error.contains(part), "{line}: {error}");
+        }
+    }
+    proptest! {
+        #[test]
+        fn no_line_makes_it_panic(text in any::<String>(), words in "[\\[\\]{}:,\"\\\\a-z0-9.NaInfity -]{0,80}") {
+            for line in [&text, &words, &format!("{{\"space\": [{X}], \"default\": {words}}}"), &format!("{{\"tell\": [{words}]}}")] {
+                let _ = (first(line), told(line, 1));
+            }
         }
     }
 }
