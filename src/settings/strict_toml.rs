@@ -42,11 +42,10 @@ impl Lines {
     fn table(&self, table: &DeTable<'_>) -> Content {
         let mut entries: Vec<Entry> = table
             .iter()
-            .map(|(name, value)| {
-                let (line, value) = (self.number(name.span().start), self.node(value));
-                // The parser places a section at the beginning of the file; it is where its name is.
-                let value = Node { line: value.line.max(line), ..value };
-                Entry { name: name.get_ref().to_string(), line, value }
+            .map(|(name, value)| Entry {
+                name: name.get_ref().to_string(),
+                line: self.number(name.span().start),
+                value: self.node(value),
             })
             .collect();
         entries.sort_by_key(|entry| entry.line);

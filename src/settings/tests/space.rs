@@ -60,13 +60,14 @@ fn a_value_that_is_inactive_is_no_part_of_the_default() {
 fn what_is_wrong_with_a_parameter_is_said_with_its_line_and_what_to_do() {
     space_refused("", &["space.toml:1: params: is missing"]);
     space_refused(
-        "[params.A]\ntype = \"int\"\nlow = 1\nhi = 9\n[params.PATH]\ntype = \"bool\"\n[params.a-b]\ntype = \"tensor\"\n",
+        "[params.A]\ntype = \"int\"\nlow = 1\nhi = 9\n[params.PATH]\ntype = \"bool\"\n[params.a-b]\ntype = \"tensor\"\n[params.B]\ntype = \"ordinal\"\n",
         &[
-            "space.toml:2: params.A.high: is missing",
+            "space.toml:1: params.A.high: is missing",
             "space.toml:4: params.A.hi: unknown key; did you mean high?",
             "space.toml:5: params.PATH: must not be a parameter: it chooses which code runs",
             "space.toml:7: params.a-b: \"a-b\" cannot name an environment variable: use letters, digits and underscores",
             "space.toml:8: params.a-b.type: unknown type \"tensor\"; known are float, int, integer, categorical, ordinal, bool",
+            "space.toml:9: params.B.choices: is missing",
         ],
     );
     space_refused(
