@@ -8,6 +8,7 @@ import hashlib
 import importlib.metadata
 import inspect
 import json
+import math
 import os
 import sys
 import time
@@ -39,7 +40,7 @@ def run(tool: str, problem: str, seed: int, budget: int, program: str) -> dict:
             break
         if len(asked) > budget - trials:
             raise RuntimeError(f"{tool} asked for more trials than are left")
-        if trials == 0 and asked[0] != instance.default:
+        if trials == 0 and not same(asked[0], instance.default):
             raise RuntimeError(f"{tool} began with {asked[0]} and not with the default")
         values: list[float | None] = []
         for config in asked:
@@ -60,6 +61,12 @@ def version(tool: str, program: str) -> str:
     if tool == "kloros":
         return digest(Path(program).read_bytes())
     return "1" if tool == "random" else importlib.metadata.version(tool)
+
+
+def same(one: dict, other: dict) -> bool:
+    """Returns whether two settings are the same, apart from the last digits of numbers."""
+    near = lambda a, b: a == b or (isinstance(a, float) and isinstance(b, float) and math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12))
+    return one.keys() == other.keys() and all(near(one[name], other[name]) for name in one)
 
 
 def digest(content: str | bytes) -> str:
