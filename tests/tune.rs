@@ -137,7 +137,7 @@ fn a_better_setting_is_found_told_with_its_trials_and_can_be_typed() {
     let output = bench.run(&["--budget", "20", "--seed", "3", "--exact"]);
     let (said, beside) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{said}{beside}");
-    assert!(said.starts_with("better    latency_ms "), "{said}");
+    assert!(said.starts_with("better     latency_ms "), "{said}");
     assert!(said.contains(", where the default has 600: "), "{said}");
     let last = said.lines().last().unwrap();
     assert!(last.starts_with("CACHE=") && last.ends_with(" ./bench"), "{said}");
@@ -306,7 +306,7 @@ fn where_everything_fails_at_first_it_is_given_up_and_nothing_is_recommended() {
     let said = text(&bench.run(&["--budget", "2"]).stdout);
     assert!(said.starts_with("nothing was found: all of 2 trials failed"), "{said}");
     assert!(
-        said.contains("failed    2 x died, such as: it ended with exit status: 1; it last said: no such device"),
+        said.contains("failed     2 x died, such as: it ended with exit status: 1; it last said: no such device"),
         "{said}"
     );
 }
@@ -383,8 +383,8 @@ fn the_example_in_the_readme_runs_as_it_stands() {
     let output = bench.tune(&arguments).output().unwrap();
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{said}{}", text(&output.stderr));
-    assert!(said.starts_with("better    sort_ms "), "{said}");
-    assert!(said.contains("trials    24: 24 measured, 0 failed\n"), "{said}");
+    assert!(said.starts_with("better     sort_ms "), "{said}");
+    assert!(said.contains("trials     24: 24 measured, 0 failed\n"), "{said}");
 }
 
 /// The other end of the line protocol.

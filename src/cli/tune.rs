@@ -3,22 +3,22 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
-use kloros_actors::facts::Direction;
+use kloros_actors::{facts::Direction, seams::Clock as _};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Answer, out, out::Out, tuned};
 use crate::{
+    clock::SystemClock,
     home::Home,
     settings,
     tune::{self, BUDGET_MAX, Conclusion, Journal, PARALLEL_MAX, Plan, Step},
 };
 
-/// The exit code is 0 if a better setting was found, 1 if not.
+/// What is tuned, and how long.
 #[derive(Args)]
 pub(crate) struct TuneArgs {
     /// The parameters, a TOML file
@@ -52,7 +52,7 @@ pub(crate) struct TuneArgs {
     #[arg(long, value_name = "FILE")]
     resume: Option<PathBuf>,
     /// Let another program measure: it writes and reads lines of JSON
-    #[arg(long, exclusive = true)]
+    #[arg(long, conflicts_with_all = ["space", "budget", "batch", "parallel", "seed", "minimize", "maximize", "exact", "timeout", "resume", "argv"])]
     ask_tell: bool,
     /// The command: it finds the parameters in its environment and prints one line of JSON with the metric
     #[arg(last = true, value_name = "COMMAND")]
@@ -132,8 +132,8 @@ fn is_empty(path: &Path) -> bool {
 
 /// Returns a name for a journal that nobody else has.
 fn new_path(home: &Home) -> PathBuf {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    home.root().join("tune").join(format!("{}-{}.jsonl", since.as_secs(), std::process::id()))
+    let name = format!("{}-{}.jsonl", SystemClock.now_ms(), std::process::id());
+    home.root().join("tune").join(name)
 }
 
 /// Returns the plan that the command line and the space file make.

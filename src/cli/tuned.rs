@@ -75,10 +75,8 @@ pub(super) fn words(plan: &Plan, report: &Report) -> String {
         _ if (report.trials.len() as u32) < plan.budget => "; given up",
         _ => "",
     };
-    lines.push(format!("trials    {}: {measured} measured, {} failed{why}", report.trials.len(), failed.len()));
-    lines.extend(
-        failures::lines(&failures::count(failed)).into_iter().map(|line| line.replacen("failed     ", "failed    ", 1)),
-    );
+    lines.push(format!("trials     {}: {measured} measured, {} failed{why}", report.trials.len(), failed.len()));
+    lines.extend(failures::lines(&failures::count(failed)));
     lines.push(String::new());
     lines.extend(table(plan, report));
     if let Some(best) = &report.best {
@@ -91,7 +89,7 @@ pub(super) fn words(plan: &Plan, report: &Report) -> String {
 fn answer(plan: &Plan, report: &Report) -> Vec<String> {
     let measured = report.trials.iter().filter(|trial| trial.value.is_some()).count();
     match (report.conclusion, &report.best) {
-        (Conclusion::Better, Some(best)) => vec![better(plan, best), format!("sets      {}", setting(&best.config))],
+        (Conclusion::Better, Some(best)) => vec![better(plan, best), format!("sets       {}", setting(&best.config))],
         (Conclusion::Better | Conclusion::NoBetter, _) => {
             let than = if plan.default.is_some() { "the default" } else { "what is usual here" };
             vec![format!(
@@ -114,13 +112,13 @@ fn answer(plan: &Plan, report: &Report) -> Vec<String> {
 
 fn better(plan: &Plan, best: &Best) -> String {
     let Best { value, interval: (low, high), default, gain, gain_interval, .. } = best;
-    let mut line = format!("better    {} {} ({} to {})", plan.metric, number(*value), number(*low), number(*high));
-    let (Some(default), Some(gain), Some((least, most))) = (default, gain, gain_interval) else { return line };
+    let found = format!("better     {} {} ({} to {})", plan.metric, number(*value), number(*low), number(*high));
+    let (Some(default), Some(gain), Some((least, most))) = (default, gain, gain_interval) else { return found };
     let way = match plan.direction {
         Direction::Down => "less",
         Direction::Up => "more",
     };
-    line += &format!(", where the default has {}", number(*default));
+    let line = format!("{found}, where the default has {}", number(*default));
     if *default == 0.0 {
         return line;
     }

@@ -206,7 +206,9 @@ mod tests {
         let (mut journal, begun, done) = Journal::open(&path).unwrap();
         assert_eq!((begun, done), (None, Vec::new()));
         journal.begin(&plan()).unwrap();
-        trials().iter().for_each(|trial| journal.note(trial).unwrap());
+        for trial in &trials() {
+            journal.note(trial).unwrap();
+        }
         (folder, path)
     }
 
@@ -231,7 +233,9 @@ mod tests {
             if begun.is_none() {
                 journal.begin(&plan()).unwrap();
             }
-            trials()[done.len()..].iter().for_each(|trial| journal.note(trial).unwrap());
+            for trial in &trials()[done.len()..] {
+                journal.note(trial).unwrap();
+            }
             drop(journal);
             (_, _, done) = Journal::open(&path).unwrap();
             assert_eq!(done, trials(), "{length}");

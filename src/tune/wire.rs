@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn what_json_has_no_word_for_is_nothing_outside_of_texts() {
         for (line, expected) in [
-            (r#"[NaN, -Infinity,Infinity]"#, "[null, null,null]"),
+            ("[NaN, -Infinity,Infinity]", "[null, null,null]"),
             (r#"{"NaN": "Infinity \" NaN", "a\\": NaN}"#, r#"{"NaN": "Infinity \" NaN", "a\\": null}"#),
             ("\"\u{fc}\\\u{fc} NaN", "\"\u{fc}\\\u{fc} NaN"),
             ("\\", "\\"),
