@@ -39,7 +39,7 @@ mod tests {
     #[test]
     fn the_series_takes_over_without_a_step() {
         let (direct, series) = (log_h(SERIES_BELOW), log_h(SERIES_BELOW - 1e-9));
-        assert!((direct - series).abs() < 1e-5, "{direct} {series}");
+        assert!((direct - series).abs() < 1e-4, "{direct} {series}");
     }
 
     #[test]

@@ -22,8 +22,14 @@ const MUTANT_SIZE: f64 = 0.2;
 /// The shares of the way from the default to a spread point that are tried, until one is likely to work.
 const SHARES: [f64; 6] = [1.0, 0.8, 0.6, 0.45, 0.3, 0.2];
 
+/// So many candidates are asked before any outcome is known, if measurements run four at once.
+const FIRST_LOT: u32 = 4;
+
+/// How far those go on the way from the default to a spread point.
+const FIRST_REACH: f64 = 0.7;
+
 /// The chance to work that a design point has at least.
-pub(crate) const CHANCE_MIN: f64 = 0.7;
+const CHANCE_MIN: f64 = 0.9;
 
 /// Returns how many candidates the design has.
 pub(crate) fn size(budget: u32) -> u32 {
@@ -50,6 +56,8 @@ pub(crate) fn point(
     let spread = space.latin_hypercube(rows, home, &mut StdRng::seed_from_u64(seed));
     let row = (place - 1 - place / MUTANT_EVERY) as usize;
     let far = spread.into_iter().nth(row).or_else(|| space.random(home, rng))?;
-    let nearer = SHARES.iter().filter_map(|share| space.between(home, &far, *share, home));
+    // Nothing is known of failures in the first lot, so it does not go all the way.
+    let reach = if place < FIRST_LOT { FIRST_REACH } else { 1.0 };
+    let nearer = SHARES.iter().filter_map(|share| space.between(home, &far, share * reach, home));
     nearer.reduce(|kept, next| if feasibility.chance(&kept) >= CHANCE_MIN { kept } else { next })
 }

@@ -30,7 +30,7 @@ pub(crate) fn evolve(
     is_new: &impl Fn(&[f64]) -> bool,
     score: &impl Fn(&[f64]) -> f64,
     rng: &mut impl Rng,
-) -> Option<(Point, f64)> {
+) -> Option<Point> {
     let share = (2.0 / space.dims().max(1) as f64).min(0.5);
     let newcomers: Vec<Point> = (0..NEWCOMERS).filter_map(|_| space.random(home, rng)).collect();
     let mutants: Vec<Point> = seeds
@@ -71,7 +71,7 @@ pub(crate) fn evolve(
             living.extend(child.map(scored));
         }
     }
-    best
+    best.map(|(point, _)| point)
 }
 
 /// Returns the place of a parent, the best being the likeliest.

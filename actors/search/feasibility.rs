@@ -12,10 +12,10 @@ use crate::{
 };
 
 /// The variance of the log odds that a straight edge explains, over the whole range of one coordinate.
-const LINEAR_VARIANCE: f64 = 8.0;
+const LINEAR_VARIANCE: f64 = 100.0;
 
 /// The variance of the log odds that a patch explains.
-const PATCH_VARIANCE: f64 = 6.0;
+const PATCH_VARIANCE: f64 = 10.0;
 
 /// The length scale of a patch, as a share of the root of the dimension.
 const PATCH_LENGTH: f64 = 0.35;

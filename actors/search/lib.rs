@@ -51,6 +51,10 @@ mod evolve;
 
 mod model;
 
+mod lot;
+
+mod recommend;
+
 mod search;
 
 pub use search::{Candidate, Earlier, Ended, Options, Outcome, Recommendation, Search, TellError};

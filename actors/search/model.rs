@@ -18,11 +18,11 @@ const VALUES_MAX: usize = 120;
 /// The most points the classifier learns from.
 const LABELS_MAX: usize = 160;
 
-/// The chance to work below which a point is not asked while there are others.
-pub(crate) const CHANCE_MIN: f64 = 0.5;
-
 /// The steps of the descent to the parameters, from each start.
 const STEPS_MAX: usize = 25;
+
+/// The score of a point that is just not safe enough, below all that are.
+const UNSAFE: f64 = -500.0;
 
 /// How many of the best points are parents of the inner evolution.
 const SEEDS: usize = 6;
@@ -39,11 +39,11 @@ pub(crate) struct Known {
 pub(crate) struct Model {
     pub(crate) process: Process,
     pub(crate) standard: Standard,
-    pub(crate) feasibility: Feasibility,
     /// The value to beat, standardised.
     best: f64,
     /// The points with the best values, the best first.
     seeds: Vec<Point>,
+    measured: Vec<Point>,
 }
 
 /// Returns what the outcomes say of failures.
@@ -65,13 +65,7 @@ pub(crate) fn feasibility(space: &Space, home: &[f64], known: &[Known]) -> Feasi
 impl Model {
     /// Returns what is believed after these outcomes; `None` if nothing was measured. `warm` holds the parameters of an
     /// earlier fit.
-    pub(crate) fn new(
-        space: &Space,
-        home: &[f64],
-        known: &[Known],
-        noisy: bool,
-        warm: Option<&[f64]>,
-    ) -> Option<Model> {
+    pub(crate) fn new(space: &Space, known: &[Known], noisy: bool, warm: Option<&[f64]>) -> Option<Model> {
         let mut measured: Vec<(&Known, f64)> = known
             .iter()
             .filter_map(|known| match known.outcome {
@@ -104,25 +98,41 @@ impl Model {
         let mut seeds: Vec<Point> = ranked.into_iter().map(|(_, point)| point.clone()).collect();
         seeds.dedup();
         seeds.truncate(SEEDS);
-        Some(Model { process, standard, feasibility: feasibility(space, home, known), best, seeds })
+        Some(Model { process, standard, best, seeds, measured: data.points })
     }
 
-    /// Returns the new point that promises most, and the logarithm of the improvement expected there, standardised;
-    /// `None` if no new point is found.
+    /// Returns the new point that promises most and works with at least this chance, or the likeliest to work if there
+    /// is none; `None` if no new point is found.
     pub(crate) fn propose(
         &self,
         space: &Space,
         home: &[f64],
+        (feasibility, chance_min): (&Feasibility, f64),
         is_new: &impl Fn(&[f64]) -> bool,
         rng: &mut impl Rng,
-    ) -> Option<(Point, f64)> {
+    ) -> Option<Point> {
         let score = |point: &[f64]| {
-            let chance = self.feasibility.chance(point);
-            // Below the limit the chance alone counts, and below everything above it.
-            let penalty = if chance < CHANCE_MIN { 100.0 * (CHANCE_MIN - chance) + 50.0 } else { 0.0 };
-            log_expected_improvement(self.process.at(point), self.best).max(-200.0) + chance.ln() - penalty
+            let chance = feasibility.chance(point);
+            if chance < chance_min {
+                return UNSAFE - UNSAFE.abs() * (chance_min - chance);
+            }
+            log_expected_improvement(self.process.at(point), self.best).max(0.9 * UNSAFE) + chance.ln()
         };
         evolve(space, home, &self.seeds, is_new, &score, rng)
+    }
+
+    /// Returns by how much a measurement of this point is expected to better the best value.
+    pub(crate) fn improvement(&self, point: &[f64]) -> f64 {
+        log_expected_improvement(self.process.at(point), self.best).exp() * self.standard.slope(self.best)
+    }
+
+    /// Returns the measured point that could be the best by the largest chance: the lowest mean less its deviation.
+    pub(crate) fn contender(&self) -> Option<Point> {
+        let hope = |point: &Point| {
+            let belief = self.process.at(point);
+            belief.mean - belief.variance.sqrt()
+        };
+        self.measured.iter().min_by(|a, b| hope(a).total_cmp(&hope(b))).cloned()
     }
 }
 

@@ -1,14 +1,12 @@
 //! The search itself: what was asked, what was told, and what comes next.
 
-use std::collections::BTreeSet;
-
 use rand::{SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    design,
-    feasibility::Feasibility,
-    model::{Known, Model, feasibility},
+    lot::{Lot, Next},
+    model::Known,
+    recommend::advise,
     space::{Config, Point, Space},
 };
 
@@ -23,9 +21,6 @@ const TRUST_MIN: f64 = 0.02;
 
 /// The variance that an earlier result has beside that of its noise, in units of the variance of all values.
 const EARLIER_VARIANCE: f64 = 0.05;
-
-/// How many points are drawn when none was planned.
-const DRAWS: usize = 64;
 
 /// What a search is to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -211,18 +206,15 @@ impl Search {
 
     /// Returns the setting to use; `None` while nothing was measured.
     pub fn recommendation(&self) -> Option<Recommendation> {
-        let measured = self.trials.iter().filter_map(|trial| match trial.outcome {
-            Some(Outcome::Value(value)) => Some((&trial.point, value)),
-            _ => None,
-        });
-        let (point, mean) = measured.min_by(|(_, a), (_, b)| a.total_cmp(b))?;
-        let default = match self.trials.first()?.outcome {
-            Some(Outcome::Value(value)) if self.options.default.is_some() => Some(value),
-            _ => None,
-        };
-        let gain = default.map(|default| default - mean);
-        let gain_interval = gain.map(|gain| (gain, gain));
-        Some(Recommendation { config: self.space.decode(point), mean, interval: (mean, mean), gain, gain_interval })
+        let default = self.trials.first().filter(|_| self.options.default.is_some()).map(|trial| &trial.point);
+        let advice = advise(&self.space, &self.known(), self.options.noisy, default)?;
+        Some(Recommendation {
+            config: self.space.decode(&advice.point),
+            mean: advice.mean,
+            interval: advice.interval,
+            gain: advice.gain.map(|(gain, _)| gain),
+            gain_interval: advice.gain.map(|(_, interval)| interval),
+        })
     }
 
     fn open(&self) -> Vec<Candidate> {
@@ -230,7 +222,7 @@ impl Search {
         open.map(|(trial, id)| Candidate { id, config: self.space.decode(&trial.point) }).collect()
     }
 
-    /// Puts a new lot together; when no new point is left, the search has ended.
+    /// Puts a new lot together, unless the search has ended, or ends it.
     fn compose(&mut self, at_most: u32) {
         let asked = self.trials.len() as u32;
         let left = self.options.budget.saturating_sub(asked);
@@ -238,38 +230,22 @@ impl Search {
         if self.ended.is_some() || count == 0 {
             return;
         }
-        let mut rng = StdRng::seed_from_u64(mixed(mixed(self.options.seed) ^ u64::from(asked)));
-        let mut lot = Lot::new(&self.trials);
         let known = self.known();
-        let mut model = None;
-        let feasibility = feasibility(&self.space, &self.home, &known);
-        let design = design::size(self.options.budget);
+        let so_far = (self.trials.as_slice(), known.as_slice());
+        let mut lot = Lot::new(&self.space, &self.home, &self.options, so_far, (count, self.parameters.as_deref()));
+        let mut points = Vec::new();
         for place in asked..asked + count {
-            let planned = if place < design {
-                let place = (place, design);
-                design::point(&self.space, &self.home, self.options.seed, place, &feasibility, &mut rng)
-            } else {
-                let model = model.get_or_insert_with(|| {
-                    Model::new(&self.space, &self.home, &known, self.options.noisy, self.parameters.as_deref())
-                });
-                model.as_mut().and_then(|model| {
-                    lot.points.iter().for_each(|point| model.process.believe(point));
-                    lot.points.clear();
-                    Some(model.propose(&self.space, &self.home, &|point| lot.is_new(point), &mut rng)?.0)
-                })
-            };
-            let point =
-                planned.filter(|point| lot.is_new(point)).or_else(|| self.any_new(&lot, &feasibility, &mut rng));
-            let Some(point) = point else {
-                self.ended = Some(Ended::Exhausted);
+            match lot.next(place) {
+                Next::Point(point) => points.push(point),
+                Next::Nothing => self.ended = Some(Ended::Exhausted),
+                Next::Little => self.ended = Some(Ended::Stopped),
+            }
+            if self.ended.is_some() {
                 break;
-            };
-            lot.add(&point);
-            self.trials.push(Trial { point, outcome: None });
+            }
         }
-        if let Some(Some(model)) = model {
-            self.parameters = Some(model.process.parameters().to_vec());
-        }
+        self.parameters = lot.parameters().or(self.parameters.take());
+        self.trials.extend(points.into_iter().map(|point| Trial { point, outcome: None }));
     }
 
     /// Returns everything that is known, earlier searches included.
@@ -290,54 +266,4 @@ impl Search {
             .filter_map(|trial| trial.outcome.map(|outcome| Known { point: trial.point.clone(), outcome, extra: 0.0 }));
         earlier.chain(told).collect()
     }
-
-    /// Returns a new point though none was planned: the likeliest to work of some; of a small space whatever is left.
-    fn any_new(&self, lot: &Lot, feasibility: &Feasibility, rng: &mut StdRng) -> Option<Point> {
-        let drawn = (0..DRAWS).filter_map(|draw| match draw % 2 {
-            0 => self.space.random(&self.home, rng),
-            _ => self.space.mutant(&self.home, 0.2, 0.5, &self.home, rng),
-        });
-        let drawn: Vec<Point> = drawn.filter(|point| lot.is_new(point)).collect();
-        let chances = drawn.into_iter().map(|point| (feasibility.chance(&point), point));
-        let likeliest = chances.reduce(|best, next| if next.0 > best.0 { next } else { best });
-        likeliest.map(|(_, point)| point).or_else(|| {
-            let all = self.space.points(&self.home)?;
-            all.into_iter().find(|point| lot.is_new(point))
-        })
-    }
-}
-
-/// What was asked, and what of it is of the lot under way.
-struct Lot {
-    taken: BTreeSet<Vec<u64>>,
-    /// The points of the lot that the surrogate was not told of.
-    points: Vec<Point>,
-}
-
-impl Lot {
-    fn new(trials: &[Trial]) -> Lot {
-        Lot { taken: trials.iter().map(|trial| bits(&trial.point)).collect(), points: Vec::new() }
-    }
-
-    fn is_new(&self, point: &[f64]) -> bool {
-        !self.taken.contains(&bits(point))
-    }
-
-    fn add(&mut self, point: &Point) {
-        self.taken.insert(bits(point));
-        self.points.push(point.clone());
-    }
-}
-
-/// Returns what makes two points the same.
-fn bits(point: &[f64]) -> Vec<u64> {
-    point.iter().map(|unit| unit.to_bits()).collect()
-}
-
-/// Returns another number for each number, without a visible pattern (the finaliser of `SplitMix64`).
-fn mixed(number: u64) -> u64 {
-    let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^ (number >> 31)
 }

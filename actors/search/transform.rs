@@ -4,8 +4,7 @@
 const BAD_FROM: f64 = 1.0;
 
 /// Returns values of mean 0 and variance 1 in the same order. Bad values, however large, come near the others: what is
-/// far from the best need not be known exactly, and one outlier must not flatten the rest. `scale` tells what one unit
-/// is in the original values near the best.
+/// far from the best need not be known exactly, and one outlier must not flatten the rest.
 pub(crate) struct Standard {
     middle: f64,
     spread: f64,
@@ -43,6 +42,13 @@ impl Standard {
         let pulled = standardised * self.deviation + self.mean;
         let off = if pulled > BAD_FROM { BAD_FROM + (pulled - BAD_FROM).exp_m1() } else { pulled };
         self.middle + off * self.spread
+    }
+
+    /// Returns by how much the value grows with the standardised one.
+    pub(crate) fn slope(&self, standardised: f64) -> f64 {
+        let pulled = standardised * self.deviation + self.mean;
+        let stretch = if pulled > BAD_FROM { (pulled - BAD_FROM).exp() } else { 1.0 };
+        self.spread * self.deviation * stretch
     }
 
     fn pulled(&self, value: f64) -> f64 {

@@ -19,7 +19,7 @@ use rand::{SeedableRng, rngs::StdRng};
 #[path = "suite/mod.rs"]
 mod suite;
 
-use suite::{HOLD_OUT, Problem, TUNED, drawn, problem};
+use suite::{CRASHING, HOLD_OUT, NOISY, Problem, TUNED, WIDE, drawn, problem};
 
 /// How many candidates are measured before the next are asked.
 const LOT: u32 = 4;
@@ -29,6 +29,10 @@ struct Run {
     regret: f64,
     failed: f64,
     worse: bool,
+    /// The gain that was promised, as a share of the true one.
+    claim: f64,
+    /// Whether the true gain is inside the promised interval.
+    held: bool,
     asking: Duration,
     asks: u32,
 }
@@ -46,17 +50,22 @@ fn main() {
     let names: Vec<&str> = match (after("--problem"), after("--set").map(String::as_str)) {
         (Some(name), _) => vec![name.as_str()],
         (None, Some("tuned")) => TUNED.to_vec(),
+        (None, Some("crashing")) => CRASHING.to_vec(),
+        (None, Some("noisy")) => NOISY.to_vec(),
+        (None, Some("wide")) => WIDE.to_vec(),
         (None, Some("hold-out")) => HOLD_OUT.to_vec(),
         (None, _) => [TUNED, HOLD_OUT].concat(),
     };
     for budget in budgets {
         println!(
-            "\n{:24} {:>8} {:>8} {:>8} {:>8} {:>8}",
+            "\n{:24} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
             format!("budget {budget}, {seeds} seeds"),
             "random",
             "regret",
             "failed",
             "worse",
+            "claimed",
+            "held",
             "ms/ask"
         );
         let mut totals: Vec<(Run, f64)> = Vec::new();
@@ -78,11 +87,13 @@ fn report(name: &str, runs: &[(Run, f64)]) {
     let count = runs.len() as f64;
     let mean = |of: &dyn Fn(&(Run, f64)) -> f64| runs.iter().map(of).sum::<f64>() / count;
     println!(
-        "{name:24} {:8.4} {:8.4} {:7.1}% {:7.1}% {:8.2}",
+        "{name:24} {:8.4} {:8.4} {:7.1}% {:7.1}% {:8.2} {:7.1}% {:8.2}",
         mean(&|(_, random)| *random),
         mean(&|(run, _)| run.regret),
         100.0 * mean(&|(run, _)| run.failed),
         100.0 * mean(&|(run, _)| f64::from(u8::from(run.worse))),
+        mean(&|(run, _)| run.claim),
+        100.0 * mean(&|(run, _)| f64::from(u8::from(run.held))),
         mean(&|(run, _)| run.asking.as_secs_f64() * 1e3 / f64::from(run.asks)),
     );
 }
@@ -115,9 +126,16 @@ fn searched(problem: &Problem, budget: u32, seed: u64) -> Run {
             search.tell(candidate.id, measured.map_or(Outcome::Failed, Outcome::Value)).expect("it was asked");
         }
     }
-    let recommended = search.recommendation().map_or_else(|| problem.default.clone(), |found| found.config);
+    let found = search.recommendation();
+    let recommended = found.as_ref().map_or_else(|| problem.default.clone(), |found| found.config.clone());
+    let true_gain = problem.gain(&recommended);
+    let claim = found.as_ref().and_then(|found| found.gain).unwrap_or_default();
+    let interval = found.as_ref().and_then(|found| found.gain_interval).unwrap_or_default();
+    let slack = 1e-9 * (1.0 + true_gain.abs());
+    let held = (interval.0 - slack..=interval.1 + slack).contains(&true_gain);
+    let claim = if true_gain == 0.0 { 1.0 } else { claim / true_gain };
     let regret = problem.regret(&recommended);
-    Run { regret, failed: f64::from(failed) / f64::from(told), worse: regret > 1.0, asking, asks }
+    Run { regret, failed: f64::from(failed) / f64::from(told), worse: regret > 1.0, claim, held, asking, asks }
 }
 
 /// Lets chance search: the regret of the best measured value.

@@ -41,7 +41,9 @@ pub(super) fn descend(start: Vec<f64>, steps_max: usize, height: &impl Fn(&[f64]
         }
         let limit = if past.is_empty() { 0.5 } else { STEP_MAX };
         let scale = (limit / longest).min(1.0);
-        way.iter_mut().for_each(|step| *step *= scale);
+        for step in &mut way {
+            *step *= scale;
+        }
         let Some(next) = step(&here, &way, height) else { break };
         let moved: Vec<f64> = next.at.iter().zip(&here.at).map(|(next, here)| next - here).collect();
         let bent: Vec<f64> = next.slope.iter().zip(&here.slope).map(|(next, here)| next - here).collect();
@@ -86,7 +88,9 @@ fn direction(slope: &[f64], past: &VecDeque<(Vec<f64>, Vec<f64>, f64)>) -> Vec<f
     }
     if let Some((_, bent, inverse)) = past.back() {
         let scale = 1.0 / (inverse * dot(bent, bent));
-        way.iter_mut().for_each(|way| *way *= scale);
+        for way in &mut way {
+            *way *= scale;
+        }
     }
     for ((moved, bent, inverse), share) in past.iter().zip(shares.iter().rev()) {
         let back = share - inverse * dot(bent, &way);

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     descent::descend,
-    kernel::{Metric, matern_and_slope},
+    kernel::{Kernel, Metric},
     predict::Process,
 };
 
@@ -30,6 +30,7 @@ pub(crate) struct Data {
 pub(crate) struct Settings {
     pub(crate) length: (f64, f64),
     pub(crate) signal: (f64, f64),
+    pub(crate) apart: (f64, f64),
     pub(crate) noise: (f64, f64),
     /// The steps of the descent from each start.
     pub(crate) steps_max: usize,
@@ -38,15 +39,15 @@ pub(crate) struct Settings {
 impl Settings {
     /// Length scales grow with the root of the dimension, because distances do (Hvarfner, Hellsten and Nardi 2024).
     pub(crate) fn new(dims: usize, noisy: bool, steps_max: usize) -> Settings {
-        let length = (0.35_f64.ln() + 0.5 * (dims.max(1) as f64).ln(), 0.8);
-        let noise = if noisy { (0.02_f64.ln(), 1.5) } else { (1e-4_f64.ln(), 1.0) };
-        Settings { length, signal: (0.0, 1.0), noise, steps_max }
+        let length = (0.35_f64.ln() + 0.5 * (dims.max(1) as f64).ln(), 1.0);
+        let spread = if noisy { (0.02_f64.ln(), 1.5) } else { (1e-4_f64.ln(), 1.0) };
+        Settings { length, signal: (-0.3, 1.0), apart: (-0.3, 1.0), noise: spread, steps_max }
     }
 
     /// Returns the parameters that are most plausible before anything is measured.
     fn start(&self, dims: usize, length_shift: f64) -> Vec<f64> {
         let mut start = vec![self.length.0 + length_shift; dims];
-        start.extend([self.signal.0, self.noise.0, 0.0]);
+        start.extend([self.signal.0, self.apart.0, self.noise.0, 0.0]);
         start
     }
 }
@@ -58,7 +59,7 @@ pub(crate) fn fit(metric: &Metric, data: &Data, settings: &Settings, warm: Optio
     let pairs = squares(metric, &data.points);
     let height = |parameters: &[f64]| implausibility(parameters, data, &pairs, settings);
     let mut starts = vec![settings.start(dims, 0.0)];
-    match warm.filter(|warm| warm.len() == dims + 3) {
+    match warm.filter(|warm| warm.len() == dims + 4) {
         Some(warm) => starts.push(warm.to_vec()),
         None => starts.push(settings.start(dims, -0.8)),
     }
@@ -82,28 +83,28 @@ fn squares(metric: &Metric, points: &[Vec<f64>]) -> Vec<f64> {
 /// Returns the negative logarithm of the plausibility of these parameters, without constants, and its slope.
 fn implausibility(parameters: &[f64], data: &Data, pairs: &[f64], settings: &Settings) -> (f64, Vec<f64>) {
     let count = data.points.len();
-    let dims = parameters.len() - 3;
-    let (signal_log, noise_log, mean) = (parameters[dims], parameters[dims + 1], parameters[dims + 2]);
-    if parameters[..dims + 2].iter().any(|log| log.abs() > LOG_MAX) {
+    let dims = parameters.len() - 4;
+    let (noise_log, mean) = (parameters[dims + 2], parameters[dims + 3]);
+    if parameters[..dims + 3].iter().any(|log| log.abs() > LOG_MAX) {
         return (f64::INFINITY, vec![0.0; parameters.len()]);
     }
-    let (signal, noise) = (signal_log.exp(), noise_log.exp());
-    let weights: Vec<f64> = parameters[..dims].iter().map(|log| (-2.0 * log).exp()).collect();
+    let kernel = Kernel::new(&parameters[..dims + 2]);
+    let noise = noise_log.exp();
     let mut matrix = DMatrix::zeros(count, count);
-    let mut slopes = Vec::with_capacity(count * count / 2);
-    let mut rest = pairs;
+    // For each pair the slope by each length scale, then the correlations of both parts of the kernel.
+    let mut slopes = vec![0.0; count * count.saturating_sub(1) / 2 * (dims + 2)];
+    let mut rows = slopes.chunks_exact_mut(dims + 2);
+    let mut number = 0;
     for row in 0..count {
-        matrix[(row, row)] = signal + noise + data.extra[row] + JITTER;
+        matrix[(row, row)] = kernel.variance() + noise + data.extra[row] + JITTER;
         for column in 0..row {
-            let (pair, after) = rest.split_at(dims);
-            rest = after;
-            let square: f64 = pair.iter().zip(&weights).map(|(square, weight)| square * weight).sum();
-            let (correlation, slope) = matern_and_slope(square);
-            matrix[(row, column)] = signal * correlation;
-            slopes.push(signal * slope);
+            let Some(out) = rows.next() else { break };
+            let (together, apart) = kernel.slopes(&pairs[number * dims..(number + 1) * dims], &mut out[..dims]);
+            matrix[(row, column)] = kernel.together * together + kernel.apart * apart;
+            (out[dims], out[dims + 1]) = (kernel.together * together, kernel.apart * apart);
+            number += 1;
         }
     }
-    let kernel_traces = matrix.clone();
     let Some(factor) = Cholesky::new(matrix) else {
         return (f64::INFINITY, vec![0.0; parameters.len()]);
     };
@@ -111,52 +112,41 @@ fn implausibility(parameters: &[f64], data: &Data, pairs: &[f64], settings: &Set
     let solved = factor.solve(&residuals);
     let misfit = 0.5 * residuals.dot(&solved) + half_log_determinant(&factor);
     let mut slope = vec![0.0; parameters.len()];
-    add_slopes(&mut slope, &factor, &solved, &kernel_traces, (&slopes, pairs, &weights), signal);
-    slope[dims + 1] *= noise;
-    slope[dims + 2] = -solved.sum();
+    let trace = add_slopes(&mut slope[..dims + 2], &factor, &solved, &slopes);
+    slope[dims] += trace * kernel.together;
+    slope[dims + 1] += trace * kernel.apart;
+    slope[dims + 2] = trace * noise;
+    slope[dims + 3] = -solved.sum();
     (misfit + add_priors(parameters, settings, &mut slope), slope)
 }
 
-/// Adds the slope of the misfit for each length scale and the signal, and the plain trace for the noise.
-fn add_slopes(
-    slope: &mut [f64],
-    factor: &Cholesky<f64, Dyn>,
-    solved: &DVector<f64>,
-    matrix: &DMatrix<f64>,
-    (slopes, pairs, weights): (&[f64], &[f64], &[f64]),
-    signal: f64,
-) {
-    let dims = weights.len();
+/// Adds the slope of the misfit by the parameters of the kernel as far as pairs of points decide, and returns its slope
+/// by a variance of every point.
+fn add_slopes(slope: &mut [f64], factor: &Cholesky<f64, Dyn>, solved: &DVector<f64>, slopes: &[f64]) -> f64 {
     let inverse = factor.inverse();
-    let mut rest = pairs;
-    let mut number = 0;
+    let mut pairs = slopes.chunks_exact(slope.len());
+    let mut trace = 0.0;
     for row in 0..solved.len() {
-        let own = inverse[(row, row)] - solved[row] * solved[row];
-        slope[dims + 1] += 0.5 * own;
-        slope[dims] += 0.5 * own * signal;
+        trace += 0.5 * (inverse[(row, row)] - solved[row] * solved[row]);
         for column in 0..row {
-            let (pair, after) = rest.split_at(dims);
-            rest = after;
+            let Some(pair) = pairs.next() else { break };
             let share = inverse[(row, column)] - solved[row] * solved[column];
-            slope[dims] += share * matrix[(row, column)];
-            let pull = share * slopes[number];
-            number += 1;
-            for ((slope, square), weight) in slope[..dims].iter_mut().zip(pair).zip(weights) {
-                *slope += pull * square * weight;
-            }
+            slope.iter_mut().zip(pair).for_each(|(slope, pair)| *slope += share * pair);
         }
     }
+    trace
 }
 
 /// Adds the slope of the priors and returns their part of the implausibility.
 fn add_priors(parameters: &[f64], settings: &Settings, slope: &mut [f64]) -> f64 {
-    let dims = parameters.len() - 3;
+    let dims = parameters.len() - 4;
     let mut total = 0.0;
     for (index, parameter) in parameters.iter().enumerate() {
         let (mean, deviation) = match index {
             _ if index < dims => settings.length,
             _ if index == dims => settings.signal,
-            _ if index == dims + 1 => settings.noise,
+            _ if index == dims + 1 => settings.apart,
+            _ if index == dims + 2 => settings.noise,
             _ => (0.0, 1.0),
         };
         let off = (parameter - mean) / deviation;
@@ -188,7 +178,7 @@ mod tests {
         let data = Data { extra: vec![0.0, 0.1, 0.0, 0.0, 0.3, 0.0, 0.0], points, values };
         let settings = Settings::new(3, true, 10);
         let pairs = squares(&metric, &data.points);
-        let at = vec![-0.5, 0.2, 0.4, 0.3, -3.0, 0.2];
+        let at = vec![-0.5, 0.2, 0.4, 0.3, -0.6, -3.0, 0.2];
         let (_, slope) = implausibility(&at, &data, &pairs, &settings);
         for index in 0..at.len() {
             let beside = |by: f64| {

@@ -4,7 +4,7 @@ use nalgebra::{Cholesky, DMatrix, DVector, Dyn};
 
 use super::{
     fit::Data,
-    kernel::{Metric, matern},
+    kernel::{Kernel, Metric},
 };
 
 /// The smallest variance that is said.
@@ -26,8 +26,7 @@ pub(crate) struct Process {
     metric: Metric,
     data: Data,
     parameters: Vec<f64>,
-    weights: Vec<f64>,
-    signal: f64,
+    kernel: Kernel,
     mean: f64,
     factor: Cholesky<f64, Dyn>,
     solved: DVector<f64>,
@@ -36,11 +35,11 @@ pub(crate) struct Process {
 impl Process {
     pub(super) fn new(metric: Metric, data: Data, parameters: Vec<f64>) -> Process {
         let dims = metric.categories.len();
-        let weights: Vec<f64> = parameters[..dims].iter().map(|log| (-2.0 * log).exp()).collect();
-        let (signal, noise, mean) = (parameters[dims].exp(), parameters[dims + 1].exp(), parameters[dims + 2]);
+        let kernel = Kernel::new(&parameters[..dims + 2]);
+        let (noise, mean) = (parameters[dims + 2].exp(), parameters[dims + 3]);
         let count = data.points.len();
         let plain = DMatrix::from_fn(count, count, |row, column| {
-            signal * matern(metric.distance(&data.points[row], &data.points[column], &weights))
+            kernel.covariance(metric.squares(&data.points[row], &data.points[column]))
         });
         let mut jitter = JITTER;
         let factor = loop {
@@ -56,7 +55,7 @@ impl Process {
         };
         let residuals = DVector::from_iterator(count, data.values.iter().map(|value| value - mean));
         let solved = factor.solve(&residuals);
-        Process { metric, data, parameters, weights, signal, mean, factor, solved }
+        Process { metric, data, parameters, kernel, mean, factor, solved }
     }
 
     /// Returns the logarithms of the length scales, signal and noise, and the mean.
@@ -64,23 +63,19 @@ impl Process {
         &self.parameters
     }
 
-    /// Returns the variance of a measurement at one point.
-    pub(crate) fn noise(&self) -> f64 {
-        self.parameters[self.weights.len() + 1].exp()
-    }
-
-    /// Returns the weight of each squared coordinate in distances; the square root of its inverse is a length scale.
-    pub(crate) fn weights(&self) -> &[f64] {
-        &self.weights
-    }
-
     /// Returns what to expect at a point.
     pub(crate) fn at(&self, point: &[f64]) -> Belief {
         let mut covariances = self.covariances(point);
         let mean = self.mean + covariances.dot(&self.solved);
         self.factor.l_dirty().solve_lower_triangular_unchecked_mut(&mut covariances);
-        let variance = self.signal - covariances.norm_squared();
+        let variance = self.kernel.variance() - covariances.norm_squared();
         Belief { mean, variance: variance.max(VARIANCE_MIN) }
+    }
+
+    /// Returns the covariance of the noise-free values at two points.
+    pub(crate) fn covariance(&self, a: &[f64], b: &[f64]) -> f64 {
+        let explained = self.covariances(a).dot(&self.factor.solve(&self.covariances(b)));
+        self.kernel.covariance(self.metric.squares(a, b)) - explained
     }
 
     /// Takes it that the value at this point is what is expected there (a Kriging believer: Ginsbourger, Le Riche and
@@ -88,12 +83,15 @@ impl Process {
     pub(crate) fn believe(&mut self, point: &[f64]) {
         let value = self.mean + self.covariances(point).dot(&self.solved);
         let count = self.data.points.len();
-        let noise = self.parameters[self.weights.len() + 1].exp();
+        let noise = self.parameters[self.parameters.len() - 2].exp();
         let covariances = self.covariances(point);
-        let column =
-            DVector::from_iterator(count + 1, covariances.iter().copied().chain([self.signal + noise + JITTER]));
+        let column = DVector::from_iterator(
+            count + 1,
+            covariances.iter().copied().chain([self.kernel.variance() + noise + JITTER]),
+        );
         let factor = self.factor.insert_column(count, column);
-        if !(factor.l_dirty()[(count, count)] > 0.0) {
+        // Rounding can leave nothing of the new variance; then the point teaches nothing.
+        if factor.l_dirty()[(count, count)].partial_cmp(&0.0) != Some(std::cmp::Ordering::Greater) {
             return;
         }
         self.factor = factor;
@@ -105,7 +103,7 @@ impl Process {
     }
 
     fn covariances(&self, point: &[f64]) -> DVector<f64> {
-        let covariance = |other: &Vec<f64>| self.signal * matern(self.metric.distance(other, point, &self.weights));
+        let covariance = |other: &Vec<f64>| self.kernel.covariance(self.metric.squares(other, point));
         DVector::from_iterator(self.data.points.len(), self.data.points.iter().map(covariance))
     }
 }

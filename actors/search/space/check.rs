@@ -1,6 +1,6 @@
 //! Whether a space can be searched, and if not, what to do about it.
 
-use super::{Kind, Param, Point, Space, SpaceSpec, Value, axis::Axis};
+use super::{Kind, Param, Parent, Point, Space, SpaceSpec, Value, axis::Axis};
 
 /// Why a space cannot be searched.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -149,7 +149,7 @@ fn unit(axis: &Axis, name: &str, value: &Value, where_used: &dyn Fn() -> String)
     })
 }
 
-fn parents(spec: &SpaceSpec, axes: &[Axis]) -> Result<Vec<Option<(usize, Vec<f64>)>>, SpaceError> {
+fn parents(spec: &SpaceSpec, axes: &[Axis]) -> Result<Vec<Option<Parent>>, SpaceError> {
     let parent = |param: &Param| {
         let Some(when) = &param.when else { return Ok(None) };
         let where_used = || format!("the condition of {}", param.name);
@@ -160,7 +160,7 @@ fn parents(spec: &SpaceSpec, axes: &[Axis]) -> Result<Vec<Option<(usize, Vec<f64
     spec.params.iter().map(parent).collect()
 }
 
-fn order(params: &[Param], parents: &[Option<(usize, Vec<f64>)>]) -> Result<Vec<usize>, SpaceError> {
+fn order(params: &[Param], parents: &[Option<Parent>]) -> Result<Vec<usize>, SpaceError> {
     let mut order: Vec<usize> = Vec::new();
     let mut placed = vec![false; params.len()];
     while order.len() < params.len() {

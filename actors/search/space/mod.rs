@@ -22,6 +22,9 @@ pub use spec::{Config, Constraint, Kind, Param, SpaceSpec, Value, When};
 /// A setting as the engine sees it: one coordinate a parameter, in the order of the spec, each from 0 to 1.
 pub(crate) type Point = Vec<f64>;
 
+/// The parameter on which another depends, and its coordinates with which that one is active.
+type Parent = (usize, Vec<f64>);
+
 /// How often values that break a constraint are mended before the point is given up.
 const MENDS_MAX: usize = 8;
 
@@ -33,8 +36,7 @@ pub struct Space {
     axes: Vec<Axis>,
     /// The parameters, each after the one that it depends on.
     order: Vec<usize>,
-    /// For each parameter the one it depends on, and the coordinates of that one with which it is active.
-    parents: Vec<Option<(usize, Vec<f64>)>>,
+    parents: Vec<Option<Parent>>,
     /// The parameters of each constraint: the value of the first is at most that of the second.
     constraints: Vec<(usize, usize)>,
     forbidden: Vec<Vec<(usize, f64)>>,

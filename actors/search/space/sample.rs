@@ -29,7 +29,7 @@ impl Space {
         self.settle(&mut point, home).then_some(point)
     }
 
-    /// Returns `rows` points of which each coordinate is spread evenly over its range (a Latin hypercube: McKay,
+    /// Returns `rows` points of which each coordinate is spread evenly over its range (a Latin hypercube: `McKay`,
     /// Beckman and Conover 1979). A row that is not valid is mended; one that cannot be mended is left out.
     pub(crate) fn latin_hypercube(&self, rows: usize, home: &[f64], rng: &mut impl Rng) -> Vec<Point> {
         let mut points = vec![vec![0.0; self.dims()]; rows];

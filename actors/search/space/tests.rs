@@ -74,5 +74,5 @@ fn the_whole_range_of_integers_can_be_searched() {
         assert!(space.settle(&mut point, &[0.5]));
         assert!(space.contains(&space.decode(&point)));
     }
-    assert_eq!(space.decode(&vec![1.0])["a"], Value::Integer(i64::MAX));
+    assert_eq!(space.decode(&[1.0])["a"], Value::Integer(i64::MAX));
 }

@@ -11,7 +11,7 @@ mod service;
 use kloros_search::{Config, Kind, Param, Space, SpaceSpec, Value};
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
-pub(crate) use problems::{HOLD_OUT, TUNED, problem};
+pub(crate) use problems::{CRASHING, HOLD_OUT, NOISY, TUNED, WIDE, problem};
 
 /// A noise-free function of a setting; `None` where the measurement fails.
 type Function = Box<dyn Fn(&Config) -> Option<f64>>;
@@ -36,6 +36,11 @@ impl Problem {
         let best = best.unwrap_or_else(|| searched(&space, &default, &function));
         assert!(best < at_default, "the default is not the best: {best} {at_default}");
         Problem { noise: noise * (at_default - best), space, default, at_default, best, function }
+    }
+
+    /// Returns by how much a setting is truly better than the default.
+    pub(crate) fn gain(&self, config: &Config) -> f64 {
+        self.value(config).map_or(f64::NAN, |value| self.at_default - value)
     }
 
     pub(crate) fn value(&self, config: &Config) -> Option<f64> {
@@ -126,7 +131,7 @@ fn searched(space: &Space, default: &Config, function: &Function) -> f64 {
         })
         .collect();
     found.sort_by(|a, b| a.0.total_cmp(&b.0));
-    found.truncate(10);
+    found.truncate(4);
     for (best, units) in &mut found {
         let mut size = 0.3;
         while size > 1e-5 {
