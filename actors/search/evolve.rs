@@ -11,9 +11,9 @@ const NEWCOMERS: usize = 80;
 const PARENTS: usize = 10;
 
 /// How many children each generation has.
-const CHILDREN: usize = 40;
+const CHILDREN: usize = 30;
 
-const GENERATIONS: usize = 8;
+const GENERATIONS: usize = 7;
 
 /// How far a mutant moves in the first and in the last generation, as a share of the range.
 const STEPS: (f64, f64) = (0.2, 0.005);

@@ -4,10 +4,10 @@
 //! algorithms 3.1 and 3.2). Its kernel has a linear part, because most failures of services are beyond an edge (too
 //! much memory, too many threads), and a Matérn part for the rest.
 
-use nalgebra::{Cholesky, DMatrix, DVector, Dyn};
+use nalgebra::{Cholesky, DMatrix, DVector};
 
 use crate::{
-    gp::{Metric, matern},
+    gp::{Metric, Triangle, dot, matern},
     space::Point,
 };
 
@@ -42,7 +42,7 @@ pub(crate) struct Feasibility {
     pull: DVector<f64>,
     /// The square roots of the likelihood's curvature at the mode.
     roots: DVector<f64>,
-    factor: Option<Cholesky<f64, Dyn>>,
+    triangle: Option<Triangle>,
 }
 
 impl Feasibility {
@@ -60,7 +60,7 @@ impl Feasibility {
             caution: pick(CAUTION),
             pull: DVector::zeros(points.len()),
             roots: DVector::zeros(points.len()),
-            factor: None,
+            triangle: None,
             points,
         };
         model.find_mode(worked);
@@ -69,13 +69,13 @@ impl Feasibility {
 
     /// Returns a cautious estimate of the chance that a point works, 0 to 1: the less is known, the lower.
     pub(crate) fn chance(&self, point: &[f64]) -> f64 {
-        let covariances = DVector::from_iterator(self.points.len(), self.points.iter().map(|p| self.kernel(p, point)));
-        let mean = self.odds_log + covariances.dot(&self.pull);
-        let mut explained = covariances.component_mul(&self.roots);
-        if let Some(factor) = &self.factor {
-            factor.l_dirty().solve_lower_triangular_unchecked_mut(&mut explained);
+        let covariances: Vec<f64> = self.points.iter().map(|other| self.kernel(other, point)).collect();
+        let mean = self.odds_log + dot(&covariances, self.pull.as_slice());
+        let mut explained: Vec<f64> = covariances.iter().zip(&self.roots).map(|(each, root)| each * root).collect();
+        if let Some(triangle) = &self.triangle {
+            triangle.solve(&mut explained);
         }
-        let variance = (self.kernel(point, point) - explained.norm_squared()).max(0.0);
+        let variance = (self.kernel(point, point) - dot(&explained, &explained)).max(0.0);
         logistic(mean - self.caution * variance.sqrt())
     }
 
@@ -112,7 +112,7 @@ impl Feasibility {
             let next = &kernel * (wanted - self.roots.component_mul(&inner));
             let moved = (&next - &offsets).amax();
             offsets = next;
-            self.factor = Some(factor);
+            self.triangle = Some(Triangle::new(&factor));
             if moved < 1e-4 {
                 break;
             }

@@ -17,8 +17,8 @@ use kloros_search::{Config, Kind, Options, Outcome, Param, Search, Space, SpaceS
 /// The measurements after which a lot is asked, and the longest it may take.
 const PROMISES: [(u32, Duration); 2] = [(50, Duration::from_millis(20)), (500, Duration::from_millis(100))];
 
-/// How many lots are timed from there on.
-const LOTS: usize = 9;
+/// How many searches are timed, each once.
+const SEARCHES: u64 = 5;
 
 fn main() -> ExitCode {
     let mut kept = true;
@@ -36,32 +36,30 @@ fn main() -> ExitCode {
     if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Returns the median time of a lot after so many measurements of a bowl with an edge.
+/// Returns the median time of the lot after so many measurements of a bowl with an edge.
 fn median(measured: u32, noisy: bool) -> Duration {
+    let mut times: Vec<Duration> = (0..SEARCHES).map(|seed| time(measured, noisy, seed)).collect();
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+fn time(measured: u32, noisy: bool, seed: u64) -> Duration {
     let kind = Kind::Float { low: 0.0, high: 1.0, log: false, step: None };
     let params = (0..6).map(|index| Param { name: format!("x{index}"), kind: kind.clone(), when: None }).collect();
     let space = Space::new(SpaceSpec { params, ..SpaceSpec::default() }).expect("a valid space");
-    let budget = measured + 4 * LOTS as u32;
-    let mut search = Search::new(space, Options { budget, seed: 1, noisy, ..Options::default() });
-    let mut times = Vec::new();
+    let mut search = Search::new(space, Options { budget: measured + 4, seed, noisy, ..Options::default() });
     let mut told = 0;
     loop {
         let start = Instant::now();
         let lot = search.ask(4);
-        let taken = start.elapsed();
-        if lot.is_empty() {
-            break;
-        }
         if told >= measured {
-            times.push(taken);
+            return start.elapsed();
         }
         for candidate in lot {
             search.tell(candidate.id, bowl(&candidate.config)).expect("it was asked");
             told += 1;
         }
     }
-    times.sort_unstable();
-    times[times.len() / 2]
 }
 
 fn bowl(config: &Config) -> Outcome {

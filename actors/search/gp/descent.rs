@@ -56,7 +56,7 @@ pub(super) fn descend(start: Vec<f64>, steps_max: usize, height: &impl Fn(&[f64]
         }
         let gained = here.height - next.height;
         here = next;
-        if gained < 1e-4 {
+        if gained < 2e-3 {
             break;
         }
     }

@@ -11,6 +11,9 @@ mod kernel;
 
 mod predict;
 
+mod triangle;
+
 pub(crate) use fit::{Data, Settings, fit};
 pub(crate) use kernel::{Metric, matern};
 pub(crate) use predict::{Belief, Process};
+pub(crate) use triangle::{Triangle, dot};

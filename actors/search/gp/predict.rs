@@ -5,6 +5,7 @@ use nalgebra::{Cholesky, DMatrix, DVector, Dyn};
 use super::{
     fit::Data,
     kernel::{Kernel, Metric},
+    triangle::{Triangle, dot},
 };
 
 /// The smallest variance that is said.
@@ -29,6 +30,7 @@ pub(crate) struct Process {
     kernel: Kernel,
     mean: f64,
     factor: Cholesky<f64, Dyn>,
+    triangle: Triangle,
     solved: DVector<f64>,
 }
 
@@ -55,7 +57,8 @@ impl Process {
         };
         let residuals = DVector::from_iterator(count, data.values.iter().map(|value| value - mean));
         let solved = factor.solve(&residuals);
-        Process { metric, data, parameters, kernel, mean, factor, solved }
+        let triangle = Triangle::new(&factor);
+        Process { metric, data, parameters, kernel, mean, factor, triangle, solved }
     }
 
     /// Returns the logarithms of the length scales, signal and noise, and the mean.
@@ -66,34 +69,35 @@ impl Process {
     /// Returns what to expect at a point.
     pub(crate) fn at(&self, point: &[f64]) -> Belief {
         let mut covariances = self.covariances(point);
-        let mean = self.mean + covariances.dot(&self.solved);
-        self.factor.l_dirty().solve_lower_triangular_unchecked_mut(&mut covariances);
-        let variance = self.kernel.variance() - covariances.norm_squared();
+        let mean = self.mean + dot(&covariances, self.solved.as_slice());
+        self.triangle.solve(&mut covariances);
+        let variance = self.kernel.variance() - dot(&covariances, &covariances);
         Belief { mean, variance: variance.max(VARIANCE_MIN) }
     }
 
     /// Returns the covariance of the noise-free values at two points.
     pub(crate) fn covariance(&self, a: &[f64], b: &[f64]) -> f64 {
-        let explained = self.covariances(a).dot(&self.factor.solve(&self.covariances(b)));
-        self.kernel.covariance(self.metric.squares(a, b)) - explained
+        let (mut left, mut right) = (self.covariances(a), self.covariances(b));
+        self.triangle.solve(&mut left);
+        self.triangle.solve(&mut right);
+        self.kernel.covariance(self.metric.squares(a, b)) - dot(&left, &right)
     }
 
     /// Takes it that the value at this point is what is expected there (a Kriging believer: Ginsbourger, Le Riche and
     /// Carraro 2010), so that the next point of a lot is chosen elsewhere.
     pub(crate) fn believe(&mut self, point: &[f64]) {
-        let value = self.mean + self.covariances(point).dot(&self.solved);
+        let covariances = self.covariances(point);
+        let value = self.mean + dot(&covariances, self.solved.as_slice());
         let count = self.data.points.len();
         let noise = self.parameters[self.parameters.len() - 2].exp();
-        let covariances = self.covariances(point);
-        let column = DVector::from_iterator(
-            count + 1,
-            covariances.iter().copied().chain([self.kernel.variance() + noise + JITTER]),
-        );
+        let column =
+            DVector::from_iterator(count + 1, covariances.into_iter().chain([self.kernel.variance() + noise + JITTER]));
         let factor = self.factor.insert_column(count, column);
         // Rounding can leave nothing of the new variance; then the point teaches nothing.
         if factor.l_dirty()[(count, count)].partial_cmp(&0.0) != Some(std::cmp::Ordering::Greater) {
             return;
         }
+        self.triangle = Triangle::new(&factor);
         self.factor = factor;
         self.data.points.push(point.to_vec());
         self.data.values.push(value);
@@ -102,9 +106,9 @@ impl Process {
         self.solved = self.factor.solve(&residuals);
     }
 
-    fn covariances(&self, point: &[f64]) -> DVector<f64> {
-        let covariance = |other: &Vec<f64>| self.kernel.covariance(self.metric.squares(other, point));
-        DVector::from_iterator(self.data.points.len(), self.data.points.iter().map(covariance))
+    fn covariances(&self, point: &[f64]) -> Vec<f64> {
+        let points = self.data.points.iter();
+        points.map(|other| self.kernel.covariance(self.metric.squares(other, point))).collect()
     }
 }
 
