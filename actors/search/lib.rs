@@ -57,5 +57,7 @@ mod recommend;
 
 mod search;
 
+mod checkpoint;
+
 pub use search::{Candidate, Earlier, Ended, Options, Outcome, Recommendation, Search, TellError};
 pub use space::{Config, Constraint, Kind, Param, Space, SpaceError, SpaceSpec, Value, When};

@@ -4,6 +4,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    checkpoint::Checkpoint,
     lot::{Lot, Next},
     model::Known,
     recommend::advise,
@@ -133,16 +134,17 @@ pub(crate) struct Trial {
 
 /// A search under way. Written out and read back, it goes on with the same candidates.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Checkpoint")]
 pub struct Search {
-    space: Space,
-    options: Options,
+    pub(crate) space: Space,
+    pub(crate) options: Options,
     /// The default as a point, or the middle of the space without one.
-    home: Point,
+    pub(crate) home: Point,
     /// In the order of their ids, from 1.
-    trials: Vec<Trial>,
-    ended: Option<Ended>,
+    pub(crate) trials: Vec<Trial>,
+    pub(crate) ended: Option<Ended>,
     /// The parameters of the last fit, from which the next one starts.
-    parameters: Option<Vec<f64>>,
+    pub(crate) parameters: Option<Vec<f64>>,
 }
 
 impl Search {

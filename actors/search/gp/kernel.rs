@@ -3,6 +3,10 @@
 /// The square root of five, of the Matérn kernel of smoothness 5/2.
 const ROOT_5: f64 = 2.236_067_977_499_79;
 
+/// The squared difference of two choices. Numbers drawn at random differ by a sixth on average, and a choice should not
+/// weigh much more before anything is measured.
+const MISMATCH: f64 = 0.3;
+
 /// What kind of difference each coordinate makes.
 #[derive(Clone, Debug)]
 pub(crate) struct Metric {
@@ -13,10 +17,9 @@ pub(crate) struct Metric {
 impl Metric {
     /// Returns the squared difference of each coordinate.
     pub(super) fn squares<'a>(&'a self, a: &'a [f64], b: &'a [f64]) -> impl Iterator<Item = f64> + 'a {
-        a.iter()
-            .zip(b)
-            .zip(&self.categories)
-            .map(|((a, b), category)| if *category { f64::from(u8::from(a != b)) } else { (a - b) * (a - b) })
+        a.iter().zip(b).zip(&self.categories).map(|((a, b), category)| {
+            if *category { MISMATCH * f64::from(u8::from(a != b)) } else { (a - b) * (a - b) }
+        })
     }
 
     /// Returns the squared distance with each squared difference weighted.

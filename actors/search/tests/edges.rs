@@ -113,6 +113,18 @@ fn an_outcome_is_told_once_and_by_an_id_that_was_asked() {
 }
 
 #[test]
+fn a_written_search_whose_points_were_changed_is_refused() {
+    let mut search = Search::new(floats(2), options(8, 1, at(2, 0.3)));
+    let _ = search.ask(1);
+    let text = serde_json::to_string(&search).unwrap();
+    for changed in ["\"point\":[0.3]", "\"point\":[0.3,7.0]", "\"point\":[0.3,null]"] {
+        let text = text.replace("\"point\":[0.3,0.3]", changed);
+        assert!(serde_json::from_str::<Search>(&text).is_err(), "{text}");
+    }
+    assert_eq!(serde_json::from_str::<Search>(&text).unwrap(), search);
+}
+
+#[test]
 fn the_search_stops_when_no_improvement_worth_the_while_is_left() {
     let limit = Options { stop_below: Some(0.01), ..options(60, 1, at(2, 0.2)) };
     let (search, asked) = run(Search::new(floats(2), limit), |config| Outcome::Value(bowl(config)));
