@@ -13,10 +13,10 @@ use crate::{
 };
 
 /// The most values the surrogate is fitted to; of more, the best and the latest are taken.
-const VALUES_MAX: usize = 120;
+const VALUES_MAX: usize = 100;
 
 /// The most points the classifier learns from.
-const LABELS_MAX: usize = 160;
+const LABELS_MAX: usize = 120;
 
 /// The steps of the descent to the parameters, from each start.
 const STEPS_MAX: usize = 25;
