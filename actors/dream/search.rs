@@ -330,14 +330,6 @@ mod tests {
         (batch + cache < 1.4).then(|| 1.5 * batch + cache - 0.2 * number(params, "eager"))
     }
 
-    /// Two parameters that help together alone, beside a third that does little.
-    #[allow(clippy::unnecessary_wraps, reason = "all landscapes have one shape")]
-    fn ridge(params: &Params) -> Option<f64> {
-        let batch = number(params, "batch").ln() / 512_f64.ln();
-        let cache = (number(params, "cache") - 0.5) / 0.45;
-        Some(1.0 - 4.0 * (batch - cache).abs() + batch + 0.1 * number(params, "eager"))
-    }
-
     /// Something repeatable that looks like noise: the same for the same candidate of the same search.
     fn noise(seed: u64, candidate: &Candidate) -> f64 {
         let slot = u64::from(candidate.generation * 1000 + candidate.number);
@@ -372,6 +364,45 @@ mod tests {
     fn is_inside(params: &Params) -> bool {
         let space = mixed_space();
         space.len() == params.len() && params.iter().all(|(name, value)| space[name].refuses(value).is_none())
+    }
+
+    fn drawn(rng: &mut StdRng) -> Params {
+        let draw = |kind: &KnobKind, rng: &mut StdRng| match kind {
+            KnobKind::Integer { max, .. } => Value::Integer((*max as f64).powf(rng.random()).round() as i64),
+            KnobKind::Float { min, max, .. } => Value::Float(rng.random_range(*min..*max)),
+            KnobKind::Boolean => Value::Boolean(rng.random()),
+            KnobKind::Choice { values } => Value::Choice(values[rng.random_range(0..values.len())].clone()),
+        };
+        mixed_space().iter().map(|(name, kind)| (name.clone(), draw(kind, rng))).collect()
+    }
+
+    /// Compares the true worth of what the search favours with that of the best of as many points by chance, as it was
+    /// measured: the median over nine seeds.
+    #[test]
+    fn a_search_finds_more_than_chance_does() {
+        for world in [hill, cliff] {
+            let (mut found, mut by_chance) = (Vec::new(), Vec::new());
+            for seed in 0..9 {
+                let mut search = made(mixed_space(), budget(12, 4), 4, seed, live());
+                run(&mut search, seed, world);
+                found.push(world(&search.favourite().unwrap().params).unwrap());
+                let mut rng = StdRng::seed_from_u64(seed);
+                let points = (1..=48).map(|number| Candidate { generation: 1, number, params: drawn(&mut rng) });
+                let measured = points.filter_map(|candidate| match measured(world, seed, &candidate) {
+                    Told::Fitness(fitness) => Some((fitness, candidate)),
+                    Told::Failed(_) => None,
+                });
+                let best = measured.max_by(|one, other| one.0.total_cmp(&other.0)).unwrap().1;
+                by_chance.push(world(&best.params).unwrap());
+            }
+            let (found, by_chance) = (median(found), median(by_chance));
+            assert!(found > by_chance, "{found} found, {by_chance} by chance");
+        }
+    }
+
+    fn median(mut numbers: Vec<f64>) -> f64 {
+        numbers.sort_by(f64::total_cmp);
+        numbers[numbers.len() / 2]
     }
 
     #[test]

@@ -184,9 +184,11 @@ fn with_noise_alone_the_default_is_kept() {
 
 #[test]
 fn what_was_lost_counts_against_the_budget_and_teaches_nothing() {
-    let lost = |number: u32| move |config: &Config, asked: u32| match asked {
-        asked if asked == number => Outcome::Lost,
-        _ => Outcome::Value(bowl(config)),
+    let lost = |number: u32| {
+        move |config: &Config, asked: u32| match asked {
+            asked if asked == number => Outcome::Lost,
+            _ => Outcome::Value(bowl(config)),
+        }
     };
     let mut counted = 0;
     let measure = lost(3);
