@@ -143,14 +143,7 @@ impl State {
             Some(first) => first.params.clone(),
             None => live_params(&seams, &domain, &experiment).await,
         };
-        let search = Search::new(Plan {
-            space: experiment.spec.search_space.clone(),
-            budget: experiment.spec.budget,
-            lot_max: config.lot_max,
-            seed: experiment.seed,
-            live: live.clone(),
-            stop_below: config.stop_below.ln_1p(),
-        })?;
+        let search = Search::new(Plan::of(&experiment, &config, live.clone()))?;
         let mut state = State {
             seams,
             exits,
@@ -212,7 +205,7 @@ impl State {
 
     /// The claim of a single lucky measurement is worth little: live settings and the best take turns once more.
     fn confirmation(&self) -> Option<Candidate> {
-        let best = prospect(&self.config, &self.domain.metrics, &self.trials, self.favourite()).ok()?;
+        let best = prospect(&self.config, &self.domain.metrics, &self.trials, self.search.favourite()).ok()?;
         let done = self.confirmations.len() as u32;
         if done >= 2 * self.config.confirm_runs {
             return None;
@@ -220,10 +213,6 @@ impl State {
         let params = if done.is_multiple_of(2) { self.live.clone() } else { best.params.clone() };
         let generation = self.experiment.spec.budget.max_generations + 1;
         Some(Candidate { generation, number: done + 1, params })
-    }
-
-    fn favourite(&self) -> Option<&Params> {
-        self.search.favourite().map(|candidate| &candidate.params)
     }
 
     async fn measure(
@@ -355,8 +344,13 @@ impl State {
             of_it.map(|trial| trial.outcome.clone()).collect()
         };
         let again = (again(1), again(0));
-        let end = match choose(&self.config, &self.domain.metrics, &self.trials, self.favourite(), (&again.0, &again.1))
-        {
+        let end = match choose(
+            &self.config,
+            &self.domain.metrics,
+            &self.trials,
+            self.search.favourite(),
+            (&again.0, &again.1),
+        ) {
             Choice::Winner { best, measured, failed } => {
                 ExperimentEnd::Won { experiment, winner: self.winner(best, measured, failed) }
             }

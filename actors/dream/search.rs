@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use kloros_search::{Config as Point, Kind, Options, Outcome, Param, Space, SpaceSpec, Value as Setting};
 
-use crate::facts::{Budget, FailureKind, KnobKind, Params, Value};
+use super::Config;
+use crate::facts::{Budget, Experiment, FailureKind, KnobKind, Params, Value};
 
 /// How fine a decimal number is set, in steps of its range.
 const FLOAT_STEPS: f64 = 1000.0;
@@ -47,6 +48,21 @@ pub struct Plan {
     pub live: Params,
     /// The search ends when no candidate is expected to be better than the best by as much fitness as this.
     pub stop_below: f64,
+}
+
+impl Plan {
+    /// Returns the plan of an experiment that starts from the `live` settings.
+    pub fn of(experiment: &Experiment, config: &Config, live: Params) -> Plan {
+        let spec = &experiment.spec;
+        Plan {
+            space: spec.search_space.clone(),
+            budget: spec.budget,
+            lot_max: config.lot_max,
+            seed: experiment.seed,
+            live,
+            stop_below: config.stop_below.ln_1p(),
+        }
+    }
 }
 
 /// One search: a budget of generations, each handed out in lots.
@@ -166,15 +182,15 @@ impl Search {
         measured.reduce(|best, next| if next.1 > best.1 { next } else { best })
     }
 
-    /// Returns the candidate of which the most is to be expected, which is not always the one with the largest number.
-    pub fn favourite(&self) -> Option<&Candidate> {
+    /// Returns the settings of which the most is to be expected, which are not always those with the largest number.
+    pub fn favourite(&self) -> Option<&Params> {
         let recommended = self.engine.recommendation()?.config;
         let params = self.params_of(&recommended);
         let is_live = self.space.nearest(&point_of(&self.plan.live)) == Some(recommended);
         let is_it = |(slot, (candidate, _)): &(&Slot, &(Candidate, Told))| {
             candidate.params == params || (**slot == 0 && is_live)
         };
-        self.told.iter().find(is_it).map(|(_, (candidate, _))| candidate)
+        self.told.iter().find(is_it).map(|(_, (candidate, _))| &candidate.params)
     }
 
     fn candidate(&self, id: u32, point: &Point) -> Option<Candidate> {
@@ -385,7 +401,7 @@ mod tests {
             for seed in 0..9 {
                 let mut search = made(mixed_space(), budget(12, 4), 4, seed, live());
                 run(&mut search, seed, world);
-                found.push(world(&search.favourite().unwrap().params).unwrap());
+                found.push(world(search.favourite().unwrap()).unwrap());
                 let mut rng = StdRng::seed_from_u64(seed);
                 let points = (1..=48).map(|number| Candidate { generation: 1, number, params: drawn(&mut rng) });
                 let measured = points.filter_map(|candidate| match measured(world, seed, &candidate) {
