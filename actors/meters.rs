@@ -1,6 +1,5 @@
 //! Every metric of the loop: name, unit, help, closed label sets.
 
-use kloros_supervision::EVENTS_TOTAL;
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
 /// Readings that monitors took.
@@ -76,7 +75,7 @@ pub fn describe() {
     describe_counter!(LESSONS_TOTAL, "Lessons learned.");
     describe_counter!(JOURNAL_FAILURES_TOTAL, "Facts that could not be made durable.");
     describe_counter!(ROOM_RESTARTS_TOTAL, "Restarts of rooms, by room.");
-    describe_counter!(EVENTS_TOTAL, "Steps of supervision: starts, failures, restarts, ends; by supervisor and event.");
+    kloros_supervision::describe_metrics();
     describe_gauge!(ROOM_UP, "Whether the room is up.");
     describe_gauge!(ROOM_MAILBOX_DEPTH, "Messages that wait for the room.");
 

@@ -343,14 +343,8 @@ impl State {
             let of_it = self.confirmations.iter().filter(|trial| trial.number % 2 == parity);
             of_it.map(|trial| trial.outcome.clone()).collect()
         };
-        let again = (again(1), again(0));
-        let end = match choose(
-            &self.config,
-            &self.domain.metrics,
-            &self.trials,
-            self.search.favourite(),
-            (&again.0, &again.1),
-        ) {
+        let (live, best, metrics) = (again(1), again(0), &self.domain.metrics);
+        let end = match choose(&self.config, metrics, &self.trials, self.search.favourite(), (&live, &best)) {
             Choice::Winner { best, measured, failed } => {
                 ExperimentEnd::Won { experiment, winner: self.winner(best, measured, failed) }
             }

@@ -80,6 +80,14 @@ impl Event {
 /// name](EventKind::name)). Children are no label: there may be any number of them.
 pub const EVENTS_TOTAL: &str = "kloros_supervision_events_total";
 
+/// Gives [`EVENTS_TOTAL`] its help text, in whatever records metrics.
+pub fn describe_metrics() {
+    metrics::describe_counter!(
+        EVENTS_TOTAL,
+        "Steps of supervision: starts, failures, restarts, ends; by supervisor and event."
+    );
+}
+
 /// What happened to a child or a supervisor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -114,7 +114,7 @@ mod event;
 pub use branch::{Branch, Kind, State};
 pub use checkpoint::Checkpoint;
 pub use control::{Child, ChildError, Control, Count, Presence, Started};
-pub use event::{EVENTS_TOTAL, Event, EventKind, Exit, Ignore};
+pub use event::{EVENTS_TOTAL, Event, EventKind, Exit, Ignore, describe_metrics};
 pub use nursery::{ChildExit, Nursery, Template};
 pub use outlet::{Collected, Outlet};
 pub use socket::{CallError, Down, IN_FLIGHT_MAX_DEFAULT, Mailbox, Poison, Socket, WhenFull};
