@@ -82,10 +82,7 @@ pub const EVENTS_TOTAL: &str = "kloros_supervision_events_total";
 
 /// Gives [`EVENTS_TOTAL`] its help text, in whatever records metrics.
 pub fn describe_metrics() {
-    metrics::describe_counter!(
-        EVENTS_TOTAL,
-        "Steps of supervision: starts, failures, restarts, ends; by supervisor and event."
-    );
+    metrics::describe_counter!(EVENTS_TOTAL, "Steps of supervision, by supervisor and event.");
 }
 
 /// What happened to a child or a supervisor.
