@@ -12,6 +12,12 @@ mod storm;
 
 mod differential;
 
+mod endings;
+
+mod overlaps;
+
+mod bounds;
+
 mod starting;
 
 mod stopping;
