@@ -8,7 +8,7 @@ pub(crate) use kloros_supervision::*;
 pub(crate) use tokio::time::Instant;
 
 pub(crate) use crate::fixtures::{
-    Habits, LONG, Log, Order, Room, allowing, at_once, house, rooms, seconds, supervisor, told, until, with,
+    Habits, LONG, Log, Order, Room, allowing, at_once, house, is_at, rooms, seconds, supervisor, told, until, with,
 };
 
 /// Makes two tests of each case: on one thread with paused time, and on two workers.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kloros_supervision::{Backoff, ChildSpec, Event, Intensity, Socket, Strategy, Tree, TreeSpec};
+use kloros_supervision::{Backoff, ChildSpec, Event, Intensity, Mailbox, Socket, Strategy, Tree, TreeSpec};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 
 /// Longer than anything here takes; under paused time it costs nothing.
@@ -51,6 +51,19 @@ pub(crate) enum Order {
     Carry(Box<dyn std::any::Any + Send>),
 }
 
+impl Order {
+    /// Returns what reports and snapshots call it where its room's mailbox says so.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Order::Work { .. } => "work",
+            Order::Hang => "hang",
+            Order::Block(_) => "block",
+            Order::Poison(_) => "poison",
+            _ => "other",
+        }
+    }
+}
+
 /// What happened, in order.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
@@ -82,6 +95,8 @@ pub(crate) struct Habits {
     pub(crate) info: Option<&'static str>,
     /// Starts from this one on hang; 0 never.
     pub(crate) starts_hanging_from: u32,
+    /// This one start hangs; 0 none.
+    pub(crate) start_hanging: u32,
     /// How long its `post_stop` takes.
     pub(crate) stop_takes: Duration,
     pub(crate) panics_after_starting: bool,
@@ -96,9 +111,11 @@ pub(crate) struct Habits {
     pub(crate) state_panics_when_dropped: bool,
     /// What it does in its start just before it is up.
     pub(crate) when_starting: Option<Deed>,
+    /// What is done when its state goes.
+    pub(crate) when_dropped: Option<Deed>,
 }
 
-/// Something that is done in the start of this generation.
+/// Something that is done in the life of this generation.
 pub(crate) type Deed = Arc<dyn Fn(u32) + Send + Sync>;
 
 #[derive(Clone)]
@@ -116,11 +133,15 @@ pub(crate) struct State {
     generation: u32,
     alive: Arc<AtomicUsize>,
     panics_when_dropped: bool,
+    when_dropped: Option<Deed>,
 }
 
 impl Drop for State {
     fn drop(&mut self) {
         self.alive.fetch_sub(1, Ordering::SeqCst);
+        if let Some(deed) = &self.when_dropped {
+            deed(self.generation);
+        }
         assert!(!self.panics_when_dropped, "the state does not want to go");
     }
 }
@@ -147,6 +168,11 @@ impl Room {
         self.socket.call(Order::Echo, LONG).await.unwrap()
     }
 
+    /// The same room behind such a mailbox.
+    pub(crate) fn behind(self, mailbox: Mailbox<Order>) -> Self {
+        Room { socket: Socket::with(self.id, Mailbox { name: Some(Order::kind), ..mailbox }), ..self }
+    }
+
     /// Returns how many incarnations are up, or were left behind.
     pub(crate) fn alive(&self) -> usize {
         self.alive.load(Ordering::SeqCst)
@@ -169,7 +195,8 @@ impl Actor for Room {
         self.log.note(format!("start {}", self.id));
         tokio::task::yield_now().await;
         assert!(!self.habits.panics_while_starting, "no start today");
-        let hangs_now = self.habits.starts_hanging_from > 0 && generation >= self.habits.starts_hanging_from;
+        let hangs_now = self.habits.starts_hanging_from > 0 && generation >= self.habits.starts_hanging_from
+            || self.habits.start_hanging == generation;
         if self.habits.hangs_while_starting || hangs_now {
             std::future::pending::<()>().await;
         }
@@ -194,7 +221,8 @@ impl Actor for Room {
         self.alive.fetch_add(1, Ordering::SeqCst);
         let alive = Arc::clone(&self.alive);
         self.log.note(format!("up {}", self.id));
-        Ok(State { generation, alive, panics_when_dropped: self.habits.state_panics_when_dropped })
+        let when_dropped = self.habits.when_dropped.clone();
+        Ok(State { generation, alive, panics_when_dropped: self.habits.state_panics_when_dropped, when_dropped })
     }
 
     async fn post_start(&self, _: ActorRef<Order>, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -231,6 +259,7 @@ impl Actor for Room {
             Order::Hang => std::future::pending().await,
             Order::Block(until_dropped) => {
                 let _ = until_dropped.recv();
+                self.log.note(format!("{} came free", self.id));
             }
             Order::Echo(reply) => {
                 let _ = reply.send(state.generation);
@@ -308,6 +337,11 @@ pub(crate) fn in_time<T>(work: impl Future<Output = T>) -> impl Future<Output = 
         let outcome = tokio::time::timeout(10 * LONG, work).await;
         outcome.unwrap_or_else(|_| panic!("what is waited for at {caller} never comes"))
     }
+}
+
+/// Waits until the room at `path`, whose mailbox names what waits there, is at a message of this kind.
+pub(crate) async fn is_at(tree: &Tree, path: &str, kind: &str) {
+    until(|| tree.snapshot().find(path).is_some_and(|place| place.busy_with == Some(kind))).await;
 }
 
 /// Takes all events that have come so far.

@@ -18,6 +18,8 @@ mod overlaps;
 
 mod bounds;
 
+mod refusals;
+
 mod starting;
 
 mod stopping;

@@ -126,6 +126,18 @@ async fn a_child_that_is_leaving_and_is_named_again_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_child_that_is_renamed_is_down_before_it_comes_up_under_its_new_name() {
+    let log = Log::default();
+    let a = with("a", &log, |habits| habits.stop_takes = seconds(1));
+    let renamed = Room { id: "b", ..a.clone() };
+    let tree = house(Strategy::OneForOne, &[&a]).await;
+    log.taken();
+    root(&tree).reconfigure(supervisor("house", Strategy::OneForOne).child(renamed.spec())).await.unwrap();
+    assert_eq!(log.lines(), ["stopping a", "down a", "start b", "up b"]);
+    assert_eq!((ids(&root(&tree)).await, a.alive()), (vec!["b".to_owned()], 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_started_by_hand_stays_and_what_the_new_spec_leaves_out_goes() {
     let log = Log::default();
     let [a, b, by_hand] = rooms(&log, ["a", "b", "by_hand"]);
