@@ -5,6 +5,7 @@ use std::{
 };
 
 use kloros_supervision::ChildExit;
+use kloros_supervision::to_self;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::{
@@ -112,7 +113,7 @@ impl Actor for Coordinator {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
         let Arguments { seams, exits, config, catalogue, seed, rest_s } = arguments;
-        myself.send_message(Msg::Sweep)?;
+        to_self(&myself, Msg::Sweep)?;
         let (queue, running, experiments) = (Queue::default(), Running::default(), BTreeMap::new());
         let (unfinished, seen, held) = (Unfinished::default(), 0, VecDeque::new());
         let mut state = State {

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use kloros_supervision::to_self;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use super::{
@@ -87,7 +88,7 @@ impl Actor for ExperimentActor {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
         let state = State::resume(arguments).await?;
-        myself.send_message(Msg::Proceed)?;
+        to_self(&myself, Msg::Proceed)?;
         Ok(state)
     }
 
@@ -112,7 +113,7 @@ impl Actor for ExperimentActor {
         // A trial that measured told its outcome before it stopped: that message lies before this one and wins.
         if state.trial == Some(trial.get_id()) {
             let failure = TrialFailure { kind: FailureKind::Infrastructure, detail };
-            myself.send_message(Msg::Tried(Outcome::Failed(failure)))?;
+            to_self(&myself, Msg::Tried(Outcome::Failed(failure)))?;
         }
         Ok(())
     }
@@ -263,7 +264,7 @@ impl State {
         self.tell(trial);
         entries.extend(self.finished_generation());
         record(&self.seams, entries).await?;
-        myself.send_message(Msg::Proceed)?;
+        to_self(myself, Msg::Proceed)?;
         Ok(())
     }
 

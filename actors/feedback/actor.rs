@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use kloros_supervision::to_self;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::{Config, lesson::learn};
@@ -72,7 +73,7 @@ impl Actor for Feedback {
             if let Fact::Verdict(verdict) = recorded.fact
                 && !taught.contains(&verdict.deployment)
             {
-                myself.send_message(Msg::Judged(verdict))?;
+                to_self(&myself, Msg::Judged(verdict))?;
             }
         }
         Ok(State { seams, exits, config })

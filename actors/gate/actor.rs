@@ -1,5 +1,6 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use kloros_supervision::to_self;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use serde::{Deserialize, Serialize};
 
@@ -120,7 +121,7 @@ impl Actor for Gate {
         let (open, waiting, history) = (BTreeMap::new(), BTreeMap::new(), History::default());
         let mut state = State { seams, exits, config, catalogue, rest_s, open, waiting, history, seen: 0 };
         state.catch_up().await?;
-        myself.send_message(Msg::Sweep)?;
+        to_self(&myself, Msg::Sweep)?;
         Ok(state)
     }
 

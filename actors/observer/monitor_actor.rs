@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use kloros_supervision::to_self;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::{
@@ -58,7 +59,7 @@ impl Actor for Monitor {
     type Arguments = Arguments;
 
     async fn pre_start(&self, myself: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
-        myself.send_message(Msg::Due)?;
+        to_self(&myself, Msg::Due)?;
         let name = arguments.probe.name();
         Ok(State { arguments, name, last: None })
     }

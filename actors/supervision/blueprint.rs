@@ -1,9 +1,10 @@
 //! What stays of a tree over all restarts: the places, what is started at each, and whom to tell.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rand::{RngExt, rngs::StdRng};
-use tokio::sync::broadcast;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::sync::{broadcast, watch};
 
 use crate::branch::Node;
 use crate::clock::Clock;
@@ -19,12 +20,53 @@ use crate::supervisor::Msg;
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) clock: Arc<Clock>,
-    pub(crate) events: broadcast::Sender<event::Event>,
+    /// Whom to tell; nobody once the tree has ended.
+    events: Mutex<Option<broadcast::Sender<event::Event>>>,
+    /// Whether whoever stops the tree has no patience left.
+    hurry: watch::Sender<bool>,
     /// Where the jitter of every wait comes from.
-    pub(crate) dice: Mutex<StdRng>,
+    dice: Mutex<StdRng>,
 }
 
+/// How many events are kept for a listener that does not keep up.
+const EVENTS_KEPT: usize = 1024;
+
 impl Shared {
+    /// Returns what a tree shares that starts now.
+    pub(crate) fn new(seed: u64) -> Self {
+        Shared {
+            clock: Arc::new(Clock::start()),
+            events: Mutex::new(Some(broadcast::Sender::new(EVENTS_KEPT))),
+            hurry: watch::Sender::new(false),
+            dice: Mutex::new(StdRng::seed_from_u64(seed)),
+        }
+    }
+
+    fn events(&self) -> MutexGuard<'_, Option<broadcast::Sender<event::Event>>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns what hears of everything from now on, and of the end.
+    pub(crate) fn listen(&self) -> broadcast::Receiver<event::Event> {
+        self.events().as_ref().map_or_else(|| broadcast::channel(1).1, broadcast::Sender::subscribe)
+    }
+
+    /// Says that nothing more will happen.
+    pub(crate) fn fall_silent(&self) {
+        *self.events() = None;
+    }
+
+    /// Lets nobody be waited for any longer than a kill takes.
+    pub(crate) fn hurry(&self) {
+        self.hurry.send_replace(true);
+    }
+
+    /// Waits until there is no patience left.
+    pub(crate) async fn in_a_hurry(&self) {
+        // The sender is part of this, so that it is there.
+        let _ = self.hurry.subscribe().wait_for(|hurry| *hurry).await;
+    }
+
     /// Returns the next random number, from 0 to 1.
     pub(crate) fn roll(&self) -> f64 {
         self.dice.lock().unwrap_or_else(PoisonError::into_inner).random()
@@ -39,7 +81,7 @@ impl Shared {
         let (supervisor, name) = (event.supervisor().to_owned(), event.kind.name());
         metrics::counter!(event::EVENTS_TOTAL, "supervisor" => supervisor, "event" => name).increment(1);
         // Nobody has to listen.
-        let _ = self.events.send(event);
+        let _ = self.events().as_ref().map(|events| events.send(event));
     }
 }
 
@@ -96,21 +138,24 @@ impl Blueprint {
     pub(crate) fn of(tree: TreeSpec) -> Blueprint {
         let socket = tree.nursery.as_ref().map_or_else(|| socket(&tree.id), Nursery::socket);
         let node = Node::root(&tree.id, socket.clone());
-        Blueprint::at(node, tree, socket)
+        let blueprint = Blueprint::at(node, tree, socket);
+        blueprint.reset();
+        blueprint
     }
 
     fn at(node: Arc<Node>, tree: TreeSpec, socket: Socket<Msg>) -> Blueprint {
         if let Some(nursery) = &tree.nursery {
             nursery.settle_at(Arc::clone(&node));
         }
+        let before: HashMap<String, Arc<Node>> =
+            node.children().into_iter().map(|place| (place.id().to_owned(), place)).collect();
         let mut charges: Vec<Charge> = Vec::with_capacity(tree.children.len());
         for child in tree.children {
-            charges.push(Charge::below(&node, child, charges.last().map(|charge| &charge.rules)));
+            let (sibling, known) = (charges.last().map(|charge| &charge.rules), before.get(&child.id));
+            charges.push(Charge::at(&node, child, sibling, known));
         }
         let TreeSpec { flags, nursery, needed, .. } = tree;
-        let blueprint = Blueprint { node, flags, charges, nursery, needed, socket };
-        blueprint.reset();
-        blueprint
+        Blueprint { node, flags, charges, nursery, needed, socket }
     }
 
     /// Lets the place show the children of the blueprint and no others.
@@ -123,17 +168,54 @@ impl Blueprint {
 }
 
 impl Charge {
+    /// Returns what makes the child anew, from the next start on, in the way of another spec for the same place; nothing if
+    /// that spec has its children somewhere else.
+    pub(crate) fn remade(&self, start: spec::Start) -> Option<Start> {
+        let tree = match start {
+            spec::Start::Actor(start) => return Some(start),
+            spec::Start::Supervisor(tree) => tree,
+        };
+        let socket = self.node.socket()?;
+        if tree.nursery.as_ref().is_some_and(|nursery| !nursery.socket().is_the_same_as(&socket)) {
+            tracing::warn!(path = %self.node.path, "a nursery that runs cannot be replaced by another one; delete it first");
+            return None;
+        }
+        Some(Arc::new(Blueprint::at(Arc::clone(&self.node), tree, socket)))
+    }
+
     /// Draws up a child, and all that stands below it, at a new place below `node`. It shares the rules of a `sibling` that
     /// is treated alike.
     pub(crate) fn below(node: &Node, child: ChildSpec, sibling: Option<&Arc<Rules>>) -> Charge {
+        Charge::at(node, child, sibling, None)
+    }
+
+    /// Draws up a child at the place where it stood before, if that is known and can be used again.
+    fn at(node: &Node, child: ChildSpec, sibling: Option<&Arc<Rules>>, known: Option<&Arc<Node>>) -> Charge {
         let rules = sibling.filter(|rules| ***rules == child.rules).map_or_else(|| Arc::new(child.rules), Arc::clone);
-        let place = Arc::new(node.below(&child.id, child.kind(), Arc::clone(&rules)));
-        let start = match child.start {
+        let socket = match &child.start {
+            spec::Start::Actor(_) => None,
+            spec::Start::Supervisor(tree) => Some(tree.nursery.as_ref().map(Nursery::socket)),
+        };
+        // A nursery comes with a socket of its own, which is that of the place or of another one.
+        let fits = |place: &&Arc<Node>| match (&socket, place.socket()) {
+            (Some(Some(socket)), Some(known)) => socket.is_the_same_as(&known),
+            _ => true,
+        };
+        let known = known.filter(|place| place.kind == child.kind()).filter(fits);
+        if let Some(place) = known {
+            place.revise(Arc::clone(&rules));
+        }
+        let place = known.map_or_else(|| Arc::new(node.below(&child.id, child.kind(), Arc::clone(&rules))), Arc::clone);
+        let start: Start = match child.start {
             spec::Start::Actor(start) => start,
             spec::Start::Supervisor(tree) => {
-                let socket = tree.nursery.as_ref().map_or_else(|| socket(&tree.id), Nursery::socket);
+                let socket = place.socket().or(socket.flatten()).unwrap_or_else(|| self::socket(&tree.id));
                 place.open(socket.clone());
-                Arc::new(Blueprint::at(Arc::clone(&place), tree, socket))
+                let blueprint = Blueprint::at(Arc::clone(&place), tree, socket);
+                if known.is_none() {
+                    blueprint.reset();
+                }
+                Arc::new(blueprint)
             }
         };
         Charge { node: place, rules, start }

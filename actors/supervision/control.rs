@@ -124,7 +124,7 @@ impl Control {
     /// One that does not come up is forgotten again, and costs nobody else anything. It comes up also when the caller stops
     /// waiting.
     pub async fn start_child(&self, spec: ChildSpec) -> Result<Started, StartError> {
-        let ask = |reply| Msg::Add { spec: Box::new(spec), reply };
+        let ask = |reply| Msg::Add { spec: Box::new(spec), is_listed: false, reply };
         self.ask(ask).await?
     }
 
@@ -171,16 +171,14 @@ impl Control {
 
     /// Makes the supervisor what `spec` says, all of it or nothing.
     ///
-    /// Children that are in both keep running, with their new rules and, from their next start on, made in the new way.
-    /// Children that are in the new spec alone are started after those; what is in the old one alone is stopped and
-    /// forgotten. Returns when all that is done, with the first start that failed.
+    /// Children that are in both keep running, with their new rules and, from their next start on, made in the new way. What
+    /// the last spec named and this one does not is stopped and forgotten; then what this one names first is started.
+    /// Children that were added by hand, and those of a nursery, stay. Returns when all that is done, with the first start
+    /// that failed; it is done also when the caller stops waiting. OTP keeps all children that are there: there the new spec
+    /// is code that was loaded, here it is what an operator wrote down.
     pub async fn reconfigure(&self, spec: TreeSpec) -> Result<(), StartError> {
         spec.check()?;
         let pending = self.ask(|reply| Msg::Reconfigure { spec: Box::new(spec), reply }).await??;
-        for gone in pending.gone {
-            // A reply that is dropped says the same: the child is gone, alone or with its supervisor.
-            let _ = gone.await;
-        }
         let mut outcome = Ok(());
         for started in pending.started {
             let started = started.await.unwrap_or_else(|_| Err(self.absent().into()));
@@ -206,9 +204,11 @@ impl Control {
     }
 }
 
+/// What comes when a child is gone.
+pub(crate) type Gone = oneshot::Receiver<Result<(), ChildError>>;
+
 /// What a change of a supervisor still waits for.
 #[derive(Debug)]
 pub(crate) struct Pending {
-    pub(crate) gone: Vec<oneshot::Receiver<Result<(), ChildError>>>,
     pub(crate) started: Vec<oneshot::Receiver<Result<Started, StartError>>>,
 }

@@ -26,6 +26,9 @@ pub(crate) type Start = Arc<dyn Maker>;
 pub(crate) trait Maker: Send + Sync {
     /// Starts one incarnation of the child.
     fn start(self: Arc<Self>, launch: Launch) -> Starting;
+
+    /// Returns how many messages may wait for the child.
+    fn in_flight_max(&self) -> usize;
 }
 
 pub(crate) type Starting = Pin<Box<dyn Future<Output = Result<Live, Unstarted>> + Send>>;
@@ -70,6 +73,10 @@ pub(crate) struct ActorMaker<M, F> {
 }
 
 impl<A: Actor, F: Fn() -> (A, A::Arguments) + Send + Sync + 'static> Maker for ActorMaker<A::Msg, F> {
+    fn in_flight_max(&self) -> usize {
+        self.socket.in_flight_max()
+    }
+
     fn start(self: Arc<Self>, launch: Launch) -> Starting {
         Box::pin(async move {
             let vitals = Arc::clone(&launch.vitals);
@@ -95,6 +102,10 @@ impl<A: Actor, F: Fn() -> (A, A::Arguments) + Send + Sync + 'static> Maker for A
 
 /// Starts the supervisor that the blueprint describes; it is up when all its children are.
 impl Maker for Blueprint {
+    fn in_flight_max(&self) -> usize {
+        self.socket.in_flight_max()
+    }
+
     fn start(self: Arc<Self>, launch: Launch) -> Starting {
         Box::pin(async move {
             let blueprint = self;
@@ -107,9 +118,15 @@ impl Maker for Blueprint {
             let watched = Watched::new(Supervisor, Arc::clone(&launch.vitals), Some(socket));
             let (actor, join) =
                 Actor::spawn(None, watched, brief).await.map_err(|error| unstarted(&launch.vitals, &error))?;
+            let limit = launch.limit.unwrap_or(Duration::MAX);
             let outcome = tokio::select! {
                 biased;
                 outcome = &mut booted => outcome,
+                () = tokio::time::sleep(limit) => {
+                    told(&actor, Msg::Shutdown);
+                    ended(join).await;
+                    return Err(Unstarted::because(format!("it did not start within {limit:?}")));
+                }
                 () = launch.vitals.called_off() => {
                     // It takes down in order what it has started so far, and then answers.
                     told(&actor, Msg::Shutdown);

@@ -48,8 +48,8 @@
 //! # What a room can rely on
 //!
 //! - **Order.** Children start in the order of the spec, each after the one before has finished its `pre_start`. They stop
-//!   in the reverse order, one at a time, with `post_stop` run, leaves before their supervisor; also when a supervisor was
-//!   killed.
+//!   in the reverse order, one at a time, with `post_stop` run, leaves before their supervisor; also when a supervisor
+//!   failed or was killed by accident. One that is killed because its spec says so is killed with all below it.
 //! - **Restart.** A panic, an `Err` from a handler, a kill and a stall are failures; a stop is not, whatever reason text
 //!   it carries. The first restart is immediate, later ones wait with exponential back-off and jitter until the room has
 //!   been healthy for a while.
@@ -61,7 +61,7 @@
 //! - **Addresses.** A [`Socket`] and its [`Outlet`]s find whichever generation of a room is plugged in now. Nothing is kept
 //!   for a room that is down: the sender is told [`Down`] at once. What is lost with a room is [told](EventKind::Lost).
 //! - **Bounds.** ractor's mailboxes have none, so each socket counts what waits and does above its limit as its [`Mailbox`]
-//!   says.
+//!   says. An actor that sends to itself does it with [`to_self`], so that the count stays right.
 //!
 //! # What it cannot do
 //!
@@ -123,4 +123,4 @@ pub use spec::{
     START_WITHIN_DEFAULT, STOP_WITHIN_DEFAULT, Shutdown, SpecError, Strategy, TreeSpec,
 };
 pub use tree::{Ended, StartError, StopTimeout, Tree, UnknownChild, start};
-pub use vitals::{Progress, progress, start_info};
+pub use vitals::{Progress, progress, start_info, to_self};

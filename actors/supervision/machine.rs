@@ -56,6 +56,8 @@ struct Child {
     generation: u64,
     stage: Stage,
     errand: Errand,
+    /// Whether somebody has asked for it to be down.
+    unwanted: bool,
     /// Whether it is forgotten once it is down.
     deleted: bool,
     /// Failures in a row.
@@ -64,7 +66,7 @@ struct Child {
 
 impl Child {
     fn new(rules: Arc<Rules>, generation: u64, errand: Errand) -> Self {
-        Child { rules, generation, stage: Stage::Down, errand, deleted: false, failures: 0 }
+        Child { rules, generation, stage: Stage::Down, errand, unwanted: false, deleted: false, failures: 0 }
     }
 
     fn is_alive(&self) -> bool {
@@ -118,6 +120,8 @@ pub(crate) struct Machine {
     rising: Option<Key>,
     phase: Phase,
     group: Option<Group>,
+    /// When the failure came that began the restart of the group.
+    group_since: Duration,
     tokens: u64,
     now: Duration,
     effects: Vec<Effect>,
@@ -137,6 +141,7 @@ impl Machine {
             rising: None,
             phase: Phase::Booting,
             group: None,
+            group_since: Duration::ZERO,
             tokens: 0,
             now: Duration::ZERO,
             effects: Vec::new(),
@@ -152,6 +157,11 @@ impl Machine {
     pub(crate) fn is_up(&self, key: Key, generation: u64) -> bool {
         let up = |child: &Child| matches!(child.stage, Stage::Up { .. });
         self.at(key, generation).is_some_and(up) && !self.doomed.contains(&key)
+    }
+
+    /// Returns whether the child will be forgotten when it is down.
+    pub(crate) fn is_leaving(&self, key: Key) -> bool {
+        self.children.get(&key).is_some_and(|child| child.deleted)
     }
 
     /// Returns whether nothing is started any more.
@@ -218,6 +228,10 @@ impl Machine {
             Event::Terminate { key, forget } => self.terminate(key, forget),
             Event::Restart { key } => {
                 self.change(key, |child| (child.errand, child.failures) = (Errand::Restart, 0));
+                self.wanted.insert(key);
+            }
+            Event::Recall { key } => {
+                self.change(key, |child| (child.errand, child.failures, child.deleted) = (Errand::Add, 0, false));
                 self.wanted.insert(key);
             }
             Event::Reflag { flags } => {
@@ -363,14 +377,6 @@ impl Machine {
             }
             // The step that this timer guarded is over.
             _ => {}
-        }
-    }
-
-    fn terminate(&mut self, key: Key, forget: bool) {
-        if self.children.contains_key(&key) {
-            self.change(key, |child| child.deleted |= forget);
-            self.call_off(key);
-            self.doom(key);
         }
     }
 

@@ -1,6 +1,7 @@
 //! A supervisor of children that are started at run time and end when they are done.
 
 use std::fmt;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -29,6 +30,8 @@ struct Inner {
     socket: Socket<Msg>,
     node: Mutex<Option<Arc<Node>>>,
     exits: Mutex<Vec<Outlet<ChildExit>>>,
+    /// How many children have come from templates.
+    made: AtomicU64,
 }
 
 /// The end of one incarnation of a nursery's child; told exactly once for each that was up.
@@ -43,7 +46,12 @@ pub struct ChildExit {
 impl Nursery {
     /// Returns a nursery that is not plugged in yet. `id` is how errors name it.
     pub fn new(id: &str) -> Self {
-        let inner = Inner { socket: blueprint::socket(id), node: Mutex::default(), exits: Mutex::default() };
+        let inner = Inner {
+            socket: blueprint::socket(id),
+            node: Mutex::default(),
+            exits: Mutex::default(),
+            made: AtomicU64::new(0),
+        };
         Nursery { inner: Arc::new(inner) }
     }
 
@@ -73,7 +81,7 @@ impl Nursery {
     ///
     /// `make` gets the id under which the child will be known: the nursery's own id and a number.
     pub fn template<T>(&self, make: impl Fn(&str, T) -> ChildSpec + Send + Sync + 'static) -> Template<T> {
-        Template { nursery: self.clone(), make: Arc::new(make), count: Arc::default() }
+        Template { nursery: self.clone(), make: Arc::new(make) }
     }
 
     /// Returns the children that are there now, in starting order.
@@ -97,8 +105,11 @@ impl Nursery {
     pub(crate) fn report(&self, id: &str, exit: &Exit) {
         let outlets = self.inner.exits.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for outlet in outlets {
-            if let Err(down) = outlet.send(ChildExit { id: id.to_owned(), exit: exit.clone() }) {
-                tracing::debug!(%down, child = id, "nobody heard that a child ended");
+            let tell = || outlet.send(ChildExit { id: id.to_owned(), exit: exit.clone() });
+            match panic::catch_unwind(AssertUnwindSafe(tell)) {
+                Ok(Ok(())) => {}
+                Ok(Err(down)) => tracing::debug!(%down, child = id, "nobody heard that a child ended"),
+                Err(_) => tracing::error!(child = id, "who was told that a child ended panicked"),
             }
         }
     }
@@ -114,7 +125,6 @@ impl fmt::Debug for Nursery {
 pub struct Template<T> {
     nursery: Nursery,
     make: Arc<Make<T>>,
-    count: Arc<AtomicU64>,
 }
 
 type Make<T> = dyn Fn(&str, T) -> ChildSpec + Send + Sync;
@@ -122,7 +132,7 @@ type Make<T> = dyn Fn(&str, T) -> ChildSpec + Send + Sync;
 impl<T> Template<T> {
     /// Starts one more child with `arguments` and returns when it is up.
     pub async fn start_child(&self, arguments: T) -> Result<Started, StartError> {
-        let number = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        let number = self.nursery.inner.made.fetch_add(1, Ordering::Relaxed) + 1;
         let id = format!("{}-{number}", self.nursery.id());
         self.nursery.start_child((self.make)(&id, arguments)).await
     }
@@ -130,8 +140,7 @@ impl<T> Template<T> {
 
 impl<T> Clone for Template<T> {
     fn clone(&self) -> Self {
-        let nursery = self.nursery.clone();
-        Template { nursery, make: Arc::clone(&self.make), count: Arc::clone(&self.count) }
+        Template { nursery: self.nursery.clone(), make: Arc::clone(&self.make) }
     }
 }
 

@@ -74,6 +74,10 @@ impl<M> Socket<M> {
         Socket { inner: Arc::new(inner) }
     }
 
+    pub(crate) fn is_the_same_as(&self, other: &Socket<M>) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// Returns how errors name the room.
     pub fn id(&self) -> &str {
         &self.inner.id
@@ -110,19 +114,32 @@ impl<M: Message> Socket<M> {
     /// Sends to whoever is plugged in now; refuses when nobody is, and does as the [`Mailbox`] says when too many messages
     /// wait.
     pub fn send(&self, message: M) -> Result<(), Down> {
-        match self.offer(message) {
-            Ok(()) => Ok(()),
-            Err(Refusal::Down(down)) => Err(down),
-            Err(Refusal::Full(message)) => match &self.inner.newest {
-                Some(newest) => {
-                    newest.keep(message);
-                    // A message may have been taken between the refusal and now, and then nobody else comes for this one.
-                    self.forward_newest();
-                    Ok(())
-                }
-                None => Err(self.full()),
-            },
-        }
+        let Some(newest) = &self.inner.newest else {
+            return self.offer(message).map_err(|refusal| match refusal {
+                Refusal::Down(down) => down,
+                Refusal::Full(_) => self.full(),
+            });
+        };
+        let mut kept = newest.lock();
+        let (outcome, replaced) = if kept.is_some() && self.is_plugged_in() {
+            (Ok(()), kept.replace(message))
+        } else {
+            match self.offer(message) {
+                Ok(()) => (Ok(()), None),
+                Err(Refusal::Down(down)) => (Err(down), None),
+                Err(Refusal::Full(message)) => (Ok(()), kept.replace(message)),
+            }
+        };
+        // A message may have been taken meanwhile, and then nobody else comes for the one that is kept.
+        self.forward(&mut kept);
+        drop(kept);
+        // Only now, because what goes with a message may send one.
+        drop(replaced);
+        outcome
+    }
+
+    fn is_plugged_in(&self) -> bool {
+        self.inner.plug.load().as_ref().is_some_and(|plug| !plug.vitals.is_retired())
     }
 
     /// Sends to whoever is plugged in now, and waits for at most this long while too many messages wait.
@@ -135,17 +152,29 @@ impl<M: Message> Socket<M> {
         let _waiting = Leaving(&self.inner.senders);
         loop {
             let made_room = self.inner.made_room.notified();
+            let actor = self.inner.plug.load().as_ref().map(|plug| Arc::clone(&plug.vitals));
             message = match self.offer(message) {
                 Ok(()) => return Ok(()),
                 Err(Refusal::Down(down)) => return Err(down),
                 Err(Refusal::Full(message)) => message,
             };
-            let Some(deadline) = deadline else {
-                made_room.await;
-                continue;
+            let retired = async {
+                match &actor {
+                    Some(vitals) => vitals.retired().await,
+                    None => std::future::pending().await,
+                }
             };
-            if tokio::time::timeout_at(deadline, made_room).await.is_err() {
-                return Err(self.full());
+            let too_late = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = made_room => {}
+                () = retired => {}
+                () = too_late => return Err(self.full()),
             }
         }
     }
@@ -186,23 +215,37 @@ impl<M: Message> Socket<M> {
         })
     }
 
+    /// Hands over what is kept, if there is room now; else it stays, also when nobody is there to take it.
+    fn forward(&self, kept: &mut Option<M>) {
+        if !self.is_plugged_in() {
+            return;
+        }
+        if let Some(Err(Refusal::Full(message))) = kept.take().map(|message| self.offer(message)) {
+            *kept = Some(message);
+        }
+    }
+
     fn forward_newest(&self) {
-        let Some(message) = self.inner.newest.as_ref().and_then(|newest| newest.take()) else { return };
-        if let (Err(Refusal::Full(message)), Some(newest)) = (self.offer(message), &self.inner.newest) {
-            newest.put_back(message);
+        if let Some(newest) = &self.inner.newest {
+            self.forward(&mut newest.lock());
+        }
+    }
+
+    /// Lets messages of this identity be taken again that were set aside; see [`Poison`].
+    pub fn release(&self, identity: u64) {
+        if let Some(quarantine) = &self.inner.quarantine {
+            quarantine.release(identity);
         }
     }
 
     /// Notes that the actor has taken a message out of its mailbox, and watches what the message does to it.
-    pub(crate) fn taken(&self, message: &M) -> Option<Box<Suspicion<M>>> {
-        if self.inner.newest.is_some() {
-            self.forward_newest();
-        }
+    pub(crate) fn taken(&self, message: &M, vitals: &Arc<Vitals>) -> Option<Box<Suspicion<M>>> {
+        self.forward_newest();
         if self.inner.senders.load(Ordering::SeqCst) > 0 {
             self.inner.made_room.notify_one();
         }
         let quarantine = self.inner.quarantine.as_ref()?;
-        quarantine.identify(message).map(|id| Box::new(Suspicion::new(self.clone(), id)))
+        quarantine.identify(message).map(|id| Box::new(Suspicion::new(self.clone(), Arc::clone(vitals), id)))
     }
 
     /// Counts one generation as killed by the message of this identity.
@@ -210,6 +253,11 @@ impl<M: Message> Socket<M> {
         if let Some(quarantine) = &self.inner.quarantine {
             quarantine.blame(id);
         }
+    }
+
+    /// Returns how many messages may wait.
+    pub(crate) fn in_flight_max(&self) -> usize {
+        self.inner.in_flight_max
     }
 
     /// Plugs an incarnation in, unless it was given up: then a newer one may be here already.
@@ -228,9 +276,7 @@ impl<M: Message> Socket<M> {
         if !is_mine {
             return false;
         }
-        if self.inner.newest.is_some() {
-            self.forward_newest();
-        }
+        self.forward_newest();
         self.wake_senders();
         true
     }

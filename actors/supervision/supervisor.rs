@@ -57,7 +57,7 @@ pub(crate) enum Msg {
     Overdue { key: Key, generation: u64, timer: Timer },
     GroupDue { token: u64 },
     CheckStalls,
-    Add { spec: Box<ChildSpec>, reply: Reply<Result<Started, StartError>> },
+    Add { spec: Box<ChildSpec>, is_listed: bool, reply: Reply<Result<Started, StartError>> },
     Terminate { id: String, reply: Reply<Result<(), ChildError>> },
     Restart { id: String, reply: Reply<Result<Started, ChildError>> },
     Delete { id: String, reply: Reply<Result<(), ChildError>> },
@@ -85,13 +85,13 @@ impl Actor for Supervisor {
     async fn handle(&self, myself: ActorRef<Msg>, message: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Boot => state.step(Event::Boot),
-            Msg::Started { key, generation, cell } => state.started(key, generation, cell),
+            Msg::Started { key, generation, cell } => state.started(key, generation, &cell),
             Msg::Unstarted { key, generation, unstarted } => state.unstarted(key, generation, unstarted),
             Msg::Exited { key, generation, exit, loss } => state.exited(key, generation, exit, loss),
             Msg::Overdue { key, generation, timer } => state.step(Event::Overdue { key, generation, timer }),
             Msg::GroupDue { token } => state.step(Event::GroupDue { token }),
             Msg::CheckStalls => state.check_stalls(),
-            Msg::Add { spec, reply } => state.add(*spec, reply),
+            Msg::Add { spec, is_listed, reply } => state.add(*spec, is_listed, reply),
             Msg::Terminate { id, reply } => state.terminate(&id, reply),
             Msg::Restart { id, reply } => state.restart(&id, reply),
             Msg::Delete { id, reply } => state.delete(&id, reply),
@@ -131,6 +131,15 @@ fn answer<T>(reply: Reply<T>, answer: T) {
     }
 }
 
+/// A message to come, unless this is dropped before.
+pub(crate) struct Alarm(AbortHandle);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 pub(crate) struct State {
     myself: ActorRef<Msg>,
     machine: Machine,
@@ -145,6 +154,8 @@ pub(crate) struct State {
     unstarted: Option<Unstarted>,
     verdict: Arc<OnceLock<Verdict>>,
     stalls: stalls::Watch,
+    /// When a group that was taken down is started again.
+    group_due: Option<Alarm>,
     /// What is to be answered at the end of the current step.
     answers: Vec<Box<dyn FnOnce() + Send>>,
     outcome: Option<Outcome>,
@@ -170,6 +181,7 @@ impl State {
             unstarted: None,
             verdict: brief.verdict,
             stalls: stalls::Watch::default(),
+            group_due: None,
             answers: Vec::new(),
             outcome: None,
         };
@@ -183,7 +195,6 @@ impl State {
     fn settle(&mut self, place: Place) -> Key {
         let key = self.next_key;
         self.next_key += 1;
-        self.stalls.expect(place.charge.rules.stall_after);
         self.rules = Some(Arc::clone(&place.charge.rules));
         self.keys.insert(Arc::from(place.charge.node.id()), key);
         self.places.insert(key, place);
@@ -201,13 +212,12 @@ impl State {
         }
     }
 
-    fn started(&mut self, key: Key, generation: u64, cell: ActorCell) {
+    fn started(&mut self, key: Key, generation: u64, cell: &ActorCell) {
         let Some(place) = self.places.get_mut(&key).filter(|_| self.machine.is_starting(key, generation)) else {
             // Nobody waits for it any longer.
             cell.kill();
             return;
         };
-        place.charge.node.set_cell(cell);
         let afresh = place.vitals.as_ref().and_then(|vitals| vitals.noted(|notes| notes.afresh.take()));
         self.step(Event::Started { key, generation });
         if let Some(reason) = afresh {
@@ -230,10 +240,14 @@ impl State {
     }
 
     fn exited(&mut self, key: Key, generation: u64, exit: Exit, loss: Loss) {
+        self.tell_loss(key, generation, loss);
+        self.step(Event::Exited { key, generation, exit });
+    }
+
+    fn tell_loss(&mut self, key: Key, generation: u64, loss: Loss) {
         if loss != Loss::default() {
             self.tell(key, generation, EventKind::Lost { handling: loss.handling, waiting: loss.waiting });
         }
-        self.step(Event::Exited { key, generation, exit });
     }
 
     fn tell(&mut self, key: Key, generation: u64, kind: EventKind) {
@@ -246,13 +260,13 @@ impl State {
         self.places.get(&key).map_or_else(String::new, |place| place.charge.node.path.as_ref().to_owned())
     }
 
-    fn after(&self, after: Duration, message: Msg) -> AbortHandle {
+    fn after(&self, after: Duration, message: Msg) -> Alarm {
         let myself = self.myself.clone();
         let task = tokio::spawn(async move {
             tokio::time::sleep(after).await;
             told(&myself, message);
         });
-        task.abort_handle()
+        Alarm(task.abort_handle())
     }
 
     /// Ends this actor when the machine has finished. As in OTP its reason is a shutdown, also when it gave up.

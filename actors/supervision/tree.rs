@@ -1,16 +1,14 @@
 //! A running tree: to look at, to administrate, to stop, and to wait for.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorRef};
-use rand::{SeedableRng, rngs::StdRng};
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::blueprint::{Blueprint, Shared};
 use crate::branch::{Branch, Kind, Node};
-use crate::clock::Clock;
 use crate::control::Control;
 use crate::event::{Event, EventKind, Exit};
 use crate::launch::{Unstarted, ended, told};
@@ -20,9 +18,6 @@ use crate::spec::{KILL_WITHIN_DEFAULT, SpecError, TreeSpec};
 use crate::supervisor::{Brief, Msg, Supervisor, Verdict, orphans};
 use crate::vitals::Vitals;
 use crate::watched::Watched;
-
-/// How many events a slow listener may fall behind before it misses some.
-const EVENTS_KEPT: usize = 1024;
 
 /// A running tree. All clones speak of the same one; it keeps running when the last is dropped.
 #[derive(Clone, Debug)]
@@ -64,10 +59,8 @@ impl Ended {
 /// Children start in the order of the spec, each after the one before is up. When one refuses, what was started is stopped
 /// again in reverse order, and the error names the child. The same is undone when the caller stops waiting.
 pub async fn start(spec: TreeSpec) -> Result<Tree, StartError> {
-    spec.check()?;
-    let dice = Mutex::new(StdRng::seed_from_u64(spec.seed.unwrap_or_else(any_seed)));
-    let shared =
-        Arc::new(Shared { clock: Arc::new(Clock::start()), events: broadcast::Sender::new(EVENTS_KEPT), dice });
+    spec.check_root()?;
+    let shared = Arc::new(Shared::new(spec.seed.unwrap_or_else(any_seed)));
     let blueprint = Arc::new(Blueprint::of(spec));
     let node = Arc::clone(&blueprint.node);
     if blueprint.needed.as_ref().is_some_and(|needed| !needed()) {
@@ -97,12 +90,12 @@ pub async fn start(spec: TreeSpec) -> Result<Tree, StartError> {
         }
         Err(_) => {
             ended(join).await;
-            orphans::take_down(&node).await;
+            orphans::take_down(&node, &shared).await;
             vitals.mark_gone();
             return Err(died("it ended while starting".to_owned()));
         }
     }
-    node.set_cell(root.get_cell());
+    node.set_cell(1, root.get_cell());
     shared.tell(&node, 1, EventKind::Started);
     let tree = Tree { root, node, shared, end };
     tokio::spawn(wait_for_the_end(tree.clone(), join, vitals, verdict, sender));
@@ -119,12 +112,12 @@ async fn wait_for_the_end(
     ended(join).await;
     vitals.note_exit(Exit::Killed);
     let node = tree.node;
-    if vitals.exit() == Some(Exit::Killed) {
-        orphans::take_down(&node).await;
-    }
+    // After an orderly end nobody is left. Any other end leaves children behind.
+    orphans::take_down(&node, &tree.shared).await;
     node.hush();
     tree.shared.tell(&node, 1, EventKind::Stopped);
     vitals.mark_gone();
+    tree.shared.fall_silent();
     end.send_replace(Some(match (verdict.get().cloned(), vitals.exit()) {
         (Some(Verdict::GaveUp { path, reason }), _) => Ended::GaveUp { path, reason },
         (Some(Verdict::Done { path }), _) => Ended::Done { path },
@@ -180,15 +173,8 @@ impl Tree {
         let all = self.node.walk();
         let alive = |node: &&Arc<Node>| node.kind == Kind::Actor && node.cell().is_some();
         let left = all.iter().filter(alive).map(|node| node.path.as_ref().to_owned()).collect();
-        // From the root down, so that no supervisor lives to see its child die.
-        for node in &all {
-            if let Some(vitals) = node.vitals() {
-                vitals.call_off();
-            }
-            if let Some(cell) = node.cell() {
-                cell.kill();
-            }
-        }
+        self.shared.hurry();
+        orphans::kill_all(&self.node);
         let gone = async {
             self.ended().await;
             for vitals in all.iter().filter_map(|node| node.vitals()) {
@@ -235,7 +221,7 @@ impl Tree {
 
     /// Returns what happens in the tree from now on. A listener that falls more than 1024 events behind misses some.
     pub fn events(&self) -> broadcast::Receiver<Event> {
-        self.shared.events.subscribe()
+        self.shared.listen()
     }
 }
 

@@ -1,6 +1,5 @@
 //! The vital signs of one incarnation of an actor: shared by the actor, its supervisor, its socket and whoever looks.
 
-use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,60 +13,21 @@ mod alive;
 
 mod attended;
 
+mod here;
+
 mod queue;
 
 pub(crate) use alive::Alive;
 pub(crate) use attended::{Attended, Seat, caught, panic_text};
+pub(crate) use here::here;
+pub use here::{Progress, progress, start_info, to_self};
 
 use alive::Roll;
+use here::CURRENT;
 use queue::{Queued, Taken};
 
 /// Stands for "no handler is running" where a time in nanoseconds is kept.
 const IDLE: u64 = 0;
-
-thread_local! {
-    /// Whose handler this thread is running.
-    static CURRENT: RefCell<Option<Arc<Vitals>>> = const { RefCell::new(None) };
-}
-
-/// Reports from inside a handler that it still makes progress, which resets its stall clock.
-///
-/// Outside of a supervised handler, also in a task that a handler spawned, it does nothing; see [`Progress::here`].
-pub fn progress() {
-    Progress::here().made();
-}
-
-/// Hands `info` to whoever started this actor with `start_child` or `restart_child`; for use in `pre_start`.
-pub fn start_info(info: impl Into<String>) {
-    let info = info.into();
-    here(|vitals| vitals.note(|notes| notes.info = Some(info)));
-}
-
-/// Does something with the vital signs of the actor whose handler is running, if one is.
-pub(crate) fn here(act: impl FnOnce(&Arc<Vitals>)) {
-    // Outside of a supervised handler there is nobody to tell.
-    let _ = CURRENT.try_with(|current| current.borrow().as_ref().map(act));
-}
-
-/// A way to report the progress of one handler from elsewhere, such as from a task it spawned.
-#[derive(Clone, Debug)]
-pub struct Progress(Option<Arc<Vitals>>);
-
-impl Progress {
-    /// Returns the one of the handler that is running here; outside of a supervised handler, one that does nothing.
-    pub fn here() -> Self {
-        let mut progress = Progress(None);
-        here(|vitals| progress.0 = Some(Arc::clone(vitals)));
-        progress
-    }
-
-    /// Reports progress.
-    pub fn made(&self) {
-        if let Some(vitals) = &self.0 {
-            vitals.progress_at.store(vitals.now_roughly(), Ordering::Release);
-        }
-    }
-}
 
 /// What a handler is busy with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,16 +201,19 @@ impl Vitals {
 
     /// Returns what the running handler is at, and for how long; nothing when idle.
     pub(crate) fn busy(&self) -> Option<(Activity, Duration)> {
+        // What is looked at after this belongs to the handler that was seen at work, or to a later one, never to an earlier one.
+        let is_at_work = self.is_at_work.load(Ordering::Acquire);
         let since = self.busy_since.load(Ordering::Acquire);
         let activity = *self.activity.lock().unwrap_or_else(PoisonError::into_inner);
-        self.is_at_work.load(Ordering::Acquire).then(|| (activity, self.surely_since(since)))
+        is_at_work.then(|| (activity, self.surely_since(since)))
     }
 
     /// Returns for how long the running handler has made no progress; nothing when idle.
     pub(crate) fn silent_for(&self) -> Option<Duration> {
+        let is_at_work = self.is_at_work.load(Ordering::Acquire);
         let since = self.busy_since.load(Ordering::Acquire);
         let progress_at = self.progress_at.load(Ordering::Acquire);
-        self.is_at_work.load(Ordering::Acquire).then(|| self.surely_since(since.max(progress_at)))
+        is_at_work.then(|| self.surely_since(since.max(progress_at)))
     }
 
     /// Returns how long ago this incarnation's start began.
@@ -303,7 +266,14 @@ impl Vitals {
 
     /// Turns senders away from now on.
     pub(crate) fn retire(&self) {
-        self.retired.store(true, Ordering::Release);
+        if !self.retired.swap(true, Ordering::AcqRel) {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Waits until nobody may send any more.
+    pub(crate) async fn retired(&self) {
+        self.until(&self.retired).await;
     }
 
     #[inline]
@@ -370,6 +340,11 @@ impl Vitals {
     pub(crate) fn call_off(&self) {
         self.called_off.store(true, Ordering::Release);
         self.changed.notify_waiters();
+    }
+
+    /// Returns whether nobody wants the actor that is being started.
+    pub(crate) fn is_unwanted(&self) -> bool {
+        self.called_off.load(Ordering::Acquire) || self.is_abandoned()
     }
 
     /// Waits until the start is no longer wanted.

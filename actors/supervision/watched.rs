@@ -10,6 +10,7 @@ use pin_project_lite::pin_project;
 use ractor::{Actor, ActorProcessingErr, ActorRef, Message, SupervisionEvent};
 
 use crate::event::Exit;
+use crate::machine::CALLED_OFF;
 use crate::socket::{Socket, Suspicion};
 use crate::vitals::{Activity, Alive, Attended, Seat, Vitals};
 
@@ -47,6 +48,10 @@ impl<A: Actor> Actor for Watched<A> {
         let mut seat = Seat::at(&self.vitals);
         let pre_start = || Some(self.inner.pre_start(myself.clone(), arguments));
         let state = seat.attend(Activity::Callback("pre_start"), pre_start).await?;
+        if self.vitals.is_unwanted() {
+            // It blocked its thread, or was called off at the very end; nothing more of it is to run.
+            return Err(CALLED_OFF.into());
+        }
         let kept = Kept::new(state, seat, &self.vitals);
         if let Some(socket) = &self.socket
             && !socket.plug(myself, Arc::clone(&self.vitals))
@@ -78,10 +83,19 @@ impl<A: Actor> Actor for Watched<A> {
         kept: &mut Self::State,
     ) -> impl Future<Output = Done> + Send {
         self.vitals.dequeue();
-        let activity = Activity::Message(self.kind_of(&message));
-        let suspicion = self.socket.as_ref().and_then(|socket| socket.taken(&message));
+        // Both look at the message with functions of the socket's maker, which may panic.
+        let look =
+            || (self.kind_of(&message), self.socket.as_ref().and_then(|socket| socket.taken(&message, &self.vitals)));
+        let looked = panic::catch_unwind(AssertUnwindSafe(look));
         let Kept { state, seat, is_fresh, .. } = kept;
-        let work = seat.attend(activity, || Some(self.inner.handle(myself, message, state.as_mut()?)));
+        let (kind, suspicion, panicked) = match looked {
+            Ok((kind, suspicion)) => (kind, suspicion, None),
+            Err(payload) => (std::any::type_name::<A::Msg>(), None, Some(payload)),
+        };
+        let work = seat.attend(Activity::Message(kind), || match panicked {
+            Some(payload) => panic::resume_unwind(payload),
+            None => Some(self.inner.handle(myself, message, state.as_mut()?)),
+        });
         Handling { yields: std::mem::take(is_fresh), suspicion, work }
     }
 

@@ -1,5 +1,6 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use kloros_supervision::to_self;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::AbortHandle;
 
@@ -98,7 +99,7 @@ impl Actor for Validator {
         // What was on the scales when this room failed goes back on them; the runs are in the journal.
         for (deployment, stage) in open_deployments(&seams).await? {
             if matches!(stage, Stage::Healthy | Stage::Measuring) {
-                myself.send_message(Msg::Deployed(deployment))?;
+                to_self(&myself, Msg::Deployed(deployment))?;
             }
         }
         Ok(State { seams, exits, config, catalogue, run_within, judging: BTreeMap::new() })

@@ -93,6 +93,10 @@ impl Node {
         self.below.get_or_init(|| Box::new(Below { socket, children: RwLock::default() }));
     }
 
+    pub(crate) fn is_root(&self) -> bool {
+        self.is_root
+    }
+
     pub(crate) fn id(&self) -> &str {
         &self.path[self.id_at..]
     }
@@ -169,8 +173,20 @@ impl Node {
         former
     }
 
-    pub(crate) fn set_cell(&self, cell: ActorCell) {
-        self.status().cell = Some(cell);
+    /// Notes the actor that stands here in this generation.
+    pub(crate) fn set_cell(&self, generation: u64, cell: ActorCell) {
+        let mut status = self.status();
+        if status.generation == generation {
+            status.cell = Some(cell);
+        }
+    }
+
+    /// Lets a place that was not started after all show so.
+    pub(crate) fn rest(&self) {
+        let mut status = self.status();
+        if matches!(status.stage, Stage::Starting) {
+            status.stage = Stage::Stopped;
+        }
     }
 
     /// Returns the actor that stands here now.

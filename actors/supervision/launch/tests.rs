@@ -26,6 +26,10 @@ impl Actor for Idle {
 struct Cancelling(Mutex<Vec<AbortHandle>>);
 
 impl Maker for Cancelling {
+    fn in_flight_max(&self) -> usize {
+        1
+    }
+
     fn start(self: Arc<Self>, launch: Launch) -> Starting {
         Box::pin(async move {
             let (actor, join) = Actor::spawn(None, Watched::new(Idle, launch.vitals, None), ()).await.unwrap();

@@ -8,6 +8,9 @@ use super::{
     Timer,
 };
 
+/// How far apart two ends may be heard that count as one.
+const SAME_INSTANT: Duration = Duration::from_millis(10);
+
 impl Machine {
     /// Restarts the child that failed, with whom the strategy says, unless that is one restart too many.
     pub(super) fn restart_or_leave(&mut self, key: Key, reason: &str, dice: f64) {
@@ -17,8 +20,12 @@ impl Machine {
             self.leave(key);
             return;
         }
-        // A child that fails while its siblings are being taken down anyway joins the restart that was counted already.
-        let joins = matches!(self.group, Some(Group::TearingDown { .. } | Group::Waiting { .. }));
+        // A child that fails in the same instant as another joins the restart that was counted already.
+        let joins = matches!(self.group, Some(Group::TearingDown { .. } | Group::Waiting { .. }))
+            && self.now.saturating_sub(self.group_since) <= SAME_INSTANT;
+        if !joins {
+            self.group_since = self.now;
+        }
         if !joins && !self.window.admit(self.now) {
             self.give_up(key, reason.to_owned());
             return;
@@ -55,7 +62,8 @@ impl Machine {
         for (key, restart) in concerned {
             self.doom(key);
             let back = restart != Restart::Temporary;
-            if back && self.children.get(&key).is_some_and(|child| !child.deleted) {
+            let called_back = self.wanted.contains(&key);
+            if back && self.children.get(&key).is_some_and(|child| called_back || !child.unwanted) {
                 self.wanted.insert(key);
             } else {
                 self.wanted.remove(&key);
@@ -75,6 +83,7 @@ impl Machine {
             child.rules.restart != Restart::Temporary && self.flags.strategy.is_some() && !child.deleted
         });
         if kept {
+            self.change(key, |child| child.unwanted = false);
             self.effects.push(Effect::Rest { key });
         } else {
             self.forget(key);
@@ -105,6 +114,15 @@ impl Machine {
         }
     }
 
+    /// Brings a child down that somebody asked to be down.
+    pub(super) fn terminate(&mut self, key: Key, forget: bool) {
+        if self.children.contains_key(&key) {
+            self.change(key, |child| (child.unwanted, child.deleted) = (true, child.deleted | forget));
+            self.call_off(key);
+            self.doom(key);
+        }
+    }
+
     /// Gives up on a child that is to come up again.
     pub(super) fn call_off(&mut self, key: Key) {
         let awaits = |child: &super::Child| child.stage == Stage::Down && child.errand == Errand::None;
@@ -115,7 +133,8 @@ impl Machine {
 
     /// Takes the steps that are possible now.
     pub(super) fn advance(&mut self) {
-        if self.flags.strategy.is_some() {
+        // Children that are asked to go one by one have nothing to do with each other.
+        if self.flags.strategy.is_some() && (self.group.is_some() || self.is_closing()) {
             self.take_down_in_reverse();
         } else {
             self.take_down_at_once();
@@ -196,6 +215,11 @@ impl Machine {
     fn settle(&mut self, key: Key, was_waiting: bool) {
         self.doomed.remove(&key);
         if self.wanted.contains(&key) {
+            if self.children.get(&key).is_some_and(|child| child.unwanted) {
+                // It was called back, but not before whoever wanted it down has seen it down.
+                self.change(key, |child| child.unwanted = false);
+                self.effects.push(Effect::Rest { key });
+            }
             return;
         }
         if was_waiting {

@@ -67,6 +67,10 @@ pub(crate) enum Event {
     Restart {
         key: Key,
     },
+    /// Lets a child come back that was asked to go, once it is down.
+    Recall {
+        key: Key,
+    },
     /// The flags that hold from now on.
     Reflag {
         flags: Flags,

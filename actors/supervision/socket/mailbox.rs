@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ractor::Message;
 
 use super::Socket;
+use crate::vitals::Vitals;
 
 /// How many messages may wait for one actor, unless its socket says otherwise.
 pub const IN_FLIGHT_MAX_DEFAULT: usize = 10_000;
@@ -29,8 +30,8 @@ pub enum WhenFull {
     /// It is refused with [`Down::Full`](crate::Down::Full).
     #[default]
     Refuse,
-    /// It takes the place of the one that was sent before it in vain, and is handed over as soon as there is room: for
-    /// messages of which only the newest counts.
+    /// It takes the place of the one that was sent before it in vain, and is handed over as soon as there is room, if need be
+    /// to the next generation: for messages of which only the newest counts.
     Coalesce,
 }
 
@@ -65,21 +66,9 @@ impl<M> fmt::Debug for Poison<M> {
 pub(super) struct Newest<M>(Mutex<Option<M>>);
 
 impl<M> Newest<M> {
-    fn slot(&self) -> MutexGuard<'_, Option<M>> {
+    /// Returns the message, locked so that no other one overtakes it on its way.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Option<M>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn keep(&self, message: M) {
-        *self.slot() = Some(message);
-    }
-
-    pub(super) fn take(&self) -> Option<M> {
-        self.slot().take()
-    }
-
-    /// Keeps a message that was taken out in vain, unless a newer one came meanwhile.
-    pub(super) fn put_back(&self, message: M) {
-        self.slot().get_or_insert(message);
     }
 }
 
@@ -115,30 +104,48 @@ impl<M> Quarantine<M> {
     }
 
     pub(super) fn blame(&self, id: u64) {
-        *self.all().entry(id).or_default() += 1;
+        let mut all = self.all();
+        if all.len() >= SUSPECTS_MAX && !all.contains_key(&id) {
+            let least = all.iter().min_by_key(|(_, kills)| **kills).map(|(id, _)| *id);
+            least.and_then(|id| all.remove(&id));
+        }
+        let kills = all.entry(id).or_default();
+        *kills = kills.saturating_add(1);
+    }
+
+    pub(super) fn release(&self, id: u64) {
+        self.all().remove(&id);
     }
 }
+
+/// How many messages are remembered that have killed; of more, those that killed least are forgotten.
+const SUSPECTS_MAX: usize = 1024;
 
 /// Blames the message that is being handled for the death of its actor, unless it is cleared.
 pub(crate) struct Suspicion<M: Message> {
     socket: Socket<M>,
+    vitals: Arc<Vitals>,
     id: u64,
     cleared: bool,
 }
 
 impl<M: Message> Suspicion<M> {
-    pub(super) fn new(socket: Socket<M>, id: u64) -> Self {
-        Suspicion { socket, id, cleared: false }
+    pub(super) fn new(socket: Socket<M>, vitals: Arc<Vitals>, id: u64) -> Self {
+        Suspicion { socket, vitals, id, cleared: false }
     }
 
+    /// The message was handled, so that earlier deaths are not its fault.
     pub(crate) fn clear(&mut self) {
         self.cleared = true;
+        self.socket.release(self.id);
     }
 }
 
 impl<M: Message> Drop for Suspicion<M> {
     fn drop(&mut self) {
-        if !self.cleared {
+        // Who is taken down with its siblings while it handles a message does not die of the message.
+        let is_own_end = self.vitals.exit().is_some() || !self.vitals.is_retired();
+        if !self.cleared && is_own_end {
             self.socket.blame(self.id);
         }
     }

@@ -6,7 +6,16 @@ use std::time::Duration;
 use super::{AutoShutdown, Backoff, ChildSpec, Flags, Restart, Start, TreeSpec};
 
 impl TreeSpec {
-    /// Returns the first thing that makes this spec unusable.
+    /// Returns the first thing that makes this spec unusable as a whole tree.
+    pub(crate) fn check_root(&self) -> Result<(), SpecError> {
+        self.check()?;
+        if self.children.iter().any(|child| child.id == self.id) {
+            return Err(SpecError::NamedLikeTheRoot { id: self.id.clone() });
+        }
+        Ok(())
+    }
+
+    /// Returns the first thing that makes this spec unusable, wherever it stands.
     pub(crate) fn check(&self) -> Result<(), SpecError> {
         check_id(&self.id)?;
         if self.flags.intensity.within.is_zero() {
@@ -36,6 +45,9 @@ impl ChildSpec {
         if self.rules.start_within.is_some_and(|limit| limit.is_zero()) {
             return Err(SpecError::NoTimeToStart { id: id() });
         }
+        if self.rules.kill_within.is_zero() {
+            return Err(SpecError::NoTimeToDie { id: id() });
+        }
         if self.rules.significant && self.rules.restart == Restart::Permanent {
             return Err(SpecError::SignificantPermanent { id: id() });
         }
@@ -43,6 +55,7 @@ impl ChildSpec {
             return Err(SpecError::SignificantForNothing { id: id() });
         }
         match &self.start {
+            Start::Actor(maker) if maker.in_flight_max() == 0 => Err(SpecError::NoRoom { id: id() }),
             Start::Actor(_) => Ok(()),
             Start::Supervisor(tree) => tree.check(),
         }
@@ -118,6 +131,24 @@ pub enum SpecError {
     #[error("{id} has zero time to start; give its pre_start time")]
     NoTimeToStart {
         /// Whose limit it is.
+        id: String,
+    },
+    /// Everybody would count as blocked.
+    #[error("{id} has zero time to answer a kill; give it some")]
+    NoTimeToDie {
+        /// Whose limit it is.
+        id: String,
+    },
+    /// It could never be sent anything.
+    #[error("the mailbox of {id} takes no message; let at least one wait")]
+    NoRoom {
+        /// Whose mailbox it is.
+        id: String,
+    },
+    /// A child of the root has its path from its id alone, and would be taken for the root.
+    #[error("a child of {id} has the same id; give it another one")]
+    NamedLikeTheRoot {
+        /// The id that is there twice.
         id: String,
     },
     /// A permanent child is never done, so nothing could follow from it.

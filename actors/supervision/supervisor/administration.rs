@@ -5,25 +5,29 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::place::Place;
-use super::{State, answer};
+use super::{Msg, State, answer};
 use crate::blueprint::Charge;
 use crate::branch::Kind;
-use crate::control::{Child, ChildError, Count, Pending, Presence, Reply, Started};
+use crate::control::{Child, ChildError, Count, Gone, Pending, Presence, Reply, Started};
+use crate::launch::told;
 use crate::machine::{Event, Key, Stand};
 use crate::socket::Down;
 use crate::spec::{ChildSpec, Rules, SpecError, TreeSpec};
 use crate::tree::StartError;
 
 impl State {
-    pub(super) fn add(&mut self, spec: ChildSpec, reply: Reply<Result<Started, StartError>>) {
+    pub(super) fn add(&mut self, spec: ChildSpec, is_listed: bool, reply: Reply<Result<Started, StartError>>) {
         match self.check_new(&spec) {
-            Ok(()) => self.add_checked(spec, Some(reply)),
+            Ok(()) => self.add_checked(spec, is_listed, reply),
             Err(error) => answer(reply, Err(error)),
         }
     }
 
     fn check_new(&self, spec: &ChildSpec) -> Result<(), StartError> {
         spec.check(&self.machine.flags())?;
+        if self.blueprint.node.is_root() && spec.id == self.blueprint.node.id() {
+            return Err(SpecError::NamedLikeTheRoot { id: spec.id.clone() }.into());
+        }
         if let Some(key) = self.keys.get(spec.id.as_str()) {
             let (supervisor, id) = (self.path(), spec.id.clone());
             return Err(match self.presence(*key) {
@@ -38,11 +42,12 @@ impl State {
         Ok(())
     }
 
-    fn add_checked(&mut self, spec: ChildSpec, added: Option<Reply<Result<Started, StartError>>>) {
+    fn add_checked(&mut self, spec: ChildSpec, is_listed: bool, added: Reply<Result<Started, StartError>>) {
         let charge = Charge::below(&self.blueprint.node, spec, self.rules.as_ref());
         let (node, rules) = (Arc::clone(&charge.node), Arc::clone(&charge.rules));
         let mut place = Place::new(charge);
-        place.asked().added = added;
+        place.is_listed = is_listed;
+        place.asked().added = Some(added);
         let key = self.settle(place);
         self.blueprint.node.adopt(key, node);
         self.step(Event::Add { key, rules });
@@ -141,31 +146,56 @@ impl State {
     /// Becomes what `spec` says, or stays as it is.
     pub(super) fn reconfigure(&mut self, spec: TreeSpec) -> Result<Pending, StartError> {
         self.check_change(&spec)?;
-        let mut pending = Pending { gone: Vec::new(), started: Vec::new() };
         self.step(Event::Reflag { flags: spec.flags });
-        let mut leaving: Vec<Key> = self.places.keys().copied().collect();
-        let mut coming = Vec::new();
+        // Nobody's list names the children of a nursery, or those that were added by hand.
+        let is_listed = |place: &Place| place.is_listed && spec.nursery.is_none();
+        let mut leaving: Vec<Key> =
+            self.places.iter().filter(|(_, place)| is_listed(place)).map(|(key, _)| *key).collect();
+        let (mut started, mut coming) = (Vec::new(), Vec::new());
         for child in spec.children {
-            match self.keys.get(child.id.as_str()).copied() {
-                Some(key) => {
-                    leaving.retain(|other| *other != key);
-                    self.revise(key, child);
-                }
-                None => coming.push(child),
+            let (reply, answer) = oneshot::channel();
+            let Some(key) = self.keys.get(child.id.as_str()).copied() else {
+                started.push(answer);
+                coming.push((child, reply));
+                continue;
+            };
+            leaving.retain(|other| *other != key);
+            self.revise(key, child);
+            if self.machine.is_leaving(key) {
+                started.push(answer);
+                self.call_back(key, reply);
             }
         }
         leaving.sort_unstable();
+        let mut gone = Vec::new();
         for key in leaving.into_iter().rev() {
-            let (reply, gone) = oneshot::channel();
-            pending.gone.push(gone);
+            let (reply, answer) = oneshot::channel();
+            gone.push(answer);
             self.bring_down(key, reply, true);
         }
-        for child in coming {
-            let (reply, started) = oneshot::channel();
-            pending.started.push(started);
-            self.add_checked(child, Some(reply));
+        self.add_after(gone, coming);
+        Ok(Pending { started })
+    }
+
+    /// Starts children when others are gone, whose ports and sockets they may take over.
+    fn add_after(&self, gone: Vec<Gone>, coming: Vec<(ChildSpec, Reply<Result<Started, StartError>>)>) {
+        let myself = self.myself.clone();
+        tokio::spawn(async move {
+            for gone in gone {
+                // A reply that is dropped says the same: the child is gone, alone or with its supervisor.
+                let _ = gone.await;
+            }
+            for (spec, reply) in coming {
+                told(&myself, Msg::Add { spec: Box::new(spec), is_listed: true, reply });
+            }
+        });
+    }
+
+    fn call_back(&mut self, key: Key, reply: Reply<Result<Started, StartError>>) {
+        if let Some(place) = self.places.get_mut(&key) {
+            place.asked().added = Some(reply);
         }
-        Ok(pending)
+        self.step(Event::Recall { key });
     }
 
     fn check_change(&self, spec: &TreeSpec) -> Result<(), StartError> {
@@ -183,16 +213,16 @@ impl State {
         }
     }
 
-    /// Treats a child by new rules; an actor is also made in the new way from its next start on.
+    /// Treats a child by new rules, and makes it in the new way from its next start on.
     fn revise(&mut self, key: Key, child: ChildSpec) {
         let Some(place) = self.places.get_mut(&key) else { return };
         let rules = Arc::new(child.rules);
         place.charge.node.revise(Arc::clone(&rules));
         place.charge.rules = Arc::clone(&rules);
-        if let crate::spec::Start::Actor(start) = child.start {
+        if let Some(start) = place.charge.remade(child.start) {
             place.charge.start = start;
         }
-        self.stalls.expect(child.rules.stall_after);
+        self.watch_stalls(child.rules.stall_after);
         self.step(Event::Revise { key, rules });
     }
 

@@ -1,5 +1,6 @@
 //! What the machine wants done, done.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ impl State {
             Effect::Disarm { key } => self.at(key, Place::disarm),
             Effect::ArmGroup { token, after } if after.is_zero() => told(&self.myself, Msg::GroupDue { token }),
             Effect::ArmGroup { token, after } => {
-                self.after(after, Msg::GroupDue { token });
+                self.group_due = Some(self.after(after, Msg::GroupDue { token }));
             }
             Effect::Tell { key, generation, kind } => self.show(key, generation, kind),
             Effect::Answer { key, answer } => self.answer_start(key, answer),
@@ -56,12 +57,18 @@ impl State {
         place.vitals = Some(Arc::clone(&vitals));
         let launch = Launch { vitals, limit: place.charge.rules.start_within, shared: Arc::clone(&self.shared) };
         let supervisor = self.myself.clone();
-        let nursery = self.blueprint.nursery.clone();
+        let (nursery, limit) = (self.blueprint.nursery.clone(), place.charge.rules.stall_after);
         tokio::spawn(attend(key, generation, place.charge.clone(), launch, former, supervisor, nursery));
-        self.watch_stalls();
+        self.watch_stalls(limit);
     }
 
     fn arm(&mut self, key: Key, generation: u64, timer: Timer, after: Duration) {
+        // A supervisor never blocks, and is up or down when all below it is, or was given up. Those have limits of their own.
+        let is_supervisor = self.places.get(&key).is_some_and(|place| place.charge.node.kind != Kind::Actor);
+        if is_supervisor && matches!(timer, Timer::Kill | Timer::Start) {
+            self.at(key, Place::disarm);
+            return;
+        }
         let task = self.after(after, Msg::Overdue { key, generation, timer });
         self.at(key, |place| {
             place.disarm();
@@ -106,32 +113,40 @@ impl State {
 
     fn rest(&mut self, key: Key) {
         let Some(place) = self.places.get_mut(&key) else { return };
-        for terminated in place.take_asked().terminated {
+        place.charge.node.rest();
+        for terminated in place.terminated() {
             self.answers.push(Box::new(move || answer(terminated, Ok(()))));
         }
     }
 
     fn forget(&mut self, key: Key) {
         self.rest(key);
-        let Some(mut place) = self.places.remove(&key) else { return };
-        place.disarm();
+        let Some(place) = self.places.remove(&key) else { return };
         self.blueprint.node.disown(key);
         let id = place.charge.node.id();
         if self.keys.get(id) == Some(&key) {
             self.keys.remove(id);
+        }
+        // What it was made from belongs to whoever wrote the spec, and may panic when it goes.
+        if panic::catch_unwind(AssertUnwindSafe(|| drop(place))).is_err() {
+            tracing::error!("what a child was made from panicked while it was dropped");
         }
     }
 
     fn abandon(&mut self, key: Key) {
         let Some(place) = self.places.get_mut(&key) else { return };
         let Some(vitals) = &place.vitals else { return };
+        let (vitals, node) = (Arc::clone(vitals), Arc::clone(&place.charge.node));
         vitals.note_exit(Exit::Failed("it blocks its thread and was given up".to_owned()));
+        vitals.retire();
+        let (generation, loss) = (node.generation(), vitals.loss());
+        self.tell_loss(key, generation, loss);
         // From here on nobody speaks of its end again, also when it comes free one day.
         if vitals.settle()
-            && place.charge.node.cell().is_some()
+            && node.cell().is_some()
             && let (Some(nursery), Some(exit)) = (&self.blueprint.nursery, vitals.exit())
         {
-            nursery.report(place.charge.node.id(), &exit);
+            nursery.report(node.id(), &exit);
         }
         vitals.abandon();
     }

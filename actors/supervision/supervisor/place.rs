@@ -4,15 +4,14 @@ use std::sync::Arc;
 
 use ractor::{ActorCell, ActorRef};
 use tokio::runtime::Handle;
-use tokio::task::AbortHandle;
 
-use super::{Msg, orphans};
-use crate::blueprint::Charge;
+use super::{Alarm, Msg, orphans};
+use crate::blueprint::{Charge, Shared};
 use crate::branch::{Kind, Node};
 use crate::control::{ChildError, Reply, Started};
 use crate::event::Exit;
 use crate::launch::{Launch, Live, Unstarted, told};
-use crate::machine::Key;
+use crate::machine::{CALLED_OFF, Key};
 use crate::nursery::Nursery;
 use crate::tree::StartError;
 use crate::vitals::{Vitals, caught};
@@ -21,7 +20,9 @@ use crate::vitals::{Vitals, caught};
 pub(super) struct Place {
     pub(super) charge: Charge,
     pub(super) vitals: Option<Arc<Vitals>>,
-    pub(super) timer: Option<AbortHandle>,
+    pub(super) timer: Option<Alarm>,
+    /// Whether the spec of the supervisor names it; others were added by hand.
+    pub(super) is_listed: bool,
     /// Who waits for an answer; rarely anybody, so it is kept apart.
     asked: Option<Box<Asked>>,
 }
@@ -36,7 +37,7 @@ pub(super) struct Asked {
 
 impl Place {
     pub(super) fn new(charge: Charge) -> Self {
-        Place { charge, vitals: None, timer: None, asked: None }
+        Place { charge, vitals: None, timer: None, is_listed: true, asked: None }
     }
 
     /// Returns who waits for an answer, to add somebody.
@@ -44,9 +45,9 @@ impl Place {
         self.asked.get_or_insert_default()
     }
 
-    /// Returns who waits for an answer, to answer; nobody does from here on.
-    pub(super) fn take_asked(&mut self) -> Asked {
-        self.asked.take().map_or_else(Asked::default, |asked| *asked)
+    /// Takes out who waits for it to be down.
+    pub(super) fn terminated(&mut self) -> Vec<Reply<Result<(), ChildError>>> {
+        self.asked.as_mut().map_or_else(Vec::new, |asked| std::mem::take(&mut asked.terminated))
     }
 
     /// Ends a start that is under way.
@@ -65,8 +66,12 @@ impl Place {
 
     pub(super) fn kill(&mut self) {
         self.retire();
-        if let Some(cell) = self.charge.node.cell() {
-            cell.kill();
+        if self.charge.node.kind == Kind::Actor {
+            if let Some(cell) = self.charge.node.cell() {
+                cell.kill();
+            }
+        } else {
+            orphans::kill_all(&self.charge.node);
         }
     }
 
@@ -78,9 +83,7 @@ impl Place {
     }
 
     pub(super) fn disarm(&mut self) {
-        if let Some(timer) = self.timer.take() {
-            timer.abort();
-        }
+        self.timer = None;
     }
 }
 
@@ -103,19 +106,33 @@ pub(super) async fn attend(
     supervisor: ActorRef<Msg>,
     nursery: Option<Nursery>,
 ) {
+    let (vitals, shared) = (Arc::clone(&launch.vitals), Arc::clone(&launch.shared));
     // The one before may still be dying, when it went down with a supervisor that was killed.
-    if let Some(former) = former
-        && tokio::time::timeout(charge.rules.kill_within, former.gone()).await.is_err()
-    {
-        tracing::error!(path = %charge.node.path, "a former incarnation is still there");
+    if let Some(former) = former {
+        tokio::select! {
+            biased;
+            () = former.gone() => {}
+            () = vitals.called_off() => {}
+            () = tokio::time::sleep(charge.rules.kill_within) => {
+                tracing::error!(path = %charge.node.path, "a former incarnation is still there");
+            }
+        }
     }
-    let vitals = Arc::clone(&launch.vitals);
-    let start = caught(charge.start.start(launch)).await;
+    let start = if vitals.is_unwanted() {
+        Ok(Err(Unstarted::because(CALLED_OFF)))
+    } else {
+        caught(charge.start.start(launch)).await
+    };
     let Charge { node, .. } = charge;
     match start.unwrap_or_else(|panic| Err(Unstarted::because(panic))) {
         Ok(Live { cell }) => {
-            told(&supervisor, Msg::Started { key, generation, cell });
-            let end = End { key, generation, node, vitals: Arc::clone(&vitals), supervisor, nursery };
+            // Whoever brings down what a supervisor left behind finds it here, whether or not the supervisor has heard of it.
+            node.set_cell(generation, cell.clone());
+            let is_heard = supervisor.send_message(Msg::Started { key, generation, cell: cell.clone() }).is_ok();
+            if !is_heard || vitals.is_unwanted() {
+                ask_to_stop(&node, &cell);
+            }
+            let end = End { key, generation, node, vitals: Arc::clone(&vitals), supervisor, nursery, shared };
             vitals.when_over(move || end.report());
         }
         Err(unstarted) => {
@@ -136,10 +153,23 @@ struct End {
     vitals: Arc<Vitals>,
     supervisor: ActorRef<Msg>,
     nursery: Option<Nursery>,
+    shared: Arc<Shared>,
 }
 
 impl End {
     fn report(self) {
+        if self.node.kind == Kind::Actor {
+            self.told();
+        } else if let Ok(runtime) = Handle::try_current() {
+            // After an orderly end nobody is left. Any other end leaves children behind.
+            runtime.spawn(async move {
+                orphans::take_down(&self.node, &self.shared).await;
+                self.told();
+            });
+        }
+    }
+
+    fn told(self) {
         if self.vitals.is_abandoned() {
             self.node.came_free();
             return;
@@ -148,24 +178,12 @@ impl End {
         self.vitals.note_exit(Exit::Killed);
         // Whoever sends from now on is refused, so that what waits is what is lost.
         self.vitals.retire();
-        if self.node.kind == Kind::Actor || self.vitals.exit() != Some(Exit::Killed) {
-            self.told();
-        } else if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(async move {
-                orphans::take_down(&self.node).await;
-                self.told();
-            });
-        }
-    }
-
-    fn told(self) {
         let (exit, loss) = (self.vitals.exit().unwrap_or(Exit::Killed), self.vitals.loss());
-        if self.vitals.settle()
-            && let Some(nursery) = self.nursery
-        {
+        let observers = self.nursery.filter(|_| self.vitals.settle());
+        self.vitals.mark_gone();
+        told(&self.supervisor, Msg::Exited { key: self.key, generation: self.generation, exit: exit.clone(), loss });
+        if let Some(nursery) = observers {
             nursery.report(self.node.id(), &exit);
         }
-        self.vitals.mark_gone();
-        told(&self.supervisor, Msg::Exited { key: self.key, generation: self.generation, exit, loss });
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Msg, State};
+use super::{Alarm, Msg, State};
 use crate::event::Exit;
 use crate::machine::{Event, Key};
 
@@ -10,35 +10,29 @@ use crate::machine::{Event, Key};
 const CHECKS_PER_LIMIT: u32 = 4;
 const CHECK_FLOOR: Duration = Duration::from_millis(5);
 
-/// How often the stall clocks are looked at.
-#[derive(Debug, Default)]
+/// When the stall clocks are looked at next.
+#[derive(Default)]
 pub(super) struct Watch {
-    /// The shortest limit that any child has had.
-    shortest: Option<Duration>,
-    pending: bool,
-}
-
-impl Watch {
-    /// Takes the limit of a further child into account.
-    pub(super) fn expect(&mut self, limit: Option<Duration>) {
-        self.shortest = [self.shortest, limit].into_iter().flatten().min();
-    }
+    next: Option<(Duration, Alarm)>,
 }
 
 impl State {
-    /// Sees to it that the stall clocks are looked at again, if any child has one.
-    pub(super) fn watch_stalls(&mut self) {
-        if let Some(limit) = self.stalls.shortest.filter(|_| !self.stalls.pending) {
-            self.stalls.pending = true;
-            self.after((limit / CHECKS_PER_LIMIT).max(CHECK_FLOOR), Msg::CheckStalls);
+    /// Sees to it that the stall clocks are looked at soon enough for a child with such a limit.
+    pub(super) fn watch_stalls(&mut self, limit: Option<Duration>) {
+        let Some(limit) = limit else { return };
+        let within = (limit / CHECKS_PER_LIMIT).max(CHECK_FLOOR);
+        if self.stalls.next.as_ref().is_none_or(|(next, _)| within < *next) {
+            self.stalls.next = Some((within, self.after(within, Msg::CheckStalls)));
         }
     }
 
     pub(super) fn check_stalls(&mut self) {
-        self.stalls.pending = false;
+        self.stalls.next = None;
+        let mut shortest: Option<Duration> = None;
         let mut stalled: Vec<(Key, Duration, &'static str)> = Vec::new();
         for (key, place) in &self.places {
             let (Some(vitals), Some(limit)) = (&place.vitals, place.charge.rules.stall_after) else { continue };
+            shortest = Some(shortest.map_or(limit, |shortest| shortest.min(limit)));
             if let (Some(silent), Some((activity, _))) = (vitals.silent_for(), vitals.busy())
                 && silent >= limit
             {
@@ -56,6 +50,6 @@ impl State {
                 self.step(Event::Stalled { key, generation, silent, handling });
             }
         }
-        self.watch_stalls();
+        self.watch_stalls(shortest);
     }
 }
