@@ -102,11 +102,12 @@ impl World {
             }
             Effect::Stop { key, generation } | Effect::Kill { key, generation } => {
                 assert!(self.alive.contains_key(&(key, generation)), "a dead {key} was asked to stop");
-                self.asked.insert((key, generation));
+                // One that did not obey is killed, whenever it was asked.
+                let is_asked_first = self.asked.insert((key, generation));
                 self.log.push(format!("stop {key}"));
                 // A stalled child is killed where it stands, and one that is terminated alone goes alone; a group goes in order.
                 let in_order = self.machine.group.is_some() || self.machine.is_closing();
-                if self.ordered && in_order && self.is_doomed(key) {
+                if self.ordered && in_order && is_asked_first && self.is_doomed(key) {
                     let later = self.alive.keys().any(|(other, _)| *other > key && self.is_doomed(*other));
                     assert!(!later, "{key} was asked to stop before a later one was down");
                 }

@@ -247,7 +247,7 @@ async fn a_message_that_went_well_is_cleared_of_what_it_did_before() {
 async fn what_an_actor_takes_along_that_was_given_up_is_told() {
     let log = Log::default();
     let limit = Duration::from_millis(40);
-    let a = Room::new("a", &log);
+    let a = Room::new("a", &log).behind(Mailbox::default());
     let spec = a.spec().stall_after(limit).kill_within(limit);
     let tree = start(allowing(9, "house", Strategy::OneForOne).child(spec)).await.unwrap();
     let mut events = tree.events();

@@ -217,7 +217,8 @@ cases! {
         plain.tell(Order::Fail("just now"));
         tree.kill("mind").unwrap();
 
-        let generations = [3, 3, 3, 2, 2];
+        // Whether the first was started once more before the supervisor fell is a matter of luck.
+        let generations = [2, 3, 3, 2, 2];
         for (room, generation) in all.iter().zip(generations) {
             until(|| room.socket.actor().is_some() && room.starts.load(Ordering::SeqCst) >= generation).await;
         }

@@ -43,7 +43,13 @@ cases! {
             let place = snapshot.find("a").unwrap();
             (place.lost, got(&log).len() as u64)
         };
-        until(|| accounted().0 + accounted().1 == taken.len() as u64).await;
+        let settled = async {
+            while accounted().0 + accounted().1 != taken.len() as u64 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let settled = tokio::time::timeout(seconds(10), settled).await;
+        assert!(settled.is_ok(), "{} were taken, and of them {:?} lost and handled", taken.len(), accounted());
         let mut once = got(&log);
         once.sort_unstable();
         once.dedup();
