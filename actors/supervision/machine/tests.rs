@@ -22,6 +22,10 @@ enum ByHand {
     Terminate,
     Restart,
     Delete,
+    /// What a change of the spec does to a child that it leaves out.
+    Remove,
+    /// What it does to one that is about to go and is named again.
+    Recall,
 }
 
 /// How the children of a world hang together; nothing where they come and go.
@@ -214,6 +218,15 @@ impl World {
             ByHand::Terminate if is_known => {
                 self.terminating.insert(key);
                 self.hear(Event::Terminate { key, forget: false });
+            }
+            ByHand::Remove if is_known => {
+                self.terminating.insert(key);
+                self.hear(Event::Terminate { key, forget: true });
+            }
+            ByHand::Recall
+                if self.machine.is_leaving(key) && !self.machine.is_closing() && self.starting.insert(key) =>
+            {
+                self.hear(Event::Recall { key });
             }
             ByHand::Restart | ByHand::Delete if is_known && self.ordered => {
                 if self.machine.is_closing() || self.machine.stand(key) != Stand::Down {
@@ -481,7 +494,9 @@ fn happen(world: &mut World, what: u8, whom: usize) {
         }
         (10, _) => world.by_hand(ByHand::Restart, known(world, whom)),
         (11, _) => world.by_hand(ByHand::Delete, known(world, whom)),
-        (12, Some(((key, generation), false))) => {
+        (12, _) => world.by_hand(ByHand::Remove, known(world, whom)),
+        (13, _) => world.by_hand(ByHand::Recall, known(world, whom)),
+        (14, Some(((key, generation), false))) => {
             world.alive.remove(&(key, generation));
             world.asked.remove(&(key, generation));
             world.hear(Event::Ignored { key, generation });
@@ -499,9 +514,9 @@ proptest! {
         order in orders(),
         restarts_max in 0_u32..6,
         children in proptest::collection::vec(restarts(), 0..6),
-        happenings in proptest::collection::vec((0_u8..13, any::<usize>()), 0..80),
-        last in proptest::collection::vec((0_u8..13, any::<usize>()), 0..9),
-        at_the_end in proptest::collection::vec((0_u8..13, any::<usize>()), 0..9),
+        happenings in proptest::collection::vec((0_u8..15, any::<usize>()), 0..80),
+        last in proptest::collection::vec((0_u8..15, any::<usize>()), 0..9),
+        at_the_end in proptest::collection::vec((0_u8..15, any::<usize>()), 0..9),
     ) {
         let mut world = World::new(order, restarts_max, &children);
         world.hear(Event::Boot);
