@@ -125,6 +125,55 @@ async fn a_child_of_a_nursery_that_was_given_up_is_reported_once_and_as_such() {
     assert_eq!(exits.taken(), [ChildExit { id: "a".to_owned(), exit: Exit::Normal }]);
 }
 
+/// Keeps whoever drops it until the sender is dropped.
+struct Sticky(Mutex<std::sync::mpsc::Receiver<()>>);
+
+impl Drop for Sticky {
+    fn drop(&mut self) {
+        // Nothing is ever sent: the end of the sender is the word.
+        let _ = self.0.lock().unwrap().recv();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_child_that_has_ended_just_before_it_is_given_up_is_reported_once_and_not_counted_as_leaked() {
+    let log = Log::default();
+    let (tree, nursery, exits) = nursery(9).await;
+    let [a, b] = rooms(&log, ["a", "b"]);
+    let a = a.behind(Mailbox::default());
+    let limit = Duration::from_millis(50);
+    nursery.start_child(a.spec().shutdown(Shutdown::Brutal).kill_within(limit)).await.unwrap();
+    let (let_go, held) = std::sync::mpsc::channel();
+    let (made, sticky) = (b.clone(), Sticky(Mutex::new(held)));
+    let make = move || {
+        let _kept = &sticky;
+        (made.clone(), ())
+    };
+    nursery.start_child(ChildSpec::actor("b", &b.socket, make).restart(Restart::Temporary)).await.unwrap();
+    let (release, blocked) = std::sync::mpsc::sync_channel(1);
+    a.tell(Order::Block(blocked));
+    is_at(&tree, "trials/a", "block").await;
+    let mut asked = Vec::new();
+    for id in ["a", "b"] {
+        let nursery = nursery.clone();
+        asked.push(tokio::spawn(async move { nursery.terminate_child(id).await }));
+        until(|| id == "a" && a.socket.actor().is_none() || id == "b" && b.alive() == 0).await;
+    }
+    // The nursery is held up by what is left of b: it hears that a is overdue only after a has ended after all.
+    assert_eq!(exits.next(seconds(10)).await.map(|end| end.id).as_deref(), Some("b"));
+    let overdue = Instant::now() + 2 * limit;
+    until(|| Instant::now() > overdue).await;
+    drop(release);
+    assert_eq!(exits.next(seconds(10)).await, Some(ChildExit { id: "a".to_owned(), exit: Exit::Killed }));
+    drop(let_go);
+    for asked in asked {
+        asked.await.unwrap().unwrap();
+    }
+    assert_eq!(exits.taken(), []);
+    assert!(!tree.snapshot().is_degraded());
+    tree.stop(LONG).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_child_is_not_started_while_the_one_before_it_is_still_there() {
     let log = Log::default();
