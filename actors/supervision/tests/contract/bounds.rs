@@ -125,7 +125,7 @@ impl Drop for Echoing {
 
 #[test]
 fn a_message_may_send_when_it_is_dropped_because_it_was_replaced_or_refused() {
-    let (done, is_done) = std::sync::mpsc::channel();
+    let (done, is_done) = std::sync::mpsc::sync_channel(1);
     // On a thread of its own, because what is feared is that it never comes back.
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();

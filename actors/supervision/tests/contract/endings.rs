@@ -66,10 +66,10 @@ async fn what_panics_when_a_start_function_is_dropped_harms_nobody() {
     let (tree, nursery, _) = nursery(9).await;
     let [a, b] = rooms(&log, ["a", "b"]);
     nursery.start_child(b.spec()).await.unwrap();
-    let (made, reluctant) = (a.clone(), Reluctant);
+    let (actor, reluctant) = (a.clone(), Reluctant);
     let make = move || {
         let _kept = &reluctant;
-        (made.clone(), ())
+        (actor.clone(), ())
     };
     let spec = ChildSpec::actor("a", &a.socket, make).restart(Restart::Temporary);
     nursery.start_child(spec).await.unwrap();
@@ -231,11 +231,12 @@ async fn the_timers_of_a_supervisor_go_with_it() {
     let log = Log::default();
     let tasks = || Handle::current().metrics().num_alive_tasks();
     let at_first = tasks();
-    let long = 100_000 * LONG;
-    let slow = Backoff { first: long, max: long, ..at_once() };
+    let for_ever = 100_000 * LONG;
+    let slow = Backoff { first: for_ever, max: for_ever, ..at_once() };
     let [a, b] = rooms(&log, ["a", "b"]);
-    let mind =
-        allowing(u32::MAX, "mind", Strategy::OneForOne).child(a.spec().stall_after(long)).child(b.spec().backoff(slow));
+    let mind = allowing(u32::MAX, "mind", Strategy::OneForOne)
+        .child(a.spec().stall_after(for_ever))
+        .child(b.spec().backoff(slow));
     let mind = ChildSpec::supervisor(mind).failures_max(u32::MAX);
     let tree = start(allowing(u32::MAX, "house", Strategy::OneForOne).child(mind)).await.unwrap();
     let mut generation = 1;

@@ -135,42 +135,63 @@ impl Drop for Sticky {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_child_that_has_ended_just_before_it_is_given_up_is_reported_once_and_not_counted_as_leaked() {
-    let log = Log::default();
-    let (tree, nursery, exits) = nursery(9).await;
-    let [a, b] = rooms(&log, ["a", "b"]);
-    let a = a.behind(Mailbox::default());
-    let limit = Duration::from_millis(50);
-    nursery.start_child(a.spec().shutdown(Shutdown::Brutal).kill_within(limit)).await.unwrap();
-    let (let_go, held) = std::sync::mpsc::channel();
-    let (made, sticky) = (b.clone(), Sticky(Mutex::new(held)));
+/// Lets the supervisor of `control` hear that the kill of `a` is overdue only after `a` has ended after all, for which `is_over`
+/// is waited: until then it is held up by what is left of a second child.
+async fn ends_just_before_it_is_given_up(tree: &Tree, control: &Control, a: &Room, is_over: impl Future<Output = ()>) {
+    let (b, limit) = (Room::new("b", &a.log), Duration::from_millis(50));
+    control.start_child(a.spec().shutdown(Shutdown::Brutal).kill_within(limit)).await.unwrap();
+    let (let_go, held) = std::sync::mpsc::sync_channel(1);
+    let (actor, sticky) = (b.clone(), Sticky(Mutex::new(held)));
     let make = move || {
         let _kept = &sticky;
-        (made.clone(), ())
+        (actor.clone(), ())
     };
-    nursery.start_child(ChildSpec::actor("b", &b.socket, make).restart(Restart::Temporary)).await.unwrap();
+    control.start_child(ChildSpec::actor("b", &b.socket, make).restart(Restart::Temporary)).await.unwrap();
     let (release, blocked) = std::sync::mpsc::sync_channel(1);
     a.tell(Order::Block(blocked));
-    is_at(&tree, "trials/a", "block").await;
+    let at_a = || tree.snapshot().walk().into_iter().any(|place| place.id == "a" && place.busy_with == Some("block"));
+    until(at_a).await;
     let mut asked = Vec::new();
-    for id in ["a", "b"] {
-        let nursery = nursery.clone();
-        asked.push(tokio::spawn(async move { nursery.terminate_child(id).await }));
-        until(|| id == "a" && a.socket.actor().is_none() || id == "b" && b.alive() == 0).await;
+    for room in [a, &b] {
+        let (control, id) = (control.clone(), room.id);
+        asked.push(tokio::spawn(async move { control.terminate_child(id).await }));
+        until(|| room.socket.actor().is_none()).await;
     }
-    // The nursery is held up by what is left of b: it hears that a is overdue only after a has ended after all.
-    assert_eq!(exits.next(seconds(10)).await.map(|end| end.id).as_deref(), Some("b"));
+    until(|| b.alive() == 0).await;
     let overdue = Instant::now() + 2 * limit;
     until(|| Instant::now() > overdue).await;
     drop(release);
-    assert_eq!(exits.next(seconds(10)).await, Some(ChildExit { id: "a".to_owned(), exit: Exit::Killed }));
+    is_over.await;
     drop(let_go);
     for asked in asked {
         asked.await.unwrap().unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_child_that_has_ended_just_before_it_is_given_up_is_reported_once() {
+    let log = Log::default();
+    let (tree, nursery, exits) = nursery(9).await;
+    let a = Room::new("a", &log).behind(Mailbox::default());
+    let a_is_reported = async {
+        assert_eq!(exits.next(seconds(10)).await.map(|end| end.id).as_deref(), Some("b"));
+        let killed = ChildExit { id: "a".to_owned(), exit: Exit::Killed };
+        assert_eq!(exits.next(seconds(10)).await, Some(killed));
+    };
+    ends_just_before_it_is_given_up(&tree, &nursery.control(), &a, a_is_reported).await;
     assert_eq!(exits.taken(), []);
-    assert!(!tree.snapshot().is_degraded());
+    tree.stop(LONG).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_child_that_has_ended_just_before_it_is_given_up_does_not_count_as_leaked_for_good() {
+    let log = Log::default();
+    let tree = house(Strategy::OneForOne, &[]).await;
+    let a = Room::new("a", &log).behind(Mailbox::default());
+    ends_just_before_it_is_given_up(&tree, &root(&tree), &a, until(|| a.alive() == 0)).await;
+    until(|| !tree.snapshot().is_degraded()).await;
+    root(&tree).restart_child("a").await.unwrap();
+    assert_eq!(a.generation().await, 2);
     tree.stop(LONG).await.unwrap();
 }
 
