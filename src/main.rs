@@ -20,6 +20,7 @@ mod scrape;
 mod service;
 mod settings;
 mod telemetry;
+mod tune;
 
 use std::process::ExitCode;
 

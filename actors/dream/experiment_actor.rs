@@ -8,8 +8,7 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use super::{
     Config,
     fitness::{Choice, choose, prospect, score, void},
-    search::{Candidate, Search, Told},
-    space::Space,
+    search::{Candidate, Plan, Search, Told},
     trial_actor,
 };
 use crate::{
@@ -144,8 +143,14 @@ impl State {
             Some(first) => first.params.clone(),
             None => live_params(&seams, &domain, &experiment).await,
         };
-        let space = Space::new(&experiment.spec.search_space)?;
-        let search = Search::new(space, experiment.spec.budget, config.lot_max, experiment.seed, live.clone());
+        let search = Search::new(Plan {
+            space: experiment.spec.search_space.clone(),
+            budget: experiment.spec.budget,
+            lot_max: config.lot_max,
+            seed: experiment.seed,
+            live: live.clone(),
+            stop_below: config.stop_below.ln_1p(),
+        })?;
         let mut state = State {
             seams,
             exits,
@@ -207,7 +212,7 @@ impl State {
 
     /// The claim of a single lucky measurement is worth little: live settings and the best take turns once more.
     fn confirmation(&self) -> Option<Candidate> {
-        let best = prospect(&self.config, &self.domain.metrics, &self.trials).ok()?;
+        let best = prospect(&self.config, &self.domain.metrics, &self.trials, self.favourite()).ok()?;
         let done = self.confirmations.len() as u32;
         if done >= 2 * self.config.confirm_runs {
             return None;
@@ -215,6 +220,10 @@ impl State {
         let params = if done.is_multiple_of(2) { self.live.clone() } else { best.params.clone() };
         let generation = self.experiment.spec.budget.max_generations + 1;
         Some(Candidate { generation, number: done + 1, params })
+    }
+
+    fn favourite(&self) -> Option<&Params> {
+        self.search.favourite().map(|candidate| &candidate.params)
     }
 
     async fn measure(
@@ -345,7 +354,9 @@ impl State {
             let of_it = self.confirmations.iter().filter(|trial| trial.number % 2 == parity);
             of_it.map(|trial| trial.outcome.clone()).collect()
         };
-        let end = match choose(&self.config, &self.domain.metrics, &self.trials, &again(1), &again(0)) {
+        let again = (again(1), again(0));
+        let end = match choose(&self.config, &self.domain.metrics, &self.trials, self.favourite(), (&again.0, &again.1))
+        {
             Choice::Winner { best, measured, failed } => {
                 ExperimentEnd::Won { experiment, winner: self.winner(best, measured, failed) }
             }

@@ -11,8 +11,6 @@ mod trial_actor;
 #[cfg(test)]
 mod tests;
 
-pub mod space;
-
 pub mod search;
 
 pub mod fitness;
@@ -28,6 +26,8 @@ use crate::config::{Check, Problem};
 pub struct Config {
     /// How many candidates are chosen at once; smaller lots learn faster.
     pub lot_max: u32,
+    /// The experiment ends early when no candidate is expected to gain as much more, as a ratio; 0 spends the whole budget.
+    pub stop_below: f64,
     /// How many candidates must have been measured before one can win.
     pub measured_min: u32,
     /// The smallest claimed gain over the live settings that is worth a promotion, as a ratio.
@@ -44,6 +44,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             lot_max: 4,
+            stop_below: 0.003,
             measured_min: 4,
             gain_min: 0.03,
             confirm_runs: 2,
@@ -58,6 +59,7 @@ impl Config {
     pub fn problems(&self) -> Vec<Problem> {
         let mut check = Check::of("dream");
         check.between("lot_max", f64::from(self.lot_max), 1.0, 1000.0);
+        check.between("stop_below", self.stop_below, 0.0, 1.0);
         check.between("measured_min", f64::from(self.measured_min), 1.0, 1000.0);
         check.between("gain_min", self.gain_min, 0.0, 10.0);
         check.between("confirm_runs", f64::from(self.confirm_runs), 0.0, 20.0);

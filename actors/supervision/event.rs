@@ -78,7 +78,7 @@ impl Event {
 
 /// The counter of everything that is told, by `supervisor` (its path; empty for the root) and `event` (a [kind's
 /// name](EventKind::name)). Children are no label: there may be any number of them.
-pub const EVENTS_TOTAL: &str = "supervision_events_total";
+pub const EVENTS_TOTAL: &str = "kloros_supervision_events_total";
 
 /// What happened to a child or a supervisor.
 #[derive(Clone, Debug, PartialEq, Eq)]

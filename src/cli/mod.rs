@@ -12,6 +12,8 @@ mod run;
 mod status;
 mod story;
 mod text;
+mod tune;
+mod tuned;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -82,6 +84,8 @@ enum Command {
     Try(ask::TryArgs),
     /// Measure settings beside what serves, as an experiment would; changes nothing
     Bench(bench::BenchArgs),
+    /// Find better settings for any command, without the daemon
+    Tune(tune::TuneArgs),
     /// Check the configuration and say all that is wrong with it
     CheckConfig {
         /// The configuration file [default: kloros.toml in the home]
@@ -194,6 +198,7 @@ async fn obey(cli: Cli) -> anyhow::Result<Answer> {
         Command::Rollback { id } => ask::rollback(&home()?, &id, &mut out).await,
         Command::Try(args) => ask::propose(&home()?, args, &mut out).await,
         Command::Bench(args) => bench::bench(&home()?, args, &mut out).await,
+        Command::Tune(args) => tune::tune(home, args, &mut out).await,
         Command::CheckConfig { config } => check_config(&home()?, config.as_deref(), &mut out),
         Command::RebuildLogs => rebuild_logs(&home()?, &mut out),
         Command::Chaos(Chaos::Kill { room }) => ask::kill(&home()?, room, &mut out).await,

@@ -76,6 +76,12 @@ pub(crate) fn trouble(text: &str) {
     writeln!(io::stderr().lock(), "kloros: {}", tame(text)).ok();
 }
 
+/// Prints to stderr what goes on beside the answer.
+pub(crate) fn aside(text: &str) {
+    // Whoever does not look on has lost nothing.
+    writeln!(io::stderr().lock(), "{}", tame(text)).ok();
+}
+
 /// Returns whether the terminal cannot take a line back.
 fn is_dumb() -> bool {
     std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")

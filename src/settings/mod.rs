@@ -2,7 +2,7 @@
 //!
 //! Defaults are embedded; over them comes `kloros.toml`, over that the environment as `KLOROS__SECTION__KEY`. Beside the
 //! file stand `domains/NAME.toml`, one for each service, and `dream.yaml` with the experiments; without them the
-//! embedded lab is tuned.
+//! embedded lab is tuned. A space file, which `kloros tune` is given, is checked in the same way.
 //! Invariants: nothing is coerced, a key that nobody knows is an error, and everything that is wrong is said at once, each
 //! with its file, line and key.
 
@@ -32,6 +32,8 @@ mod dream_file;
 
 mod catalogue;
 
+mod space_file;
+
 #[cfg(test)]
 mod tests;
 
@@ -45,6 +47,7 @@ use kloros_actors::config::{Catalogue, Config};
 
 pub(crate) use complaints::Complaints;
 pub(crate) use shell::Shell;
+pub(crate) use space_file::{active, space};
 
 /// The name of the configuration file under the home.
 const FILE_NAME: &str = "kloros.toml";

@@ -29,8 +29,8 @@ pub(super) enum Shape {
     Table(&'static [Field]),
     /// A table whose keys are free, as far as the rule lets them be.
     Map { names: Rule, each: &'static Shape },
-    /// A table whose `kind` says which other keys it has.
-    Tagged(&'static [(&'static str, &'static [Field])]),
+    /// A table in which the key `tag` says which other keys it has.
+    Tagged { tag: &'static str, kinds: &'static [(&'static str, &'static [Field])] },
     /// One of these words; one that holds something is written `{ word = ... }`.
     Words(&'static [(&'static str, Option<&'static Shape>)]),
 }
@@ -73,7 +73,7 @@ impl Inspection<'_> {
             Shape::List { each, least } => self.list(node, each, *least, path),
             Shape::Table(fields) => self.table(node, fields, None, path),
             Shape::Map { names, each } => self.map(node, *names, each, path),
-            Shape::Tagged(kinds) => self.tagged(node, kinds, path),
+            Shape::Tagged { tag, kinds } => self.tagged(node, tag, kinds, path),
             Shape::Words(words) => self.word(node, words, path),
             scalar => {
                 if let Some(what) = mismatch(node, scalar) {
@@ -159,26 +159,26 @@ impl Inspection<'_> {
         }
     }
 
-    fn tagged(&mut self, node: &mut Node, kinds: &[(&str, &[Field])], path: &str) {
+    fn tagged(&mut self, node: &mut Node, tag: &str, kinds: &[(&str, &[Field])], path: &str) {
         let names = || kinds.iter().map(|(name, _)| *name);
-        let Some(tag) = node.entry("kind") else {
+        let Some(entry) = node.entry(tag) else {
             let what = match node.content {
-                Content::Table(_) => format!("needs a kind: {}", names().collect::<Vec<_>>().join(", ")),
-                _ => format!("expected a table with a kind, found {}", node.noun()),
+                Content::Table(_) => format!("needs a {tag}: {}", names().collect::<Vec<_>>().join(", ")),
+                _ => format!("expected a table with a {tag}, found {}", node.noun()),
             };
             return self.note(node.line, path, &what);
         };
-        let chosen = tag.value.text().and_then(|text| kinds.iter().find(|(name, _)| *name == text));
-        match (chosen, tag.value.text()) {
-            (Some((_, fields)), _) => self.table(node, fields, Some("kind"), path),
+        let chosen = entry.value.text().and_then(|text| kinds.iter().find(|(name, _)| *name == text));
+        match (chosen, entry.value.text()) {
+            (Some((_, fields)), _) => self.table(node, fields, Some(tag), path),
             (None, Some(text)) => {
-                let what = format!("unknown kind {text:?}; {}", nearest(text, names()));
-                self.note(tag.value.line, &below(path, "kind"), &what);
+                let what = format!("unknown {tag} {text:?}; {}", nearest(text, names()));
+                self.note(entry.value.line, &below(path, tag), &what);
             }
             (None, None) => {
                 let what =
-                    format!("expected one of {}, found {}", names().collect::<Vec<_>>().join(", "), tag.value.noun());
-                self.note(tag.value.line, &below(path, "kind"), &what);
+                    format!("expected one of {}, found {}", names().collect::<Vec<_>>().join(", "), entry.value.noun());
+                self.note(entry.value.line, &below(path, tag), &what);
             }
         }
     }

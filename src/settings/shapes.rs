@@ -1,4 +1,4 @@
-//! The shapes of a domain file and of `dream.yaml`, beside the types that they become.
+//! The shapes of a domain file, of `dream.yaml` and of a space file, beside the types that they become.
 //!
 //! serde alone would stop at the first problem and name no line; a test holds the two descriptions together.
 
@@ -32,15 +32,18 @@ const NAME: Shape = Shape::Text(name);
 const HTTP_PATH: Shape = Shape::Text(http_path);
 const DIRECTION: Shape = Shape::Words(&[("up", None), ("down", None)]);
 
-const RANGE: Shape = Shape::Tagged(&[
-    ("integer", &[Field::required("min", &EXACT), Field::required("max", &EXACT), Field::optional("log", &FLAG)]),
-    (
-        "float",
-        &[Field::required("min", &ANY_NUMBER), Field::required("max", &ANY_NUMBER), Field::optional("log", &FLAG)],
-    ),
-    ("boolean", &[]),
-    ("choice", &[Field::required("values", &Shape::List { each: &Shape::Text(choice), least: 1 })]),
-]);
+const RANGE: Shape = Shape::Tagged {
+    tag: "kind",
+    kinds: &[
+        ("integer", &[Field::required("min", &EXACT), Field::required("max", &EXACT), Field::optional("log", &FLAG)]),
+        (
+            "float",
+            &[Field::required("min", &ANY_NUMBER), Field::required("max", &ANY_NUMBER), Field::optional("log", &FLAG)],
+        ),
+        ("boolean", &[]),
+        ("choice", &[Field::required("values", &Shape::List { each: &Shape::Text(choice), least: 1 })]),
+    ],
+};
 
 /// A domain file.
 pub(super) const DOMAIN: Shape = Shape::Table(&[
@@ -89,27 +92,30 @@ const KNOB: Shape = Shape::Table(&[
     Field::optional("reversible", &FLAG),
 ]);
 
-const BENCH: Shape = Shape::Tagged(&[
-    (
-        "openai_chat",
-        &[
-            Field::required("load", &LOAD),
-            Field::required("prompt_tokens", &TOKENS),
-            Field::required("output_tokens", &TOKENS),
-            Field::required("warmup_s", &SECONDS_OR_NONE),
-            Field::required("window_s", &SECONDS),
-            Field::required("slo", &SLO),
-            Field::required("request_timeout_s", &SECONDS),
-        ],
-    ),
-    (
-        "command",
-        &[
-            Field::required("argv", &Shape::List { each: &Shape::Text(bench_argument), least: 1 }),
-            Field::required("timeout_s", &WHOLE_SECONDS),
-        ],
-    ),
-]);
+const BENCH: Shape = Shape::Tagged {
+    tag: "kind",
+    kinds: &[
+        (
+            "openai_chat",
+            &[
+                Field::required("load", &LOAD),
+                Field::required("prompt_tokens", &TOKENS),
+                Field::required("output_tokens", &TOKENS),
+                Field::required("warmup_s", &SECONDS_OR_NONE),
+                Field::required("window_s", &SECONDS),
+                Field::required("slo", &SLO),
+                Field::required("request_timeout_s", &SECONDS),
+            ],
+        ),
+        (
+            "command",
+            &[
+                Field::required("argv", &Shape::List { each: &Shape::Text(bench_argument), least: 1 }),
+                Field::required("timeout_s", &WHOLE_SECONDS),
+            ],
+        ),
+    ],
+};
 
 const LOAD: Shape = Shape::Words(&[
     ("closed", Some(&Shape::Table(&[Field::required("clients", &Shape::Whole { least: 1, most: 10_000 })]))),
@@ -161,6 +167,56 @@ const BUDGET: Shape = Shape::Table(&[
     Field::required("max_generations", &Shape::Whole { least: 1, most: 1000 }),
 ]);
 
+/// A space file, in the words of the engine and of the line protocol of `kloros tune`.
+pub(super) const SPACE: Shape = Shape::Table(&[
+    Field::optional("minimize", &METRIC_NAME),
+    Field::optional("maximize", &METRIC_NAME),
+    Field::optional("noisy", &FLAG),
+    Field::required("params", &Shape::Map { names: param_name, each: &PARAM }),
+    Field::optional("constraints", &Shape::List { each: &TEXT, least: 0 }),
+    Field::optional("forbidden", &Shape::List { each: &COMBINATION, least: 0 }),
+]);
+
+const METRIC_NAME: Shape = Shape::Text(metric_name);
+const COMBINATION: Shape = Shape::Map { names: param_name, each: &Shape::Scalar };
+const CHOICES: Shape = Shape::List { each: &Shape::Scalar, least: 1 };
+const WHEN: Shape =
+    Shape::Table(&[Field::required("param", &Shape::Text(param_name)), Field::required("in", &CHOICES)]);
+
+const INTEGER: &[Field] = &[
+    Field::required("low", &EXACT),
+    Field::required("high", &EXACT),
+    Field::optional("log", &FLAG),
+    Field::optional("step", &Shape::Whole { least: 1, most: EXACT_MAX }),
+    Field::optional("default", &EXACT),
+    Field::optional("when", &WHEN),
+];
+
+const CHOICE: &[Field] =
+    &[Field::required("choices", &CHOICES), Field::optional("default", &Shape::Scalar), Field::optional("when", &WHEN)];
+
+const PARAM: Shape = Shape::Tagged {
+    tag: "type",
+    kinds: &[
+        (
+            "float",
+            &[
+                Field::required("low", &ANY_NUMBER),
+                Field::required("high", &ANY_NUMBER),
+                Field::optional("log", &FLAG),
+                Field::optional("step", &Shape::Number { least: f64::MIN_POSITIVE, most: f64::MAX }),
+                Field::optional("default", &ANY_NUMBER),
+                Field::optional("when", &WHEN),
+            ],
+        ),
+        ("int", INTEGER),
+        ("integer", INTEGER),
+        ("categorical", CHOICE),
+        ("ordinal", CHOICE),
+        ("bool", &[Field::optional("default", &FLAG), Field::optional("when", &WHEN)]),
+    ],
+};
+
 fn text(text: &str) -> Option<String> {
     if text.is_empty() {
         return Some("is empty".to_owned());
@@ -189,6 +245,14 @@ fn env_key(text: &str) -> Option<String> {
 
 fn knob_name(text: &str) -> Option<String> {
     env_key(text).or_else(|| protected::why(text).map(|why| format!("must not be a knob: {why}")))
+}
+
+fn param_name(text: &str) -> Option<String> {
+    env_key(text).or_else(|| protected::why(text).map(|why| format!("must not be a parameter: {why}")))
+}
+
+fn metric_name(name: &str) -> Option<String> {
+    text(name).or_else(|| (name.len() > NAME_BYTES_MAX).then(|| format!("is longer than {NAME_BYTES_MAX} bytes")))
 }
 
 /// Refuses what would not stand in an env file as it is.

@@ -6,6 +6,8 @@ mod layers;
 
 mod shapes;
 
+mod space;
+
 use std::{ffi::OsString, fs, path::Path};
 
 use super::*;

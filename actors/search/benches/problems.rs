@@ -1,0 +1,168 @@
+//! How good are the recommendations after 24 and 48 measurements, on published problems?
+//!
+//!     cargo bench -p kloros-search --bench problems -- [--seeds N] [--set tuned|hold-out|all] [--budget N] [--problem NAME]
+//!
+//! Regret is that of the recommended setting on the noise-free function: 0 the best there is, 1 the default, 2 one that
+//! fails. Beside it the share of measurements that failed and of recommendations that are worse than the default. With
+//! `--evaluate NAME SEED`, it answers settings from the input, a JSON line each, for a comparison with other tuners.
+
+#![allow(clippy::print_stdout, reason = "a benchmark prints its results")]
+
+use std::{
+    io::{BufRead, stdin},
+    time::{Duration, Instant},
+};
+
+use kloros_search::{Config, Options, Outcome, Search};
+use rand::{SeedableRng, rngs::StdRng};
+
+#[path = "suite/mod.rs"]
+mod suite;
+
+use suite::{CRASHING, HOLD_OUT, NOISY, Problem, TUNED, WIDE, drawn, problem};
+
+/// How many candidates are measured before the next are asked.
+const LOT: u32 = 4;
+
+/// What one run came to.
+struct Run {
+    regret: f64,
+    failed: f64,
+    worse: bool,
+    /// The gain that was promised, as a share of the true one.
+    claim: f64,
+    /// Whether the true gain is inside the promised interval.
+    held: bool,
+    asking: Duration,
+    asks: u32,
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let after =
+        |name: &str| arguments.iter().position(|argument| argument == name).and_then(|at| arguments.get(at + 1));
+    if let Some(name) = after("--evaluate") {
+        let seed = arguments.last().and_then(|seed| seed.parse().ok()).expect("a seed");
+        return evaluate(name, seed);
+    }
+    let seeds: u64 = after("--seeds").map_or(5, |seeds| seeds.parse().expect("a number of seeds"));
+    let budgets = after("--budget").map_or(vec![24, 48], |budget| vec![budget.parse().expect("a budget")]);
+    let names: Vec<&str> = match (after("--problem"), after("--set").map(String::as_str)) {
+        (Some(name), _) => vec![name.as_str()],
+        (None, Some("tuned")) => TUNED.to_vec(),
+        (None, Some("crashing")) => CRASHING.to_vec(),
+        (None, Some("noisy")) => NOISY.to_vec(),
+        (None, Some("wide")) => WIDE.to_vec(),
+        (None, Some("hold-out")) => HOLD_OUT.to_vec(),
+        (None, _) => [TUNED, HOLD_OUT].concat(),
+    };
+    for budget in budgets {
+        println!(
+            "\n{:24} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
+            format!("budget {budget}, {seeds} seeds"),
+            "random",
+            "regret",
+            "failed",
+            "worse",
+            "claimed",
+            "held",
+            "ms/ask"
+        );
+        let mut totals: Vec<(Run, f64)> = Vec::new();
+        for name in &names {
+            let runs: Vec<(Run, f64)> = (0..seeds)
+                .map(|seed| {
+                    let problem = problem(name, seed);
+                    (searched(&problem, budget, seed), guessed(&problem, budget, seed))
+                })
+                .collect();
+            report(name, &runs);
+            totals.extend(runs);
+        }
+        report("all", &totals);
+    }
+}
+
+fn report(name: &str, runs: &[(Run, f64)]) {
+    let count = runs.len() as f64;
+    let mean = |of: &dyn Fn(&(Run, f64)) -> f64| runs.iter().map(of).sum::<f64>() / count;
+    println!(
+        "{name:24} {:8.4} {:8.4} {:7.1}% {:7.1}% {:8.2} {:7.1}% {:8.2}",
+        mean(&|(_, random)| *random),
+        mean(&|(run, _)| run.regret),
+        100.0 * mean(&|(run, _)| run.failed),
+        100.0 * mean(&|(run, _)| f64::from(u8::from(run.worse))),
+        mean(&|(run, _)| run.claim),
+        100.0 * mean(&|(run, _)| f64::from(u8::from(run.held))),
+        mean(&|(run, _)| run.asking.as_secs_f64() * 1e3 / f64::from(run.asks)),
+    );
+}
+
+/// Lets the engine search.
+fn searched(problem: &Problem, budget: u32, seed: u64) -> Run {
+    let options = Options {
+        budget,
+        batch: LOT,
+        seed,
+        default: Some(problem.default.clone()),
+        noisy: problem.noise > 0.0,
+        ..Options::default()
+    };
+    let mut search = Search::new(problem.space.clone(), options);
+    let mut rng = StdRng::seed_from_u64(seed);
+    let (mut failed, mut told, mut asking, mut asks) = (0_u32, 0_u32, Duration::ZERO, 0);
+    loop {
+        let start = Instant::now();
+        let lot = search.ask(LOT);
+        asking += start.elapsed();
+        asks += 1;
+        if lot.is_empty() {
+            break;
+        }
+        for candidate in lot {
+            let measured = problem.measured(&candidate.config, &mut rng);
+            failed += u32::from(measured.is_none());
+            told += 1;
+            search.tell(candidate.id, measured.map_or(Outcome::Failed, Outcome::Value)).expect("it was asked");
+        }
+    }
+    let found = search.recommendation();
+    let recommended = found.as_ref().map_or_else(|| problem.default.clone(), |found| found.config.clone());
+    let true_gain = problem.gain(&recommended);
+    let claim = found.as_ref().and_then(|found| found.gain).unwrap_or_default();
+    let interval = found.as_ref().and_then(|found| found.gain_interval).unwrap_or_default();
+    let slack = 1e-9 * (1.0 + true_gain.abs());
+    let held = (interval.0 - slack..=interval.1 + slack).contains(&true_gain);
+    let claim = if true_gain == 0.0 { 1.0 } else { claim / true_gain };
+    let regret = problem.regret(&recommended);
+    Run { regret, failed: f64::from(failed) / f64::from(told), worse: regret > 1.0, claim, held, asking, asks }
+}
+
+/// Lets chance search: the regret of the best measured value.
+fn guessed(problem: &Problem, budget: u32, seed: u64) -> f64 {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut best = (f64::INFINITY, problem.default.clone());
+    for number in 0..budget {
+        let config = if number == 0 { problem.default.clone() } else { drawn(&problem.space, &mut rng) };
+        match problem.measured(&config, &mut rng) {
+            Some(value) if value < best.0 => best = (value, config),
+            _ => {}
+        }
+    }
+    problem.regret(&best.1)
+}
+
+/// Says what the problem is, then for each setting what is measured and its regret.
+fn evaluate(name: &str, seed: u64) {
+    let problem = problem(name, seed);
+    let mut rng = StdRng::seed_from_u64(seed);
+    println!(
+        "{}",
+        serde_json::json!({"space": problem.space.spec(), "default": problem.default, "noisy": problem.noise > 0.0})
+    );
+    for line in stdin().lock().lines() {
+        let config: Config = serde_json::from_str(&line.expect("a line")).expect("a setting");
+        let measured = problem.measured(&config, &mut rng);
+        println!("{}", serde_json::json!({"value": measured, "regret": problem.regret(&config)}));
+    }
+}

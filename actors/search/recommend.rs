@@ -1,0 +1,98 @@
+//! What to set, from what is known now, and what it will bring.
+
+use std::f64::consts::SQRT_2;
+
+use crate::{
+    gp::Belief,
+    model::{Known, Model},
+    search::Outcome,
+    space::{Point, Space},
+};
+
+/// How many deviations a setting must be ahead of the default to be recommended instead of it: a chance of 90 %.
+const EVIDENCE: f64 = 1.28;
+
+/// The chance that a true value is outside its interval.
+const MISS: f64 = 0.05;
+
+/// What to set, as a point.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Advice {
+    pub(crate) point: Point,
+    pub(crate) mean: f64,
+    pub(crate) interval: (f64, f64),
+    /// The gain over the default and its interval.
+    pub(crate) gain: Option<(f64, (f64, f64))>,
+}
+
+/// Returns the point with the best value, or the default while nothing is surely better; `None` while nothing was
+/// measured. `default` is the default if it was asked.
+pub(crate) fn advise(space: &Space, known: &[Known], noisy: bool, default: Option<&Point>) -> Option<Advice> {
+    let measured: Vec<(&Point, f64)> = known
+        .iter()
+        .filter(|known| known.extra == 0.0)
+        .filter_map(|known| match known.outcome {
+            Outcome::Value(value) => Some((&known.point, value)),
+            Outcome::Failed | Outcome::Lost => None,
+        })
+        .collect();
+    let default = default.filter(|default| measured.iter().any(|(point, _)| point == default));
+    if noisy { among_noise(space, known, &measured, default) } else { best(&measured, default) }
+}
+
+/// Without noise the best measured value is the best, and the default is ahead at a tie because it was first.
+fn best(measured: &[(&Point, f64)], default: Option<&Point>) -> Option<Advice> {
+    let (point, value) = measured.iter().min_by(|(_, a), (_, b)| a.total_cmp(b))?;
+    let of_default = measured.iter().find(|(point, _)| Some(*point) == default);
+    let gain = of_default.map(|(_, default)| default - value).map(|gain| (gain, (gain, gain)));
+    Some(Advice { point: (*point).clone(), mean: *value, interval: (*value, *value), gain })
+}
+
+/// With noise the luckiest value is not the best, so the surrogate's mean decides among the measured points.
+fn among_noise(space: &Space, known: &[Known], measured: &[(&Point, f64)], default: Option<&Point>) -> Option<Advice> {
+    let model = Model::new(space, known, true, None)?;
+    let mut beliefs: Vec<(&Point, Belief)> = Vec::new();
+    for (point, _) in measured {
+        if !beliefs.iter().any(|(other, _)| other == point) {
+            beliefs.push((point, model.process.at(point)));
+        }
+    }
+    let (mut point, mut belief) = *beliefs.iter().min_by(|(_, a), (_, b)| a.mean.total_cmp(&b.mean))?;
+    let rivals =
+        beliefs.iter().filter(|(_, rival)| rival.mean - rival.variance.sqrt() < belief.mean + belief.variance.sqrt());
+    // The best of many looks better than it is; the interval is that of all of them together (Bonferroni).
+    let reach = quantile(MISS / 2.0 / rivals.count().max(1) as f64);
+    let standard = &model.standard;
+    let mut gain = None;
+    if let Some(default) = default {
+        let before = model.process.at(default);
+        let covariance = model.process.covariance(default, point);
+        let ahead = before.mean - belief.mean;
+        let deviation = (before.variance + belief.variance - 2.0 * covariance).max(0.0).sqrt();
+        if point != default && ahead < EVIDENCE * deviation {
+            (point, belief) = (default, before);
+        }
+        gain = Some(if point == default {
+            (0.0, (0.0, 0.0))
+        } else {
+            let (from, to) = (standard.slope(before.mean), standard.slope(belief.mean));
+            let variance = from * from * before.variance + to * to * belief.variance - 2.0 * from * to * covariance;
+            let expected = standard.undo(before.mean) - standard.undo(belief.mean);
+            let reach = reach * variance.max(0.0).sqrt();
+            (expected, (expected - reach, expected + reach))
+        });
+    }
+    let reach = reach * belief.variance.sqrt();
+    let interval = (standard.undo(belief.mean - reach), standard.undo(belief.mean + reach));
+    Some(Advice { point: point.clone(), mean: standard.undo(belief.mean), interval, gain })
+}
+
+/// Returns how many deviations above its mean a normal number is with this chance, for chances below a half.
+fn quantile(chance: f64) -> f64 {
+    let (mut low, mut high) = (0.0_f64, 40.0_f64);
+    for _ in 0..60 {
+        let middle = 0.5 * (low + high);
+        if 0.5 * libm::erfc(middle / SQRT_2) > chance { low = middle } else { high = middle }
+    }
+    0.5 * (low + high)
+}

@@ -1,0 +1,288 @@
+//! The search itself: what was asked, what was told, and what comes next.
+
+use rand::{SeedableRng, rngs::StdRng};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    checkpoint::Checkpoint,
+    lot::{Lot, Next},
+    model::Known,
+    recommend::advise,
+    space::{Config, Point, Space},
+};
+
+/// The most candidates of a lot: more at once know too little of each other's results.
+const LOT_MAX: u32 = 4;
+
+/// After so many days an earlier result is trusted half as much.
+const TRUST_HALVED_AFTER: f64 = 30.0;
+
+/// What is trusted less than this is left out.
+const TRUST_MIN: f64 = 0.02;
+
+/// The variance that an earlier result has beside that of its noise, in units of the variance of all values.
+const EARLIER_VARIANCE: f64 = 0.05;
+
+/// What a search is to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Options {
+    /// How many measurements there may be, repeats and failures included.
+    pub budget: u32,
+    /// How many measurements run at once; a lot never has more candidates than that, nor more than 4.
+    pub batch: u32,
+    /// What decides between equally good ways.
+    pub seed: u64,
+    /// The setting in use: it is measured first, and nothing worse is recommended.
+    pub default: Option<Config>,
+    /// Whether two measurements of one setting differ; then the search repeats some.
+    pub noisy: bool,
+    /// Results of earlier searches of the same space, on the same scale.
+    pub warm: Vec<Earlier>,
+    /// Ends the search when no further measurement is expected to better the best value by as much as this.
+    pub stop_below: Option<f64>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { budget: 48, batch: LOT_MAX, seed: 0, default: None, noisy: false, warm: Vec::new(), stop_below: None }
+    }
+}
+
+/// A result of an earlier search.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Earlier {
+    /// What was set.
+    pub config: Config,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// How old it is, in days; it counts half after 30.
+    pub age: f64,
+    /// How different the conditions were, from 0, the same, to 1, nothing in common.
+    pub distance: f64,
+}
+
+/// One setting to measure.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// What to tell its outcome by; the first is 1.
+    pub id: u32,
+    /// What to set.
+    pub config: Config,
+}
+
+/// What came of a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// It was measured; smaller is better. A number that is not finite counts as a failure.
+    Value(f64),
+    /// It could not be measured: it crashed, hung, or was refused.
+    Failed,
+    /// It was not measured for a reason that lies elsewhere: counts against the budget, and teaches nothing.
+    Lost,
+}
+
+/// Why an outcome was not taken. The search is as it was before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TellError {
+    /// There is no such candidate.
+    #[error("no candidate has the id {id}: tell the id that was asked")]
+    Unknown {
+        /// The id.
+        id: u32,
+    },
+    /// Its outcome is known already.
+    #[error("the outcome of candidate {id} was told before: tell each once")]
+    Twice {
+        /// The id.
+        id: u32,
+    },
+}
+
+/// Why nothing more is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ended {
+    /// The budget is used up.
+    Spent,
+    /// No setting is left that was not measured.
+    Exhausted,
+    /// No further measurement is expected to matter; see [`Options::stop_below`].
+    Stopped,
+}
+
+/// What to set, from what is known now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recommendation {
+    /// The setting, one that was measured.
+    pub config: Config,
+    /// The value to expect.
+    pub mean: f64,
+    /// Where the true value is with a chance of 95 %.
+    pub interval: (f64, f64),
+    /// How much better than the default, 0 for the default itself; `None` if no default was measured.
+    pub gain: Option<f64>,
+    /// Where the true gain is with a chance of 95 %, shrunk because the best of many looks better than it is.
+    pub gain_interval: Option<(f64, f64)>,
+}
+
+/// One measurement: asked, perhaps told.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Trial {
+    pub(crate) point: Point,
+    pub(crate) outcome: Option<Outcome>,
+}
+
+/// A search under way. Written out and read back, it goes on with the same candidates.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Checkpoint")]
+pub struct Search {
+    pub(crate) space: Space,
+    pub(crate) options: Options,
+    /// The default as a point, or the middle of the space without one.
+    pub(crate) home: Point,
+    /// In the order of their ids, from 1.
+    pub(crate) trials: Vec<Trial>,
+    pub(crate) ended: Option<Ended>,
+    /// The parameters of the last fit, from which the next one starts.
+    pub(crate) parameters: Option<Vec<f64>>,
+}
+
+impl Search {
+    /// Returns a search that begins with the default, or the valid setting nearest to it.
+    ///
+    /// The same arguments and outcomes give the same candidates.
+    pub fn new(space: Space, options: Options) -> Search {
+        let home = options.default.as_ref().and_then(|config| space.encode(config));
+        let home = home.or_else(|| space.encode(&Config::new()));
+        let home = home.unwrap_or_else(|| {
+            let center = space.center();
+            space.random(&center, &mut StdRng::seed_from_u64(options.seed)).unwrap_or(center)
+        });
+        Search { space, options, home, trials: Vec::new(), ended: None, parameters: None }
+    }
+
+    /// Returns at most so many candidates to measure: those whose outcome is not told yet, the same ones each time;
+    /// when every outcome is told, a new lot.
+    ///
+    /// None are returned when the search has [ended](Search::ended). A lot is made from all outcomes before it, so
+    /// small lots find better settings than large ones.
+    pub fn ask(&mut self, at_most: u32) -> Vec<Candidate> {
+        if self.open().is_empty() && at_most > 0 {
+            self.compose(at_most);
+        }
+        let mut open = self.open();
+        open.truncate(at_most as usize);
+        open
+    }
+
+    /// Takes the outcome of a candidate.
+    pub fn tell(&mut self, id: u32, outcome: Outcome) -> Result<(), TellError> {
+        let index = (id as usize).checked_sub(1);
+        let trial = index.and_then(|index| self.trials.get_mut(index)).ok_or(TellError::Unknown { id })?;
+        if trial.outcome.is_some() {
+            return Err(TellError::Twice { id });
+        }
+        trial.outcome = Some(match outcome {
+            Outcome::Value(value) if value.is_finite() => outcome,
+            Outcome::Value(_) | Outcome::Failed => Outcome::Failed,
+            Outcome::Lost => Outcome::Lost,
+        });
+        Ok(())
+    }
+
+    /// Takes a measurement that was not asked, as if it had been: of the valid setting nearest to `config`. It counts
+    /// against the budget, and its id is the next one. Returns false, and takes nothing, if nothing near is valid, or
+    /// while candidates are open.
+    pub fn record(&mut self, config: &Config, outcome: Outcome) -> bool {
+        if !self.open().is_empty() {
+            return false;
+        }
+        let Some(point) = self.space.encode(config) else { return false };
+        self.trials.push(Trial { point, outcome: None });
+        self.tell(self.trials.len() as u32, outcome).is_ok()
+    }
+
+    /// Returns how many outcomes are still to be told until the budget is spent; 0 when the search has ended.
+    pub fn remaining(&self) -> u32 {
+        let told = self.trials.iter().filter(|trial| trial.outcome.is_some()).count() as u32;
+        match self.ended() {
+            Some(_) => 0,
+            None if self.ended.is_some() => self.trials.len() as u32 - told,
+            None => self.options.budget.saturating_sub(told),
+        }
+    }
+
+    /// Returns why nothing more is asked; `None` while something is.
+    pub fn ended(&self) -> Option<Ended> {
+        let open = self.trials.iter().any(|trial| trial.outcome.is_none());
+        let spent = self.trials.len() as u32 >= self.options.budget;
+        if open { None } else { self.ended.or(spent.then_some(Ended::Spent)) }
+    }
+
+    /// Returns the setting to use; `None` while nothing was measured.
+    pub fn recommendation(&self) -> Option<Recommendation> {
+        let default = self.trials.first().filter(|_| self.options.default.is_some()).map(|trial| &trial.point);
+        let advice = advise(&self.space, &self.known(), self.options.noisy, default)?;
+        Some(Recommendation {
+            config: self.space.decode(&advice.point),
+            mean: advice.mean,
+            interval: advice.interval,
+            gain: advice.gain.map(|(gain, _)| gain),
+            gain_interval: advice.gain.map(|(_, interval)| interval),
+        })
+    }
+
+    fn open(&self) -> Vec<Candidate> {
+        let open = self.trials.iter().zip(1..).filter(|(trial, _)| trial.outcome.is_none());
+        open.map(|(trial, id)| Candidate { id, config: self.space.decode(&trial.point) }).collect()
+    }
+
+    /// Puts a new lot together, unless the search has ended, or ends it.
+    fn compose(&mut self, at_most: u32) {
+        let asked = self.trials.len() as u32;
+        let left = self.options.budget.saturating_sub(asked);
+        let count = at_most.min(self.options.batch.max(1)).min(LOT_MAX).min(left);
+        if self.ended.is_some() || count == 0 {
+            return;
+        }
+        let known = self.known();
+        let so_far = (self.trials.as_slice(), known.as_slice());
+        let mut lot = Lot::new(&self.space, &self.home, &self.options, so_far, (count, self.parameters.as_deref()));
+        let mut points = Vec::new();
+        for place in asked..asked + count {
+            match lot.next(place) {
+                Next::Point(point) => points.push(point),
+                Next::Nothing => self.ended = Some(Ended::Exhausted),
+                Next::Little => self.ended = Some(Ended::Stopped),
+            }
+            if self.ended.is_some() {
+                break;
+            }
+        }
+        self.parameters = lot.parameters().or(self.parameters.take());
+        self.trials.extend(points.into_iter().map(|point| Trial { point, outcome: None }));
+    }
+
+    /// Returns everything that is known, earlier searches included.
+    fn known(&self) -> Vec<Known> {
+        let earlier = self.options.warm.iter().filter_map(|earlier| {
+            let trust =
+                0.5_f64.powf(earlier.age.max(0.0) / TRUST_HALVED_AFTER) * (1.0 - earlier.distance.clamp(0.0, 1.0));
+            let outcome = match earlier.outcome {
+                Outcome::Value(value) if !value.is_finite() => return None,
+                Outcome::Lost => return None,
+                outcome => outcome,
+            };
+            let point = self.space.encode(&earlier.config)?;
+            (trust > TRUST_MIN).then(|| Known { point, outcome, extra: EARLIER_VARIANCE / trust })
+        });
+        let told = self
+            .trials
+            .iter()
+            .filter_map(|trial| Some((trial.outcome.filter(|outcome| *outcome != Outcome::Lost)?, trial)))
+            .map(|(outcome, trial)| Known { point: trial.point.clone(), outcome, extra: 0.0 });
+        earlier.chain(told).collect()
+    }
+}

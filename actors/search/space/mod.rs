@@ -1,0 +1,184 @@
+//! The space of settings: what may be set, and each setting as a point of the unit cube.
+//!
+//! [`SpaceSpec`] is what a person writes, [`Space`] the same after it was checked. Inside the engine a setting is a
+//! [`Point`]: one coordinate a parameter, from 0 to 1, logarithmic where declared, snapped to what can be set; the
+//! coordinates of inactive parameters stand at home, so that equal settings are equal points.
+//! Invariant: a point that [`Space::settle`] has settled and that [`Space::allows`] decodes to a valid setting.
+
+mod axis;
+
+mod check;
+
+mod sample;
+
+mod spec;
+
+use serde::{Deserialize, Serialize};
+
+use axis::Axis;
+pub use check::SpaceError;
+pub use spec::{Config, Constraint, Kind, Param, SpaceSpec, Value, When};
+
+/// A setting as the engine sees it: one coordinate a parameter, in the order of the spec, each from 0 to 1.
+pub(crate) type Point = Vec<f64>;
+
+/// The parameter on which another depends, and its coordinates with which that one is active.
+type Parent = (usize, Vec<f64>);
+
+/// How often values that break a constraint are mended before the point is given up.
+const MENDS_MAX: usize = 8;
+
+/// A checked space of settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "SpaceSpec", into = "SpaceSpec")]
+pub struct Space {
+    spec: SpaceSpec,
+    axes: Vec<Axis>,
+    /// The parameters, each after the one that it depends on.
+    order: Vec<usize>,
+    parents: Vec<Option<Parent>>,
+    /// The parameters of each constraint: the value of the first is at most that of the second.
+    constraints: Vec<(usize, usize)>,
+    forbidden: Vec<Vec<(usize, f64)>>,
+}
+
+impl From<Space> for SpaceSpec {
+    fn from(space: Space) -> SpaceSpec {
+        space.spec
+    }
+}
+
+impl TryFrom<SpaceSpec> for Space {
+    type Error = SpaceError;
+
+    fn try_from(spec: SpaceSpec) -> Result<Space, SpaceError> {
+        Space::new(spec)
+    }
+}
+
+impl Space {
+    /// Returns what the space was made from.
+    pub fn spec(&self) -> &SpaceSpec {
+        &self.spec
+    }
+
+    /// Returns whether `config` sets exactly the active parameters, each to a value in its range and on its step, and
+    /// breaks no constraint and nothing forbidden.
+    pub fn contains(&self, config: &Config) -> bool {
+        let known = config.keys().all(|name| self.spec.params.iter().any(|param| param.name == *name));
+        let mut point = self.center();
+        for (index, param) in self.spec.params.iter().enumerate() {
+            let Some(value) = config.get(&param.name) else { continue };
+            let Some(unit) = self.axes[index].unit_of(value) else { return false };
+            point[index] = unit;
+        }
+        let active = self.active(&point);
+        let complete =
+            self.spec.params.iter().zip(&active).all(|(param, active)| config.contains_key(&param.name) == *active);
+        known && complete && self.allows(&point)
+    }
+
+    /// Returns the valid setting nearest to `config`: what is outside a range is taken to its end, what is off a step
+    /// to the nearest one, what is absent or unreadable to the middle. `None` if nothing near is valid.
+    pub fn nearest(&self, config: &Config) -> Option<Config> {
+        self.encode(config).map(|point| self.decode(&point))
+    }
+
+    /// Returns an upper bound of how many settings there are; `None` if there are infinitely or unaccountably many.
+    pub fn size_max(&self) -> Option<u64> {
+        self.axes.iter().try_fold(1_u64, |size, axis| size.checked_mul(axis.levels()?))
+    }
+
+    pub(crate) fn dims(&self) -> usize {
+        self.axes.len()
+    }
+
+    /// Returns for each parameter whether two of its values are either equal or different, without being near or far.
+    pub(crate) fn categories(&self) -> Vec<bool> {
+        self.axes.iter().map(Axis::is_category).collect()
+    }
+
+    /// Returns the middle of every range, the first of all choices, inactive parameters included.
+    pub(crate) fn center(&self) -> Point {
+        self.axes.iter().map(Axis::middle).collect()
+    }
+
+    /// Returns the valid point nearest to `config`, as [`Space::nearest`] says.
+    pub(crate) fn encode(&self, config: &Config) -> Option<Point> {
+        let mut point = self.center();
+        for (index, param) in self.spec.params.iter().enumerate() {
+            if let Some(unit) = config.get(&param.name).and_then(|value| self.axes[index].nearest_unit(value)) {
+                point[index] = unit;
+            }
+        }
+        let home = self.center();
+        self.settle(&mut point, &home).then_some(point)
+    }
+
+    /// Returns the setting of a settled point.
+    pub(crate) fn decode(&self, point: &[f64]) -> Config {
+        let active = self.active(point);
+        let set = (0..self.dims()).filter(|index| active[*index]);
+        set.map(|index| (self.spec.params[index].name.clone(), self.axes[index].value_at(point[index]))).collect()
+    }
+
+    /// Returns which parameters are active at this point.
+    pub(crate) fn active(&self, point: &[f64]) -> Vec<bool> {
+        let mut active = vec![true; self.dims()];
+        for &index in &self.order {
+            if let Some((parent, units)) = &self.parents[index] {
+                active[index] = active[*parent] && units.contains(&point[*parent]);
+            }
+        }
+        active
+    }
+
+    /// Returns whether a settled point keeps the constraints and is not forbidden.
+    pub(crate) fn allows(&self, point: &[f64]) -> bool {
+        if self.constraints.is_empty() && self.forbidden.is_empty() {
+            return true;
+        }
+        let active = self.active(point);
+        let kept = self.constraints.iter().all(|pair| !self.is_broken(*pair, point, &active));
+        let matches =
+            |all: &Vec<(usize, f64)>| all.iter().all(|(index, unit)| active[*index] && point[*index] == *unit);
+        kept && !self.forbidden.iter().any(matches)
+    }
+
+    /// Snaps the coordinates to what can be set, puts inactive ones at `home`, and mends broken constraints by moving
+    /// both values to where they meet. Returns whether the point is valid then.
+    pub(crate) fn settle(&self, point: &mut Point, home: &[f64]) -> bool {
+        self.snap(point, home);
+        for _ in 0..MENDS_MAX {
+            let active = self.active(point);
+            let broken = self.constraints.iter().find(|pair| self.is_broken(**pair, point, &active));
+            let Some(&(left, right)) = broken else { break };
+            let (low, high) = (self.axes[right].number_at(point[right]), self.axes[left].number_at(point[left]));
+            point[left] = self.axes[left].unit_below(low);
+            if self.axes[left].number_at(point[left]) > low {
+                point[right] = self.axes[right].unit_above(high.min(self.axes[left].number_at(point[left])));
+            }
+            self.snap(point, home);
+        }
+        self.allows(point)
+    }
+
+    fn snap(&self, point: &mut Point, home: &[f64]) {
+        let mut active = vec![true; self.dims()];
+        for &index in &self.order {
+            if let Some((parent, units)) = &self.parents[index] {
+                active[index] = active[*parent] && units.contains(&point[*parent]);
+            }
+            point[index] = if active[index] { self.axes[index].snap(point[index]) } else { home[index] };
+        }
+    }
+
+    fn is_broken(&self, (left, right): (usize, usize), point: &[f64], active: &[bool]) -> bool {
+        active[left]
+            && active[right]
+            && self.axes[left].number_at(point[left]) > self.axes[right].number_at(point[right])
+    }
+}
+
+#[cfg(test)]
+mod tests;

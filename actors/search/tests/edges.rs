@@ -1,0 +1,217 @@
+//! The odd cases, each with its stated result.
+
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use kloros_search::{
+    Candidate, Config, Earlier, Ended, Kind, Options, Outcome, Param, Search, Space, SpaceSpec, TellError, Value,
+};
+
+fn floats(dims: usize) -> Space {
+    let kind = Kind::Float { low: 0.0, high: 1.0, log: false, step: None };
+    let params = (0..dims).map(|index| Param { name: format!("x{index}"), kind: kind.clone(), when: None }).collect();
+    Space::new(SpaceSpec { params, ..SpaceSpec::default() }).unwrap()
+}
+
+fn numbers(config: &Config) -> Vec<f64> {
+    config.values().filter_map(Value::number).collect()
+}
+
+fn at(dims: usize, value: f64) -> Config {
+    (0..dims).map(|index| (format!("x{index}"), Value::Float(value))).collect()
+}
+
+fn options(budget: u32, seed: u64, default: Config) -> Options {
+    Options { budget, seed, default: Some(default), ..Options::default() }
+}
+
+/// Runs a search to its end and returns what it asked beside it.
+fn run(mut search: Search, mut measure: impl FnMut(&Config) -> Outcome) -> (Search, Vec<Candidate>) {
+    let mut asked = Vec::new();
+    loop {
+        let lot = search.ask(4);
+        if lot.is_empty() {
+            return (search, asked);
+        }
+        for candidate in lot {
+            search.tell(candidate.id, measure(&candidate.config)).unwrap();
+            asked.push(candidate);
+        }
+    }
+}
+
+fn bowl(config: &Config) -> f64 {
+    numbers(config).iter().map(|x| (x - 0.7) * (x - 0.7)).sum()
+}
+
+#[test]
+fn a_constant_objective_ends_with_the_default() {
+    let (search, asked) = run(Search::new(floats(3), options(20, 1, at(3, 0.2))), |_| Outcome::Value(4.0));
+    assert_eq!((asked.len(), search.ended()), (20, Some(Ended::Spent)));
+    let found = search.recommendation().unwrap();
+    assert_eq!((found.config, found.mean, found.gain), (at(3, 0.2), 4.0, Some(0.0)));
+}
+
+#[test]
+fn when_everything_fails_nothing_is_recommended() {
+    let (search, asked) = run(Search::new(floats(3), options(20, 1, at(3, 0.2))), |_| Outcome::Failed);
+    assert_eq!((asked.len(), search.recommendation()), (20, None));
+}
+
+#[test]
+fn a_default_that_fails_promises_no_gain() {
+    let measure = |config: &Config| if *config == at(2, 0.2) { Outcome::Failed } else { Outcome::Value(bowl(config)) };
+    let (search, _) = run(Search::new(floats(2), options(12, 1, at(2, 0.2))), measure);
+    assert_eq!(search.recommendation().unwrap().gain, None);
+}
+
+#[test]
+fn a_space_of_one_point_is_measured_once() {
+    let (search, asked) = run(Search::new(floats(0), options(9, 1, Config::new())), |_| Outcome::Value(1.0));
+    assert_eq!((asked.len(), search.ended()), (1, Some(Ended::Exhausted)));
+    assert_eq!(search.recommendation().unwrap().config, Config::new());
+}
+
+#[test]
+fn a_small_space_is_measured_whole_and_with_noise_again() {
+    let three = Kind::Integer { low: 1, high: 3, log: false, step: None };
+    let param = Param { name: "workers".to_owned(), kind: three, when: None };
+    let space = Space::new(SpaceSpec { params: vec![param], ..SpaceSpec::default() }).unwrap();
+    let value = |config: &Config| Outcome::Value(config["workers"].number().unwrap());
+    let plain = Options { budget: 10, ..Options::default() };
+    let (search, asked) = run(Search::new(space.clone(), plain.clone()), value);
+    assert_eq!((asked.len(), search.ended()), (3, Some(Ended::Exhausted)));
+    let (search, asked) = run(Search::new(space, Options { noisy: true, ..plain }), value);
+    assert_eq!((asked.len(), search.ended()), (10, Some(Ended::Spent)));
+}
+
+#[test]
+fn a_budget_of_one_measures_the_default_and_a_budget_of_none_nothing() {
+    let (search, asked) = run(Search::new(floats(2), options(1, 1, at(2, 0.3))), |config| Outcome::Value(bowl(config)));
+    assert_eq!((asked.len(), search.recommendation().unwrap().config), (1, at(2, 0.3)));
+    let (search, asked) = run(Search::new(floats(2), options(0, 1, at(2, 0.3))), |config| Outcome::Value(bowl(config)));
+    assert_eq!((asked.len(), search.ended(), search.recommendation()), (0, Some(Ended::Spent), None));
+}
+
+#[test]
+fn sixty_dimensions_are_searched_and_gain() {
+    let (search, asked) =
+        run(Search::new(floats(60), options(32, 1, at(60, 0.2))), |config| Outcome::Value(bowl(config)));
+    assert_eq!(asked.len(), 32);
+    assert!(search.recommendation().unwrap().gain.unwrap() > 0.0);
+}
+
+#[test]
+fn an_outcome_is_told_once_and_by_an_id_that_was_asked() {
+    let mut search = Search::new(floats(2), options(8, 1, at(2, 0.3)));
+    assert_eq!(search.tell(1, Outcome::Failed), Err(TellError::Unknown { id: 1 }));
+    let lot = search.ask(2);
+    assert_eq!(lot.len(), 2);
+    assert_eq!(search.tell(0, Outcome::Failed), Err(TellError::Unknown { id: 0 }));
+    search.tell(2, Outcome::Value(1.0)).unwrap();
+    assert_eq!(search.tell(2, Outcome::Value(2.0)), Err(TellError::Twice { id: 2 }));
+    assert_eq!((search.ask(9), search.remaining()), (vec![lot[0].clone()], 7));
+}
+
+#[test]
+fn a_written_search_whose_points_were_changed_is_refused() {
+    let mut search = Search::new(floats(2), options(8, 1, at(2, 0.3)));
+    let _ = search.ask(1);
+    let text = serde_json::to_string(&search).unwrap();
+    for changed in ["\"point\":[0.3]", "\"point\":[0.3,7.0]", "\"point\":[0.3,null]"] {
+        let text = text.replace("\"point\":[0.3,0.3]", changed);
+        assert!(serde_json::from_str::<Search>(&text).is_err(), "{text}");
+    }
+    assert_eq!(serde_json::from_str::<Search>(&text).unwrap(), search);
+}
+
+#[test]
+fn the_search_stops_when_no_improvement_worth_the_while_is_left() {
+    let limit = Options { stop_below: Some(0.01), ..options(60, 1, at(2, 0.2)) };
+    let (search, asked) = run(Search::new(floats(2), limit), |config| Outcome::Value(bowl(config)));
+    assert_eq!(search.ended(), Some(Ended::Stopped));
+    assert!(asked.len() < 40, "{}", asked.len());
+    assert!(search.recommendation().unwrap().mean < 0.02);
+}
+
+#[test]
+fn what_an_earlier_search_measured_is_not_spread_out_again() {
+    let found = |warm: Vec<Earlier>, seed: u64| {
+        let search = Search::new(floats(5), Options { warm, ..options(8, seed, at(5, 0.1)) });
+        run(search, |config| Outcome::Value(bowl(config))).0.recommendation().unwrap().mean
+    };
+    let mut ahead = 0;
+    for seed in 0..7 {
+        let (_, asked) =
+            run(Search::new(floats(5), options(24, 99, at(5, 0.1))), |config| Outcome::Value(bowl(config)));
+        let earlier = |candidate: Candidate| {
+            let outcome = Outcome::Value(bowl(&candidate.config));
+            Earlier { config: candidate.config, outcome, age: 3.0, distance: 0.1 }
+        };
+        let warm: Vec<Earlier> = asked.into_iter().map(earlier).collect();
+        ahead += u32::from(found(warm, seed) < found(Vec::new(), seed));
+    }
+    assert!(ahead >= 6, "{ahead} of 7");
+}
+
+#[test]
+fn an_edge_beyond_which_everything_fails_is_not_crossed_again_and_again() {
+    let (mut failed, mut measured) = (0, 0);
+    for seed in 0..8 {
+        let beyond = |config: &Config| numbers(config)[..2].iter().sum::<f64>() > 1.6;
+        let measure = |config: &Config| if beyond(config) { Outcome::Failed } else { Outcome::Value(bowl(config)) };
+        let (_, asked) = run(Search::new(floats(4), options(48, seed, at(4, 0.3))), measure);
+        failed += asked.iter().filter(|candidate| beyond(&candidate.config)).count();
+        measured += asked.len();
+    }
+    assert!(failed * 100 <= measured * 5, "{failed} of {measured}");
+}
+
+#[test]
+fn with_noise_alone_the_default_is_kept() {
+    for seed in 0..6 {
+        let mut state = seed * 7919 + 1;
+        let mut noise = || {
+            state = (state * 16807) % 2_147_483_647_u64;
+            Outcome::Value(10.0 + state as f64 / 2_147_483_647.0)
+        };
+        let options = Options { noisy: true, ..options(24, seed, at(3, 0.4)) };
+        let (search, _) = run(Search::new(floats(3), options), |_| noise());
+        let found = search.recommendation().unwrap();
+        let (low, _) = found.gain_interval.unwrap();
+        assert!(found.config == at(3, 0.4) || low <= 0.0, "{found:?}");
+    }
+}
+
+#[test]
+fn what_was_lost_counts_against_the_budget_and_teaches_nothing() {
+    let lost = |number: u32| {
+        move |config: &Config, asked: u32| match asked {
+            asked if asked == number => Outcome::Lost,
+            _ => Outcome::Value(bowl(config)),
+        }
+    };
+    let mut counted = 0;
+    let measure = lost(3);
+    let (search, asked) = run(Search::new(floats(2), options(16, 1, at(2, 0.2))), |config| {
+        counted += 1;
+        measure(config, counted)
+    });
+    assert_eq!((asked.len(), search.ended()), (16, Some(Ended::Spent)));
+    assert!(search.recommendation().unwrap().mean < bowl(&at(2, 0.2)));
+    let (all_lost, _) = run(Search::new(floats(2), options(16, 1, at(2, 0.2))), |_| Outcome::Lost);
+    assert_eq!(all_lost.recommendation(), None);
+}
+
+#[test]
+fn a_measurement_that_was_not_asked_is_known_and_counted() {
+    let mut search = Search::new(floats(2), options(8, 1, at(2, 0.2)));
+    let open = search.ask(2);
+    assert!(!search.record(&at(2, 0.7), Outcome::Value(0.0)), "candidates are open");
+    for candidate in open {
+        search.tell(candidate.id, Outcome::Value(bowl(&candidate.config))).unwrap();
+    }
+    assert!(search.record(&at(2, 0.7), Outcome::Value(0.0)));
+    assert_eq!((search.remaining(), search.recommendation().unwrap().config), (5, at(2, 0.7)));
+    let (_, asked) = run(search, |config| Outcome::Value(bowl(config)));
+    assert_eq!((asked.len(), asked[0].id), (5, 4));
+}
