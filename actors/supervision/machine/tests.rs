@@ -9,9 +9,24 @@ use super::*;
 use crate::spec::{Backoff, Intensity};
 use Restart::{Permanent, Temporary, Transient};
 
+mod effects;
+
 mod model;
 
 const SECOND: Duration = Duration::from_secs(1);
+
+/// What is done to a child by hand.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum ByHand {
+    Add(Restart),
+    Terminate,
+    Restart,
+    Delete,
+    /// What a change of the spec does to a child that it leaves out.
+    Remove,
+    /// What it does to one that is about to go and is named again.
+    Recall,
+}
 
 /// How the children of a world hang together; nothing where they come and go.
 type Order = Option<Strategy>;
@@ -30,6 +45,9 @@ struct World {
     abandoned: BTreeSet<(Key, u64)>,
     /// Starts that were called off, and those asked to go: they are owed an answer.
     asked: BTreeSet<(Key, u64)>,
+    /// Who started a child by hand, and who asked for one to be down, and was not answered so far.
+    starting: BTreeSet<Key>,
+    terminating: BTreeSet<Key>,
     timers: BTreeMap<Key, (u64, Timer)>,
     group_timer: Option<u64>,
     finished: Vec<Outcome>,
@@ -49,6 +67,8 @@ impl World {
             alive: BTreeMap::new(),
             abandoned: BTreeSet::new(),
             asked: BTreeSet::new(),
+            starting: BTreeSet::new(),
+            terminating: BTreeSet::new(),
             timers: BTreeMap::new(),
             group_timer: None,
             finished: Vec::new(),
@@ -86,10 +106,12 @@ impl World {
             }
             Effect::Stop { key, generation } | Effect::Kill { key, generation } => {
                 assert!(self.alive.contains_key(&(key, generation)), "a dead {key} was asked to stop");
-                self.asked.insert((key, generation));
+                // One that did not obey is killed, whenever it was asked.
+                let is_asked_first = self.asked.insert((key, generation));
                 self.log.push(format!("stop {key}"));
-                // A stalled child is killed where it stands; all others go in order.
-                if self.ordered && self.is_doomed(key) {
+                // A stalled child is killed where it stands, and one that is terminated alone goes alone; a group goes in order.
+                let in_order = self.machine.group.is_some() || self.machine.is_closing();
+                if self.ordered && in_order && is_asked_first && self.is_doomed(key) {
                     let later = self.alive.keys().any(|(other, _)| *other > key && self.is_doomed(*other));
                     assert!(!later, "{key} was asked to stop before a later one was down");
                 }
@@ -104,7 +126,11 @@ impl World {
             Effect::Tell { key, kind: EventKind::RestartScheduled { delay }, .. } => {
                 self.log.push(format!("schedule {key} in {delay:?}"));
             }
-            Effect::Tell { .. } | Effect::Answer { .. } | Effect::Rest { .. } | Effect::ShuttingDown { .. } => {}
+            Effect::Tell { .. } | Effect::ShuttingDown { .. } => {}
+            Effect::Answer { key, .. } => assert!(self.starting.remove(&key), "the start of {key} was answered twice"),
+            Effect::Rest { key } => {
+                self.terminating.remove(&key);
+            }
             Effect::GivingUp { key, .. } => self.log.push(format!("give up on {key}")),
             Effect::Abandon { key, generation } => {
                 self.alive.remove(&(key, generation));
@@ -112,6 +138,8 @@ impl World {
             }
             Effect::Forget { key } => {
                 assert!(self.alive.keys().all(|(other, _)| *other != key), "{key} was forgotten while it lives");
+                assert!(!self.starting.contains(&key), "{key} was forgotten and who started it was not answered");
+                self.terminating.remove(&key);
             }
             Effect::Booted => self.booted = true,
             Effect::Finished(outcome) => {
@@ -174,6 +202,46 @@ impl World {
 
     fn fail(&mut self, key: Key) {
         self.exit(key, Exit::Panicked("ouch".to_owned()));
+    }
+
+    /// Does something by hand, as far as a supervisor passes that on.
+    fn by_hand(&mut self, what: ByHand, key: Key) {
+        if self.finished.len() == 1 {
+            return;
+        }
+        let is_known = self.machine.children.contains_key(&key);
+        match what {
+            ByHand::Add(restart) if !is_known => {
+                self.starting.insert(key);
+                self.hear(Event::Add { key, rules: rules(restart) });
+            }
+            ByHand::Terminate if is_known => {
+                self.terminating.insert(key);
+                self.hear(Event::Terminate { key, forget: false });
+            }
+            ByHand::Remove if is_known => {
+                self.terminating.insert(key);
+                self.hear(Event::Terminate { key, forget: true });
+            }
+            ByHand::Recall
+                if self.machine.is_leaving(key) && !self.machine.is_closing() && self.starting.insert(key) =>
+            {
+                self.hear(Event::Recall { key });
+            }
+            ByHand::Restart | ByHand::Delete if is_known && self.ordered => {
+                if self.machine.is_closing() || self.machine.stand(key) != Stand::Down {
+                    return;
+                }
+                if what == ByHand::Delete {
+                    self.terminating.insert(key);
+                    self.hear(Event::Terminate { key, forget: true });
+                } else {
+                    self.starting.insert(key);
+                    self.hear(Event::Restart { key });
+                }
+            }
+            _ => {}
+        }
     }
 
     fn up(&self) -> Vec<Key> {
@@ -385,6 +453,12 @@ fn restarts() -> impl Generate<Value = Restart> {
     prop_oneof![3 => Just(Permanent), 1 => Just(Transient), 1 => Just(Temporary)]
 }
 
+/// Picks one of the children that the machine knows.
+fn known(world: &World, whom: usize) -> Key {
+    let keys: Vec<Key> = world.machine.children.keys().copied().collect();
+    keys.get(whom % keys.len().max(1)).copied().unwrap_or_default()
+}
+
 /// One thing that happens to a world; the number picks whom it happens to.
 fn happen(world: &mut World, what: u8, whom: usize) {
     let ids: Vec<((Key, u64), bool)> = world.alive.iter().map(|(id, up)| (*id, *up)).collect();
@@ -413,10 +487,19 @@ fn happen(world: &mut World, what: u8, whom: usize) {
                 world.hear(Event::GroupDue { token });
             }
         }
-        (8, _) if !world.ordered => world.hear(Event::Terminate { key: whom as Key % 8, forget: false }),
-        (9, _) if !world.ordered => {
-            let key = 100 + world.now.as_secs();
-            world.hear(Event::Add { key, rules: rules(Temporary) });
+        (8, _) => world.by_hand(ByHand::Terminate, known(world, whom)),
+        (9, _) => {
+            let restart = [Permanent, Transient, Temporary][whom % 3];
+            world.by_hand(ByHand::Add(restart), 100 + world.now.as_secs());
+        }
+        (10, _) => world.by_hand(ByHand::Restart, known(world, whom)),
+        (11, _) => world.by_hand(ByHand::Delete, known(world, whom)),
+        (12, _) => world.by_hand(ByHand::Remove, known(world, whom)),
+        (13, _) => world.by_hand(ByHand::Recall, known(world, whom)),
+        (14, Some(((key, generation), false))) => {
+            world.alive.remove(&(key, generation));
+            world.asked.remove(&(key, generation));
+            world.hear(Event::Ignored { key, generation });
         }
         _ => {}
     }
@@ -427,21 +510,33 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(5_000) })]
 
     #[test]
-    fn case_093_whatever_happens_no_child_lives_twice_and_a_shutdown_takes_all_down(
+    fn case_093_whatever_happens_no_child_lives_twice_all_are_answered_and_a_shutdown_takes_all_down(
         order in orders(),
         restarts_max in 0_u32..6,
         children in proptest::collection::vec(restarts(), 0..6),
-        happenings in proptest::collection::vec((0_u8..10, any::<usize>()), 0..80),
+        happenings in proptest::collection::vec((0_u8..15, any::<usize>()), 0..80),
+        last in proptest::collection::vec((0_u8..15, any::<usize>()), 0..9),
+        at_the_end in proptest::collection::vec((0_u8..15, any::<usize>()), 0..9),
     ) {
         let mut world = World::new(order, restarts_max, &children);
         world.hear(Event::Boot);
         for (what, whom) in happenings {
             happen(&mut world, what, whom);
         }
+        world.settle();
+        prop_assert!(world.starting.is_empty() && world.terminating.is_empty(), "who asked is not answered");
+        // What is asked of a supervisor that is about to end is answered too.
+        for (what, whom) in last {
+            happen(&mut world, what, whom);
+        }
         world.hear(Event::Shutdown);
+        for (what, whom) in at_the_end {
+            happen(&mut world, what, whom);
+        }
         world.settle();
         prop_assert!(world.alive.is_empty());
         prop_assert_eq!(world.finished.len(), 1);
+        prop_assert!(world.starting.is_empty() && world.terminating.is_empty(), "who asked is not answered");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use proptest::strategy::Strategy as Generate;
 use super::{SECOND, orders, restarts};
 use crate::event::Exit;
 use crate::machine::{
-    Arc, AutoShutdown, Duration, Effect, Event, Flags, Key, Machine, Outcome, Restart, Rules, Strategy,
+    Arc, AutoShutdown, Duration, Effect, Event, Flags, Key, Machine, Outcome, Restart, Rules, Strategy, Timer,
 };
 use crate::spec::{Backoff, Intensity};
 
@@ -222,24 +222,26 @@ impl Model {
 /// The machine, with children that answer at once.
 struct Play {
     machine: Machine,
+    waits: bool,
     now: Duration,
     stage: Stage,
     owed: VecDeque<Event>,
     end: Option<&'static str>,
 }
 
-fn rules(kind: Kind) -> Arc<Rules> {
-    let backoff =
-        Backoff { first: Duration::ZERO, max: Duration::ZERO, jitter_ratio: 0.0, healthy_after: Duration::MAX };
+/// Returns the rules of a child; `waits` says whether it waits before it is started again, for longer each time.
+fn rules(kind: Kind, waits: bool) -> Arc<Rules> {
+    let (first, max) = if waits { (SECOND, 8 * SECOND) } else { (Duration::ZERO, Duration::ZERO) };
+    let backoff = Backoff { first, max, jitter_ratio: 0.0, healthy_after: Duration::MAX };
     let Kind { restart, significant } = kind;
     Arc::new(Rules { restart, significant, backoff, failures_max: u32::MAX, ..Rules::of_an_actor() })
 }
 
 impl Play {
-    fn boot(flags: Flags, kinds: &[Kind]) -> Self {
-        let children = (0..).zip(kinds).map(|(key, kind)| (key, rules(*kind), 0)).collect();
-        let machine = Machine::new(flags, children);
-        let mut play = Play { machine, now: Duration::ZERO, stage: Stage::default(), owed: VecDeque::new(), end: None };
+    fn boot(flags: Flags, kinds: &[Kind], waits: bool) -> Self {
+        let children = (0..).zip(kinds).map(|(key, kind)| (key, rules(*kind, waits), 0)).collect();
+        let (machine, stage) = (Machine::new(flags, children), Stage::default());
+        let mut play = Play { machine, waits, now: Duration::ZERO, stage, owed: VecDeque::new(), end: None };
         play.hear(Event::Boot);
         play
     }
@@ -267,6 +269,10 @@ impl Play {
                 self.stage.stop(key);
                 self.owed.push_back(Event::Exited { key, generation, exit: Exit::Normal });
             }
+            // A wait is over before anything else happens: the model does not wait.
+            Effect::Arm { key, generation, timer: Timer::Backoff, .. } => {
+                self.owed.push_back(Event::Overdue { key, generation, timer: Timer::Backoff });
+            }
             Effect::ArmGroup { token, .. } => self.owed.push_back(Event::GroupDue { token }),
             Effect::Finished(outcome) => {
                 self.end = Some(match outcome {
@@ -290,7 +296,7 @@ impl Play {
         let picked = |whom: usize| model.kids.get(whom % model.kids.len().max(1));
         match step {
             Step::Wait(seconds) => self.now += SECOND * u32::try_from(seconds).expect("a short wait"),
-            Step::Add(newborn) => self.hear(Event::Add { key: model.next, rules: rules(newborn) }),
+            Step::Add(newborn) => self.hear(Event::Add { key: model.next, rules: rules(newborn, self.waits) }),
             Step::Exit(whom, normal) => {
                 if let Some(kid) = picked(whom) {
                     let exit = if normal { Exit::Normal } else { Exit::Killed };
@@ -321,7 +327,7 @@ impl Play {
             Step::Stale(whom) => {
                 if let Some(kid) = picked(whom) {
                     let (key, generation) = (kid.id, kid.generation.saturating_sub(1));
-                    for timer in [super::Timer::Start, super::Timer::Stop, super::Timer::Kill, super::Timer::Backoff] {
+                    for timer in [Timer::Start, Timer::Stop, Timer::Kill, Timer::Backoff] {
                         self.hear(Event::Overdue { key, generation, timer });
                         self.hear(Event::Exited { key, generation, exit: Exit::Killed });
                     }
@@ -368,16 +374,22 @@ proptest! {
         strategy in orders(),
         restarts_max in 0_u32..5,
         auto in any::<u8>(),
+        waits in any::<bool>(),
         kinds in vec(kinds(), 0..5),
         steps in vec(any::<(u8, u8, u8)>(), STEPS..=STEPS),
     ) {
         let intensity = Intensity { restarts_max, within: 5 * SECOND };
         let flags = Flags { strategy, intensity, auto_shutdown: auto_shutdown(auto) };
-        let (mut model, mut play) = (Model::boot(flags, &kinds), Play::boot(flags, &kinds));
+        let boot = || (Model::boot(flags, &kinds), Play::boot(flags, &kinds, waits));
+        let (mut model, mut play) = boot();
         for step in steps.into_iter().map(step) {
+            if model.end.is_some() {
+                // As its parent would, so that there are as many steps as there are.
+                (model, play) = boot();
+            }
             // A nursery keeps nobody who could be restarted or deleted.
             let refused = strategy.is_none() && matches!(step, Step::Restart(_) | Step::Delete(_));
-            if model.end.is_some() || refused {
+            if refused {
                 continue;
             }
             play.take(step, &model);

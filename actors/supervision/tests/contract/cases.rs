@@ -7,7 +7,9 @@ pub(crate) use std::time::Duration;
 pub(crate) use kloros_supervision::*;
 pub(crate) use tokio::time::Instant;
 
-pub(crate) use crate::fixtures::{Habits, LONG, Log, Order, Room, at_once, house, seconds, supervisor, until};
+pub(crate) use crate::fixtures::{
+    Habits, LONG, Log, Order, Room, allowing, at_once, house, is_at, rooms, seconds, supervisor, told, until, with,
+};
 
 /// Makes two tests of each case: on one thread with paused time, and on two workers.
 macro_rules! cases {
@@ -74,16 +76,6 @@ pub(crate) fn took(before: Instant, beats_passed: u32) {
     assert!((least..most).contains(&passed), "{passed:?} is not within {least:?} and {most:?}");
 }
 
-pub(crate) fn rooms<const N: usize>(log: &Log, ids: [&'static str; N]) -> [Room; N] {
-    ids.map(|id| Room::new(id, log))
-}
-
-pub(crate) fn with(id: &'static str, log: &Log, change: impl FnOnce(&mut Habits)) -> Room {
-    let mut habits = Habits::default();
-    change(&mut habits);
-    Room::with(id, log, habits)
-}
-
 /// Returns the handle of the root.
 pub(crate) fn root(tree: &Tree) -> Control {
     tree.control("house").unwrap()
@@ -110,16 +102,6 @@ pub(crate) async fn actors(control: &Control) -> Vec<ractor::ActorId> {
         _ => None,
     };
     children.into_iter().filter_map(up).collect()
-}
-
-/// A supervisor that allows so many restarts in a long time, without waiting between them.
-pub(crate) fn allowing(restarts_max: u32, id: &str, strategy: Strategy) -> TreeSpec {
-    TreeSpec::new(id, strategy).intensity(Intensity { restarts_max, within: LONG }).backoff(at_once())
-}
-
-/// Takes all events that have come so far.
-pub(crate) fn told(events: &mut tokio::sync::broadcast::Receiver<Event>) -> Vec<Event> {
-    std::iter::from_fn(|| events.try_recv().ok()).collect()
 }
 
 /// Starts a nursery below a root, and returns what tells the ends of its children.

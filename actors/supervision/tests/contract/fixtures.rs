@@ -1,10 +1,10 @@
 //! A room that does as it is told, a log of what happened, and waiting for a condition.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kloros_supervision::{Backoff, ChildSpec, Intensity, Socket, Strategy, Tree, TreeSpec};
+use kloros_supervision::{Backoff, ChildSpec, Event, Intensity, Mailbox, Socket, Strategy, Tree, TreeSpec};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 
 /// Longer than anything here takes; under paused time it costs nothing.
@@ -47,6 +47,21 @@ pub(crate) enum Order {
     Note(u64),
     Drop(RpcReplyPort<u32>),
     SendYourself(u32),
+    /// Is there to be dropped, handled or not.
+    Carry(Box<dyn std::any::Any + Send>),
+}
+
+impl Order {
+    /// Returns what reports and snapshots call it where its room's mailbox says so.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Order::Work { .. } => "work",
+            Order::Hang => "hang",
+            Order::Block(_) => "block",
+            Order::Poison(_) => "poison",
+            _ => "other",
+        }
+    }
 }
 
 /// What happened, in order.
@@ -80,6 +95,8 @@ pub(crate) struct Habits {
     pub(crate) info: Option<&'static str>,
     /// Starts from this one on hang; 0 never.
     pub(crate) starts_hanging_from: u32,
+    /// This one start hangs; 0 none.
+    pub(crate) start_hanging: u32,
     /// How long its `post_stop` takes.
     pub(crate) stop_takes: Duration,
     pub(crate) panics_after_starting: bool,
@@ -92,7 +109,14 @@ pub(crate) struct Habits {
     pub(crate) hangs_while_stopping: bool,
     pub(crate) panics_while_stopping: bool,
     pub(crate) state_panics_when_dropped: bool,
+    /// What it does in its start just before it is up.
+    pub(crate) when_starting: Option<Deed>,
+    /// What is done when its state goes.
+    pub(crate) when_dropped: Option<Deed>,
 }
+
+/// Something that is done in the life of this generation.
+pub(crate) type Deed = Arc<dyn Fn(u32) + Send + Sync>;
 
 #[derive(Clone)]
 pub(crate) struct Room {
@@ -100,16 +124,24 @@ pub(crate) struct Room {
     pub(crate) socket: Socket<Order>,
     pub(crate) log: Log,
     pub(crate) starts: Arc<AtomicU32>,
+    /// How many incarnations have a state: they are up, or were left behind.
+    pub(crate) alive: Arc<AtomicUsize>,
     pub(crate) habits: Habits,
 }
 
 pub(crate) struct State {
     generation: u32,
+    alive: Arc<AtomicUsize>,
     panics_when_dropped: bool,
+    when_dropped: Option<Deed>,
 }
 
 impl Drop for State {
     fn drop(&mut self) {
+        self.alive.fetch_sub(1, Ordering::SeqCst);
+        if let Some(deed) = &self.when_dropped {
+            deed(self.generation);
+        }
         assert!(!self.panics_when_dropped, "the state does not want to go");
     }
 }
@@ -120,7 +152,7 @@ impl Room {
     }
 
     pub(crate) fn with(id: &'static str, log: &Log, habits: Habits) -> Self {
-        Room { id, socket: Socket::new(id), log: log.clone(), starts: Arc::default(), habits }
+        Room { id, socket: Socket::new(id), log: log.clone(), starts: Arc::default(), alive: Arc::default(), habits }
     }
 
     pub(crate) fn spec(&self) -> ChildSpec {
@@ -134,6 +166,16 @@ impl Room {
 
     pub(crate) async fn generation(&self) -> u32 {
         self.socket.call(Order::Echo, LONG).await.unwrap()
+    }
+
+    /// The same room behind such a mailbox.
+    pub(crate) fn behind(self, mailbox: Mailbox<Order>) -> Self {
+        Room { socket: Socket::with(self.id, Mailbox { name: Some(Order::kind), ..mailbox }), ..self }
+    }
+
+    /// Returns how many incarnations are up, or were left behind.
+    pub(crate) fn alive(&self) -> usize {
+        self.alive.load(Ordering::SeqCst)
     }
 
     /// Waits until a generation at least this high answers.
@@ -153,7 +195,8 @@ impl Actor for Room {
         self.log.note(format!("start {}", self.id));
         tokio::task::yield_now().await;
         assert!(!self.habits.panics_while_starting, "no start today");
-        let hangs_now = self.habits.starts_hanging_from > 0 && generation >= self.habits.starts_hanging_from;
+        let hangs_now = self.habits.starts_hanging_from > 0 && generation >= self.habits.starts_hanging_from
+            || self.habits.start_hanging == generation;
         if self.habits.hangs_while_starting || hangs_now {
             std::future::pending::<()>().await;
         }
@@ -172,8 +215,14 @@ impl Actor for Room {
         if let Some(info) = self.habits.info {
             kloros_supervision::start_info(info);
         }
+        if let Some(deed) = &self.habits.when_starting {
+            deed(generation);
+        }
+        self.alive.fetch_add(1, Ordering::SeqCst);
+        let alive = Arc::clone(&self.alive);
         self.log.note(format!("up {}", self.id));
-        Ok(State { generation, panics_when_dropped: self.habits.state_panics_when_dropped })
+        let when_dropped = self.habits.when_dropped.clone();
+        Ok(State { generation, alive, panics_when_dropped: self.habits.state_panics_when_dropped, when_dropped })
     }
 
     async fn post_start(&self, _: ActorRef<Order>, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -210,6 +259,7 @@ impl Actor for Room {
             Order::Hang => std::future::pending().await,
             Order::Block(until_dropped) => {
                 let _ = until_dropped.recv();
+                self.log.note(format!("{} came free", self.id));
             }
             Order::Echo(reply) => {
                 let _ = reply.send(state.generation);
@@ -226,6 +276,7 @@ impl Actor for Room {
             Order::Poison(number) => return Err(format!("poisoned by {number}").into()),
             Order::Note(number) => self.log.note(format!("{} got {number}", self.id)),
             Order::Drop(reply) => drop(reply),
+            Order::Carry(load) => drop(load),
             Order::SendYourself(times) => {
                 for _ in 0..times {
                     myself.send_message(Order::SendYourself(0))?;
@@ -271,6 +322,41 @@ pub(crate) fn seconds(seconds: u64) -> Duration {
 /// A supervisor that allows three restarts in a minute.
 pub(crate) fn supervisor(id: &str, strategy: Strategy) -> TreeSpec {
     TreeSpec::new(id, strategy).intensity(Intensity { restarts_max: 3, within: seconds(60) }).backoff(at_once())
+}
+
+/// A supervisor that allows so many restarts in a long time, without waiting between them.
+pub(crate) fn allowing(restarts_max: u32, id: &str, strategy: Strategy) -> TreeSpec {
+    TreeSpec::new(id, strategy).intensity(Intensity { restarts_max, within: LONG }).backoff(at_once())
+}
+
+/// Returns what comes of `work`, which must come before the world ends.
+#[track_caller]
+pub(crate) fn in_time<T>(work: impl Future<Output = T>) -> impl Future<Output = T> {
+    let caller = std::panic::Location::caller();
+    async move {
+        let outcome = tokio::time::timeout(10 * LONG, work).await;
+        outcome.unwrap_or_else(|_| panic!("what is waited for at {caller} never comes"))
+    }
+}
+
+/// Waits until the room at `path`, whose mailbox names what waits there, is at a message of this kind.
+pub(crate) async fn is_at(tree: &Tree, path: &str, kind: &str) {
+    until(|| tree.snapshot().find(path).is_some_and(|place| place.busy_with == Some(kind))).await;
+}
+
+/// Takes all events that have come so far.
+pub(crate) fn told(events: &mut tokio::sync::broadcast::Receiver<Event>) -> Vec<Event> {
+    std::iter::from_fn(|| events.try_recv().ok()).collect()
+}
+
+pub(crate) fn with(id: &'static str, log: &Log, change: impl FnOnce(&mut Habits)) -> Room {
+    let mut habits = Habits::default();
+    change(&mut habits);
+    Room::with(id, log, habits)
+}
+
+pub(crate) fn rooms<const N: usize>(log: &Log, ids: [&'static str; N]) -> [Room; N] {
+    ids.map(|id| Room::new(id, log))
 }
 
 pub(crate) async fn house(strategy: Strategy, rooms: &[&Room]) -> Tree {

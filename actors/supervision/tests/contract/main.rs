@@ -12,6 +12,14 @@ mod storm;
 
 mod differential;
 
+mod endings;
+
+mod overlaps;
+
+mod bounds;
+
+mod refusals;
+
 mod starting;
 
 mod stopping;

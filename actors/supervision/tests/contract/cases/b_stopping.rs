@@ -188,6 +188,79 @@ cases! {
         assert_eq!(log.lines(), ["down c", "down a"]);
     }
 
+    async fn case_022_also_while_they_start_fail_wait_stop_and_hang() {
+        let log = Log::default();
+        let [plain, waiting] = rooms(&log, ["plain", "waiting"]);
+        let starting = with("starting", &log, |habits| habits.start_hanging = 2);
+        let stopping = with("stopping", &log, |habits| habits.stop_takes = beats(2));
+        let hung = Room::new("hung", &log).behind(Mailbox::default());
+        let slow = Backoff { first: LONG, max: LONG, ..at_once() };
+        let mind = allowing(99, "mind", Strategy::OneForOne)
+            .child(plain.spec())
+            .child(waiting.spec().backoff(slow))
+            .child(starting.spec())
+            .child(stopping.spec().shutdown(Shutdown::Unlimited))
+            .child(hung.spec().shutdown(Shutdown::Within(beats(2))));
+        let tree = start(allowing(99, "house", Strategy::OneForOne).tree(mind)).await.unwrap();
+        let all = [&plain, &waiting, &starting, &stopping, &hung];
+        waiting.tell(Order::Fail("one"));
+        waiting.reaches(2).await;
+        waiting.tell(Order::Fail("two"));
+        until(|| matches!(state(&tree, "mind/waiting"), Some(State::Restarting { .. }))).await;
+        starting.tell(Order::Fail("ouch"));
+        until(|| starting.starts.load(Ordering::SeqCst) == 2).await;
+        hung.tell(Order::Hang);
+        is_at(&tree, "mind/hung", "hang").await;
+        let control = tree.control("mind").unwrap();
+        let terminating = tokio::spawn(async move { control.terminate_child("stopping").await });
+        until(|| log.lines().contains(&"stopping stopping".to_owned())).await;
+        plain.tell(Order::Fail("just now"));
+        tree.kill("mind").unwrap();
+
+        // Whether the first was started once more before the supervisor fell is a matter of luck.
+        let generations = [2, 3, 3, 2, 2];
+        for (room, generation) in all.iter().zip(generations) {
+            until(|| room.socket.actor().is_some() && room.starts.load(Ordering::SeqCst) >= generation).await;
+        }
+        // Whoever asked the one that was killed is not kept waiting.
+        drop(terminating.await.unwrap());
+        assert_eq!(all.map(Room::alive), [1; 5]);
+        assert!(log.lines().contains(&"down stopping".to_owned()));
+        assert!(!tree.snapshot().is_degraded());
+        log.taken();
+        tree.kill("house").unwrap();
+        assert!(matches!(tree.ended().await, Ended::GaveUp { path, .. } if path == "house"));
+        assert_eq!(all.map(Room::alive), [0; 5]);
+        let expected = ["down hung", "stopping stopping", "down stopping", "down starting", "down waiting", "down plain"];
+        assert_eq!(log.lines(), expected);
+    }
+
+    async fn case_022_at_whatever_moment_the_supervisor_is_killed_nobody_is_lost_or_doubled() {
+        let log = Log::default();
+        let rooms = rooms(&log, ["a", "b", "c", "d", "e", "f"]);
+        for (round, strategy) in (0..60).zip([Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne].into_iter().cycle()) {
+            let mind = rooms.iter().fold(allowing(u32::MAX, "mind", strategy), |mind, room| mind.child(room.spec()));
+            let mind = ChildSpec::supervisor(mind).failures_max(u32::MAX);
+            let tree = start(allowing(u32::MAX, "house", Strategy::OneForOne).child(mind)).await.unwrap();
+            for kill in 0..5 {
+                for room in rooms.iter().skip((round + kill) % 3).step_by(2) {
+                    // One that is not there goes down with the supervisor it had.
+                    drop(room.socket.send(if kill % 2 == 0 { Order::Fail("ouch") } else { Order::Stop }));
+                }
+                for _ in 0..(round * 5 + kill) % 23 {
+                    tokio::task::yield_now().await;
+                }
+                // It may be down already, and is as well.
+                drop(tree.kill("mind"));
+                until(|| rooms.iter().all(|room| room.alive() == 1 && room.socket.actor().is_some())).await;
+                assert!(!tree.snapshot().is_degraded());
+            }
+            tree.stop(LONG).await.unwrap();
+            assert!(rooms.iter().all(|room| room.alive() == 0 && room.socket.actor().is_none()), "round {round}");
+            log.taken();
+        }
+    }
+
     async fn case_023_two_stops_at_once_both_return_when_all_is_down() {
         let log = Log::default();
         let a = with("a", &log, |habits| habits.stop_takes = beats(3));

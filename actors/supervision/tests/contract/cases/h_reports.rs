@@ -1,5 +1,9 @@
 //! H. Reports and introspection.
 
+use std::collections::BTreeMap;
+
+use tracing_subscriber::layer::SubscriberExt as _;
+
 use super::*;
 
 cases! {
@@ -96,6 +100,96 @@ cases! {
         control.ping(LONG).await.unwrap();
         assert_eq!(tree.snapshot().find("mind").unwrap().generation, 1);
     }
+}
+
+/// Keeps what is logged by this crate, field by field.
+#[derive(Clone, Default)]
+struct Written(Arc<std::sync::Mutex<Vec<BTreeMap<&'static str, String>>>>);
+
+/// Collects the fields of one line.
+#[derive(Default)]
+struct Fields(BTreeMap<&'static str, String>);
+
+impl tracing::field::Visit for Fields {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        self.0.insert(field.name(), format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &tracing::field::Field, value: &str) {
+        self.0.insert(field.name(), value.to_owned());
+    }
+}
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Written {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        if fields.0.contains_key("generation") {
+            fields.0.insert("level", event.metadata().level().to_string());
+            self.0.lock().unwrap().push(fields.0);
+        }
+    }
+}
+
+#[test]
+fn case_073_each_step_is_logged_with_all_that_is_known_of_it_as_fields() {
+    // What was looked at first where nobody listened may stay unheard, so nobody else is to log here.
+    let test = "case_073_each_step_is_logged_with_all_that_is_known_of_it_as_fields";
+    if !i_processes::is_alone(&format!("{}::{test}", module_path!())) {
+        return;
+    }
+    let written = Written::default();
+    let subscriber = tracing_subscriber::registry().with(written.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    tracing::subscriber::with_default(subscriber, || {
+        runtime.block_on(async {
+            let log = Log::default();
+            let a = Room::new("a", &log).behind(Mailbox::default());
+            let b = with("b", &log, |habits| habits.start_failing = 2);
+            let slow = Backoff { first: seconds(2), max: seconds(2), ..at_once() };
+            let a_spec =
+                a.spec().restart(Restart::Transient).shutdown(Shutdown::Within(seconds(9))).stall_after(seconds(4));
+            let mind = allowing(3, "mind", Strategy::OneForOne).child(a_spec.backoff(slow)).child(b.spec());
+            let tree = start(allowing(0, "house", Strategy::OneForOne).tree(mind)).await.unwrap();
+            a.tell(Order::Hang);
+            a.reaches(2).await;
+            a.tell(Order::Fail("again"));
+            a.reaches(3).await;
+            b.tell(Order::Fail("once too often"));
+            assert!(matches!(tree.ended().await, Ended::GaveUp { path, .. } if path == "mind"));
+        });
+    });
+    let lines = written.0.lock().unwrap().clone();
+    let line = |message: &str, path: &str| {
+        let is_it = |line: &&BTreeMap<&str, String>| line["message"] == message && line["path"] == path;
+        let found: Vec<_> = lines.iter().filter(is_it).cloned().collect();
+        assert!(!found.is_empty(), "{message} of {path} is not there: {lines:?}");
+        found
+    };
+    for line in &lines {
+        assert!(line["elapsed"].ends_with('s'), "{line:?}");
+    }
+    let of =
+        |line: &BTreeMap<&str, String>, names: &[&str]| names.iter().map(|name| line[name].clone()).collect::<Vec<_>>();
+    let all = ["level", "supervisor", "generation", "restart", "shutdown", "reason"];
+    let failed = &line("failed", "mind/a")[1];
+    assert_eq!(of(failed, &all), ["WARN", "mind", "2", "Transient", "Within(9s)", "\"failed: again\""]);
+    let stalled = &line("stalled", "mind/a")[0];
+    assert_eq!(of(stalled, &["level", "generation", "silent", "handling"]), ["WARN", "1", "4s", "\"hang\""]);
+    let lost = &line("messages lost", "mind/a")[0];
+    assert_eq!(of(lost, &["level", "handling", "waiting"]), ["WARN", "Some(\"hang\")", "0"]);
+    let delays: Vec<_> = line("restart scheduled", "mind/a").iter().map(|line| line["delay"].clone()).collect();
+    assert_eq!(delays, ["0ns", "2s"]);
+    let started: Vec<_> =
+        line("started", "mind/a").iter().map(|line| of(line, &["level", "generation"]).join(" ")).collect();
+    assert_eq!(started, ["INFO 1", "INFO 2", "INFO 3"]);
+    assert_eq!(of(&line("start failed", "mind/b")[0], &all[..4]), ["WARN", "mind", "2", "Permanent"]);
+    let gave_up = &line("gave up", "mind")[0];
+    assert_eq!(
+        of(gave_up, &["level", "supervisor", "shutdown", "reason"]),
+        ["ERROR", "", "Unlimited", "\"mind/b: not this time\""]
+    );
+    assert_eq!(line("stopped", "house").len(), 1);
 }
 
 // A thread that is blocked for good needs a second one to look at it.

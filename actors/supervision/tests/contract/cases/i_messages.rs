@@ -3,8 +3,7 @@
 use super::*;
 
 fn bounded(id: &'static str, log: &Log, in_flight_max: usize, when_full: WhenFull) -> Room {
-    let mailbox = Mailbox { in_flight_max, when_full, ..Mailbox::default() };
-    Room { socket: Socket::with(id, mailbox), ..Room::new(id, log) }
+    Room::new(id, log).behind(Mailbox { in_flight_max, when_full, ..Mailbox::default() })
 }
 
 fn got(log: &Log) -> Vec<String> {
@@ -15,10 +14,6 @@ fn got(log: &Log) -> Vec<String> {
 fn resident() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
     pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
-}
-
-async fn is_busy(tree: &Tree) {
-    until(|| tree.snapshot().find("a").unwrap().busy_for.is_some()).await;
 }
 
 cases! {
@@ -48,7 +43,13 @@ cases! {
             let place = snapshot.find("a").unwrap();
             (place.lost, got(&log).len() as u64)
         };
-        until(|| accounted().0 + accounted().1 == taken.len() as u64).await;
+        let settled = async {
+            while accounted().0 + accounted().1 != taken.len() as u64 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let settled = tokio::time::timeout(seconds(10), settled).await;
+        assert!(settled.is_ok(), "{} were taken, and of them {:?} lost and handled", taken.len(), accounted());
         let mut once = got(&log);
         once.sort_unstable();
         once.dedup();
@@ -62,10 +63,8 @@ cases! {
             Order::Poison(number) => Some(*number),
             _ => None,
         };
-        let name = |order: &Order| if matches!(order, Order::Poison(_)) { "poison" } else { "other" };
         let poison = Some(Poison { identity, kills_max: 3 });
-        let socket = Socket::with("a", Mailbox { name: Some(name), poison, ..Mailbox::default() });
-        let a = Room { socket, ..Room::new("a", &log) };
+        let a = Room::new("a", &log).behind(Mailbox { poison, ..Mailbox::default() });
         let tree = start(allowing(99, "house", Strategy::OneForOne).child(a.spec())).await.unwrap();
         let mut events = tree.events();
         for generation in 2..=4 {
@@ -81,12 +80,12 @@ cases! {
 
         // One that is cut off in its handler takes those with it that wait.
         a.tell(Order::Hang);
-        is_busy(&tree).await;
+        is_at(&tree, "a", "hang").await;
         a.tell(Order::Note(1));
         a.tell(Order::Note(2));
         tree.kill("a").unwrap();
         a.reaches(6).await;
-        let lost = EventKind::Lost { handling: Some("other"), waiting: 2 };
+        let lost = EventKind::Lost { handling: Some("hang"), waiting: 2 };
         assert_eq!(told(&mut events).iter().filter(|event| event.kind == lost).count(), 1);
         assert_eq!(tree.snapshot().find("a").unwrap().lost, 7);
     }
@@ -97,7 +96,7 @@ cases! {
         let tree = house(Strategy::OneForOne, &[&a]).await;
         let outlet = a.socket.outlet(Order::Note);
         a.tell(Order::Work { step: beats(3), steps: 1 });
-        is_busy(&tree).await;
+        is_at(&tree, "a", "work").await;
         (1..=3).for_each(|number| outlet.send(number).unwrap());
         let full = Down::Full { room: "a".to_owned(), in_flight_max: 3 };
         assert_eq!(outlet.send(4), Err(full.clone()));
@@ -108,7 +107,7 @@ cases! {
         assert_eq!(got(&log)[..3], ["a got 1", "a got 2", "a got 3"]);
         let absent = Err(Down::Absent { room: "a".to_owned() });
         a.tell(Order::Work { step: beats(3), steps: 1 });
-        is_busy(&tree).await;
+        is_at(&tree, "a", "work").await;
         (1..=3).for_each(|number| outlet.send(number).unwrap());
         // Whoever waits for room hears at once that there will be none.
         let (waited, stopped) = tokio::join!(outlet.send_within(8, LONG), tree.stop(LONG));
@@ -119,24 +118,49 @@ cases! {
         let a = bounded("a", &log, 2, WhenFull::Coalesce);
         let tree = house(Strategy::OneForOne, &[&a]).await;
         a.tell(Order::Work { step: beats(3), steps: 1 });
-        is_busy(&tree).await;
+        is_at(&tree, "a", "work").await;
         (1..=9).for_each(|number| a.tell(Order::Note(number)));
         until(|| got(&log).len() == 3).await;
         assert_eq!(a.generation().await, 1);
         assert_eq!(got(&log), ["a got 1", "a got 2", "a got 9"]);
 
-        a.tell(Order::Hang);
-        is_busy(&tree).await;
-        let before = resident();
-        for number in 0..if is_paused() { 10_000_000 } else { 100_000 } {
-            a.tell(Order::Note(number));
-        }
-        let grown = resident().saturating_sub(before);
-        assert!(grown < 8 << 20, "{grown} bytes more");
-        // The mailbox is full, and the stop passes all of it by.
-        assert_eq!(root(&tree).count_children().await.unwrap().active, 1);
-        tree.kill("a").unwrap();
-        a.reaches(2).await;
         tree.stop(LONG).await.unwrap();
+    }
+
+    async fn case_088_what_a_full_mailbox_does_not_take_costs_no_memory_and_holds_up_nobody() {
+        if !i_processes::is_alone(&i_processes::path_of_case(module_path!())) {
+            return;
+        }
+        for when_full in [WhenFull::Refuse, WhenFull::Coalesce] {
+            let log = Log::default();
+            let a = bounded("a", &log, 100, when_full);
+            let tree = start(allowing(9, "house", Strategy::OneForOne).child(a.spec().stall_after(LONG))).await.unwrap();
+            a.tell(Order::Hang);
+            is_at(&tree, "a", "hang").await;
+            (1..=100).for_each(|number| a.tell(Order::Note(number)));
+            let before = resident();
+            let mut refused = 0;
+            for number in 0..if is_paused() { 10_000_000 } else { 1_000_000 } {
+                refused += u64::from(a.socket.send(Order::Note(number)).is_err());
+            }
+            let grown = resident().saturating_sub(before);
+            assert!(grown < 1 << 20, "{grown} bytes more");
+            assert_eq!(refused > 0, when_full == WhenFull::Refuse);
+            assert_eq!(tree.snapshot().find("a").unwrap().depth, 100);
+            // The mailbox is full, and all of this passes it by.
+            let control = root(&tree);
+            let before = Instant::now();
+            assert_eq!(control.count_children().await.unwrap().active, 1);
+            tree.kill("a").unwrap();
+            a.reaches(2).await;
+            a.tell(Order::Hang);
+            is_at(&tree, "a", "hang").await;
+            while a.socket.send(Order::Note(0)).is_ok() && tree.snapshot().find("a").unwrap().depth < 100 {}
+            control.reconfigure(allowing(9, "house", Strategy::OneForOne).child(a.spec().shutdown(Shutdown::Brutal))).await.unwrap();
+            control.terminate_child("a").await.unwrap();
+            assert_eq!(tree.snapshot().find("a").unwrap().lost, 202);
+            tree.stop(LONG).await.unwrap();
+            took(before, 0);
+        }
     }
 }
