@@ -123,30 +123,60 @@ impl Drop for Echoing {
     }
 }
 
-#[test]
-fn a_message_may_send_when_it_is_dropped_because_it_was_replaced_or_refused() {
+/// Does `work` on a thread of its own, because what is feared is that it never comes back.
+fn comes_back<W: Future<Output = ()>>(work: impl FnOnce() -> W + Send + 'static) {
     let (done, is_done) = std::sync::mpsc::sync_channel(1);
-    // On a thread of its own, because what is feared is that it never comes back.
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        runtime.block_on(async {
-            let log = Log::default();
-            let a = newest(&log);
-            let tree = house(Strategy::OneForOne, &[&a]).await;
-            a.tell(Order::Work { step: seconds(3), steps: 1 });
-            is_at(&tree, "a", "work").await;
-            a.tell(Order::Note(1));
-            a.tell(Order::Carry(Box::new(Echoing(a.socket.clone()))));
-            a.tell(Order::Note(2));
-            until(|| got(&log).len() == 2).await;
-            assert_eq!(got(&log)[0], 1);
-            tree.stop(LONG).await.unwrap();
-            let refused = a.socket.send(Order::Carry(Box::new(Echoing(a.socket.clone()))));
-            assert_eq!(refused, Err(Down::Absent { room: "a".to_owned() }));
-        });
+        runtime.block_on(work());
         done.send(()).unwrap();
     });
     is_done.recv_timeout(seconds(10)).unwrap();
+}
+
+#[test]
+fn a_message_that_is_replaced_by_a_newer_one_may_send_when_it_is_dropped() {
+    comes_back(|| async {
+        let log = Log::default();
+        let a = newest(&log);
+        let tree = house(Strategy::OneForOne, &[&a]).await;
+        a.tell(Order::Work { step: seconds(3), steps: 1 });
+        is_at(&tree, "a", "work").await;
+        a.tell(Order::Note(1));
+        a.tell(Order::Carry(Box::new(Echoing(a.socket.clone()))));
+        a.tell(Order::Note(2));
+        until(|| got(&log).len() == 2).await;
+        assert_eq!(got(&log)[0], 1);
+    });
+}
+
+#[test]
+fn a_message_that_is_refused_may_send_when_it_is_dropped() {
+    comes_back(|| async {
+        let log = Log::default();
+        let a = newest(&log);
+        // Nobody is plugged in, so the one that it sends is refused as well.
+        let refused = a.socket.send(Order::Carry(Box::new(Echoing(a.socket.clone()))));
+        assert_eq!(refused, Err(Down::Absent { room: "a".to_owned() }));
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_room_sends_to_itself_counts_as_waiting_and_leaves_its_bound_as_it_was() {
+    let log = Log::default();
+    let a = Room::new("a", &log).behind(Mailbox { in_flight_max: 3, ..Mailbox::default() });
+    let tree = house(Strategy::OneForOne, &[&a]).await;
+    a.tell(Order::TellYourself(5));
+    is_at(&tree, "a", "work").await;
+    let depth = || tree.snapshot().find("a").unwrap().depth;
+    assert_eq!(depth(), 5);
+    assert!(matches!(a.socket.send(Order::Note(6)), Err(Down::Full { .. })));
+    until(|| got(&log) == [1, 2, 3, 4, 5]).await;
+    assert_eq!((a.generation().await, depth()), (1, 0));
+    a.tell(Order::Work { step: seconds(1), steps: 1 });
+    is_at(&tree, "a", "work").await;
+    let taken = (0..9).filter(|number| a.socket.send(Order::Note(*number)).is_ok());
+    assert_eq!((taken.count(), depth()), (3, 3));
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,6 +7,10 @@ use std::time::Duration;
 use kloros_supervision::{Backoff, ChildSpec, Event, Intensity, Mailbox, Socket, Strategy, Tree, TreeSpec};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 
+mod reasons;
+
+use reasons::{Inner, Outer};
+
 /// Longer than anything here takes; under paused time it costs nothing.
 pub(crate) const LONG: Duration = Duration::from_secs(600);
 
@@ -47,6 +51,8 @@ pub(crate) enum Order {
     Note(u64),
     Drop(RpcReplyPort<u32>),
     SendYourself(u32),
+    /// Sends itself some work and so many notes, and lets them count.
+    TellYourself(u64),
     /// Is there to be dropped, handled or not.
     Carry(Box<dyn std::any::Any + Send>),
 }
@@ -277,6 +283,11 @@ impl Actor for Room {
             Order::Note(number) => self.log.note(format!("{} got {number}", self.id)),
             Order::Drop(reply) => drop(reply),
             Order::Carry(load) => drop(load),
+            Order::TellYourself(notes) => {
+                let work = Order::Work { step: Duration::from_secs(1), steps: 1 };
+                let all = std::iter::once(work).chain((1..=notes).map(Order::Note));
+                all.into_iter().try_for_each(|order| kloros_supervision::to_self(&myself, order))?;
+            }
             Order::SendYourself(times) => {
                 for _ in 0..times {
                     myself.send_message(Order::SendYourself(0))?;
@@ -376,30 +387,3 @@ pub(crate) fn until(mut condition: impl FnMut() -> bool) -> impl Future<Output =
         }
     }
 }
-
-/// An error with a reason.
-#[derive(Debug)]
-pub(crate) struct Outer(Inner);
-
-#[derive(Debug)]
-pub(crate) struct Inner;
-
-impl std::fmt::Display for Outer {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "cannot read the plan")
-    }
-}
-
-impl std::fmt::Display for Inner {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "the disk is full")
-    }
-}
-
-impl std::error::Error for Outer {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.0)
-    }
-}
-
-impl std::error::Error for Inner {}
