@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use ractor::{ActorRef, Message, RpcReplyPort};
+use ractor::{ActorRef, Message, MessagingErr, RpcReplyPort};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -116,7 +116,7 @@ impl<M: Message> Socket<M> {
     pub fn send(&self, message: M) -> Result<(), Down> {
         let Some(newest) = &self.inner.newest else {
             return self.offer(message).map_err(|refusal| match refusal {
-                Refusal::Down(down) => down,
+                Refusal::Down(down, _) => down,
                 Refusal::Full(_) => self.full(),
             });
         };
@@ -126,15 +126,15 @@ impl<M: Message> Socket<M> {
         } else {
             match self.offer(message) {
                 Ok(()) => (Ok(()), None),
-                Err(Refusal::Down(down)) => (Err(down), None),
+                Err(Refusal::Down(down, message)) => (Err(down), message),
                 Err(Refusal::Full(message)) => (Ok(()), kept.replace(message)),
             }
         };
         // A message may have been taken meanwhile, and then nobody else comes for the one that is kept.
-        self.forward(&mut kept);
+        let refused = self.forward(&mut kept);
         drop(kept);
         // Only now, because what goes with a message may send one.
-        drop(replaced);
+        drop((replaced, refused));
         outcome
     }
 
@@ -155,7 +155,7 @@ impl<M: Message> Socket<M> {
             let actor = self.inner.plug.load().as_ref().map(|plug| Arc::clone(&plug.vitals));
             message = match self.offer(message) {
                 Ok(()) => return Ok(()),
-                Err(Refusal::Down(down)) => return Err(down),
+                Err(Refusal::Down(down, _)) => return Err(down),
                 Err(Refusal::Full(message)) => message,
             };
             let retired = async {
@@ -200,34 +200,51 @@ impl<M: Message> Socket<M> {
     fn offer(&self, message: M) -> Result<(), Refusal<M>> {
         if let Some(kills) = self.inner.quarantine.as_ref().and_then(|quarantine| quarantine.kills(&message)) {
             let (room, kind) = (self.id().to_owned(), self.kind_of(&message));
-            return Err(Refusal::Down(Down::SetAside { room, kind, kills }));
+            return Err(Refusal::Down(Down::SetAside { room, kind, kills }, Some(message)));
         }
         let plug = self.inner.plug.load();
         let Some(plug) = plug.as_ref().filter(|plug| !plug.vitals.is_retired()) else {
-            return Err(Refusal::Down(self.absent()));
+            return Err(Refusal::Down(self.absent(), Some(message)));
         };
         if !plug.vitals.enqueue(self.inner.in_flight_max) {
-            return Err(Refusal::Full(message));
+            let is_gone = plug.vitals.is_retired();
+            return Err(if is_gone { Refusal::Down(self.absent(), Some(message)) } else { Refusal::Full(message) });
         }
-        plug.actor.send_message(message).map_err(|_| {
-            plug.vitals.unqueue();
-            Refusal::Down(self.absent())
-        })
+        let sent = plug.actor.send_message(message).map_err(|error| {
+            let message = match error {
+                MessagingErr::SendErr(message) => Some(message),
+                MessagingErr::ChannelClosed | MessagingErr::InvalidActorType => None,
+            };
+            (plug.vitals.unqueue(), message)
+        });
+        match sent {
+            Ok(()) => Ok(()),
+            Err((true, message)) => Err(Refusal::Down(self.absent(), message)),
+            // It is told already as one that was lost with the actor.
+            Err((false, _)) => Ok(()),
+        }
     }
 
-    /// Hands over what is kept, if there is room now; else it stays, also when nobody is there to take it.
-    fn forward(&self, kept: &mut Option<M>) {
+    /// Hands over what is kept, if there is room now; else it stays, also when nobody is there to take it. Returns what was
+    /// refused for good, to be dropped when nothing is locked any more.
+    fn forward(&self, kept: &mut Option<M>) -> Option<M> {
         if !self.is_plugged_in() {
-            return;
+            return None;
         }
-        if let Some(Err(Refusal::Full(message))) = kept.take().map(|message| self.offer(message)) {
-            *kept = Some(message);
+        match self.offer(kept.take()?) {
+            Ok(()) => None,
+            Err(Refusal::Full(message) | Refusal::Down(Down::Absent { .. }, Some(message))) => {
+                *kept = Some(message);
+                None
+            }
+            Err(Refusal::Down(_, message)) => message,
         }
     }
 
     fn forward_newest(&self) {
         if let Some(newest) = &self.inner.newest {
-            self.forward(&mut newest.lock());
+            let refused = self.forward(&mut newest.lock());
+            drop(refused);
         }
     }
 
@@ -308,7 +325,8 @@ impl<M: Message, T: Send + 'static, W: Fn(T) -> M + Send + Sync + 'static> Way<T
 }
 
 enum Refusal<M> {
-    Down(Down),
+    /// With the message, where it came back.
+    Down(Down, Option<M>),
     Full(M),
 }
 

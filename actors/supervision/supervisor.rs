@@ -88,7 +88,7 @@ impl Actor for Supervisor {
             Msg::Started { key, generation, cell } => state.started(key, generation, &cell),
             Msg::Unstarted { key, generation, unstarted } => state.unstarted(key, generation, unstarted),
             Msg::Exited { key, generation, exit, loss } => state.exited(key, generation, exit, loss),
-            Msg::Overdue { key, generation, timer } => state.step(Event::Overdue { key, generation, timer }),
+            Msg::Overdue { key, generation, timer } => state.overdue(key, generation, timer),
             Msg::GroupDue { token } => state.step(Event::GroupDue { token }),
             Msg::CheckStalls => state.check_stalls(),
             Msg::Add { spec, is_listed, reply } => state.add(*spec, is_listed, reply),
@@ -242,6 +242,15 @@ impl State {
     fn exited(&mut self, key: Key, generation: u64, exit: Exit, loss: Loss) {
         self.tell_loss(key, generation, loss);
         self.step(Event::Exited { key, generation, exit });
+    }
+
+    fn overdue(&mut self, key: Key, generation: u64, timer: Timer) {
+        let place = self.places.get(&key).filter(|place| place.charge.node.generation() == generation);
+        let has_ended = place.and_then(|place| place.vitals.as_ref()).is_some_and(|vitals| vitals.is_gone());
+        // Who has ended says so in a message that is on its way, and cannot be late any more.
+        if timer == Timer::Backoff || !has_ended {
+            self.step(Event::Overdue { key, generation, timer });
+        }
     }
 
     fn tell_loss(&mut self, key: Key, generation: u64, loss: Loss) {

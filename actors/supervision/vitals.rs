@@ -235,9 +235,10 @@ impl Vitals {
         self.queued.one_more(limit, &self.taken)
     }
 
-    /// Takes back what [`enqueue`](Self::enqueue) counted: the message was not taken after all.
-    pub(crate) fn unqueue(&self) {
-        self.queued.one_less();
+    /// Takes back what [`enqueue`](Self::enqueue) counted: the message was not taken after all. Returns false if it was counted
+    /// as lost meanwhile.
+    pub(crate) fn unqueue(&self) -> bool {
+        self.queued.one_less()
     }
 
     /// Notes, in the actor's own task, that it has taken a message out.
@@ -254,14 +255,14 @@ impl Vitals {
         self.handled.load(Ordering::Relaxed)
     }
 
-    /// Returns what an actor that ended took with it.
+    /// Returns what an actor that ended took with it; nothing is counted as waiting any more.
     pub(crate) fn loss(&self) -> Loss {
         // One that was killed never came back from its handler.
         let cut_off = self.busy().and_then(|(activity, _)| match activity {
             Activity::Message(kind) => Some(kind),
             Activity::Callback(_) => None,
         });
-        Loss { handling: self.noted(|notes| notes.failed_at).or(cut_off), waiting: self.waiting() }
+        Loss { handling: self.noted(|notes| notes.failed_at).or(cut_off), waiting: self.queued.close(&self.taken) }
     }
 
     /// Turns senders away from now on.

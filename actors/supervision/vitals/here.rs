@@ -39,7 +39,7 @@ pub(crate) fn here(act: impl FnOnce(&Arc<Vitals>)) {
 /// than its bound, by as many, until it is empty.
 pub fn to_self<M: Message>(myself: &ActorRef<M>, message: M) -> Result<(), MessagingErr<M>> {
     here(|vitals| _ = vitals.enqueue(usize::MAX));
-    myself.send_message(message).inspect_err(|_| here(|vitals| vitals.unqueue()))
+    myself.send_message(message).inspect_err(|_| here(|vitals| _ = vitals.unqueue()))
 }
 
 /// A way to report the progress of one handler from elsewhere, such as from a task it spawned.

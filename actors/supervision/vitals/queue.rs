@@ -5,6 +5,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+/// Set in what was sent when nothing more is counted.
+const CLOSED: usize = 1 << (usize::BITS - 1);
+
 /// What was sent; senders write it.
 #[derive(Debug, Default)]
 pub(super) struct Queued {
@@ -33,17 +36,29 @@ impl Queued {
                 is_below(taken)
             }
         };
-        let more = |sent: usize| below_limit(sent).then_some(sent + 1);
+        let more = |sent: usize| (sent & CLOSED == 0 && below_limit(sent)).then_some(sent + 1);
         self.sent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
-    pub(super) fn one_less(&self) {
-        self.sent.fetch_sub(1, Ordering::Relaxed);
+    /// Counts one less, unless nothing is counted any more.
+    pub(super) fn one_less(&self) -> bool {
+        let less = |sent: usize| (sent & CLOSED == 0).then(|| sent.saturating_sub(1));
+        self.sent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
+
+    /// Counts nothing any more, and returns how many wait.
+    pub(super) fn close(&self, out: &Taken) -> usize {
+        let sent = self.sent.fetch_or(CLOSED, Ordering::Relaxed) & !CLOSED;
+        sent.saturating_sub(out.taken.load(Ordering::Relaxed))
     }
 
     pub(super) fn beyond(&self, out: &Taken) -> usize {
         let taken = out.taken.load(Ordering::Relaxed);
-        self.sent.load(Ordering::Relaxed).saturating_sub(taken)
+        self.so_far().saturating_sub(taken)
+    }
+
+    fn so_far(&self) -> usize {
+        self.sent.load(Ordering::Relaxed) & !CLOSED
     }
 }
 
@@ -53,7 +68,7 @@ impl Taken {
     pub(super) fn all_of(&self, sent: &Queued) -> bool {
         let taken = self.taken.load(Ordering::Relaxed);
         taken >= self.sent_as_seen.load(Ordering::Relaxed) && {
-            let sent = sent.sent.load(Ordering::Relaxed);
+            let sent = sent.so_far();
             self.sent_as_seen.store(sent, Ordering::Relaxed);
             taken >= sent
         }
@@ -99,5 +114,14 @@ mod tests {
         queued.one_less();
         assert!(queued.one_more(1, &taken));
         assert!(!queued.one_more(1, &taken) && !queued.one_more(0, &taken));
+    }
+
+    #[test]
+    fn what_is_counted_when_the_count_is_closed_stays_counted() {
+        let (queued, taken) = (Queued::default(), Taken::default());
+        assert!(queued.one_more(9, &taken) && queued.one_more(9, &taken));
+        taken.one_more(&queued);
+        assert_eq!((queued.close(&taken), queued.one_less(), queued.one_more(9, &taken)), (1, false, false));
+        assert_eq!(queued.beyond(&taken), 1);
     }
 }
