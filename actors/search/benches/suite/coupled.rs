@@ -18,7 +18,7 @@ pub(super) fn ridge(noise: f64) -> Problem {
 pub(super) fn slope(noise: f64) -> Problem {
     let function = |config: &Config| {
         let (batch, cache, eager) = (batch(config), cache(config), eager(config));
-        (batch + cache < 1.4).then(|| 0.2 * eager - 1.5 * batch - cache)
+        (batch + cache < 1.4).then_some(0.2 * eager - 1.5 * batch - cache)
     };
     served(noise, function)
 }
