@@ -226,7 +226,7 @@ impl Search {
         let default = self.trials.first().filter(|_| self.options.default.is_some()).map(|trial| &trial.point);
         let advice = advise(&self.space, &self.known(), self.options.noisy, default)?;
         Some(Recommendation {
-            config: self.space.decode(&advice.point),
+            config: self.config(&advice.point),
             mean: advice.mean,
             interval: advice.interval,
             gain: advice.gain.map(|(gain, _)| gain),
@@ -234,9 +234,16 @@ impl Search {
         })
     }
 
+    /// Returns the setting of a point, and of the default's just what was given: on the way to a coordinate and back a
+    /// number can lose its last digit.
+    fn config(&self, point: &Point) -> Config {
+        let given = self.options.default.as_ref().filter(|given| *point == self.home && self.space.contains(given));
+        given.cloned().unwrap_or_else(|| self.space.decode(point))
+    }
+
     fn open(&self) -> Vec<Candidate> {
         let open = self.trials.iter().zip(1..).filter(|(trial, _)| trial.outcome.is_none());
-        open.map(|(trial, id)| Candidate { id, config: self.space.decode(&trial.point) }).collect()
+        open.map(|(trial, id)| Candidate { id, config: self.config(&trial.point) }).collect()
     }
 
     /// Puts a new lot together, unless the search has ended, or ends it.

@@ -1,6 +1,6 @@
 //! How good are the recommendations after 24 and 48 measurements, on published problems?
 //!
-//!     cargo bench -p kloros-search --bench problems -- [--seeds N] [--set tuned|hold-out|all] [--budget N] [--problem NAME]
+//!     cargo bench -p kloros-search --bench problems -- [--seeds N] [--set SET] [--budget N] [--problem NAME]
 //!
 //! Regret is that of the recommended setting on the noise-free function: 0 the best there is, 1 the default, 2 one that
 //! fails. Beside it the share of measurements that failed and of recommendations that are worse than the default. With
@@ -19,7 +19,7 @@ use rand::{SeedableRng, rngs::StdRng};
 #[path = "suite/mod.rs"]
 mod suite;
 
-use suite::{CRASHING, HOLD_OUT, NOISY, Problem, TUNED, WIDE, drawn, problem};
+use suite::{COUPLED, CRASHING, HOLD_OUT, NOISY, Problem, TUNED, WIDE, drawn, problem};
 
 /// How many candidates are measured before the next are asked.
 const LOT: u32 = 4;
@@ -50,6 +50,7 @@ fn main() {
     let names: Vec<&str> = match (after("--problem"), after("--set").map(String::as_str)) {
         (Some(name), _) => vec![name.as_str()],
         (None, Some("tuned")) => TUNED.to_vec(),
+        (None, Some("coupled")) => COUPLED.to_vec(),
         (None, Some("crashing")) => CRASHING.to_vec(),
         (None, Some("noisy")) => NOISY.to_vec(),
         (None, Some("wide")) => WIDE.to_vec(),

@@ -3,9 +3,9 @@
 /// The square root of five, of the Matérn kernel of smoothness 5/2.
 const ROOT_5: f64 = 2.236_067_977_499_79;
 
-/// The squared difference of two choices. Numbers drawn at random differ by a sixth on average, and a choice should not
-/// weigh much more before anything is measured.
-const MISMATCH: f64 = 0.3;
+/// The difference of two choices, squared 0.3. Squared differences of numbers drawn at random are a sixth on average, and
+/// a choice should not weigh much more before anything is measured.
+const MISMATCH: f64 = 0.547_722_557_505_166_1;
 
 /// What kind of difference each coordinate makes.
 #[derive(Clone, Debug)]
@@ -15,16 +15,17 @@ pub(crate) struct Metric {
 }
 
 impl Metric {
-    /// Returns the squared difference of each coordinate.
-    pub(super) fn squares<'a>(&'a self, a: &'a [f64], b: &'a [f64]) -> impl Iterator<Item = f64> + 'a {
-        a.iter().zip(b).zip(&self.categories).map(|((a, b), category)| {
-            if *category { MISMATCH * f64::from(u8::from(a != b)) } else { (a - b) * (a - b) }
-        })
+    /// Returns the difference of each coordinate.
+    pub(super) fn differences<'a>(&'a self, a: &'a [f64], b: &'a [f64]) -> impl Iterator<Item = f64> + 'a {
+        a.iter()
+            .zip(b)
+            .zip(&self.categories)
+            .map(|((a, b), category)| if *category { MISMATCH * f64::from(u8::from(a != b)) } else { a - b })
     }
 
     /// Returns the squared distance with each squared difference weighted.
     pub(crate) fn distance(&self, a: &[f64], b: &[f64], weights: &[f64]) -> f64 {
-        self.squares(a, b).zip(weights).map(|(square, weight)| square * weight).sum()
+        self.differences(a, b).zip(weights).map(|(each, weight)| each * each * weight).sum()
     }
 }
 
@@ -36,6 +37,11 @@ impl Metric {
 pub(super) struct Kernel {
     /// The inverse of each squared length scale.
     pub(super) weights: Vec<f64>,
+    /// The direction in which the values change beside what the length scales say, longer the faster; empty for none.
+    ///
+    /// Two settings that must grow together make a narrow ridge across both axes, which no length scales of the axes can
+    /// express (the factor analysis distance: Rasmussen and Williams 2006, equation 5.22, with one factor).
+    pub(super) across: Vec<f64>,
     /// The variance of the common part.
     pub(super) together: f64,
     /// The variance of all single parts.
@@ -46,10 +52,12 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    /// Takes the logarithms of the length scales, of the common variance and of that of the single parts.
-    pub(super) fn new(parameters: &[f64]) -> Kernel {
+    /// Takes the logarithms of the length scales, of the common variance and of that of the single parts, and a direction
+    /// or none.
+    pub(super) fn new(parameters: &[f64], across: &[f64]) -> Kernel {
         let dims = parameters.len() - 2;
         Kernel {
+            across: across.to_vec(),
             weights: parameters[..dims].iter().map(|log| (-2.0 * log).exp()).collect(),
             together: parameters[dims].exp(),
             apart: if dims == 0 { 0.0 } else { parameters[dims + 1].exp() },
@@ -62,31 +70,44 @@ impl Kernel {
         self.together + self.apart
     }
 
-    /// Returns the covariance for these squared differences.
-    pub(super) fn covariance(&self, squares: impl Iterator<Item = f64>) -> f64 {
-        let (mut square, mut parts) = (0.0, 0.0);
-        for (each, weight) in squares.zip(&self.weights) {
-            let weighted = each * weight;
+    /// Returns the covariance for these differences.
+    pub(super) fn covariance(&self, differences: impl Iterator<Item = f64>) -> f64 {
+        let (mut square, mut parts, mut along) = (0.0, 0.0, 0.0);
+        for (index, (each, weight)) in differences.zip(&self.weights).enumerate() {
+            let weighted = each * each * weight;
             square += weighted;
             parts += matern(self.zoom * weighted);
+            along += each * self.across.get(index).copied().unwrap_or(0.0);
         }
-        self.together * matern(square) + self.apart * parts / self.weights.len().max(1) as f64
+        self.together * matern(square + along * along) + self.apart * parts / self.weights.len().max(1) as f64
     }
 
     /// Returns the correlations of the common part and of the single parts, and writes to `slopes` by how much the
-    /// covariance grows with the logarithm of each length scale.
-    pub(super) fn slopes(&self, squares: &[f64], slopes: &mut [f64]) -> (f64, f64) {
+    /// covariance grows with the logarithm of each length scale, then with each coordinate of the direction.
+    pub(super) fn slopes(&self, differences: &[f64], slopes: &mut [f64]) -> (f64, f64) {
         let count = self.weights.len().max(1) as f64;
-        let square: f64 = squares.iter().zip(&self.weights).map(|(square, weight)| square * weight).sum();
-        let (together, slope) = matern_and_slope(square);
+        let (lengths, across) = slopes.split_at_mut(self.weights.len());
+        let along: f64 = differences.iter().zip(&self.across).map(|(each, across)| each * across).sum();
+        let square: f64 = differences.iter().zip(&self.weights).map(|(each, weight)| each * each * weight).sum();
+        let (together, slope) = matern_and_slope(square + along * along);
         let mut parts = 0.0;
-        for ((each, weight), out) in squares.iter().zip(&self.weights).zip(slopes) {
-            let weighted = each * weight;
+        for ((each, weight), out) in differences.iter().zip(&self.weights).zip(lengths) {
+            let weighted = each * each * weight;
             let (part, part_slope) = matern_and_slope(self.zoom * weighted);
             parts += part;
             *out = weighted * (self.together * slope + self.apart * part_slope * self.zoom / count);
         }
+        for (each, out) in differences.iter().zip(across) {
+            *out = -self.together * slope * along * each;
+        }
         (together, parts / count)
+    }
+
+    /// Returns by how much the covariance grows with the square of the distance, at these differences.
+    pub(super) fn slope_by_square(&self, differences: &[f64]) -> f64 {
+        let along: f64 = differences.iter().zip(&self.across).map(|(each, across)| each * across).sum();
+        let square: f64 = differences.iter().zip(&self.weights).map(|(each, weight)| each * each * weight).sum();
+        -0.5 * self.together * matern_and_slope(square + along * along).1
     }
 }
 

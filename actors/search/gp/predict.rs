@@ -37,11 +37,11 @@ pub(crate) struct Process {
 impl Process {
     pub(super) fn new(metric: Metric, data: Data, parameters: Vec<f64>) -> Process {
         let dims = metric.categories.len();
-        let kernel = Kernel::new(&parameters[..dims + 2]);
+        let kernel = Kernel::new(&parameters[..dims + 2], &parameters[dims + 4..]);
         let (noise, mean) = (parameters[dims + 2].exp(), parameters[dims + 3]);
         let count = data.points.len();
         let plain = DMatrix::from_fn(count, count, |row, column| {
-            kernel.covariance(metric.squares(&data.points[row], &data.points[column]))
+            kernel.covariance(metric.differences(&data.points[row], &data.points[column]))
         });
         let mut jitter = JITTER;
         let factor = loop {
@@ -61,7 +61,7 @@ impl Process {
         Process { metric, data, parameters, kernel, mean, factor, triangle, solved }
     }
 
-    /// Returns the logarithms of the length scales, signal and noise, and the mean.
+    /// Returns the logarithms of the length scales, signal and noise, the mean, and the direction if there is one.
     pub(crate) fn parameters(&self) -> &[f64] {
         &self.parameters
     }
@@ -80,7 +80,7 @@ impl Process {
         let (mut left, mut right) = (self.covariances(a), self.covariances(b));
         self.triangle.solve(&mut left);
         self.triangle.solve(&mut right);
-        self.kernel.covariance(self.metric.squares(a, b)) - dot(&left, &right)
+        self.kernel.covariance(self.metric.differences(a, b)) - dot(&left, &right)
     }
 
     /// Takes it that the value at this point is what is expected there (a Kriging believer: Ginsbourger, Le Riche and
@@ -89,7 +89,7 @@ impl Process {
         let covariances = self.covariances(point);
         let value = self.mean + dot(&covariances, self.solved.as_slice());
         let count = self.data.points.len();
-        let noise = self.parameters[self.parameters.len() - 2].exp();
+        let noise = self.parameters[self.metric.categories.len() + 2].exp();
         let column =
             DVector::from_iterator(count + 1, covariances.into_iter().chain([self.kernel.variance() + noise + JITTER]));
         let factor = self.factor.insert_column(count, column);
@@ -108,7 +108,7 @@ impl Process {
 
     fn covariances(&self, point: &[f64]) -> Vec<f64> {
         let points = self.data.points.iter();
-        points.map(|other| self.kernel.covariance(self.metric.squares(other, point))).collect()
+        points.map(|other| self.kernel.covariance(self.metric.differences(other, point))).collect()
     }
 }
 

@@ -52,6 +52,18 @@ fn a_constant_objective_ends_with_the_default() {
 }
 
 #[test]
+fn the_default_comes_back_to_the_last_digit() {
+    let kind = Kind::Float { low: 0.07, high: 7.3, log: true, step: None };
+    let param = Param { name: "x".to_owned(), kind, when: None };
+    let space = Space::new(SpaceSpec { params: vec![param], ..SpaceSpec::default() }).unwrap();
+    for tenths in 1..70 {
+        let default: Config = [("x".to_owned(), Value::Float(f64::from(tenths) / 10.0))].into();
+        let mut search = Search::new(space.clone(), options(4, 1, default.clone()));
+        assert_eq!(search.ask(1)[0].config, default);
+    }
+}
+
+#[test]
 fn when_everything_fails_nothing_is_recommended() {
     let (search, asked) = run(Search::new(floats(3), options(20, 1, at(3, 0.2))), |_| Outcome::Failed);
     assert_eq!((asked.len(), search.recommendation()), (20, None));

@@ -2,6 +2,8 @@
 //!
 //! Invariant: the default can be measured, and is worse than the best.
 
+mod coupled;
+
 mod functions;
 
 mod problems;
@@ -11,7 +13,7 @@ mod service;
 use kloros_search::{Config, Kind, Param, Space, SpaceSpec, Value};
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
-pub(crate) use problems::{CRASHING, HOLD_OUT, NOISY, TUNED, WIDE, problem};
+pub(crate) use problems::{COUPLED, CRASHING, HOLD_OUT, NOISY, TUNED, WIDE, problem};
 
 /// A noise-free function of a setting; `None` where the measurement fails.
 type Function = Box<dyn Fn(&Config) -> Option<f64>>;

@@ -3,7 +3,7 @@
 use kloros_search::{Config, Kind, Param, SpaceSpec, Value};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use super::{Problem, at, functions as f, service};
+use super::{Problem, at, coupled, functions as f, service};
 
 /// The problems on which the engine was made.
 pub(crate) const TUNED: [&str; 11] = [
@@ -45,6 +45,20 @@ pub(crate) const NOISY: [&str; 8] = [
 
 /// More problems of many dimensions.
 pub(crate) const WIDE: [&str; 4] = ["sphere-12", "ellipsoid-10-mixed", "ackley-12-mixed", "rosenbrock-10"];
+
+/// More problems whose settings matter together, most of them among others without effect.
+pub(crate) const COUPLED: [&str; 10] = [
+    "ridge-4-noisy",
+    "slope-4-noisy",
+    "valley-2-of-5",
+    "valley-3-of-6-noisy",
+    "bent-2-of-6",
+    "product-3-of-6",
+    "bottleneck-3-of-6",
+    "bottleneck-4-noisy",
+    "chain-4-noisy",
+    "switched-5",
+];
 
 /// The problems on which it was looked at afterwards.
 pub(crate) const HOLD_OUT: [&str; 11] = [
@@ -92,6 +106,16 @@ pub(crate) fn problem(name: &str, seed: u64) -> Problem {
         "ellipsoid-10-mixed" => bowl(10, seed, f::ellipsoid, Shape { mixed: true, ..Shape::default() }),
         "ackley-12-mixed" => bowl(12, seed, f::ackley, Shape { mixed: true, ..Shape::default() }),
         "rosenbrock-10" => bowl(10, seed, f::rosenbrock, Shape::default()),
+        "ridge-4-noisy" => coupled::ridge(0.03),
+        "slope-4-noisy" => coupled::slope(0.03),
+        "valley-2-of-5" => coupled::valley((2, 5), seed, noise),
+        "valley-3-of-6-noisy" => coupled::valley((3, 6), seed, noise),
+        "bent-2-of-6" => coupled::bent(6, seed),
+        "product-3-of-6" => coupled::product((3, 6), seed),
+        "bottleneck-3-of-6" => coupled::bottleneck((3, 6), seed, noise),
+        "bottleneck-4-noisy" => coupled::bottleneck((4, 4), seed, noise),
+        "chain-4-noisy" => coupled::chain((4, 4), seed, noise),
+        "switched-5" => coupled::switched(seed),
         "rosenbrock-3" => bowl(3, seed, f::rosenbrock, Shape::default()),
         "step-ellipsoid-5" => bowl(5, seed, f::step_ellipsoid, Shape { rotated: true, ..Shape::default() }),
         "discus-8" => bowl(8, seed, f::discus, Shape { rotated: true, ..Shape::default() }),
@@ -232,7 +256,7 @@ fn tang(dims: usize, seed: u64) -> Problem {
 }
 
 /// Returns a setting such as a vendor ships: it works, is not at the ends of the ranges, and is the worse half's best.
-fn default(params: &[Param], function: &dyn Fn(&Config) -> Option<f64>, rng: &mut StdRng) -> Config {
+pub(super) fn default(params: &[Param], function: &dyn Fn(&Config) -> Option<f64>, rng: &mut StdRng) -> Config {
     let mut drawn: Vec<(f64, Config)> = Vec::new();
     while drawn.len() < 9 {
         let units: Vec<f64> = params.iter().map(|_| rng.random_range(0.15..0.85)).collect();

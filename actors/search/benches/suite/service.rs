@@ -5,11 +5,11 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::Problem;
 
-fn param(name: &str, kind: Kind) -> Param {
+pub(super) fn param(name: &str, kind: Kind) -> Param {
     Param { name: name.to_owned(), kind, when: None }
 }
 
-fn integer(low: i64, high: i64, log: bool) -> Kind {
+pub(super) fn integer(low: i64, high: i64, log: bool) -> Kind {
     Kind::Integer { low, high, log, step: None }
 }
 
@@ -21,19 +21,19 @@ fn choices(names: &[&str]) -> Vec<Value> {
     names.iter().map(|name| Value::Text((*name).to_owned())).collect()
 }
 
-fn number(config: &Config, name: &str) -> f64 {
+pub(super) fn number(config: &Config, name: &str) -> f64 {
     config.get(name).and_then(Value::number).unwrap_or_default()
 }
 
-fn is(config: &Config, name: &str, value: &str) -> bool {
+pub(super) fn is(config: &Config, name: &str, value: &str) -> bool {
     config.get(name) == Some(&Value::Text(value.to_owned()))
 }
 
-fn is_on(config: &Config, name: &str) -> bool {
+pub(super) fn is_on(config: &Config, name: &str) -> bool {
     config.get(name) == Some(&Value::Bool(true))
 }
 
-fn config(values: &[(&str, Value)]) -> Config {
+pub(super) fn config(values: &[(&str, Value)]) -> Config {
     values.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
 }
 
