@@ -103,7 +103,7 @@ enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Group {
     TearingDown { delay: Duration },
-    Waiting { token: u64 },
+    Waiting { token: u64, delay: Duration },
     Rising,
 }
 
@@ -176,6 +176,8 @@ impl Machine {
             Stage::Up { .. } | Stage::Stopping | Stage::Killing => Stand::Up,
             Stage::Starting { .. } if child.errand != Errand::None => Stand::Starting,
             Stage::Starting { .. } | Stage::Waiting => Stand::Restarting,
+            // Down, but not yet said to be: others that come down with it go first. Nobody may start it meanwhile.
+            Stage::Down if self.doomed.contains(&key) && !self.wanted.contains(&key) => Stand::Up,
             Stage::Down if !self.wanted.contains(&key) => Stand::Down,
             Stage::Down if child.errand != Errand::None => Stand::Starting,
             Stage::Down => Stand::Restarting,
@@ -214,7 +216,7 @@ impl Machine {
             }
             Event::Overdue { key, generation, timer } => self.overdue(key, generation, timer, dice),
             Event::GroupDue { token } => {
-                if self.group == Some(Group::Waiting { token }) {
+                if matches!(self.group, Some(Group::Waiting { token: awaited, .. }) if awaited == token) {
                     self.group = Some(Group::Rising);
                 }
             }

@@ -70,7 +70,7 @@ impl Machine {
             }
         }
         let delay = match self.group {
-            Some(Group::TearingDown { delay: earlier }) => delay.max(earlier),
+            Some(Group::TearingDown { delay: earlier } | Group::Waiting { delay: earlier, .. }) => delay.max(earlier),
             _ => delay,
         };
         self.group = Some(Group::TearingDown { delay });
@@ -151,7 +151,7 @@ impl Machine {
             // joins this restart.
             (_, Some(Group::TearingDown { delay })) => {
                 self.tokens += 1;
-                self.group = Some(Group::Waiting { token: self.tokens });
+                self.group = Some(Group::Waiting { token: self.tokens, delay });
                 self.effects.push(Effect::ArmGroup { token: self.tokens, after: delay });
             }
             _ => {}

@@ -137,6 +137,14 @@ fn a_group_waits_as_long_as_the_one_of_its_failures_that_waits_longest() {
 }
 
 #[test]
+fn a_failure_that_joins_a_group_that_waits_does_not_shorten_the_wait() {
+    let mut machine = up(Some(Strategy::RestForOne), 9, 2);
+    machine.change(1, |child| child.failures = 1);
+    assert_eq!(group_wait(&fails(&mut machine, 1, 1)), Some(SECOND));
+    assert_eq!(group_wait(&fails(&mut machine, 0, 1)), Some(SECOND));
+}
+
+#[test]
 fn a_group_restart_that_waits_for_nothing_is_an_event_of_its_own_all_the_same() {
     for strategy in [Strategy::OneForAll, Strategy::RestForOne] {
         let mut machine = up(Some(strategy), 1, 2);
