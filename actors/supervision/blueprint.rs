@@ -151,38 +151,39 @@ impl Blueprint {
             node.children().into_iter().map(|place| (place.id().to_owned(), place)).collect();
         let mut charges: Vec<Charge> = Vec::with_capacity(tree.children.len());
         for child in tree.children {
-            let (sibling, known) = (charges.last().map(|charge| &charge.rules), before.get(&child.id));
+            let (sibling, known) = (charges.last().map(|charge| &charge.rules), before.get(&*child.id));
             charges.push(Charge::at(&node, child, sibling, known));
         }
         let TreeSpec { flags, nursery, needed, .. } = tree;
         Blueprint { node, flags, charges, nursery, needed, socket }
     }
 
-    /// Lets the place show the children of the blueprint and no others.
+    /// Lets the place show the children of the blueprint and no others, each by the rules of the blueprint.
     pub(crate) fn reset(&self) {
         self.node.disown_all();
         for (key, charge) in (0..).zip(&self.charges) {
+            charge.node.revise(Arc::clone(&charge.rules));
             self.node.adopt(key as Key, Arc::clone(&charge.node));
         }
     }
 }
 
-impl Charge {
-    /// Returns what makes the child anew, from the next start on, in the way of another spec for the same place; nothing if
-    /// that spec has its children somewhere else.
-    pub(crate) fn remade(&self, start: spec::Start) -> Option<Start> {
-        let tree = match start {
-            spec::Start::Actor(start) => return Some(start),
-            spec::Start::Supervisor(tree) => tree,
-        };
-        let socket = self.node.socket()?;
-        if tree.nursery.as_ref().is_some_and(|nursery| !nursery.socket().is_the_same_as(&socket)) {
-            tracing::warn!(path = %self.node.path, "a nursery that runs cannot be replaced by another one; delete it first");
-            return None;
-        }
-        Some(Arc::new(Blueprint::at(Arc::clone(&self.node), tree, socket)))
+/// Returns what makes the child at `node` anew, from the next start on, in the way of another spec for the same place; nothing if
+/// that spec has its children somewhere else.
+pub(crate) fn remade(node: &Arc<Node>, start: spec::Start) -> Option<Start> {
+    let tree = match start {
+        spec::Start::Actor(start) => return Some(start),
+        spec::Start::Supervisor(tree) => tree,
+    };
+    let socket = node.socket()?;
+    if tree.nursery.as_ref().is_some_and(|nursery| !nursery.socket().is_the_same_as(&socket)) {
+        tracing::warn!(path = %node.path, "a nursery that runs cannot be replaced by another one; delete it first");
+        return None;
     }
+    Some(Arc::new(Blueprint::at(Arc::clone(node), tree, socket)))
+}
 
+impl Charge {
     /// Draws up a child, and all that stands below it, at a new place below `node`. It shares the rules of a `sibling` that
     /// is treated alike.
     pub(crate) fn below(node: &Node, child: ChildSpec, sibling: Option<&Arc<Rules>>) -> Charge {

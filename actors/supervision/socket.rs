@@ -83,6 +83,10 @@ impl<M> Socket<M> {
         &self.inner.id
     }
 
+    pub(crate) fn shared_id(&self) -> Arc<str> {
+        Arc::clone(&self.inner.id)
+    }
+
     /// Returns what stands for `message` in a report.
     pub(crate) fn kind_of(&self, message: &M) -> &'static str {
         self.inner.name.map_or_else(std::any::type_name::<M>, |name| name(message))

@@ -23,7 +23,7 @@ pub use rules::{
 
 /// One child: how to make it, and how it is treated.
 pub struct ChildSpec {
-    pub(crate) id: String,
+    pub(crate) id: Arc<str>,
     pub(crate) rules: Rules,
     pub(crate) start: Start,
 }
@@ -46,7 +46,9 @@ impl ChildSpec {
         make: impl Fn() -> (A, A::Arguments) + Send + Sync + 'static,
     ) -> ChildSpec {
         let start = Start::Actor(Arc::new(ActorMaker { socket: socket.clone(), make }));
-        ChildSpec { id: id.to_owned(), rules: Rules::of_an_actor(), start }
+        // A child is mostly called like its socket, and then there is one text for both.
+        let id = if socket.id() == id { socket.shared_id() } else { id.into() };
+        ChildSpec { id, rules: Rules::of_an_actor(), start }
     }
 
     /// Describes a supervisor with all that stands below it, under its own id.
@@ -54,7 +56,7 @@ impl ChildSpec {
     /// Unless said otherwise it is permanent, and takes as long to start and stop as it needs.
     pub fn supervisor(tree: TreeSpec) -> ChildSpec {
         let rules = Rules { backoff: tree.backoff, ..Rules::of_a_supervisor() };
-        ChildSpec { id: tree.id.clone(), rules, start: Start::Supervisor(tree) }
+        ChildSpec { id: tree.id.as_str().into(), rules, start: Start::Supervisor(tree) }
     }
 
     /// Says when it is started again.

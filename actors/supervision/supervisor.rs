@@ -30,7 +30,7 @@ pub(crate) mod orphans;
 
 mod effects;
 
-use place::Place;
+use place::{Named, Place};
 
 pub(crate) struct Brief {
     pub(crate) blueprint: Arc<Blueprint>,
@@ -146,7 +146,7 @@ pub(crate) struct State {
     blueprint: Arc<Blueprint>,
     shared: Arc<Shared>,
     places: HashMap<Key, Place>,
-    keys: HashMap<Arc<str>, Key>,
+    keys: HashMap<Named, Key>,
     next_key: Key,
     /// The rules of the child that came last; the next one often has the same.
     rules: Option<Arc<Rules>>,
@@ -166,8 +166,7 @@ impl State {
         let blueprint = brief.blueprint;
         blueprint.reset();
         let children = (0..).zip(&blueprint.charges);
-        let children =
-            children.map(|(key, charge)| (key, Arc::clone(&charge.rules), charge.node.generation())).collect();
+        let children = children.map(|(key, charge)| (key, charge.node.rules(), charge.node.generation())).collect();
         let mut state = State {
             myself,
             machine: Machine::new(blueprint.flags, children),
@@ -186,7 +185,7 @@ impl State {
             outcome: None,
         };
         for charge in &blueprint.charges {
-            state.settle(Place::new(charge.clone()));
+            state.settle(Place::new(charge));
         }
         state
     }
@@ -195,8 +194,8 @@ impl State {
     fn settle(&mut self, place: Place) -> Key {
         let key = self.next_key;
         self.next_key += 1;
-        self.rules = Some(Arc::clone(&place.charge.rules));
-        self.keys.insert(Arc::from(place.charge.node.id()), key);
+        self.rules = Some(place.node.rules());
+        self.keys.insert(Named(Arc::clone(&place.node)), key);
         self.places.insert(key, place);
         key
     }
@@ -218,7 +217,7 @@ impl State {
             cell.kill();
             return;
         };
-        let afresh = place.vitals.as_ref().and_then(|vitals| vitals.noted(|notes| notes.afresh.take()));
+        let afresh = place.node.vitals().and_then(|vitals| vitals.noted(|notes| notes.afresh.take()));
         self.step(Event::Started { key, generation });
         if let Some(reason) = afresh {
             self.tell(key, generation, EventKind::StartedAfresh { reason });
@@ -245,8 +244,8 @@ impl State {
     }
 
     fn overdue(&mut self, key: Key, generation: u64, timer: Timer) {
-        let place = self.places.get(&key).filter(|place| place.charge.node.generation() == generation);
-        let has_ended = place.and_then(|place| place.vitals.as_ref()).is_some_and(|vitals| vitals.is_gone());
+        let place = self.places.get(&key).filter(|place| place.node.generation() == generation);
+        let has_ended = place.and_then(|place| place.node.vitals()).is_some_and(|vitals| vitals.is_gone());
         // Who has ended says so in a message that is on its way, and cannot be late any more.
         if timer == Timer::Backoff || !has_ended {
             self.step(Event::Overdue { key, generation, timer });
@@ -261,12 +260,12 @@ impl State {
 
     fn tell(&mut self, key: Key, generation: u64, kind: EventKind) {
         if let Some(place) = self.places.get(&key) {
-            self.shared.tell(&place.charge.node, generation, kind);
+            self.shared.tell(&place.node, generation, kind);
         }
     }
 
     fn path_of(&self, key: Key) -> String {
-        self.places.get(&key).map_or_else(String::new, |place| place.charge.node.path.as_ref().to_owned())
+        self.places.get(&key).map_or_else(String::new, |place| place.node.path.as_ref().to_owned())
     }
 
     fn after(&self, after: Duration, message: Msg) -> Alarm {

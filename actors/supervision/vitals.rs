@@ -1,6 +1,6 @@
 //! The vital signs of one incarnation of an actor: shared by the actor, its supervisor, its socket and whoever looks.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +28,15 @@ use queue::{Queued, Taken};
 
 /// Stands for "no handler is running" where a time in nanoseconds is kept.
 const IDLE: u64 = 0;
+
+/// Says that no handler is running.
+const RESTING: u8 = 0;
+
+/// Says that one of ractor's callbacks other than `handle` is running.
+const IN_CALLBACK: u8 = 1;
+
+/// Says that a message is being handled.
+const IN_MESSAGE: u8 = 2;
 
 /// What a handler is busy with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,8 +110,10 @@ pub(crate) struct Vitals {
     progress_at: AtomicU64,
     busy_for: AtomicU64,
     handled: AtomicU64,
-    activity: Mutex<Activity>,
-    is_at_work: AtomicBool,
+    /// The name of the activity that was taken up last.
+    taken_up: Mutex<&'static str>,
+    /// Whether it goes on: [`RESTING`], [`IN_CALLBACK`] or [`IN_MESSAGE`].
+    at_work: AtomicU8,
 }
 
 impl Vitals {
@@ -124,8 +135,8 @@ impl Vitals {
             progress_at: AtomicU64::new(IDLE),
             busy_for: AtomicU64::new(0),
             handled: AtomicU64::new(0),
-            activity: Mutex::new(Activity::BORN),
-            is_at_work: AtomicBool::new(false),
+            taken_up: Mutex::new(Activity::BORN.name()),
+            at_work: AtomicU8::new(RESTING),
         };
         Vitals { born_at: vitals.now(), ..vitals }
     }
@@ -164,15 +175,16 @@ impl Vitals {
     }
 
     fn take_up(&self, activity: Activity) {
-        *self.activity.lock().unwrap_or_else(PoisonError::into_inner) = activity;
+        *self.taken_up.lock().unwrap_or_else(PoisonError::into_inner) = activity.name();
     }
 
     #[inline]
-    fn begin(&self) {
+    fn begin(&self, activity: Activity) {
         let now = self.now_roughly();
         self.close_account(now);
         self.busy_since.store(now, Ordering::Release);
-        self.is_at_work.store(true, Ordering::Release);
+        let kind = if matches!(activity, Activity::Message(_)) { IN_MESSAGE } else { IN_CALLBACK };
+        self.at_work.store(kind, Ordering::Release);
     }
 
     #[inline]
@@ -181,7 +193,7 @@ impl Vitals {
             // Nobody else counts, so it need not be one step.
             self.handled.store(self.handled.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         }
-        self.is_at_work.store(false, Ordering::Release);
+        self.at_work.store(RESTING, Ordering::Release);
         // While more waits, the end of this handler is the begin of the next, which looks at the clock anyway.
         if self.taken.all_of(&self.queued) {
             self.close_account(self.now_roughly());
@@ -202,15 +214,20 @@ impl Vitals {
     /// Returns what the running handler is at, and for how long; nothing when idle.
     pub(crate) fn busy(&self) -> Option<(Activity, Duration)> {
         // What is looked at after this belongs to the handler that was seen at work, or to a later one, never to an earlier one.
-        let is_at_work = self.is_at_work.load(Ordering::Acquire);
+        let at_work = self.at_work.load(Ordering::Acquire);
         let since = self.busy_since.load(Ordering::Acquire);
-        let activity = *self.activity.lock().unwrap_or_else(PoisonError::into_inner);
-        is_at_work.then(|| (activity, self.surely_since(since)))
+        let name = *self.taken_up.lock().unwrap_or_else(PoisonError::into_inner);
+        let activity = match at_work {
+            RESTING => return None,
+            IN_MESSAGE => Activity::Message(name),
+            _ => Activity::Callback(name),
+        };
+        Some((activity, self.surely_since(since)))
     }
 
     /// Returns for how long the running handler has made no progress; nothing when idle.
     pub(crate) fn silent_for(&self) -> Option<Duration> {
-        let is_at_work = self.is_at_work.load(Ordering::Acquire);
+        let is_at_work = self.at_work.load(Ordering::Acquire) != RESTING;
         let since = self.busy_since.load(Ordering::Acquire);
         let progress_at = self.progress_at.load(Ordering::Acquire);
         is_at_work.then(|| self.surely_since(since.max(progress_at)))

@@ -1,7 +1,7 @@
 //! One place of the tree: written by its supervisor as it goes, read without disturbing anyone.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use ractor::ActorCell;
@@ -20,11 +20,10 @@ use crate::vitals::Vitals;
 pub(crate) struct Node {
     pub(crate) path: Arc<str>,
     /// Where the id begins in the path.
-    id_at: usize,
+    id_at: u32,
     pub(crate) kind: Kind,
     is_root: bool,
     status: Mutex<Status>,
-    below: OnceLock<Box<Below>>,
 }
 
 /// What only a supervisor has.
@@ -39,20 +38,36 @@ struct Status {
     rules: Arc<Rules>,
     stage: Stage,
     generation: u64,
-    restarts: u64,
-    last_failure: Option<String>,
-    handled_before: u64,
-    lost: u64,
-    leaked: u64,
     vitals: Option<Arc<Vitals>>,
     cell: Option<ActorCell>,
+    past: Option<Box<Past>>,
+    below: Option<Arc<Below>>,
 }
+
+/// What is told of a place whose first incarnation is not the only one; most have none other, so it is kept apart.
+#[derive(Clone, Debug, Default)]
+struct Past {
+    restarts: u64,
+    last_failure: Option<String>,
+    handled: u64,
+    lost: u64,
+    leaked: u64,
+}
+
+impl Status {
+    fn past(&mut self) -> &mut Past {
+        self.past.get_or_insert_default()
+    }
+}
+
+/// Stands for a wait that is longer than a clock can tell.
+const FAR: Duration = Duration::from_secs(1 << 32);
 
 #[derive(Clone, Copy, Debug)]
 enum Stage {
     Starting,
     Running { since: Instant },
-    Restarting { since: Instant, delay: Duration },
+    Restarting { due: Instant },
     Stopped,
 }
 
@@ -65,32 +80,24 @@ impl Node {
     }
 
     /// Returns a new place below this one.
-    pub(crate) fn below(&self, id: &str, kind: Kind, rules: Arc<Rules>) -> Node {
+    pub(crate) fn below(&self, id: &Arc<str>, kind: Kind, rules: Arc<Rules>) -> Node {
         if self.is_root {
-            return Node::new(id.into(), 0, kind, false, rules);
+            return Node::new(Arc::clone(id), 0, kind, false, rules);
         }
-        Node::new(format!("{}/{id}", self.path).into(), self.path.len() + 1, kind, false, rules)
+        // An id is short, and so is the path of a tree that fits on the stack.
+        let id_at = u32::try_from(self.path.len() + 1).unwrap_or_default();
+        Node::new(format!("{}/{id}", self.path).into(), id_at, kind, false, rules)
     }
 
-    fn new(path: Arc<str>, id_at: usize, kind: Kind, is_root: bool, rules: Arc<Rules>) -> Node {
-        let status = Status {
-            rules,
-            stage: Stage::Stopped,
-            generation: 0,
-            restarts: 0,
-            last_failure: None,
-            handled_before: 0,
-            lost: 0,
-            leaked: 0,
-            vitals: None,
-            cell: None,
-        };
-        Node { path, id_at, kind, is_root, status: Mutex::new(status), below: OnceLock::new() }
+    fn new(path: Arc<str>, id_at: u32, kind: Kind, is_root: bool, rules: Arc<Rules>) -> Node {
+        let status =
+            Status { rules, stage: Stage::Stopped, generation: 0, vitals: None, cell: None, past: None, below: None };
+        Node { path, id_at, kind, is_root, status: Mutex::new(status) }
     }
 
     /// Makes this the place of a supervisor that hears at `socket`.
     pub(crate) fn open(&self, socket: Socket<Msg>) {
-        self.below.get_or_init(|| Box::new(Below { socket, children: RwLock::default() }));
+        self.status().below.get_or_insert_with(|| Arc::new(Below { socket, children: RwLock::default() }));
     }
 
     pub(crate) fn is_root(&self) -> bool {
@@ -98,20 +105,24 @@ impl Node {
     }
 
     pub(crate) fn id(&self) -> &str {
-        &self.path[self.id_at..]
+        &self.path[self.id_at as usize..]
     }
 
     /// Returns where the supervisor hears that stands here; nothing for an actor.
     pub(crate) fn socket(&self) -> Option<Socket<Msg>> {
-        self.below.get().map(|below| below.socket.clone())
+        self.footing().map(|below| below.socket.clone())
     }
 
     fn status(&self) -> MutexGuard<'_, Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn footing(&self) -> Option<Arc<Below>> {
+        self.status().below.clone()
+    }
+
     fn change_children(&self, change: impl FnOnce(&mut BTreeMap<Key, Arc<Node>>)) {
-        if let Some(below) = self.below.get() {
+        if let Some(below) = self.footing() {
             change(&mut below.children.write().unwrap_or_else(PoisonError::into_inner));
         }
     }
@@ -134,7 +145,7 @@ impl Node {
 
     /// Returns what stands below, in starting order.
     pub(crate) fn children(&self) -> Vec<Arc<Node>> {
-        let Some(below) = self.below.get() else { return Vec::new() };
+        let Some(below) = self.footing() else { return Vec::new() };
         below.children.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
@@ -164,8 +175,8 @@ impl Node {
         let mut status = self.status();
         let former = status.vitals.replace(vitals);
         if let Some(former) = &former {
-            status.handled_before += former.handled();
-            status.restarts += 1;
+            status.past().handled += former.handled();
+            status.past().restarts += 1;
         }
         status.generation = generation;
         status.stage = Stage::Starting;
@@ -201,7 +212,7 @@ impl Node {
     /// Counts a leaked incarnation out: it came free after all.
     pub(crate) fn came_free(&self) {
         let mut status = self.status();
-        status.leaked = status.leaked.saturating_sub(1);
+        status.past().leaked = status.past().leaked.saturating_sub(1);
     }
 
     /// Lets the place show what an event says, and returns how it is treated and how old its incarnation is.
@@ -210,20 +221,23 @@ impl Node {
         match kind {
             EventKind::Started => status.stage = Stage::Running { since: Instant::now() },
             EventKind::RestartScheduled { delay } => {
-                status.stage = Stage::Restarting { since: Instant::now(), delay: *delay };
+                let now = Instant::now();
+                status.stage = Stage::Restarting { due: now.checked_add(*delay).unwrap_or(now + FAR) };
             }
             EventKind::Failed { reason } | EventKind::StartFailed { reason } | EventKind::ShutdownFailed { reason } => {
-                status.last_failure = Some(reason.clone());
+                status.past().last_failure = Some(reason.clone());
                 status.stage = Stage::Stopped;
                 status.cell = None;
             }
-            EventKind::GaveUp { reason } => status.last_failure = Some(reason.clone()),
+            EventKind::GaveUp { reason } => status.past().last_failure = Some(reason.clone()),
             EventKind::Stopped => {
                 status.stage = Stage::Stopped;
                 status.cell = None;
             }
-            EventKind::Lost { handling, waiting } => status.lost += u64::from(handling.is_some()) + *waiting as u64,
-            EventKind::Leaked => status.leaked += 1,
+            EventKind::Lost { handling, waiting } => {
+                status.past().lost += u64::from(handling.is_some()) + *waiting as u64;
+            }
+            EventKind::Leaked => status.past().leaked += 1,
             EventKind::Stalled { .. } | EventKind::StartedAfresh { .. } | EventKind::AutoShutdown => {}
         }
         let age = status.vitals.as_ref().map_or(Duration::ZERO, |vitals| vitals.age());
@@ -241,6 +255,7 @@ impl Node {
     pub(crate) fn snapshot(&self) -> Branch {
         let status = self.status();
         let now = Instant::now();
+        let past = status.past.as_deref().cloned().unwrap_or_default();
         let live = status.vitals.as_ref().filter(|_| matches!(status.stage, Stage::Running { .. } | Stage::Starting));
         let busy = live.and_then(|vitals| vitals.busy());
         let branch = Branch {
@@ -250,22 +265,19 @@ impl Node {
             state: match status.stage {
                 Stage::Starting => State::Starting,
                 Stage::Running { .. } => State::Running,
-                Stage::Restarting { since, delay } => {
-                    let due_in = delay.saturating_sub(now.saturating_duration_since(since));
-                    State::Restarting { due_in }
-                }
+                Stage::Restarting { due } => State::Restarting { due_in: due.saturating_duration_since(now) },
                 Stage::Stopped => State::Stopped,
             },
             generation: status.generation,
-            restarts: status.restarts,
-            last_failure: status.last_failure.clone(),
+            restarts: past.restarts,
+            last_failure: past.last_failure,
             uptime: match status.stage {
                 Stage::Running { since } => Some(now.saturating_duration_since(since)),
                 _ => None,
             },
-            handled: status.handled_before + status.vitals.as_ref().map_or(0, |vitals| vitals.handled()),
-            lost: status.lost,
-            leaked: status.leaked,
+            handled: past.handled + status.vitals.as_ref().map_or(0, |vitals| vitals.handled()),
+            lost: past.lost,
+            leaked: past.leaked,
             depth: live.map_or(0, |vitals| vitals.waiting()),
             busy_for: busy.map(|(_, busy)| busy),
             busy_with: busy.map(|(activity, _)| activity.name()),

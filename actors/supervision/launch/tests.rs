@@ -42,7 +42,7 @@ impl Maker for Cancelling {
 async fn ends_after_a_cancelled_task(restart: Restart) -> Vec<EventKind> {
     let maker = Arc::new(Cancelling::default());
     let rules = Rules { restart, ..Rules::of_an_actor() };
-    let child = ChildSpec { id: "a".to_owned(), rules, start: spec::Start::Actor(Arc::clone(&maker) as Start) };
+    let child = ChildSpec { id: "a".into(), rules, start: spec::Start::Actor(Arc::clone(&maker) as Start) };
     let tree = crate::start(TreeSpec::new("house", Strategy::OneForOne).child(child)).await.unwrap();
     let mut events = tree.events();
     maker.0.lock().unwrap()[0].abort();

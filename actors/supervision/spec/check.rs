@@ -9,7 +9,7 @@ impl TreeSpec {
     /// Returns the first thing that makes this spec unusable as a whole tree.
     pub(crate) fn check_root(&self) -> Result<(), SpecError> {
         self.check()?;
-        if self.children.iter().any(|child| child.id == self.id) {
+        if self.children.iter().any(|child| *child.id == *self.id) {
             return Err(SpecError::NamedLikeTheRoot { id: self.id.clone() });
         }
         Ok(())
@@ -25,7 +25,7 @@ impl TreeSpec {
         let mut seen = HashSet::new();
         for child in &self.children {
             if !seen.insert(&child.id) {
-                return Err(SpecError::DuplicateId { supervisor: self.id.clone(), id: child.id.clone() });
+                return Err(SpecError::DuplicateId { supervisor: self.id.clone(), id: child.id.as_ref().to_owned() });
             }
             child.check(&self.flags)?;
         }
@@ -36,7 +36,7 @@ impl TreeSpec {
 impl ChildSpec {
     /// Returns the first thing that makes this spec unusable below a supervisor with these flags.
     pub(crate) fn check(&self, flags: &Flags) -> Result<(), SpecError> {
-        let id = || self.id.clone();
+        let id = || self.id.as_ref().to_owned();
         check_id(&self.id)?;
         check_backoff(&self.id, &self.rules.backoff)?;
         if self.rules.stall_after.is_some_and(|limit| limit.is_zero()) {

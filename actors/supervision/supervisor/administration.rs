@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::place::Place;
 use super::{Msg, State, answer};
-use crate::blueprint::Charge;
+use crate::blueprint::{self, Charge};
 use crate::branch::Kind;
 use crate::control::{Child, ChildError, Count, Gone, Pending, Presence, Reply, Started};
 use crate::launch::told;
@@ -25,11 +25,11 @@ impl State {
 
     fn check_new(&self, spec: &ChildSpec) -> Result<(), StartError> {
         spec.check(&self.machine.flags())?;
-        if self.blueprint.node.is_root() && spec.id == self.blueprint.node.id() {
-            return Err(SpecError::NamedLikeTheRoot { id: spec.id.clone() }.into());
+        if self.blueprint.node.is_root() && *spec.id == *self.blueprint.node.id() {
+            return Err(SpecError::NamedLikeTheRoot { id: spec.id.as_ref().to_owned() }.into());
         }
-        if let Some(key) = self.keys.get(spec.id.as_str()) {
-            let (supervisor, id) = (self.path(), spec.id.clone());
+        if let Some(key) = self.keys.get(&*spec.id) {
+            let (supervisor, id) = (self.path(), spec.id.as_ref().to_owned());
             return Err(match self.presence(*key) {
                 Presence::Up(actor) => StartError::AlreadyStarted { supervisor, id, actor: Some(actor) },
                 Presence::Starting | Presence::Restarting => StartError::AlreadyStarted { supervisor, id, actor: None },
@@ -45,7 +45,7 @@ impl State {
     fn add_checked(&mut self, spec: ChildSpec, is_listed: bool, added: Reply<Result<Started, StartError>>) {
         let charge = Charge::below(&self.blueprint.node, spec, self.rules.as_ref());
         let (node, rules) = (Arc::clone(&charge.node), Arc::clone(&charge.rules));
-        let mut place = Place::new(charge);
+        let mut place = Place::new(&charge);
         place.is_listed = is_listed;
         place.asked().added = Some(added);
         let key = self.settle(place);
@@ -107,14 +107,14 @@ impl State {
         let mut keys: Vec<&Key> = self.places.keys().collect();
         keys.sort_unstable();
         let child = |key: &Key| {
-            let node = &self.places.get(key)?.charge.node;
+            let node = &self.places.get(key)?.node;
             Some(Child { id: node.id().to_owned(), kind: node.kind, presence: self.presence(*key) })
         };
         keys.into_iter().filter_map(child).collect()
     }
 
     fn presence(&self, key: Key) -> Presence {
-        let cell = self.places.get(&key).and_then(|place| place.charge.node.cell());
+        let cell = self.places.get(&key).and_then(|place| place.node.cell());
         match (self.machine.stand(key), cell) {
             (Stand::Up, Some(cell)) => Presence::Up(cell),
             (Stand::Starting, _) => Presence::Starting,
@@ -127,9 +127,9 @@ impl State {
         let mut count = Count { specs: self.places.len(), ..Count::default() };
         for (key, place) in &self.places {
             // An actor may be gone although its end was not heard yet.
-            let is_gone = place.vitals.as_ref().is_none_or(|vitals| vitals.is_gone());
+            let is_gone = place.node.vitals().is_none_or(|vitals| vitals.is_gone());
             count.active += usize::from(self.machine.stand(*key) == Stand::Up && !is_gone);
-            if place.charge.node.kind == Kind::Actor {
+            if place.node.kind == Kind::Actor {
                 count.workers += 1;
             } else {
                 count.supervisors += 1;
@@ -140,7 +140,7 @@ impl State {
 
     pub(super) fn rules(&self, id: &str) -> Result<Rules, ChildError> {
         let place = self.keys.get(id).and_then(|key| self.places.get(key));
-        place.map(|place| *place.charge.rules).ok_or_else(|| self.not_found(id))
+        place.map(|place| *place.node.rules()).ok_or_else(|| self.not_found(id))
     }
 
     /// Becomes what `spec` says, or stays as it is.
@@ -154,7 +154,7 @@ impl State {
         let (mut started, mut coming) = (Vec::new(), Vec::new());
         for child in spec.children {
             let (reply, answer) = oneshot::channel();
-            let Some(key) = self.keys.get(child.id.as_str()).copied() else {
+            let Some(key) = self.keys.get(&*child.id).copied() else {
                 started.push(answer);
                 coming.push((child, reply));
                 continue;
@@ -205,10 +205,10 @@ impl State {
         if spec.flags.strategy.is_some() != self.machine.flags().strategy.is_some() {
             return Err(SpecError::OtherOrder { supervisor: self.path() }.into());
         }
-        let kind_of = |id: &str| Some(self.places.get(self.keys.get(id)?)?.charge.node.kind);
+        let kind_of = |id: &str| Some(self.places.get(self.keys.get(id)?)?.node.kind);
         let turned = |child: &&ChildSpec| kind_of(&child.id).is_some_and(|kind| kind != child.kind());
         match spec.children.iter().find(turned) {
-            Some(child) => Err(SpecError::OtherKind { id: child.id.clone() }.into()),
+            Some(child) => Err(SpecError::OtherKind { id: child.id.as_ref().to_owned() }.into()),
             None => Ok(()),
         }
     }
@@ -217,10 +217,9 @@ impl State {
     fn revise(&mut self, key: Key, child: ChildSpec) {
         let Some(place) = self.places.get_mut(&key) else { return };
         let rules = Arc::new(child.rules);
-        place.charge.node.revise(Arc::clone(&rules));
-        place.charge.rules = Arc::clone(&rules);
-        if let Some(start) = place.charge.remade(child.start) {
-            place.charge.start = start;
+        place.node.revise(Arc::clone(&rules));
+        if let Some(start) = blueprint::remade(&place.node, child.start) {
+            place.start = start;
         }
         self.watch_stalls(child.rules.stall_after);
         self.step(Event::Revise { key, rules });

@@ -53,18 +53,19 @@ impl State {
     fn start(&mut self, key: Key, generation: u64) {
         let Some(place) = self.places.get_mut(&key) else { return };
         let vitals = Arc::new(Vitals::new(Arc::clone(&self.shared.clock)));
-        let former = place.charge.node.begin(generation, Arc::clone(&vitals));
-        place.vitals = Some(Arc::clone(&vitals));
-        let launch = Launch { vitals, limit: place.charge.rules.start_within, shared: Arc::clone(&self.shared) };
+        let former = place.node.begin(generation, Arc::clone(&vitals));
+        let rules = place.node.rules();
+        let launch = Launch { vitals, limit: rules.start_within, shared: Arc::clone(&self.shared) };
         let supervisor = self.myself.clone();
-        let (nursery, limit) = (self.blueprint.nursery.clone(), place.charge.rules.stall_after);
-        tokio::spawn(attend(key, generation, place.charge.clone(), launch, former, supervisor, nursery));
+        let (nursery, limit) = (self.blueprint.nursery.clone(), rules.stall_after);
+        let made = (Arc::clone(&place.node), Arc::clone(&place.start));
+        tokio::spawn(attend(key, generation, made, launch, former, supervisor, nursery));
         self.watch_stalls(limit);
     }
 
     fn arm(&mut self, key: Key, generation: u64, timer: Timer, after: Duration) {
         // A supervisor never blocks, and is up or down when all below it is, or was given up. Those have limits of their own.
-        let is_supervisor = self.places.get(&key).is_some_and(|place| place.charge.node.kind != Kind::Actor);
+        let is_supervisor = self.places.get(&key).is_some_and(|place| place.node.kind != Kind::Actor);
         if is_supervisor && matches!(timer, Timer::Kill | Timer::Start) {
             self.at(key, Place::disarm);
             return;
@@ -84,24 +85,24 @@ impl State {
                 | EventKind::ShutdownFailed { .. }
                 | EventKind::Stopped
         );
-        if let Some(place) = self.places.get(&key).filter(|place| down && place.charge.node.kind != Kind::Actor) {
-            place.charge.node.hush();
+        if let Some(place) = self.places.get(&key).filter(|place| down && place.node.kind != Kind::Actor) {
+            place.node.hush();
         }
         self.tell(key, generation, kind);
     }
 
     fn answer_start(&mut self, key: Key, outcome: Result<(), String>) {
         let Some(place) = self.places.get_mut(&key) else { return };
-        let id = place.charge.node.id().to_owned();
-        let info = place.vitals.as_ref().and_then(|vitals| vitals.noted(|notes| notes.info.take()));
-        let outcome = outcome.map(|()| Started { id: id.clone(), actor: place.charge.node.cell(), info });
+        let id = place.node.id().to_owned();
+        let info = place.node.vitals().and_then(|vitals| vitals.noted(|notes| notes.info.take()));
+        let outcome = outcome.map(|()| Started { id: id.clone(), actor: place.node.cell(), info });
         if let Some(added) = place.asked().added.take() {
             // What failed below a supervisor is named by its own path.
             let failure = |reason| match self.unstarted.clone() {
                 Some(crate::launch::Unstarted::Failed { path: Some(path), reason }) => {
                     StartError::Child { path, reason }
                 }
-                _ => StartError::Child { path: place.charge.node.path.as_ref().to_owned(), reason },
+                _ => StartError::Child { path: place.node.path.as_ref().to_owned(), reason },
             };
             let outcome = outcome.map_err(failure);
             self.answers.push(Box::new(move || answer(added, outcome)));
@@ -113,7 +114,7 @@ impl State {
 
     fn rest(&mut self, key: Key) {
         let Some(place) = self.places.get_mut(&key) else { return };
-        place.charge.node.rest();
+        place.node.rest();
         for terminated in place.terminated() {
             self.answers.push(Box::new(move || answer(terminated, Ok(()))));
         }
@@ -123,7 +124,7 @@ impl State {
         self.rest(key);
         let Some(place) = self.places.remove(&key) else { return };
         self.blueprint.node.disown(key);
-        let id = place.charge.node.id();
+        let id = place.node.id();
         if self.keys.get(id) == Some(&key) {
             self.keys.remove(id);
         }
@@ -135,8 +136,8 @@ impl State {
 
     fn abandon(&mut self, key: Key) {
         let Some(place) = self.places.get_mut(&key) else { return };
-        let Some(vitals) = &place.vitals else { return };
-        let (vitals, node) = (Arc::clone(vitals), Arc::clone(&place.charge.node));
+        let Some(vitals) = place.node.vitals() else { return };
+        let node = Arc::clone(&place.node);
         vitals.note_exit(Exit::Failed("it blocks its thread and was given up".to_owned()));
         vitals.retire();
         let (generation, loss) = (node.generation(), vitals.loss());

@@ -1,5 +1,7 @@
 //! One child of a supervisor: its current incarnation, and the task that attends it from start to end.
 
+use std::borrow::Borrow;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use ractor::{ActorCell, ActorRef};
@@ -10,16 +12,40 @@ use crate::blueprint::{Charge, Shared};
 use crate::branch::{Kind, Node};
 use crate::control::{ChildError, Reply, Started};
 use crate::event::Exit;
-use crate::launch::{Launch, Live, Unstarted, told};
+use crate::launch::{Launch, Live, Start, Unstarted, told};
 use crate::machine::{CALLED_OFF, Key};
 use crate::nursery::Nursery;
 use crate::tree::StartError;
 use crate::vitals::{Vitals, caught};
 
+/// A place under its id.
+pub(super) struct Named(pub(super) Arc<Node>);
+
+impl Borrow<str> for Named {
+    fn borrow(&self) -> &str {
+        self.0.id()
+    }
+}
+
+impl Hash for Named {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.id().hash(state);
+    }
+}
+
+impl PartialEq for Named {
+    fn eq(&self, other: &Named) -> bool {
+        self.0.id() == other.0.id()
+    }
+}
+
+impl Eq for Named {}
+
 /// One child and its current incarnation.
 pub(super) struct Place {
-    pub(super) charge: Charge,
-    pub(super) vitals: Option<Arc<Vitals>>,
+    pub(super) node: Arc<Node>,
+    /// What it is made from.
+    pub(super) start: Start,
     pub(super) timer: Option<Alarm>,
     /// Whether the spec of the supervisor names it; others were added by hand.
     pub(super) is_listed: bool,
@@ -36,8 +62,14 @@ pub(super) struct Asked {
 }
 
 impl Place {
-    pub(super) fn new(charge: Charge) -> Self {
-        Place { charge, vitals: None, timer: None, is_listed: true, asked: None }
+    pub(super) fn new(charge: &Charge) -> Self {
+        Place {
+            node: Arc::clone(&charge.node),
+            start: Arc::clone(&charge.start),
+            timer: None,
+            is_listed: true,
+            asked: None,
+        }
     }
 
     /// Returns who waits for an answer, to add somebody.
@@ -52,32 +84,32 @@ impl Place {
 
     /// Ends a start that is under way.
     pub(super) fn call_off(&mut self) {
-        if let Some(vitals) = &self.vitals {
+        if let Some(vitals) = self.node.vitals() {
             vitals.call_off();
         }
     }
 
     pub(super) fn stop(&mut self) {
         self.retire();
-        if let Some(cell) = self.charge.node.cell() {
-            ask_to_stop(&self.charge.node, &cell);
+        if let Some(cell) = self.node.cell() {
+            ask_to_stop(&self.node, &cell);
         }
     }
 
     pub(super) fn kill(&mut self) {
         self.retire();
-        if self.charge.node.kind == Kind::Actor {
-            if let Some(cell) = self.charge.node.cell() {
+        if self.node.kind == Kind::Actor {
+            if let Some(cell) = self.node.cell() {
                 cell.kill();
             }
         } else {
-            orphans::kill_all(&self.charge.node);
+            orphans::kill_all(&self.node);
         }
     }
 
     fn retire(&self) {
         // A supervisor still answers while it stops.
-        if let Some(vitals) = self.vitals.as_ref().filter(|_| self.charge.node.kind == Kind::Actor) {
+        if let Some(vitals) = self.node.vitals().filter(|_| self.node.kind == Kind::Actor) {
             vitals.retire();
         }
     }
@@ -100,7 +132,7 @@ pub(super) fn ask_to_stop(node: &Node, cell: &ActorCell) {
 pub(super) async fn attend(
     key: Key,
     generation: u64,
-    charge: Charge,
+    (node, start): (Arc<Node>, Start),
     launch: Launch,
     former: Option<Arc<Vitals>>,
     supervisor: ActorRef<Msg>,
@@ -113,18 +145,14 @@ pub(super) async fn attend(
             biased;
             () = former.gone() => {}
             () = vitals.called_off() => {}
-            () = tokio::time::sleep(charge.rules.kill_within) => {
-                tracing::error!(path = %charge.node.path, "a former incarnation is still there");
+            () = tokio::time::sleep(node.rules().kill_within) => {
+                tracing::error!(path = %node.path, "a former incarnation is still there");
             }
         }
     }
-    let start = if vitals.is_unwanted() {
-        Ok(Err(Unstarted::because(CALLED_OFF)))
-    } else {
-        caught(charge.start.start(launch)).await
-    };
-    let Charge { node, .. } = charge;
-    match start.unwrap_or_else(|panic| Err(Unstarted::because(panic))) {
+    let started =
+        if vitals.is_unwanted() { Ok(Err(Unstarted::because(CALLED_OFF))) } else { caught(start.start(launch)).await };
+    match started.unwrap_or_else(|panic| Err(Unstarted::because(panic))) {
         Ok(Live { cell }) => {
             // Whoever brings down what a supervisor left behind finds it here, whether or not the supervisor has heard of it.
             node.set_cell(generation, cell.clone());

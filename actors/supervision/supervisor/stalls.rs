@@ -31,7 +31,7 @@ impl State {
         let mut shortest: Option<Duration> = None;
         let mut stalled: Vec<(Key, Duration, &'static str)> = Vec::new();
         for (key, place) in &self.places {
-            let (Some(vitals), Some(limit)) = (&place.vitals, place.charge.rules.stall_after) else { continue };
+            let (Some(vitals), Some(limit)) = (place.node.vitals(), place.node.rules().stall_after) else { continue };
             shortest = Some(shortest.map_or(limit, |shortest| shortest.min(limit)));
             if let (Some(silent), Some((activity, _))) = (vitals.silent_for(), vitals.busy())
                 && silent >= limit
@@ -42,9 +42,9 @@ impl State {
         stalled.sort_unstable();
         for (key, silent, handling) in stalled {
             let Some(place) = self.places.get(&key) else { continue };
-            let generation = place.charge.node.generation();
+            let generation = place.node.generation();
             if self.machine.is_up(key, generation) {
-                if let Some(vitals) = &place.vitals {
+                if let Some(vitals) = place.node.vitals() {
                     vitals.note_exit(Exit::Failed(format!("it made no progress for {silent:?} in {handling}")));
                 }
                 self.step(Event::Stalled { key, generation, silent, handling });

@@ -36,7 +36,7 @@ impl Seat {
                 vitals.take_up(activity);
                 self.shown = activity;
             }
-            vitals.begin();
+            vitals.begin(activity);
         }
         let work = panic::catch_unwind(AssertUnwindSafe(make)).unwrap_or_else(|payload| {
             self.note_failure(Exit::Panicked(panic_text(payload.as_ref())));
