@@ -103,7 +103,7 @@ fn runtime() -> std::io::Result<Runtime> {
 /// Prints what one round measured but for the memory.
 fn measure(name: &str, mode: &str) -> std::io::Result<()> {
     if mode == "logging" {
-        tracing_subscriber::fmt().with_writer(std::io::sink).init();
+        tracing_subscriber::fmt().with_ansi(false).with_target(false).with_writer(std::io::sink).init();
     }
     let (contender, runtime) = (contender(name)?, runtime()?);
     let cast = runtime.block_on((contender.cast)(CASTS));
