@@ -26,6 +26,8 @@ mod administration;
 
 mod stalls;
 
+mod alarms;
+
 pub(crate) mod orphans;
 
 mod effects;
@@ -54,7 +56,7 @@ pub(crate) enum Msg {
     Started { key: Key, generation: u64, cell: ActorCell },
     Unstarted { key: Key, generation: u64, unstarted: Unstarted },
     Exited { key: Key, generation: u64, exit: Exit, loss: Loss },
-    Overdue { key: Key, generation: u64, timer: Timer },
+    AlarmsDue,
     GroupDue { token: u64 },
     CheckStalls,
     Add { spec: Box<ChildSpec>, is_listed: bool, reply: Reply<Result<Started, StartError>> },
@@ -88,7 +90,7 @@ impl Actor for Supervisor {
             Msg::Started { key, generation, cell } => state.started(key, generation, &cell),
             Msg::Unstarted { key, generation, unstarted } => state.unstarted(key, generation, unstarted),
             Msg::Exited { key, generation, exit, loss } => state.exited(key, generation, exit, loss),
-            Msg::Overdue { key, generation, timer } => state.overdue(key, generation, timer),
+            Msg::AlarmsDue => state.look_at_alarms(),
             Msg::GroupDue { token } => state.step(Event::GroupDue { token }),
             Msg::CheckStalls => state.check_stalls(),
             Msg::Add { spec, is_listed, reply } => state.add(*spec, is_listed, reply),
@@ -154,6 +156,7 @@ pub(crate) struct State {
     unstarted: Option<Unstarted>,
     verdict: Arc<OnceLock<Verdict>>,
     stalls: stalls::Watch,
+    alarms: alarms::Alarms,
     /// When a group that was taken down is started again.
     group_due: Option<Alarm>,
     /// What is to be answered at the end of the current step.
@@ -180,6 +183,7 @@ impl State {
             unstarted: None,
             verdict: brief.verdict,
             stalls: stalls::Watch::default(),
+            alarms: alarms::Alarms::default(),
             group_due: None,
             answers: Vec::new(),
             outcome: None,

@@ -22,7 +22,7 @@ impl State {
             Effect::Stop { key, .. } => self.at(key, Place::stop),
             Effect::Kill { key, .. } => self.at(key, Place::kill),
             Effect::Arm { key, generation, timer, after } => self.arm(key, generation, timer, after),
-            Effect::Disarm { key } => self.at(key, Place::disarm),
+            Effect::Disarm { key } => self.alarms.disarm(key),
             Effect::ArmGroup { token, after } if after.is_zero() => told(&self.myself, Msg::GroupDue { token }),
             Effect::ArmGroup { token, after } => {
                 self.group_due = Some(self.after(after, Msg::GroupDue { token }));
@@ -67,14 +67,10 @@ impl State {
         // A supervisor never blocks, and is up or down when all below it is, or was given up. Those have limits of their own.
         let is_supervisor = self.places.get(&key).is_some_and(|place| place.node.kind != Kind::Actor);
         if is_supervisor && matches!(timer, Timer::Kill | Timer::Start) {
-            self.at(key, Place::disarm);
+            self.alarms.disarm(key);
             return;
         }
-        let task = self.after(after, Msg::Overdue { key, generation, timer });
-        self.at(key, |place| {
-            place.disarm();
-            place.timer = Some(task);
-        });
+        self.set_alarm(key, generation, timer, after);
     }
 
     fn show(&mut self, key: Key, generation: u64, kind: EventKind) {
@@ -123,6 +119,7 @@ impl State {
     fn forget(&mut self, key: Key) {
         self.rest(key);
         let Some(place) = self.places.remove(&key) else { return };
+        self.alarms.disarm(key);
         self.blueprint.node.disown(key);
         let id = place.node.id();
         if self.keys.get(id) == Some(&key) {

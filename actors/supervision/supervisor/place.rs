@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ractor::{ActorCell, ActorRef};
 use tokio::runtime::Handle;
 
-use super::{Alarm, Msg, orphans};
+use super::{Msg, orphans};
 use crate::blueprint::{Charge, Shared};
 use crate::branch::{Kind, Node};
 use crate::control::{ChildError, Reply, Started};
@@ -46,7 +46,6 @@ pub(super) struct Place {
     pub(super) node: Arc<Node>,
     /// What it is made from.
     pub(super) start: Start,
-    pub(super) timer: Option<Alarm>,
     /// Whether the spec of the supervisor names it; others were added by hand.
     pub(super) is_listed: bool,
     /// Who waits for an answer; rarely anybody, so it is kept apart.
@@ -63,13 +62,7 @@ pub(super) struct Asked {
 
 impl Place {
     pub(super) fn new(charge: &Charge) -> Self {
-        Place {
-            node: Arc::clone(&charge.node),
-            start: Arc::clone(&charge.start),
-            timer: None,
-            is_listed: true,
-            asked: None,
-        }
+        Place { node: Arc::clone(&charge.node), start: Arc::clone(&charge.start), is_listed: true, asked: None }
     }
 
     /// Returns who waits for an answer, to add somebody.
@@ -112,10 +105,6 @@ impl Place {
         if let Some(vitals) = self.node.vitals().filter(|_| self.node.kind == Kind::Actor) {
             vitals.retire();
         }
-    }
-
-    pub(super) fn disarm(&mut self) {
-        self.timer = None;
     }
 }
 
