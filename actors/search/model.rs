@@ -6,7 +6,7 @@ use crate::{
     acquisition::log_expected_improvement,
     evolve::evolve,
     feasibility::Feasibility,
-    gp::{Data, Metric, Process, Settings, fit},
+    gp::{Data, Metric, Process, Settings, evidence, fit},
     search::Outcome,
     space::{Point, Space},
     transform::Standard,
@@ -119,6 +119,12 @@ impl Model {
             log_expected_improvement(self.process.at(point), self.best).max(0.9 * UNSAFE) + chance.ln()
         };
         evolve(space, home, &self.seeds, is_new, &score, rng)
+    }
+
+    /// Returns by how much more plausible it is that the parameters matter than that all values differ by noise alone, as the
+    /// natural logarithm of the ratio.
+    pub(crate) fn evidence(&self, space: &Space) -> f64 {
+        evidence(&self.process, &Settings::new(space.dims(), true, STEPS_MAX))
     }
 
     /// Returns by how much a measurement of this point is expected to better the best value.

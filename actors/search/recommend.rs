@@ -12,6 +12,10 @@ use crate::{
 /// How many deviations a setting must be ahead of the default to be recommended instead of it: a chance of 90 %.
 const EVIDENCE: f64 = 1.28;
 
+/// By how much more plausible it must be that the parameters matter than that all values differ by noise alone, as the
+/// natural logarithm of the ratio, before a gain counts as certain: twenty to one (Kass and Raftery 1995, "Bayes factors").
+const PATTERN_MIN: f64 = 3.0;
+
 /// The chance that a true value is outside its interval.
 const MISS: f64 = 0.05;
 
@@ -60,9 +64,13 @@ fn among_noise(space: &Space, known: &[Known], measured: &[(&Point, f64)], defau
     let (mut point, mut belief) = *beliefs.iter().min_by(|(_, a), (_, b)| a.mean.total_cmp(&b.mean))?;
     let rivals =
         beliefs.iter().filter(|(_, rival)| rival.mean - rival.variance.sqrt() < belief.mean + belief.variance.sqrt());
-    // The best of many looks better than it is; the interval is that of all of them together (Bonferroni).
-    let reach = quantile(MISS / 2.0 / rivals.count().max(1) as f64);
+    // The best of many looks better than it is; the interval is that of all of them together (Bonferroni). How large the noise
+    // is, is itself known from these values alone, hence Student's distribution.
+    let chance = MISS / 2.0 / rivals.count().max(1) as f64;
+    let reach = student(quantile(chance), measured.len().saturating_sub(2).max(1) as f64);
     let standard = &model.standard;
+    // A process finds a pattern in a dozen values of nothing but noise, and believes in it.
+    let is_pattern = model.evidence(space) >= PATTERN_MIN;
     let mut gain = None;
     if let Some(default) = default {
         let before = model.process.at(default);
@@ -79,12 +87,23 @@ fn among_noise(space: &Space, known: &[Known], measured: &[(&Point, f64)], defau
             let variance = from * from * before.variance + to * to * belief.variance - 2.0 * from * to * covariance;
             let expected = standard.undo(before.mean) - standard.undo(belief.mean);
             let reach = reach * variance.max(0.0).sqrt();
-            (expected, (expected - reach, expected + reach))
+            let low = expected - reach;
+            (expected, (if is_pattern { low } else { low.min(0.0) }, expected + reach))
         });
     }
     let reach = reach * belief.variance.sqrt();
     let interval = (standard.undo(belief.mean - reach), standard.undo(belief.mean + reach));
     Some(Advice { point: point.clone(), mean: standard.undo(belief.mean), interval, gain })
+}
+
+/// Returns what corresponds to so many deviations of a normal distribution in Student's, with these degrees of freedom
+/// (Abramowitz and Stegun 1964, 26.7.5).
+fn student(z: f64, freedom: f64) -> f64 {
+    let square = z * z;
+    let first = z * (square + 1.0) / 4.0;
+    let second = z * ((5.0 * square + 16.0) * square + 3.0) / 96.0;
+    let third = z * (((3.0 * square + 19.0) * square + 17.0) * square - 15.0) / 384.0;
+    z + first / freedom + second / freedom.powi(2) + third / freedom.powi(3)
 }
 
 /// Returns how many deviations above its mean a normal number is with this chance, for chances below a half.
@@ -95,4 +114,17 @@ fn quantile(chance: f64) -> f64 {
         if 0.5 * libm::erfc(middle / SQRT_2) > chance { low = middle } else { high = middle }
     }
     0.5 * (low + high)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_values_reach_further_and_many_as_far_as_a_normal_distribution() {
+        // From a table of Student's distribution: 97.5 % with 10 degrees of freedom, 99.95 % with 20.
+        assert!((student(quantile(0.025), 10.0) - 2.228).abs() < 2e-3);
+        assert!((student(quantile(0.0005), 20.0) - 3.850).abs() < 2e-2);
+        assert!((student(quantile(0.025), 1e9) - 1.960).abs() < 1e-3);
+    }
 }

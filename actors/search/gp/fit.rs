@@ -92,6 +92,18 @@ pub(crate) fn fit(metric: &Metric, data: &Data, settings: &Settings, warm: Optio
     Process::new(metric.clone(), data.clone(), parameters)
 }
 
+/// Returns by how much more plausible the values are as this process than as noise around one mean: the natural logarithm
+/// of the ratio of the two, each at its best.
+pub(crate) fn evidence(process: &Process, settings: &Settings) -> f64 {
+    let (metric, data) = (&process.metric, &process.data);
+    let pairs = differences(metric, &data.points);
+    let (height, _) = implausibility(metric, process.parameters(), data, &pairs, settings);
+    let count = data.values.len().max(1) as f64;
+    let mean = data.values.iter().sum::<f64>() / count;
+    let variance = data.values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / count;
+    0.5 * count * (variance.max(JITTER).ln() + 1.0) - height
+}
+
 /// Returns parameters with the direction that promises most, which takes over some of the squared distance from the
 /// length scales; `None` if none promises enough.
 ///

@@ -13,7 +13,7 @@ mod predict;
 
 mod triangle;
 
-pub(crate) use fit::{Data, Settings, fit};
+pub(crate) use fit::{Data, Settings, evidence, fit};
 pub(crate) use kernel::{Metric, matern};
 pub(crate) use predict::{Belief, Process};
 pub(crate) use triangle::{Triangle, dot};

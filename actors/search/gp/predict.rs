@@ -24,8 +24,8 @@ pub(crate) struct Belief {
 /// A Gaussian process with given parameters and data.
 #[derive(Clone, Debug)]
 pub(crate) struct Process {
-    metric: Metric,
-    data: Data,
+    pub(super) metric: Metric,
+    pub(super) data: Data,
     parameters: Vec<f64>,
     kernel: Kernel,
     mean: f64,
