@@ -428,7 +428,7 @@ fn another_program_asks_and_tells_line_by_line() {
             {"name": "mode", "type": "categorical", "choices": ["a", "b"]},
             {"name": "depth", "type": "int", "low": 1, "high": 8, "when": {"param": "mode", "in": ["b"]}},
         ],
-        "budget": 13, "batch": 4, "seed": 7, "default": {"x": 1, "mode": "a"}, "direction": "minimize", "noisy": false, "version": 9,
+        "budget": 13, "batch": 4, "parallel": 4, "seed": 7, "default": {"x": 1, "mode": "a"}, "direction": "minimize", "noisy": false, "version": 9,
     });
     let mut line = caller.say(&first.to_string());
     let (mut asked, mut best) = (Vec::new(), (f64::INFINITY, Value::Null));
@@ -464,7 +464,7 @@ fn a_malformed_line_is_answered_with_an_error_and_exit_code_2() {
     assert_eq!(caller.ended(), 2);
 
     let mut caller = Caller::new();
-    let first = "{\"space\": [{\"name\": \"x\", \"type\": \"bool\"}], \"budget\": 2, \"batch\": 2}";
+    let first = "{\"space\": [{\"name\": \"x\", \"type\": \"bool\"}], \"budget\": 2, \"batch\": 2, \"parallel\": 2}";
     assert!(caller.say(first).get("ask").is_some());
     let error = caller.say("{\"tell\": [{\"value\": 1, \"status\": \"ok\"}, {\"value\": 1, \"status\": \"ok\"}, 3]}");
     assert_eq!(error, json!({"error": "tell has 3 results where 2 were asked: write one for each, in order"}));

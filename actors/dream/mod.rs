@@ -24,7 +24,8 @@ use crate::config::{Check, Problem};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How many candidates are chosen at once; smaller lots learn faster.
+    /// How many candidates are chosen before their results are heard. They are measured one after another, so that a larger
+    /// lot finds worse settings with as many measurements.
     pub lot_max: u32,
     /// The experiment ends early when no candidate is expected to gain as much more, as a ratio; 0 spends the whole budget.
     pub stop_below: f64,
@@ -43,7 +44,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            lot_max: 4,
+            lot_max: 1,
             stop_below: 0.003,
             measured_min: 4,
             gain_min: 0.03,

@@ -11,9 +11,6 @@ use crate::{
     space::{Config, Point, Space},
 };
 
-/// The most candidates of a lot: more at once know too little of each other's results.
-const LOT_MAX: u32 = 4;
-
 /// After so many days an earlier result is trusted half as much.
 const TRUST_HALVED_AFTER: f64 = 30.0;
 
@@ -29,7 +26,8 @@ const EARLIER_VARIANCE: f64 = 0.05;
 pub struct Options {
     /// How many measurements there may be, repeats and failures included.
     pub budget: u32,
-    /// How many measurements run at once; a lot never has more candidates than that, nor more than 4.
+    /// How many measurements run at once; a lot never has more candidates than that. Where they run one after another, lots
+    /// of one find better settings with as many measurements.
     pub batch: u32,
     /// What decides between equally good ways.
     pub seed: u64,
@@ -45,7 +43,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { budget: 48, batch: LOT_MAX, seed: 0, default: None, noisy: false, warm: Vec::new(), stop_below: None }
+        Options { budget: 48, batch: 1, seed: 0, default: None, noisy: false, warm: Vec::new(), stop_below: None }
     }
 }
 
@@ -250,7 +248,7 @@ impl Search {
     fn compose(&mut self, at_most: u32) {
         let asked = self.trials.len() as u32;
         let left = self.options.budget.saturating_sub(asked);
-        let count = at_most.min(self.options.batch.max(1)).min(LOT_MAX).min(left);
+        let count = at_most.min(self.options.batch.max(1)).min(left);
         if self.ended.is_some() || count == 0 {
             return;
         }

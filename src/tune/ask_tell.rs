@@ -83,7 +83,7 @@ mod tests {
 
     use super::*;
 
-    const FIRST: &str = r#"{"space": [{"name": "x", "type": "float", "low": 0, "high": 1}], "budget": 8, "batch": 4, "default": {"x": 0.5}}"#;
+    const FIRST: &str = r#"{"space": [{"name": "x", "type": "float", "low": 0, "high": 1}], "budget": 8, "batch": 4, "parallel": 4, "default": {"x": 0.5}}"#;
 
     /// Returns what is answered to `lines`, and what is returned.
     fn answers(lines: &[&str]) -> (Vec<Json>, Result<bool, String>) {
@@ -107,6 +107,15 @@ mod tests {
         assert_eq!(said.len(), 3);
         assert_eq!(said[0]["ask"][0], json!({"x": 0.5}), "the default comes first");
         assert!(said[0]["ask"].as_array().unwrap().contains(&said[2]["best"]));
+    }
+
+    #[test]
+    fn one_is_asked_at_a_time_unless_the_other_side_says_how_many_it_measures_at_once() {
+        for (parallel, asked) in [("", 1), (r#""parallel": 3, "#, 3), (r#""parallel": 9, "#, 4)] {
+            let first = FIRST.replace(r#""parallel": 4, "#, parallel);
+            let (said, _) = answers(&[&first]);
+            assert_eq!(said[0]["ask"].as_array().map(Vec::len), Some(asked), "{first}");
+        }
     }
 
     #[test]

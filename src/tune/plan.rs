@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 /// The most trials of one run.
 pub(crate) const BUDGET_MAX: u32 = 10_000;
 
-/// The most trials at a time, and the most of a lot: the search makes none larger, for they would learn too little.
-pub(crate) const PARALLEL_MAX: u32 = 4;
+/// The most trials at a time, and the most of a lot.
+pub(crate) const PARALLEL_MAX: u32 = 64;
 
 /// Everything that decides which trials there are and what they measure. It is the first line of a journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -12,9 +12,12 @@ use crate::settings;
 const PARAMS_MAX: usize = 1000;
 const CHOICES_MAX: usize = 10_000;
 
-/// How many trials there are, and how many in a lot, where the first line does not say.
+/// How many trials there are, and how many the other side takes at once, where the first line does not say.
 const BUDGET_DEFAULT: u32 = 48;
 const BATCH_DEFAULT: u32 = 4;
+
+/// How many trials run at once, where the first line does not say.
+const PARALLEL_DEFAULT: u32 = 1;
 
 /// How much of a line or value is repeated, in characters.
 const QUOTED_MAX: usize = 80;
@@ -61,9 +64,12 @@ pub(super) fn first(line: &str) -> Result<First, String> {
         Some("maximize") => Direction::Up,
         Some(_) => return Err(format!("direction is {}: write minimize or maximize", shown(&object["direction"]))),
     };
+    let most = whole(&object, "batch", 1, u64::from(u32::MAX))?.map_or(BATCH_DEFAULT, |batch| batch as u32);
+    let parallel = whole(&object, "parallel", 1, u64::from(u32::MAX))?.map_or(PARALLEL_DEFAULT, |at_once| at_once as u32);
     let options = Options {
         budget: whole(&object, "budget", 1, u64::from(BUDGET_MAX))?.map_or(BUDGET_DEFAULT, |budget| budget as u32),
-        batch: whole(&object, "batch", 1, u64::from(u32::MAX))?.map_or(BATCH_DEFAULT, |batch| batch as u32),
+        // What is measured one after another is also asked so: each result says more of the next candidate than company does.
+        batch: most.min(parallel),
         seed: seed(&object)?,
         default,
         noisy: optional(&object, "noisy")?.unwrap_or(true),
@@ -280,7 +286,7 @@ mod tests {
             {"name": "n", "type": "int", "low": 1.0, "high": 64, "log": true, "step": null, "choices": null, "when": null, "unit": "MiB"},
             {"name": "c", "type": "categorical", "choices": ["a", 1, 2.5, true]},
             {"name": "d", "type": "ordinal", "choices": [1, 2], "when": {"param": "c", "in": ["a"]}}],
-            "budget": 24.0, "batch": 2, "seed": -1, "default": {"n": 8.0, "c": "b", "gone": 1}, "direction": "maximize"}"#;
+            "budget": 24.0, "batch": 4, "parallel": 2, "seed": -1, "default": {"n": 8.0, "c": "b", "gone": 1}, "direction": "maximize"}"#;
         refused(line, "default.c is \"b\", which it never is");
         let read = first(&line.replace("\"b\"", "2.5")).unwrap();
         assert_eq!((read.options.budget, read.options.batch, read.options.seed), (24, 2, u64::MAX));
@@ -305,6 +311,7 @@ mod tests {
             (&format!(r#"{{"space": [{X}], "budget": 0}}"#), "budget is 0: write a whole number from 1 to 10000"),
             (&format!(r#"{{"space": [{X}], "budget": 1.5}}"#), "budget is 1.5"),
             (&format!(r#"{{"space": [{X}], "batch": "4"}}"#), "batch is \"4\""),
+            (&format!(r#"{{"space": [{X}], "parallel": 0}}"#), "parallel is 0: write a whole number from 1 to"),
             (&format!(r#"{{"space": [{X}], "seed": []}}"#), "seed is []"),
             (&format!(r#"{{"space": [{X}], "noisy": 1}}"#), "noisy is 1"),
             (&format!(r#"{{"space": [{X}], "direction": "up"}}"#), "direction is \"up\": write minimize or maximize"),

@@ -1,10 +1,11 @@
 //! How good are the recommendations after 24 and 48 measurements, on published problems?
 //!
-//!     cargo bench -p kloros-search --bench problems -- [--seeds N] [--set SET] [--budget N] [--problem NAME]
+//!     cargo bench -p kloros-search --bench problems -- [--seeds N] [--set SET] [--budget N] [--problem NAME] [--lot N]
 //!
 //! Regret is that of the recommended setting on the noise-free function: 0 the best there is, 1 the default, 2 one that
 //! fails. Beside it the share of measurements that failed and of recommendations that are worse than the default. With
-//! `--evaluate NAME SEED`, it answers settings from the input, a JSON line each, for a comparison with other tuners.
+//! `--lot`, so many are measured before the next are asked. With `--evaluate NAME SEED`, it answers settings from the
+//! input, a JSON line each, for a comparison with other tuners.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its results")]
 
@@ -20,9 +21,6 @@ use rand::{SeedableRng, rngs::StdRng};
 mod suite;
 
 use suite::{COUPLED, CRASHING, HOLD_OUT, NOISY, Problem, TUNED, WIDE, drawn, problem};
-
-/// How many candidates are measured before the next are asked.
-const LOT: u32 = 4;
 
 /// What one run came to.
 struct Run {
@@ -46,6 +44,7 @@ fn main() {
         return evaluate(name, seed);
     }
     let seeds: u64 = after("--seeds").map_or(5, |seeds| seeds.parse().expect("a number of seeds"));
+    let lot: u32 = after("--lot").map_or(1, |lot| lot.parse().expect("the size of a lot"));
     let budgets = after("--budget").map_or(vec![24, 48], |budget| vec![budget.parse().expect("a budget")]);
     let names: Vec<&str> = match (after("--problem"), after("--set").map(String::as_str)) {
         (Some(name), _) => vec![name.as_str()],
@@ -74,7 +73,7 @@ fn main() {
             let runs: Vec<(Run, f64)> = (0..seeds)
                 .map(|seed| {
                     let problem = problem(name, seed);
-                    (searched(&problem, budget, seed), guessed(&problem, budget, seed))
+                    (searched(&problem, (budget, lot), seed), guessed(&problem, budget, seed))
                 })
                 .collect();
             report(name, &runs);
@@ -100,10 +99,10 @@ fn report(name: &str, runs: &[(Run, f64)]) {
 }
 
 /// Lets the engine search.
-fn searched(problem: &Problem, budget: u32, seed: u64) -> Run {
+fn searched(problem: &Problem, (budget, lot): (u32, u32), seed: u64) -> Run {
     let options = Options {
         budget,
-        batch: LOT,
+        batch: lot,
         seed,
         default: Some(problem.default.clone()),
         noisy: problem.noise > 0.0,
@@ -114,13 +113,13 @@ fn searched(problem: &Problem, budget: u32, seed: u64) -> Run {
     let (mut failed, mut told, mut asking, mut asks) = (0_u32, 0_u32, Duration::ZERO, 0);
     loop {
         let start = Instant::now();
-        let lot = search.ask(LOT);
+        let asked = search.ask(lot);
         asking += start.elapsed();
         asks += 1;
-        if lot.is_empty() {
+        if asked.is_empty() {
             break;
         }
-        for candidate in lot {
+        for candidate in asked {
             let measured = problem.measured(&candidate.config, &mut rng);
             failed += u32::from(measured.is_none());
             told += 1;
