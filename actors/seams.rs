@@ -2,7 +2,7 @@
 //!
 //! Each is the consumer's: it says what the loop needs, in the loop's words. The adapters in `src/` decide nothing.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -136,8 +136,11 @@ pub enum ProbeError {
 /// How a configuration is measured.
 #[async_trait]
 pub trait Bench: Send + Sync {
-    /// Starts an instance of the domain's service with `settings` over its env file, waits until it is ready and
-    /// runs with them, measures it, ends it, and returns what was measured. Dropping the future ends the instance.
+    /// Waits until nobody else measures on this machine, starts an instance of the domain's service with `settings` over its
+    /// env file, waits until it is ready and runs with them, measures it, ends it, and returns what was measured. Dropping
+    /// the future ends the instance.
+    ///
+    /// A wait that is too long is an infrastructure failure; what takes longer than `within` once it is its turn has timed out.
     async fn measure(&self, domain: &Domain, assignment: Assignment) -> Result<Measurement, TrialFailure>;
 }
 
@@ -150,6 +153,19 @@ pub struct Assignment {
     pub settings: Settings,
     /// The seed of the load: equal seeds send equal requests.
     pub seed: u64,
+    /// Whose turn it is first when several wait for the machine.
+    pub purpose: Purpose,
+    /// How long it may take, from its turn on.
+    pub within: Duration,
+}
+
+/// What a measurement is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To judge a change that is live and not proven: it goes first.
+    Validation,
+    /// To find better settings.
+    Experiment,
 }
 
 /// How env files are read and replaced.

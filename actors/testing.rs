@@ -266,7 +266,8 @@ impl Bench for ScriptedBench {
         self.labels.lock().unwrap().push(assignment.label.clone());
         if self.hangs.load(Ordering::SeqCst) {
             let _instance = CountsDrop(Arc::clone(&self.dropped));
-            std::future::pending::<()>().await;
+            let late = |_| TrialFailure { kind: FailureKind::TimedOut, detail: "it hangs".to_owned() };
+            tokio::time::timeout(assignment.within, std::future::pending::<()>()).await.map_err(late)?;
         }
         let script = self.script.lock().unwrap().clone();
         let metrics = match script {

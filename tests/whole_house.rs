@@ -395,6 +395,22 @@ fn a_journal_that_is_gone_or_emptied_is_not_begun_afresh_without_a_word() {
 }
 
 #[test]
+fn who_measures_by_hand_takes_turns_with_the_daemon() {
+    let mut house = House::new("", "");
+    house.start(&[]);
+    house.until("an experiment measures", MINUTE, |house| {
+        house.json(&["status"])["live"]["measuring"]["Ok"]["measures"]["what"]
+            .as_str()
+            .is_some_and(|what| what.ends_with(" of lab"))
+    });
+    let measured = house.json(&["bench", "lab", "LAB_MAX_NUM_SEQS=4", "--runs", "2"]);
+    assert_eq!(measured["failures"], serde_json::json!([]));
+    assert_eq!(measured["improvements"].as_array().map(Vec::len), Some(2), "{measured}");
+    let failed = house.json(&["experiments"])[0]["failures"].to_string();
+    assert!(!failed.contains("infrastructure"), "{failed}");
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_error() {
     let house = House::new(QUIET, "");
     for arguments in ["deployments", "status", "--help", "check-config"] {

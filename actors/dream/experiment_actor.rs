@@ -1,6 +1,6 @@
 //! One experiment: asks the search, measures what it proposes, and says what came of it.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use kloros_supervision::to_self;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -20,7 +20,7 @@ use crate::{
     },
     meters,
     record::{Ending, record, wake},
-    seams::{Assignment, Outlet, Query, Seams},
+    seams::{Outlet, Query, Seams},
 };
 
 /// What an experiment says.
@@ -221,15 +221,13 @@ impl State {
         candidate: Candidate,
         settings: Settings,
     ) -> Result<(), ActorProcessingErr> {
-        let label = format!("{}.g{}.t{:02}", self.experiment.id, candidate.generation, candidate.number);
-        tracing::debug!(trial = %label, "trial begins");
+        let assignment = trial_actor::assignment(&self.experiment, &self.config, &candidate, settings);
+        tracing::debug!(trial = %assignment.label, "trial begins");
         let done = myself.clone();
         let arguments = trial_actor::Arguments {
             bench: Arc::clone(&self.seams.bench),
             domain: self.domain.clone(),
-            // Every candidate of an experiment meets the same load, so that they differ by their settings alone.
-            assignment: Assignment { label, settings, seed: self.experiment.seed },
-            within: Duration::from_secs(self.config.trial_timeout_s),
+            assignment,
             done: Outlet::to(move |outcome| {
                 // An experiment that is gone is resumed from the journal and measures this candidate again.
                 done.send_message(Msg::Tried(outcome)).ok();

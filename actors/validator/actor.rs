@@ -16,7 +16,7 @@ use crate::{
         Reason, Ruled, Settings, Stage, Step, TrialFailure, Verdict, agrees, means, short_hash,
     },
     record::{open_deployments, proven, record, record_verdict, standing, wake},
-    seams::{Assignment, JournalError, Outlet, Query, Seams},
+    seams::{Assignment, JournalError, Outlet, Purpose, Query, Seams},
 };
 
 /// What the validator says.
@@ -305,16 +305,10 @@ fn measure(
         settings: arm(judging, candidate),
         // One load for all four runs of a block: what differs is the settings alone.
         seed: seed(id, block),
+        purpose: Purpose::Validation,
+        within,
     };
-    async move {
-        match tokio::time::timeout(within, bench.measure(&domain, assignment)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(TrialFailure {
-                kind: FailureKind::TimedOut,
-                detail: format!("not measured within {} s", within.as_secs()),
-            }),
-        }
-    }
+    async move { bench.measure(&domain, assignment).await }
 }
 
 /// Returns what the service ran with before the change, as it said itself, or runs with after it, of the keys that change.

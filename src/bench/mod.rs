@@ -4,7 +4,7 @@
 //! laid over the service's env file, waits until it is ready, reads back that it runs with them, puts a load on it, checks
 //! that it survived, and ends it. [`LiveLoad`] is a load without a measurement, for demonstrations.
 //!
-//! Invariants: one measurement at a time; the instance and its directory are gone when the measurement ends, however it
+//! Invariants: one measurement at a time on the whole machine, and nothing is started before it is its turn; the instance and its directory are gone when the measurement ends, however it
 //! ends; a metric without enough observations is absent; a failure is a failure, never a number.
 
 mod runner;

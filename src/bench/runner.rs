@@ -14,9 +14,9 @@ use async_trait::async_trait;
 use kloros_actors::{
     env_file,
     facts::{BenchSpec, Domain, FailureKind, Key, Measurement, ReadBack, TrialFailure},
-    seams::{Assignment, Bench, Clock},
+    seams::{Assignment, Bench, Clock, Purpose},
 };
-use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use super::{
     chat::{self, ChatSpec, Measured},
@@ -24,8 +24,11 @@ use super::{
     fail,
     trial_dir::{self, TrialDir},
 };
-use crate::process::{
-    Instance, Launch, ReadyError, Remains, Secrets, answers, ask, environment, fill, free_port, ready, shown,
+use crate::{
+    lease::{Lease, Machine, Urgency},
+    process::{
+        Instance, Launch, ReadyError, Remains, Secrets, answers, ask, environment, fill, free_port, ready, shown,
+    },
 };
 
 /// How far trials yield the CPU, so that the instance that serves goes first. The same for every candidate and for the
@@ -38,36 +41,61 @@ const STOP_MAX: Duration = Duration::from_secs(10);
 /// How long an instance may take, once the load is over, to answer that it is still well.
 const STILL_WELL_MAX: Duration = Duration::from_secs(10);
 
-/// Measures configurations on instances of their own, one at a time.
+/// Measures configurations on instances of their own, one at a time on the whole machine.
 pub(crate) struct Runner {
     home: PathBuf,
     kloros: PathBuf,
     clock: Arc<dyn Clock>,
-    // Two measurements at once would measure each other.
-    slot: Mutex<()>,
+    machine: Machine,
+    /// Is told in words why a measurement waits.
+    hear: Box<dyn Fn(&str) + Send + Sync>,
 }
 
 impl Runner {
-    /// Returns the runner of the daemon whose home this is, and removes what trials of an earlier run left there.
+    /// Returns the runner of the home; measurements wait for their turn on `machine`.
     ///
     /// `kloros` is the path of this program, which takes the place of `{kloros}` in a service's command.
-    pub(crate) fn new(home: PathBuf, kloros: PathBuf, clock: Arc<dyn Clock>) -> Self {
-        trial_dir::remove_stale(&home);
-        Self { home, kloros, clock, slot: Mutex::new(()) }
+    pub(crate) fn new(home: PathBuf, kloros: PathBuf, clock: Arc<dyn Clock>, machine: Machine) -> Self {
+        Self { home, kloros, clock, machine, hear: Box::new(|_| {}) }
     }
-}
 
-#[async_trait]
-impl Bench for Runner {
-    async fn measure(&self, domain: &Domain, assignment: Assignment) -> Result<Measurement, TrialFailure> {
-        let _slot = self.slot.lock().await;
+    /// Tells `hear` why a measurement waits, in words.
+    pub(crate) fn heard_by(self, hear: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self { hear: Box::new(hear), ..self }
+    }
+
+    /// Removes what trials of an earlier run left in the home.
+    pub(crate) fn sweep(&self) {
+        trial_dir::remove_stale(&self.home);
+    }
+
+    /// Waits for the turn of this measurement. Nothing is started before.
+    async fn turn(&self, domain: &Domain, assignment: &Assignment) -> Result<Lease, TrialFailure> {
+        let urgency = match assignment.purpose {
+            Purpose::Validation => Urgency::Unproven,
+            Purpose::Experiment => Urgency::Ordinary,
+        };
+        let what = format!("{} of {}", assignment.label, domain.name);
+        let waiting = self.machine.lease(&what, urgency, |standing| {
+            let in_the_way = standing.in_the_way();
+            tracing::info!(label = assignment.label, in_the_way, "measurement waits for the machine");
+            (self.hear)(&in_the_way);
+        });
+        waiting.await.map_err(|error| {
+            tracing::warn!(label = assignment.label, %error, "measurement was not made");
+            fail(FailureKind::Infrastructure, chain(&error))
+        })
+    }
+
+    /// Measures on an instance of its own, and ends it.
+    async fn attempt(&self, domain: &Domain, assignment: &Assignment) -> Result<Measurement, TrialFailure> {
         // Dropped after the instance, which may still write there.
         let dir = TrialDir::create(&self.home, &assignment.label).map_err(infrastructure("cannot make a directory"))?;
         let live = self.home.join(&domain.service.env_file);
         let env_file =
             dir.write_env(&live, &assignment.settings).map_err(infrastructure("cannot write the env file"))?;
         let mut trial = Trial::start(domain, &self.kloros, &env_file).await?;
-        let in_effect = trial.read_back(domain, &assignment).await?;
+        let in_effect = trial.read_back(domain, assignment).await?;
         let measured = trial.measure(domain, assignment.seed).await?;
         trial.end().await;
         Ok(Measurement {
@@ -79,6 +107,24 @@ impl Bench for Runner {
             at_ms: self.clock.now_ms(),
         })
     }
+}
+
+#[async_trait]
+impl Bench for Runner {
+    async fn measure(&self, domain: &Domain, assignment: Assignment) -> Result<Measurement, TrialFailure> {
+        let _turn = self.turn(domain, &assignment).await?;
+        let within = assignment.within;
+        match timeout(within, self.attempt(domain, &assignment)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(fail(FailureKind::TimedOut, format!("not measured within {} s", within.as_secs_f64()))),
+        }
+    }
+}
+
+/// Returns what an error says, with what it says of its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// An instance that is being measured; dropping it kills the instance.

@@ -1,22 +1,21 @@
 //! `kloros bench`: measures settings on instances of their own, as an experiment would, and changes nothing.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use clap::Args;
 use kloros_actors::{
     facts::{Domain, Measurement, Metrics, Settings, TrialFailure, objective},
     observer::detectors::median,
-    seams::{Assignment, Bench},
+    seams::{Assignment, Bench, Purpose},
 };
 use serde::Serialize;
 
-use super::{Answer, ask, out::Out};
-use crate::{
-    bench::Runner,
-    clock::SystemClock,
-    home::{Home, HomeError},
+use super::{
+    Answer, ask,
+    out::{self, Out},
 };
+use crate::{bench::Runner, clock::SystemClock, home::Home, settings::Settings as Configuration};
 
 /// What is measured.
 #[derive(Args)]
@@ -56,20 +55,20 @@ struct Report {
 }
 
 pub(crate) async fn bench(home: &Home, args: BenchArgs, out: &mut Out) -> anyhow::Result<Answer> {
-    // Held throughout: a daemon's trials and these would only measure each other.
-    let _lock = home.lock().map_err(|error| match error {
-        HomeError::InUse { .. } => anyhow!("measuring needs the machine to itself; stop the daemon first: {error}"),
-        error => error.into(),
-    })?;
+    home.create()?;
     let (mut domain, settings) = match ask::parse(home, args.config.as_deref(), &args.domain, &args.settings)? {
         Ok(parsed) => parsed,
         Err(why) => return ask::no(&why, out),
     };
     domain.service.env_file = home.root().join(&domain.service.env_file);
     let exe = std::env::current_exe().context("cannot find this program's own file")?;
-    let runner = Runner::new(home.root().to_path_buf(), exe, Arc::new(SystemClock));
+    let configuration = Configuration::load(home.root(), args.config.as_deref())?;
+    let within = Duration::from_secs(configuration.rooms.dream.trial_timeout_s);
+    // The daemon may run: its measurements and these take turns.
+    let runner = Runner::new(home.root().to_path_buf(), exe, Arc::new(SystemClock), configuration.measuring.machine())
+        .heard_by(|in_the_way| out::aside(&format!("waits      {in_the_way}")));
     let report = tokio::select! {
-        report = measure(&runner, &domain, settings, &args, out) => report?,
+        report = measure((&runner, within), &domain, settings, &args, out) => report?,
         // Dropping the measurement ends its instance.
         interrupted = tokio::signal::ctrl_c() => {
             interrupted.context("cannot hear Ctrl-C")?;
@@ -82,7 +81,7 @@ pub(crate) async fn bench(home: &Home, args: BenchArgs, out: &mut Out) -> anyhow
 }
 
 async fn measure(
-    runner: &Runner,
+    (runner, within): (&Runner, Duration),
     domain: &Domain,
     settings: Settings,
     args: &BenchArgs,
@@ -109,7 +108,8 @@ async fn measure(
             }
             let settings = if is_given { report.settings.clone() } else { Settings::new() };
             let label = format!("bench.{run}.{}", if is_given { "then" } else { "now" });
-            match runner.measure(domain, Assignment { label, settings, seed }).await {
+            let assignment = Assignment { label, settings, seed, purpose: Purpose::Experiment, within };
+            match runner.measure(domain, assignment).await {
                 Ok(Measurement { metrics, .. }) => *(if is_given { &mut then } else { &mut now }) = Some(metrics),
                 Err(failure) => report.failures.push(failure),
             }

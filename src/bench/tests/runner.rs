@@ -14,13 +14,16 @@ use kloros_actors::{
         Apply, BenchSpec, ChatLoad, ChatSlo, Direction, Domain, FailureKind, Isolation, Key, Knob, KnobKind, Manager,
         Measurement, MetricSpec, ReadBack, Ready, ServiceSpec, Settings, TokenRange, TrialFailure, Value,
     },
-    seams::{Assignment, Bench, Clock},
+    seams::{Assignment, Bench, Clock, Purpose},
 };
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
 use super::endpoint::streamed;
-use crate::bench::Runner;
+use crate::{
+    bench::Runner,
+    lease::{Machine, Urgency},
+};
 
 /// The part of this test program that plays the service: started by the runner as a process of its own, named by its path.
 const INSTANCE: &str = "bench::tests::runner::plays_the_instance_when_the_runner_starts_it";
@@ -115,6 +118,16 @@ fn domain(argv: Vec<String>, bench: BenchSpec) -> Domain {
     }
 }
 
+/// Tests take turns within a house alone: each has a lease of its own.
+fn machine(home: &Path) -> Machine {
+    Machine::new(&home.join("lease"), Duration::from_secs(60))
+}
+
+fn assignment(label: &str, settings: Settings) -> Assignment {
+    let within = Duration::from_secs(120);
+    Assignment { label: label.to_owned(), settings, seed: 7, purpose: Purpose::Experiment, within }
+}
+
 struct House {
     home: TempDir,
     runner: Runner,
@@ -125,13 +138,13 @@ impl House {
         let home = tempfile::tempdir().unwrap();
         std::fs::write(home.path().join("live_env"), live_env).unwrap();
         let kloros = std::env::current_exe().unwrap();
-        let runner = Runner::new(home.path().to_owned(), kloros, Arc::new(Noon));
+        let runner = Runner::new(home.path().to_owned(), kloros, Arc::new(Noon), machine(home.path()));
         Self { home, runner }
     }
 
     async fn measure(&self, domain: &Domain) -> Result<Measurement, TrialFailure> {
         let settings = Settings::from([(Key::new("SLOTS").unwrap(), Value::Integer(8))]);
-        self.runner.measure(domain, Assignment { label: "x-practice/1".to_owned(), settings, seed: 7 }).await
+        self.runner.measure(domain, assignment("x-practice/1", settings)).await
     }
 
     fn directories(&self) -> usize {
@@ -233,8 +246,9 @@ async fn what_the_settings_cannot_help_is_infrastructure() {
     std::fs::remove_file(unreadable.home.path().join("live_env")).unwrap();
     std::fs::create_dir(unreadable.home.path().join("live_env")).unwrap();
     unreadable.check(&domain(instance(), chat()), FailureKind::Infrastructure, "live_env").await;
-    let homeless = Runner::new(PathBuf::from("/proc/none"), PathBuf::new(), Arc::new(Noon));
-    let assignment = Assignment { label: "x".to_owned(), settings: Settings::new(), seed: 1 };
+    let machine = machine(house.home.path());
+    let homeless = Runner::new(PathBuf::from("/proc/none"), PathBuf::new(), Arc::new(Noon), machine);
+    let assignment = assignment("x", Settings::new());
     let failure = homeless.measure(&domain(instance(), chat()), assignment).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::Infrastructure);
 }
@@ -268,4 +282,39 @@ async fn measurements_take_turns() {
         }
     };
     assert!(first.is_ok() && second.is_ok(), "{first:?} {second:?}");
+}
+
+#[tokio::test]
+async fn who_waits_for_the_machine_has_started_nothing_and_gives_up_without_blame() {
+    let house = House::new("");
+    let runner = Runner::new(
+        house.home.path().to_owned(),
+        PathBuf::new(),
+        Arc::new(Noon),
+        Machine::new(&house.home.path().join("lease"), Duration::from_millis(300)),
+    );
+    let _other = machine(house.home.path()).lease("kloros tune, trial 3", Urgency::Ordinary, |_| {}).await.unwrap();
+    let domain = domain(instance(), chat());
+    let mut waiting = Box::pin(runner.measure(&domain, assignment("d-1.b1.r1", Settings::new())));
+    let failure = loop {
+        assert_eq!((house.directories(), instances(house.home.path())), (0, 0));
+        if let Ok(outcome) = timeout(Duration::from_millis(20), &mut waiting).await {
+            break outcome.unwrap_err();
+        }
+    };
+    assert_eq!(failure.kind, FailureKind::Infrastructure);
+    assert!(failure.detail.contains("measuring.lease_wait_s") && failure.detail.contains("trial 3"), "{failure}");
+}
+
+#[tokio::test]
+async fn waiting_for_the_machine_is_no_part_of_the_time_that_a_trial_may_take() {
+    let house = House::new("");
+    let domain = domain(instance(), command(&["/bin/sleep", "300"]));
+    let other = machine(house.home.path()).lease("another", Urgency::Ordinary, |_| {}).await.unwrap();
+    let assignment = Assignment { within: Duration::from_millis(200), ..assignment("x", Settings::new()) };
+    let mut waiting = Box::pin(house.runner.measure(&domain, assignment));
+    assert!(timeout(Duration::from_millis(500), &mut waiting).await.is_err(), "it only waited");
+    drop(other);
+    assert_eq!(waiting.await.unwrap_err().kind, FailureKind::TimedOut);
+    assert_eq!(house.directories(), 0);
 }
