@@ -11,7 +11,7 @@ pub use kloros_supervision::{Collected, Down, Outlet, Socket};
 use ractor::RpcReplyPort;
 
 use crate::facts::{
-    CycleId, Domain, Entry, Incarnation, Kind, Measurement, Promotion, Proposal, Reading, Recorded, Settings,
+    CycleId, Domain, Entry, Incarnation, Kind, Measurement, Others, Promotion, Proposal, Reading, Recorded, Settings,
     TrialFailure,
 };
 
@@ -141,6 +141,7 @@ pub trait Bench: Send + Sync {
     /// the future ends the instance.
     ///
     /// A wait that is too long is an infrastructure failure; what takes longer than `within` once it is its turn has timed out.
+    /// What others disturbed is thrown away and measured again after a pause; disturbed again and again it has failed for that.
     async fn measure(&self, domain: &Domain, assignment: Assignment) -> Result<Measurement, TrialFailure>;
 }
 
@@ -157,6 +158,8 @@ pub struct Assignment {
     pub purpose: Purpose,
     /// How long it may take, from its turn on.
     pub within: Duration,
+    /// What others usually did during the measurements that this one is compared with; the first of them has none.
+    pub usual: Option<Others>,
 }
 
 /// What a measurement is made for.
@@ -166,6 +169,26 @@ pub enum Purpose {
     Validation,
     /// To find better settings.
     Experiment,
+}
+
+/// Who uses the GPUs.
+#[async_trait]
+pub trait GpuUsers: Send + Sync {
+    /// Returns the processes that have memory of a GPU, or used its time since this was asked last.
+    async fn users(&self) -> Result<Vec<GpuUser>, ProbeError>;
+}
+
+/// One process on one GPU.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GpuUser {
+    /// The GPU, by its UUID.
+    pub gpu: String,
+    /// The process, as the host counts.
+    pub pid: u32,
+    /// Its share of the GPU's time, from 0 to 1; absent where that cannot be told.
+    pub busy: Option<f64>,
+    /// Its share of the GPU's memory, from 0 to 1.
+    pub memory: f64,
 }
 
 /// How env files are read and replaced.

@@ -33,7 +33,7 @@ use crate::{
     host::HostProbe,
     inbox::Inbox,
     journal::{self, Store},
-    nvml::GpuProbe,
+    nvml::{GpuProbe, GpuTable},
     pending::PendingFiles,
     scrape::ServiceProbe,
     service::Services,
@@ -294,7 +294,9 @@ fn adapters(home: &Home, settings: &Settings, journal: Arc<dyn Journal>) -> anyh
     let exe = std::env::current_exe().context("cannot find this program's own file")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let services = Arc::new(Services::new(home.root().to_path_buf(), exe.clone()));
-    let runner = Runner::new(home.root().to_path_buf(), exe, Arc::clone(&clock), settings.measuring.machine());
+    let (machine, repeats) = (settings.measuring.machine(), settings.measuring.repeats());
+    let runner = Runner::new(home.root().to_path_buf(), exe, Arc::clone(&clock), machine, repeats);
+    let runner = runner.watching(Arc::new(GpuTable::new(None)));
     runner.sweep();
     let seams = Seams {
         journal,

@@ -221,7 +221,8 @@ impl State {
         candidate: Candidate,
         settings: Settings,
     ) -> Result<(), ActorProcessingErr> {
-        let assignment = trial_actor::assignment(&self.experiment, &self.config, &candidate, settings);
+        let before = self.trials.iter().chain(&self.confirmations);
+        let assignment = trial_actor::assignment(&self.experiment, &self.config, &candidate, settings, before);
         tracing::debug!(trial = %assignment.label, "trial begins");
         let done = myself.clone();
         let arguments = trial_actor::Arguments {

@@ -241,3 +241,32 @@ async fn a_metric_that_a_candidate_lacks_is_a_failure_to_the_search_and_no_numbe
     let ExperimentEnd::Won { winner, .. } = room.ended.next(SOON).await.unwrap() else { panic!("no winner") };
     assert!(winner.best.metrics.contains_key("rate"));
 }
+
+#[tokio::test]
+async fn a_trial_is_told_what_others_usually_did_during_those_before_it() {
+    let world = World::with_env("SEQS=2\n");
+    world.bench.others(&[0.5, 0.9, 0.4, 0.6]);
+    let room = open(&world).await;
+    room.run().await;
+    room.ended.next(SOON).await.unwrap();
+    let usual = world.bench.usual();
+    // The live settings come first; from then on the middle of what was seen, so that one burst moves nothing.
+    assert_eq!(usual[..6], [None, Some(0.5), Some(0.5), Some(0.5), Some(0.5), Some(0.5)]);
+    let Outcome::Measured(second) = &room.trials()[1].outcome else { panic!("it failed") };
+    assert_eq!(second.others.and_then(|others| others.cpu), Some(0.9));
+}
+
+#[tokio::test]
+async fn a_trial_that_others_disturbed_is_lost_and_blamed_on_nobody() {
+    let world = World::with_env("SEQS=2\n");
+    world.bench.script(|assignment| {
+        // Of the repeated runs of the best, one is disturbed for good.
+        if assignment.label.contains("g1.t02") || assignment.label.contains("g3.t02") {
+            return Err(failure(FailureKind::Disturbed));
+        }
+        Ok(rate(10.0 * number(&assignment.settings, "SEQS"), assignment))
+    });
+    let room = open(&world).await;
+    room.run().await;
+    assert!(matches!(room.ended.next(SOON).await.unwrap(), ExperimentEnd::Won { .. }));
+}

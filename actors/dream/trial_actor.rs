@@ -6,7 +6,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::{Config, search::Candidate};
 use crate::{
-    facts::{Domain, Experiment, Outcome, Settings},
+    facts::{Domain, Experiment, Outcome, Settings, Trial as Tried, usual},
     seams::{Assignment, Bench, Outlet, Purpose},
 };
 
@@ -29,13 +29,18 @@ pub(super) struct Arguments {
     pub(super) done: Outlet<Outcome>,
 }
 
-/// Returns what is to be measured for a candidate of `experiment`.
-pub(super) fn assignment(
+/// Returns what is to be measured for a candidate of `experiment`, after these trials of it.
+pub(super) fn assignment<'a>(
     experiment: &Experiment,
     config: &Config,
     candidate: &Candidate,
     settings: Settings,
+    before: impl Iterator<Item = &'a Tried>,
 ) -> Assignment {
+    let others = |trial: &'a Tried| match &trial.outcome {
+        Outcome::Measured(measurement) => measurement.others.as_ref(),
+        Outcome::Failed(_) => None,
+    };
     Assignment {
         label: format!("{}.g{}.t{:02}", experiment.id, candidate.generation, candidate.number),
         settings,
@@ -43,6 +48,7 @@ pub(super) fn assignment(
         seed: experiment.seed,
         purpose: Purpose::Experiment,
         within: Duration::from_secs(config.trial_timeout_s),
+        usual: usual(before.filter_map(others)),
     }
 }
 

@@ -17,6 +17,8 @@ mod live_load;
 
 mod trial_dir;
 
+mod others;
+
 mod request;
 
 mod load;
@@ -32,7 +34,7 @@ use kloros_actors::facts::{FailureKind, TrialFailure};
 #[cfg(test)]
 pub(crate) use live_load::LiveCounts;
 pub(crate) use live_load::{LiveLoad, LiveLoadSpec};
-pub(crate) use runner::Runner;
+pub(crate) use runner::{Repeats, Runner};
 
 /// Returns the failure of this kind, with words for a person.
 fn fail(kind: FailureKind, detail: impl Into<String>) -> TrialFailure {

@@ -5,17 +5,17 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::{Context, bail};
 use clap::Args;
 use kloros_actors::{
-    facts::{Domain, Measurement, Metrics, Settings, TrialFailure, objective},
+    facts::{Domain, Metrics, Settings, TrialFailure, objective, usual},
     observer::detectors::median,
     seams::{Assignment, Bench, Purpose},
 };
 use serde::Serialize;
 
 use super::{
-    Answer, ask,
+    Answer, ask, failures,
     out::{self, Out},
 };
-use crate::{bench::Runner, clock::SystemClock, home::Home, settings::Settings as Configuration};
+use crate::{bench::Runner, clock::SystemClock, home::Home, nvml::GpuTable, settings::Settings as Configuration};
 
 /// What is measured.
 #[derive(Args)]
@@ -50,6 +50,8 @@ struct Report {
     then: Vec<Metrics>,
     /// How much better each pair was, as a ratio.
     improvements: Vec<f64>,
+    /// How many samples were thrown away and measured again, because others disturbed them.
+    discarded: u32,
     /// Why runs failed.
     failures: Vec<TrialFailure>,
 }
@@ -65,8 +67,10 @@ pub(crate) async fn bench(home: &Home, args: BenchArgs, out: &mut Out) -> anyhow
     let configuration = Configuration::load(home.root(), args.config.as_deref())?;
     let within = Duration::from_secs(configuration.rooms.dream.trial_timeout_s);
     // The daemon may run: its measurements and these take turns.
-    let runner = Runner::new(home.root().to_path_buf(), exe, Arc::new(SystemClock), configuration.measuring.machine())
-        .heard_by(|in_the_way| out::aside(&format!("waits      {in_the_way}")));
+    let (machine, repeats) = (configuration.measuring.machine(), configuration.measuring.repeats());
+    let runner = Runner::new(home.root().to_path_buf(), exe, Arc::new(SystemClock), machine, repeats)
+        .watching(Arc::new(GpuTable::new(None)))
+        .heard_by(out::aside);
     let report = tokio::select! {
         report = measure((&runner, within), &domain, settings, &args, out) => report?,
         // Dropping the measurement ends its instance.
@@ -93,8 +97,10 @@ async fn measure(
         now: Vec::new(),
         then: Vec::new(),
         improvements: Vec::new(),
+        discarded: 0,
         failures: Vec::new(),
     };
+    let mut others = Vec::new();
     for run in 0..args.runs {
         let seed = args.seed.wrapping_add(u64::from(run));
         let (mut now, mut then) = (None, None);
@@ -108,9 +114,13 @@ async fn measure(
             }
             let settings = if is_given { report.settings.clone() } else { Settings::new() };
             let label = format!("bench.{run}.{}", if is_given { "then" } else { "now" });
-            let assignment = Assignment { label, settings, seed, purpose: Purpose::Experiment, within };
-            match runner.measure(domain, assignment).await {
-                Ok(Measurement { metrics, .. }) => *(if is_given { &mut then } else { &mut now }) = Some(metrics),
+            let (purpose, usual) = (Purpose::Experiment, usual(&others));
+            match runner.measure(domain, Assignment { label, settings, seed, purpose, within, usual }).await {
+                Ok(measurement) => {
+                    others.extend(measurement.others);
+                    report.discarded += measurement.discarded;
+                    *(if is_given { &mut then } else { &mut now }) = Some(measurement.metrics);
+                }
                 Err(failure) => report.failures.push(failure),
             }
         }
@@ -158,6 +168,7 @@ fn words(report: &Report, domain: &Domain) -> String {
             most * 100.0
         ));
     }
+    lines.extend((report.discarded > 0).then(|| failures::discarded(report.discarded)));
     lines.extend(report.failures.iter().map(|failure| format!("failed: {}: {}", failure.kind, failure.detail)));
     if compares && report.failures.is_empty() {
         let settings: Vec<String> = report.settings.iter().map(|(key, value)| format!("{key}={value}")).collect();

@@ -12,7 +12,7 @@ use axum::{
 use kloros_actors::{
     facts::{
         Apply, BenchSpec, ChatLoad, ChatSlo, Direction, Domain, FailureKind, Isolation, Key, Knob, KnobKind, Manager,
-        Measurement, MetricSpec, ReadBack, Ready, ServiceSpec, Settings, TokenRange, TrialFailure, Value,
+        Measurement, MetricSpec, Quiet, ReadBack, Ready, ServiceSpec, Settings, TokenRange, TrialFailure, Value,
     },
     seams::{Assignment, Bench, Clock, Purpose},
 };
@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 
 use super::endpoint::streamed;
 use crate::{
-    bench::Runner,
+    bench::{Repeats, Runner},
     lease::{Machine, Urgency},
 };
 
@@ -115,8 +115,16 @@ fn domain(argv: Vec<String>, bench: BenchSpec) -> Domain {
             MetricSpec { direction: Direction::Down, weight: 1.0, guard: None },
         )]),
         objectives: Vec::new(),
+        quiet: None,
     }
 }
+
+/// Whatever else the machine does is no part of most tests.
+const LOUD: Repeats = Repeats {
+    quiet: Quiet { others_max: 1.0, others_rise_max: 1.0 },
+    repeats_max: 0,
+    pause: Duration::from_millis(20),
+};
 
 /// Tests take turns within a house alone: each has a lease of its own.
 fn machine(home: &Path) -> Machine {
@@ -125,7 +133,7 @@ fn machine(home: &Path) -> Machine {
 
 fn assignment(label: &str, settings: Settings) -> Assignment {
     let within = Duration::from_secs(120);
-    Assignment { label: label.to_owned(), settings, seed: 7, purpose: Purpose::Experiment, within }
+    Assignment { label: label.to_owned(), settings, seed: 7, purpose: Purpose::Experiment, within, usual: None }
 }
 
 struct House {
@@ -138,7 +146,7 @@ impl House {
         let home = tempfile::tempdir().unwrap();
         std::fs::write(home.path().join("live_env"), live_env).unwrap();
         let kloros = std::env::current_exe().unwrap();
-        let runner = Runner::new(home.path().to_owned(), kloros, Arc::new(Noon), machine(home.path()));
+        let runner = Runner::new(home.path().to_owned(), kloros, Arc::new(Noon), machine(home.path()), LOUD);
         Self { home, runner }
     }
 
@@ -247,7 +255,7 @@ async fn what_the_settings_cannot_help_is_infrastructure() {
     std::fs::create_dir(unreadable.home.path().join("live_env")).unwrap();
     unreadable.check(&domain(instance(), chat()), FailureKind::Infrastructure, "live_env").await;
     let machine = machine(house.home.path());
-    let homeless = Runner::new(PathBuf::from("/proc/none"), PathBuf::new(), Arc::new(Noon), machine);
+    let homeless = Runner::new(PathBuf::from("/proc/none"), PathBuf::new(), Arc::new(Noon), machine, LOUD);
     let assignment = assignment("x", Settings::new());
     let failure = homeless.measure(&domain(instance(), chat()), assignment).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::Infrastructure);
@@ -292,6 +300,7 @@ async fn who_waits_for_the_machine_has_started_nothing_and_gives_up_without_blam
         PathBuf::new(),
         Arc::new(Noon),
         Machine::new(&house.home.path().join("lease"), Duration::from_millis(300)),
+        LOUD,
     );
     let _other = machine(house.home.path()).lease("kloros tune, trial 3", Urgency::Ordinary, |_| {}).await.unwrap();
     let domain = domain(instance(), chat());
@@ -317,4 +326,79 @@ async fn waiting_for_the_machine_is_no_part_of_the_time_that_a_trial_may_take() 
     drop(other);
     assert_eq!(waiting.await.unwrap_err().kind, FailureKind::TimedOut);
     assert_eq!(house.directories(), 0);
+}
+
+/// Children that use all the CPU there is; dropping them ends them.
+struct Burners(Vec<std::process::Child>);
+
+impl Burners {
+    fn on_every_core() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let burn = || std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+        Self((0..cores).map(|_| burn()).collect())
+    }
+}
+
+impl Drop for Burners {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_sample_that_a_burst_of_others_disturbed_is_thrown_away_and_measured_again() {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("live_env"), "").unwrap();
+    let burst = Arc::new(std::sync::Mutex::new(Some(Burners::on_every_core())));
+    let (heard, ends) = (Arc::new(std::sync::Mutex::new(Vec::new())), Arc::clone(&burst));
+    let hear = Arc::clone(&heard);
+    // Whatever else this machine does has to leave a moment's rest within a hundred tries.
+    let quiet = Quiet { others_max: 0.6, others_rise_max: 1.0 };
+    let repeats = Repeats { quiet, repeats_max: 100, pause: Duration::ZERO };
+    let kloros = std::env::current_exe().unwrap();
+    let runner = Runner::new(home.path().to_owned(), kloros, Arc::new(Noon), machine(home.path()), repeats).heard_by(
+        move |why| {
+            hear.lock().unwrap().push(why.to_owned());
+            // The burst is over.
+            ends.lock().unwrap().take();
+        },
+    );
+    let domain = domain(instance(), command(&["/bin/sh", "-c", "sleep 0.5; echo '{\"n\": 1}'"]));
+    let measurement = runner.measure(&domain, assignment("x", Settings::new())).await.unwrap();
+    let heard = heard.lock().unwrap();
+    assert!(heard[0].starts_with("disturbed: others used "), "{heard:?}");
+    assert_eq!(measurement.discarded as usize, heard.len());
+    assert!(measurement.others.unwrap().cpu.unwrap() <= 0.6, "{measurement:?}");
+}
+
+#[tokio::test]
+async fn what_is_disturbed_again_and_again_has_failed_for_that_and_leaves_nothing_behind() {
+    let mut house = House::new("");
+    let quiet = Quiet { others_max: 0.0, others_rise_max: 1.0 };
+    let repeats = Repeats { quiet, repeats_max: 2, pause: Duration::from_millis(1) };
+    let (kloros, machine) = (std::env::current_exe().unwrap(), machine(house.home.path()));
+    house.runner = Runner::new(house.home.path().to_owned(), kloros, Arc::new(Noon), machine, repeats);
+    let _burst = Burners::on_every_core();
+    let domain = domain(instance(), command(&["/bin/sh", "-c", "sleep 0.5; echo '{\"n\": 1}'"]));
+    house.check(&domain, FailureKind::Disturbed, "3 samples in a row were: others used").await;
+}
+
+#[tokio::test]
+async fn what_the_measured_instance_and_its_bench_use_is_not_the_load_of_others() {
+    let house = House::new("");
+    let busy = "timeout 0.5 sh -c 'while :; do :; done'; echo '{\"n\": 1}'";
+    let idle = "sleep 0.5; echo '{\"n\": 1}'";
+    // The bench uses a core; what others do meanwhile is the same for both, but for chance: so the best of three.
+    let mut least = [f64::INFINITY; 2];
+    for _ in 0..3 {
+        for (least, script) in least.iter_mut().zip([busy, idle]) {
+            let measurement = house.measure(&domain(instance(), command(&["/bin/sh", "-c", script]))).await.unwrap();
+            *least = least.min(measurement.others.unwrap().cpu.unwrap());
+        }
+    }
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as f64;
+    assert!(least[0] - least[1] < 0.5 / cores, "{least:?} on {cores} cores");
 }
