@@ -7,7 +7,8 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use super::{
     Config,
-    fitness::{Choice, choose, prospect, score, void},
+    closer::Searched,
+    fitness::{Choice, score, void},
     search::{Candidate, Plan, Search, Told},
     trial_actor,
 };
@@ -194,7 +195,7 @@ impl State {
         if self.is_hopeless() {
             return None;
         }
-        self.search.ask().into_iter().next().or_else(|| self.confirmation())
+        self.search.ask().into_iter().next().or_else(|| self.searched().next())
     }
 
     /// An experiment whose live settings cannot be measured, or whose first generation failed, says nothing.
@@ -203,16 +204,15 @@ impl State {
         live_failed || (self.search.generation_done().is_some() && void(&self.config, &self.trials).is_some())
     }
 
-    /// The claim of a single lucky measurement is worth little: live settings and the best take turns once more.
-    fn confirmation(&self) -> Option<Candidate> {
-        let best = prospect(&self.config, &self.domain.metrics, &self.trials, self.search.favourite()).ok()?;
-        let done = self.confirmations.len() as u32;
-        if done >= 2 * self.config.confirm_runs {
-            return None;
+    fn searched(&self) -> Searched<'_> {
+        Searched {
+            config: &self.config,
+            experiment: &self.experiment,
+            specs: &self.domain.metrics,
+            trials: &self.trials,
+            confirmations: &self.confirmations,
+            favourite: self.search.favourite(),
         }
-        let params = if done.is_multiple_of(2) { self.live.clone() } else { best.params.clone() };
-        let generation = self.experiment.spec.budget.max_generations + 1;
-        Some(Candidate { generation, number: done + 1, params })
     }
 
     async fn measure(
@@ -338,12 +338,7 @@ impl State {
     /// Makes the end durable, and with it that of the question where nothing is worth a deployment.
     async fn conclude(&self) -> Result<ExperimentEnd, ActorProcessingErr> {
         let experiment = self.experiment.id.clone();
-        let again = |parity: u32| -> Vec<Outcome> {
-            let of_it = self.confirmations.iter().filter(|trial| trial.number % 2 == parity);
-            of_it.map(|trial| trial.outcome.clone()).collect()
-        };
-        let (live, best, metrics) = (again(1), again(0), &self.domain.metrics);
-        let end = match choose(&self.config, metrics, &self.trials, self.search.favourite(), (&live, &best)) {
+        let end = match self.searched().conclusion() {
             Choice::Winner { best, measured, failed } => {
                 ExperimentEnd::Won { experiment, winner: self.winner(best, measured, failed) }
             }

@@ -40,10 +40,14 @@ async fn open(world: &World) -> Room {
 
 impl Room {
     async fn run(&self) -> Socket<Msg> {
+        self.run_with(Config::default()).await
+    }
+
+    async fn run_with(&self, config: Config) -> Socket<Msg> {
         let arguments = super::Arguments {
             seams: self.world.seams(),
             exits: self.exits.clone(),
-            config: Config { trial_timeout_s: 1, ..Config::default() },
+            config: Config { trial_timeout_s: 1, ..config },
             catalogue: catalogue(),
             experiment: experiment(),
             rest_s: 900,
@@ -269,4 +273,25 @@ async fn a_trial_that_others_disturbed_is_lost_and_blamed_on_nobody() {
     let room = open(&world).await;
     room.run().await;
     assert!(matches!(room.ended.next(SOON).await.unwrap(), ExperimentEnd::Won { .. }));
+}
+
+#[tokio::test]
+async fn a_noisy_service_that_does_not_apply_its_parameters_voids_the_experiment_after_a_closer_look() {
+    let world = World::with_env("SEQS=2\n");
+    let calls = AtomicU32::new(0);
+    world.bench.script(move |assignment| {
+        // Whatever is set: a little noise, and more of it when one setting is measured again and again.
+        let is_repeated = [".g3.", ".g4."].iter().any(|generation| assignment.label.contains(generation));
+        let sign = if calls.fetch_add(1, Ordering::SeqCst) / 2 % 2 == 0 { 1.0 } else { -1.0 };
+        Ok([("rate".to_owned(), 100.0 + sign * if is_repeated { 1.0 } else { 0.1 })].into())
+    });
+    let room = open(&world).await;
+    room.run_with(Config { flat_candidates_min: 2, stop_below: 0.0, ..Config::default() }).await;
+    let end = room.ended.next(SOON).await.unwrap();
+    let ExperimentEnd::Void { why, .. } = &end else { panic!("{end:?} after {:?}", room.trials()) };
+    assert!(why.contains("may not apply its parameters"), "{why}");
+    let of = |generation: u32| room.trials().iter().filter(|trial| trial.generation == generation).count();
+    // Live settings and the best took turns four times, and the worst came after them.
+    assert_eq!((of(3), of(4)), (8, 4));
+    assert_eq!(room.questions.next(SOON).await.unwrap().how, "void");
 }

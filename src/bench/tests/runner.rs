@@ -328,13 +328,21 @@ async fn waiting_for_the_machine_is_no_part_of_the_time_that_a_trial_may_take() 
     assert_eq!(house.directories(), 0);
 }
 
+/// What a bench does for half a second before it prints a number: nothing, or all that it can.
+const IDLE: &str = "select(undef, undef, undef, 0.5); print '{\"n\": 1}'";
+const BUSY: &str = "my $began = times; 1 while times() - $began < 0.5; print '{\"n\": 1}'";
+
+fn perl(program: &str) -> BenchSpec {
+    command(&["/usr/bin/perl", "-e", program])
+}
+
 /// Children that use all the CPU there is; dropping them ends them.
 struct Burners(Vec<std::process::Child>);
 
 impl Burners {
     fn on_every_core() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let burn = || std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+        let burn = || std::process::Command::new("/usr/bin/yes").stdout(std::process::Stdio::null()).spawn().unwrap();
         Self((0..cores).map(|_| burn()).collect())
     }
 }
@@ -366,7 +374,7 @@ async fn a_sample_that_a_burst_of_others_disturbed_is_thrown_away_and_measured_a
             ends.lock().unwrap().take();
         },
     );
-    let domain = domain(instance(), command(&["/bin/sh", "-c", "sleep 0.5; echo '{\"n\": 1}'"]));
+    let domain = domain(instance(), perl(IDLE));
     let measurement = runner.measure(&domain, assignment("x", Settings::new())).await.unwrap();
     let heard = heard.lock().unwrap();
     assert!(heard[0].starts_with("disturbed: others used "), "{heard:?}");
@@ -382,20 +390,18 @@ async fn what_is_disturbed_again_and_again_has_failed_for_that_and_leaves_nothin
     let (kloros, machine) = (std::env::current_exe().unwrap(), machine(house.home.path()));
     house.runner = Runner::new(house.home.path().to_owned(), kloros, Arc::new(Noon), machine, repeats);
     let _burst = Burners::on_every_core();
-    let domain = domain(instance(), command(&["/bin/sh", "-c", "sleep 0.5; echo '{\"n\": 1}'"]));
+    let domain = domain(instance(), perl(IDLE));
     house.check(&domain, FailureKind::Disturbed, "3 samples in a row were: others used").await;
 }
 
 #[tokio::test]
 async fn what_the_measured_instance_and_its_bench_use_is_not_the_load_of_others() {
     let house = House::new("");
-    let busy = "timeout 0.5 sh -c 'while :; do :; done'; echo '{\"n\": 1}'";
-    let idle = "sleep 0.5; echo '{\"n\": 1}'";
     // The bench uses a core; what others do meanwhile is the same for both, but for chance: so the best of three.
     let mut least = [f64::INFINITY; 2];
     for _ in 0..3 {
-        for (least, script) in least.iter_mut().zip([busy, idle]) {
-            let measurement = house.measure(&domain(instance(), command(&["/bin/sh", "-c", script]))).await.unwrap();
+        for (least, script) in least.iter_mut().zip([BUSY, IDLE]) {
+            let measurement = house.measure(&domain(instance(), perl(script))).await.unwrap();
             *least = least.min(measurement.others.unwrap().cpu.unwrap());
         }
     }
