@@ -272,20 +272,20 @@ fn beta(x: f64, above: u32, below: u32) -> f64 {
     let log_beta = log_gamma_of_half(above) + log_gamma_of_half(below) - log_gamma_of_half(above + below);
     let front = (a * x.ln() + b * (-x).ln_1p() - log_beta).exp() / a;
     let nonzero = |number: f64| if number.abs() < f64::MIN_POSITIVE { f64::MIN_POSITIVE } else { number };
-    let mut d = 1.0 / nonzero(1.0 - (a + b) * x / (a + 1.0));
-    let (mut c, mut fraction) = (1.0, d);
-    for term in 1..=FRACTION_TERMS_MAX {
-        let m = f64::from(term);
-        let even = m * (b - m) * x / ((a + 2.0 * m - 1.0) * (a + 2.0 * m));
-        let odd = -(a + m) * (a + b + m) * x / ((a + 2.0 * m) * (a + 2.0 * m + 1.0));
-        let mut last = 1.0;
-        for numerator in [even, odd] {
-            d = 1.0 / nonzero(1.0 + numerator * d);
-            c = nonzero(1.0 + numerator / c);
-            last = c * d;
-            fraction *= last;
+    let mut denominator = 1.0 / nonzero(1.0 - (a + b) * x / (a + 1.0));
+    let (mut numerator, mut fraction) = (1.0, denominator);
+    for term in (1..=FRACTION_TERMS_MAX).map(f64::from) {
+        let twice = a + 2.0 * term;
+        let even = term * (b - term) * x / ((twice - 1.0) * twice);
+        let odd = -(a + term) * (a + b + term) * x / (twice * (twice + 1.0));
+        let mut step = 1.0;
+        for part in [even, odd] {
+            denominator = 1.0 / nonzero(1.0 + part * denominator);
+            numerator = nonzero(1.0 + part / numerator);
+            step = numerator * denominator;
+            fraction *= step;
         }
-        if (last - 1.0).abs() < ROUNDING {
+        if (step - 1.0).abs() < ROUNDING {
             break;
         }
     }

@@ -282,7 +282,7 @@ async fn a_noisy_service_that_does_not_apply_its_parameters_voids_the_experiment
     world.bench.script(move |assignment| {
         // Whatever is set: a little noise, and more of it when one setting is measured again and again.
         let is_repeated = [".g3.", ".g4."].iter().any(|generation| assignment.label.contains(generation));
-        let sign = if calls.fetch_add(1, Ordering::SeqCst) / 2 % 2 == 0 { 1.0 } else { -1.0 };
+        let sign = if (calls.fetch_add(1, Ordering::SeqCst) / 2).is_multiple_of(2) { 1.0 } else { -1.0 };
         Ok([("rate".to_owned(), 100.0 + sign * if is_repeated { 1.0 } else { 0.1 })].into())
     });
     let room = open(&world).await;

@@ -51,7 +51,7 @@ pub(crate) struct Repeats {
     /// From when on it is disturbed, where the domain says nothing else.
     pub(crate) quiet: Quiet,
     /// How often it is measured again at most.
-    pub(crate) repeats_max: u32,
+    pub(crate) count_max: u32,
     /// How long the pause before that is; each further one is twice as long, up to a minute.
     pub(crate) pause: Duration,
 }
@@ -165,7 +165,7 @@ impl Bench for Runner {
                 return Ok(Measurement { discarded, ..measurement });
             };
             discarded += 1;
-            if discarded > self.repeats.repeats_max {
+            if discarded > self.repeats.count_max {
                 return Err(fail(FailureKind::Disturbed, format!("{discarded} samples in a row were: {why}")));
             }
             tracing::info!(

@@ -76,8 +76,8 @@ impl Folder {
         Err(io::Error::other(format!("{name} is replaced again and again")))
     }
 
-    /// Returns who has the file `name`: `None` where nobody has it, `Some(None)` where it does not say who.
-    pub(super) fn holder(&self, name: &str) -> io::Result<Option<Option<Party>>> {
+    /// Returns who has the file `name`; `None` where nobody has it, or who has it does not say so (yet).
+    pub(super) fn holder(&self, name: &str) -> io::Result<Option<Party>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = match rustix::fs::openat(&self.0, name, flags, Mode::empty()) {
             Ok(file) => File::from(file),
@@ -90,7 +90,7 @@ impl Folder {
             Err(Errno::WOULDBLOCK) => {
                 let mut text = Vec::new();
                 file.take(TEXT_BYTES_MAX).read_to_end(&mut text)?;
-                Ok(Some(serde_json::from_slice(&text).ok()))
+                Ok(serde_json::from_slice(&text).ok())
             }
             Err(errno) => Err(errno.into()),
         }
@@ -153,10 +153,9 @@ mod tests {
         let folder = Folder::open(&path).unwrap();
         assert!(folder.holder("slot").unwrap().is_none());
         let mut held = folder.take("slot").unwrap().unwrap();
-        assert!(matches!(folder.holder("slot").unwrap(), Some(None)));
         let party = Party::waiting("a trial", Urgency::Ordinary, 7, 100);
         held.say(&party);
-        assert_eq!(folder.holder("slot").unwrap(), Some(Some(party)));
+        assert_eq!(folder.holder("slot").unwrap(), Some(party));
         assert!(Folder::open(&path).unwrap().take("slot").unwrap().is_none());
         drop(held);
         assert!(folder.holder("slot").unwrap().is_none());

@@ -134,13 +134,13 @@ impl Machine {
         for seat in (1..=SEATS).filter(|seat| Some(*seat) != own) {
             // Somebody who has just sat down and not yet said who it is comes after this one.
             let holder = folder.holder(&name_of(seat)).map_err(|source| self.unusable(source))?;
-            waiting.extend(holder.flatten());
+            waiting.extend(holder);
         }
         Ok(waiting)
     }
 
     fn standing(&self, folder: &Folder, own: Option<u32>) -> Result<Standing, LeaseError> {
-        let measures = folder.holder(SLOT).map_err(|source| self.unusable(source))?.flatten();
+        let measures = folder.holder(SLOT).map_err(|source| self.unusable(source))?;
         Ok(Standing::of(measures.as_ref(), self.waiting(folder, own)?, now_us()))
     }
 

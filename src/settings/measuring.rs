@@ -58,7 +58,7 @@ impl Measuring {
     pub(crate) fn repeats(&self) -> Repeats {
         Repeats {
             quiet: Quiet { others_max: self.others_max, others_rise_max: self.others_rise_max },
-            repeats_max: self.repeats_max,
+            count_max: self.repeats_max,
             pause: Duration::from_secs_f64(self.repeat_after_s),
         }
     }
@@ -73,7 +73,8 @@ impl Measuring {
         check.between("repeat_after_s", self.repeat_after_s, 0.0, 60.0);
         let mut problems = check.problems();
         if !is_plain(&self.lease_folder) {
-            let what = format!("{:?} is no absolute path without ..: every home must mean the same", self.lease_folder);
+            let folder = self.lease_folder.display().to_string();
+            let what = format!("{folder:?} is no absolute path without ..: every home must mean the same");
             problems.push(Problem { key: "measuring.lease_folder".to_owned(), what });
         }
         problems

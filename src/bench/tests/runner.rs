@@ -120,11 +120,8 @@ fn domain(argv: Vec<String>, bench: BenchSpec) -> Domain {
 }
 
 /// Whatever else the machine does is no part of most tests.
-const LOUD: Repeats = Repeats {
-    quiet: Quiet { others_max: 1.0, others_rise_max: 1.0 },
-    repeats_max: 0,
-    pause: Duration::from_millis(20),
-};
+const LOUD: Repeats =
+    Repeats { quiet: Quiet { others_max: 1.0, others_rise_max: 1.0 }, count_max: 0, pause: Duration::from_millis(20) };
 
 /// Tests take turns within a house alone: each has a lease of its own.
 fn machine(home: &Path) -> Machine {
@@ -365,7 +362,7 @@ async fn a_sample_that_a_burst_of_others_disturbed_is_thrown_away_and_measured_a
     let hear = Arc::clone(&heard);
     // Whatever else this machine does has to leave a moment's rest within a hundred tries.
     let quiet = Quiet { others_max: 0.6, others_rise_max: 1.0 };
-    let repeats = Repeats { quiet, repeats_max: 100, pause: Duration::ZERO };
+    let repeats = Repeats { quiet, count_max: 100, pause: Duration::ZERO };
     let kloros = std::env::current_exe().unwrap();
     let runner = Runner::new(home.path().to_owned(), kloros, Arc::new(Noon), machine(home.path()), repeats).heard_by(
         move |why| {
@@ -386,7 +383,7 @@ async fn a_sample_that_a_burst_of_others_disturbed_is_thrown_away_and_measured_a
 async fn what_is_disturbed_again_and_again_has_failed_for_that_and_leaves_nothing_behind() {
     let mut house = House::new("");
     let quiet = Quiet { others_max: 0.0, others_rise_max: 1.0 };
-    let repeats = Repeats { quiet, repeats_max: 2, pause: Duration::from_millis(1) };
+    let repeats = Repeats { quiet, count_max: 2, pause: Duration::from_millis(1) };
     let (kloros, machine) = (std::env::current_exe().unwrap(), machine(house.home.path()));
     house.runner = Runner::new(house.home.path().to_owned(), kloros, Arc::new(Noon), machine, repeats);
     let _burst = Burners::on_every_core();
