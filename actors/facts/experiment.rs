@@ -253,3 +253,27 @@ impl ExperimentEnd {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_measurement_of_before_the_load_of_others_was_watched_can_still_be_read() {
+        let old = r#"{"metrics":{"rate":1.5},"samples":9,"window_ms":1500,"in_effect":{},"source":"chat","at_ms":7}"#;
+        let read: Measurement = serde_json::from_str(old).unwrap();
+        assert_eq!((read.samples, read.others, read.discarded), (9, None, 0));
+        let others = Some(Others { cpu: Some(0.5), ..Others::default() });
+        let new = Measurement { others, discarded: 2, ..read };
+        assert_eq!(serde_json::from_str::<Measurement>(&serde_json::to_string(&new).unwrap()).unwrap(), new);
+    }
+
+    #[test]
+    fn only_circumstances_are_blamed_on_nobody() {
+        use FailureKind::{BenchFailed, DidNotStart, Died, Disturbed, Infrastructure, NotInEffect, NotReady, TimedOut};
+        for kind in [DidNotStart, NotReady, NotInEffect, Died, TimedOut, BenchFailed] {
+            assert!(!kind.is_of_circumstances(), "{kind}");
+        }
+        assert!(Infrastructure.is_of_circumstances() && Disturbed.is_of_circumstances());
+    }
+}
