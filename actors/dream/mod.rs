@@ -48,7 +48,7 @@ pub struct Config {
     pub flat_alpha: f64,
     /// How often live settings, best and worst candidate are measured again where the candidates may be alike.
     pub flat_runs: u32,
-    /// When a trial is ended, in seconds.
+    /// When a trial is ended, in seconds from its turn to measure on.
     pub trial_timeout_s: u64,
 }
 

@@ -51,7 +51,7 @@ pub struct Arguments {
     pub config: Config,
     /// The domains.
     pub catalogue: Arc<Catalogue>,
-    /// When a run is ended.
+    /// When a run is ended, from its turn to measure on.
     pub run_within: Duration,
 }
 
