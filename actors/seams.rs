@@ -2,7 +2,7 @@
 //!
 //! Each is the consumer's: it says what the loop needs, in the loop's words. The adapters in `src/` decide nothing.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -11,7 +11,7 @@ pub use kloros_supervision::{Collected, Down, Outlet, Socket};
 use ractor::RpcReplyPort;
 
 use crate::facts::{
-    CycleId, Domain, Entry, Incarnation, Kind, Measurement, Promotion, Proposal, Reading, Recorded, Settings,
+    CycleId, Domain, Entry, Incarnation, Kind, Measurement, Others, Promotion, Proposal, Reading, Recorded, Settings,
     TrialFailure,
 };
 
@@ -136,8 +136,12 @@ pub enum ProbeError {
 /// How a configuration is measured.
 #[async_trait]
 pub trait Bench: Send + Sync {
-    /// Starts an instance of the domain's service with `settings` over its env file, waits until it is ready and
-    /// runs with them, measures it, ends it, and returns what was measured. Dropping the future ends the instance.
+    /// Waits until nobody else measures on this machine, starts an instance of the domain's service with `settings` over its
+    /// env file, waits until it is ready and runs with them, measures it, ends it, and returns what was measured. Dropping
+    /// the future ends the instance.
+    ///
+    /// A wait that is too long is an infrastructure failure; what takes longer than `within` once it is its turn has timed out.
+    /// What others disturbed is thrown away and measured again after a pause; disturbed again and again it has failed for that.
     async fn measure(&self, domain: &Domain, assignment: Assignment) -> Result<Measurement, TrialFailure>;
 }
 
@@ -150,6 +154,41 @@ pub struct Assignment {
     pub settings: Settings,
     /// The seed of the load: equal seeds send equal requests.
     pub seed: u64,
+    /// Whose turn it is first when several wait for the machine.
+    pub purpose: Purpose,
+    /// How long it may take, from its turn on.
+    pub within: Duration,
+    /// What others usually did during the measurements that this one is compared with; the first of them has none.
+    pub usual: Option<Others>,
+}
+
+/// What a measurement is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To judge a change that is live and not proven: it goes first.
+    Validation,
+    /// To find better settings.
+    Experiment,
+}
+
+/// Who uses the GPUs.
+#[async_trait]
+pub trait GpuUsers: Send + Sync {
+    /// Returns the processes that have memory of a GPU, or used its time since this was asked last.
+    async fn users(&self) -> Result<Vec<GpuUser>, ProbeError>;
+}
+
+/// One process on one GPU.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GpuUser {
+    /// The GPU, by its UUID.
+    pub gpu: String,
+    /// The process, as the host counts.
+    pub pid: u32,
+    /// Its share of the GPU's time, from 0 to 1; absent where that cannot be told.
+    pub busy: Option<f64>,
+    /// Its share of the GPU's memory, from 0 to 1.
+    pub memory: f64,
 }
 
 /// How env files are read and replaced.

@@ -1,7 +1,7 @@
 //! Doubles of what is plugged in, for the tests of the rooms: all in memory, each scripted by its test.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
@@ -19,9 +19,9 @@ use crate::{
     facts::{
         Apply, Authority, Autonomy, BenchSpec, Budget, Change, CycleId, Deployment, DeploymentId, Direction, Domain,
         Entry, Experiment, ExperimentId, ExperimentSpec, Fact, FailureKind, Incarnation, Isolation, Key, Kind, Knob,
-        KnobKind, Manager, Measurement, MetricSpec, Metrics, Origin, Promotion, PromotionId, Question, QuestionId,
-        ReadBack, Ready, Reason, Recorded, Ruled, ServiceSpec, Settings, Stage, Step, TrialFailure, Value, Verdict,
-        stages,
+        KnobKind, Manager, Measurement, MetricSpec, Metrics, Origin, Others, Promotion, PromotionId, Question,
+        QuestionId, ReadBack, Ready, Reason, Recorded, Ruled, ServiceSpec, Settings, Stage, Step, TrialFailure, Value,
+        Verdict, stages,
     },
     seams::{
         Appended, Assignment, Bench, Clock, EnvFile, EnvStore, EnvStoreError, Journal, JournalError, PendingStore,
@@ -228,6 +228,10 @@ pub(crate) struct ScriptedBench {
     script: Mutex<Option<Arc<Script>>>,
     hangs: AtomicBool,
     labels: Mutex<Vec<String>>,
+    /// What others do during the next measurements.
+    others: Mutex<VecDeque<Others>>,
+    /// What each measurement was told to be usual.
+    usual: Mutex<Vec<Option<Others>>>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -239,6 +243,17 @@ impl ScriptedBench {
     /// From now on nothing that is begun ends, until told otherwise.
     pub(crate) fn hang(&self, hangs: bool) {
         self.hangs.store(hangs, Ordering::SeqCst);
+    }
+
+    /// Others use so much of the CPUs during the next measurements.
+    pub(crate) fn others(&self, cpu: &[f64]) {
+        let others = |cpu: &f64| Others { cpu: Some(*cpu), ..Others::default() };
+        *self.others.lock().unwrap() = cpu.iter().map(others).collect();
+    }
+
+    /// Returns what each measurement was told that others usually use of the CPUs.
+    pub(crate) fn usual(&self) -> Vec<Option<f64>> {
+        self.usual.lock().unwrap().iter().map(|usual| usual.and_then(|usual| usual.cpu)).collect()
     }
 
     /// Returns the labels of what was begun, in order.
@@ -266,7 +281,8 @@ impl Bench for ScriptedBench {
         self.labels.lock().unwrap().push(assignment.label.clone());
         if self.hangs.load(Ordering::SeqCst) {
             let _instance = CountsDrop(Arc::clone(&self.dropped));
-            std::future::pending::<()>().await;
+            let late = |_| TrialFailure { kind: FailureKind::TimedOut, detail: "it hangs".to_owned() };
+            tokio::time::timeout(assignment.within, std::future::pending::<()>()).await.map_err(late)?;
         }
         let script = self.script.lock().unwrap().clone();
         let metrics = match script {
@@ -274,7 +290,10 @@ impl Bench for ScriptedBench {
             None => rate(10.0 * number(&assignment.settings, "SEQS"), &assignment),
         };
         let in_effect = assignment.settings.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-        Ok(Measurement { metrics, samples: 50, window_ms: 1000, in_effect, source: "a script".into(), at_ms: 0 })
+        let others = self.others.lock().unwrap().pop_front();
+        self.usual.lock().unwrap().push(assignment.usual);
+        let (source, discarded) = ("a script".into(), 0);
+        Ok(Measurement { metrics, samples: 50, window_ms: 1000, in_effect, source, at_ms: 0, others, discarded })
     }
 }
 
@@ -595,6 +614,7 @@ pub(crate) fn domain(name: &str) -> Domain {
         bench: BenchSpec::Command { argv: Vec::new(), timeout_s: 1 },
         metrics: [("rate".to_owned(), MetricSpec { direction: Direction::Up, weight: 1.0, guard: None })].into(),
         objectives: Vec::new(),
+        quiet: None,
     }
 }
 

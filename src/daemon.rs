@@ -33,7 +33,7 @@ use crate::{
     host::HostProbe,
     inbox::Inbox,
     journal::{self, Store},
-    nvml::GpuProbe,
+    nvml::{GpuProbe, GpuTable},
     pending::PendingFiles,
     scrape::ServiceProbe,
     service::Services,
@@ -128,7 +128,7 @@ struct House {
 
 impl House {
     fn new(home: &Home, store: Store, settings: Settings, seed: u64) -> anyhow::Result<Self> {
-        let (seams, services) = adapters(home, Arc::new(store.clone()))?;
+        let (seams, services) = adapters(home, &settings, Arc::new(store.clone()))?;
         let catalogue = Arc::new(with_paths_in(home, settings.catalogue.clone()));
         Ok(Self { home: home.clone(), store, settings, catalogue, services, seams, seed })
     }
@@ -232,6 +232,7 @@ impl House {
             metrics_address: self.settings.shell.metrics_address.to_string(),
             domains,
             services: Box::new(move || look_at(Arc::clone(&services), Arc::clone(&looked_at)).boxed()),
+            machine: self.settings.measuring.machine(),
         };
         let api = Api {
             control: control.clone(),
@@ -289,14 +290,18 @@ async fn look_at(services: Arc<Services>, domains: Arc<Vec<Domain>>) -> Vec<Serv
 }
 
 /// Returns what is plugged into the loop of this home, and the services among it.
-fn adapters(home: &Home, journal: Arc<dyn Journal>) -> anyhow::Result<(Seams, Arc<Services>)> {
+fn adapters(home: &Home, settings: &Settings, journal: Arc<dyn Journal>) -> anyhow::Result<(Seams, Arc<Services>)> {
     let exe = std::env::current_exe().context("cannot find this program's own file")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let services = Arc::new(Services::new(home.root().to_path_buf(), exe.clone()));
+    let (machine, repeats) = (settings.measuring.machine(), settings.measuring.repeats());
+    let runner = Runner::new(home.root().to_path_buf(), exe, Arc::clone(&clock), machine, repeats);
+    let runner = runner.watching(Arc::new(GpuTable::new(None)));
+    runner.sweep();
     let seams = Seams {
         journal,
-        clock: Arc::clone(&clock),
-        bench: Arc::new(Runner::new(home.root().to_path_buf(), exe, clock)),
+        clock,
+        bench: Arc::new(runner),
         env: Arc::new(EnvFiles::default()),
         services: services.clone(),
         pending: Arc::new(PendingFiles::new(&home.pending_folder())),
@@ -307,7 +312,7 @@ fn adapters(home: &Home, journal: Arc<dyn Journal>) -> anyhow::Result<(Seams, Ar
 /// Undoes what is pending in a home whose journal cannot be opened.
 async fn take_back(home: &Home, settings: &Settings, error: &JournalError) -> anyhow::Result<()> {
     tracing::error!(%error, "there is no journal, what is pending is undone and nothing else is done");
-    let (seams, services) = adapters(home, Arc::new(journal::Lost(error.to_string())))?;
+    let (seams, services) = adapters(home, settings, Arc::new(journal::Lost(error.to_string())))?;
     let catalogue = with_paths_in(home, settings.catalogue.clone());
     // It returns the error that is known already.
     deployer::recover(&seams, &catalogue, &settings.rooms.deployer).await.ok();

@@ -13,6 +13,7 @@ mod host;
 mod inbox;
 mod journal;
 mod lab;
+mod lease;
 mod nvml;
 mod pending;
 mod process;

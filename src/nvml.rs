@@ -11,6 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod users;
+
 use async_trait::async_trait;
 use kloros_actors::{
     facts::Reading,
@@ -20,6 +22,8 @@ use nvml_wrapper::{
     Device, Nvml, bitmasks::device::ThrottleReasons, enum_wrappers::device::TemperatureSensor, error::NvmlError,
 };
 use tokio::{sync::oneshot, time::timeout};
+
+pub(crate) use users::GpuTable;
 
 /// How long one reading of all GPUs may take; the first one after a while may wake them up.
 const READ_MAX: Duration = Duration::from_secs(10);

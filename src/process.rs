@@ -31,6 +31,8 @@ mod read_back;
 
 mod incarnation;
 
+mod usage;
+
 mod secrets;
 
 use capture::{Capture, drain};
@@ -38,6 +40,7 @@ pub(crate) use incarnation::{of_metrics, of_port, of_process};
 pub(crate) use read_back::{ask, environment, shown};
 pub(crate) use ready::{ReadyError, answers, http_client, is_well, ready};
 pub(crate) use secrets::Secrets;
+pub(crate) use usage::{Own, Usage, family, usage};
 
 /// How much of a child's output is kept, in bytes, of stdout alone and of both together; the oldest goes first.
 pub(crate) const CAPTURE_BYTES_MAX: usize = 256 * 1024;

@@ -37,6 +37,7 @@ impl Daemon {
             .arg(home)
             .env("KLOROS__SHELL__METRICS_ADDRESS", metrics.to_string())
             .env("KLOROS__SHELL__LOG", "warn")
+            .env("KLOROS__MEASURING__LEASE_FOLDER", home.join("lease"))
             .stdout(Stdio::null())
             .spawn()
             .unwrap();

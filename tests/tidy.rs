@@ -46,8 +46,8 @@ const HOUSE_FILES: [&str; 9] =
 /// The modules of `src/` that plug the machine into a seam; none knows another.
 const ADAPTERS: [&str; 9] = ["bench", "journal", "env_store", "service", "host", "nvml", "scrape", "pending", "clock"];
 
-/// What adapters share: processes with what they leave behind, and the paths of the home.
-const UTILITIES: [&str; 2] = ["process", "home"];
+/// What adapters share: processes with what they leave behind, the paths of the home, and whose turn it is to measure.
+const UTILITIES: [&str; 3] = ["process", "home", "lease"];
 
 /// What touches the machine, which the loop does through a seam alone.
 const MACHINE: [&str; 7] =

@@ -84,7 +84,7 @@ impl Bench {
     fn tune(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kloros"));
         command.arg("--home").arg(self.path("home")).arg("tune").args(arguments).current_dir(self.folder.path());
-        command.stdin(Stdio::null());
+        command.env("KLOROS__MEASURING__LEASE_FOLDER", self.path("lease")).stdin(Stdio::null());
         command
     }
 
@@ -474,4 +474,38 @@ fn a_malformed_line_is_answered_with_an_error_and_exit_code_2() {
     drop(caller.child.stdin.take());
     assert_eq!(caller.hear(), json!({"error": "the input ended before the first line"}));
     assert_eq!(caller.ended(), 2);
+}
+
+#[test]
+fn two_runs_take_turns_and_one_that_is_killed_gives_its_turn_back() {
+    let bench = Bench::new(SPACE, "if [ ! -e holds ]; then : > holds; sleep 600; fi\necho '{\"latency_ms\": 1}'");
+    let tune = |name: &str| {
+        let mut tune = bench.tune(&["--space", "space.toml", "--budget", "1", "--resume", name, "--", "./bench"]);
+        tune.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
+    };
+    let mut first = tune("one.jsonl");
+    until("the first one measures", || bench.path("holds").exists());
+    let mut second = tune("two.jsonl");
+    let mut heard = BufReader::new(second.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let why = heard.find(|line| line.starts_with("waits")).unwrap();
+    assert_eq!(why, format!("waits      process {} with kloros tune, trial 1 measures", first.id()));
+    assert_eq!(bench.lines("seen").len(), 1, "the second one has started nothing");
+    first.kill().unwrap();
+    first.wait().unwrap();
+    second.wait().unwrap();
+    assert_eq!(bench.journal("two.jsonl").len(), 1);
+}
+
+#[test]
+fn a_turn_that_does_not_come_in_time_ends_the_run_and_says_which_setting_allows_how_long() {
+    let bench = Bench::new(SPACE, "if [ ! -e holds ]; then : > holds; sleep 600; fi\necho '{\"latency_ms\": 1}'");
+    let mut first = bench.tune(&["--space", "space.toml", "--", "./bench"]).stderr(Stdio::null()).spawn().unwrap();
+    until("the first one measures", || bench.path("holds").exists());
+    let mut second = bench.tune(&["--space", "space.toml", "--", "./bench"]);
+    let second = second.env("KLOROS__MEASURING__LEASE_WAIT_S", "1").output().unwrap();
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let said = text(&second.stderr);
+    assert_eq!(second.status.code(), Some(2), "{said}");
+    assert!(said.contains("measuring.lease_wait_s") && said.contains("trial 1 measures"), "{said}");
 }

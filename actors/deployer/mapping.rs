@@ -166,6 +166,7 @@ mod tests {
             bench: BenchSpec::Command { argv: Vec::new(), timeout_s: 1 },
             metrics: BTreeMap::new(),
             objectives: Vec::new(),
+            quiet: None,
         }
     }
 

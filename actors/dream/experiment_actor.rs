@@ -1,13 +1,14 @@
 //! One experiment: asks the search, measures what it proposes, and says what came of it.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use kloros_supervision::to_self;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use super::{
     Config,
-    fitness::{Choice, choose, prospect, score, void},
+    closer::Searched,
+    fitness::{Choice, score, void},
     search::{Candidate, Plan, Search, Told},
     trial_actor,
 };
@@ -20,7 +21,7 @@ use crate::{
     },
     meters,
     record::{Ending, record, wake},
-    seams::{Assignment, Outlet, Query, Seams},
+    seams::{Outlet, Query, Seams},
 };
 
 /// What an experiment says.
@@ -194,7 +195,7 @@ impl State {
         if self.is_hopeless() {
             return None;
         }
-        self.search.ask().into_iter().next().or_else(|| self.confirmation())
+        self.search.ask().into_iter().next().or_else(|| self.searched().next())
     }
 
     /// An experiment whose live settings cannot be measured, or whose first generation failed, says nothing.
@@ -203,16 +204,15 @@ impl State {
         live_failed || (self.search.generation_done().is_some() && void(&self.config, &self.trials).is_some())
     }
 
-    /// The claim of a single lucky measurement is worth little: live settings and the best take turns once more.
-    fn confirmation(&self) -> Option<Candidate> {
-        let best = prospect(&self.config, &self.domain.metrics, &self.trials, self.search.favourite()).ok()?;
-        let done = self.confirmations.len() as u32;
-        if done >= 2 * self.config.confirm_runs {
-            return None;
+    fn searched(&self) -> Searched<'_> {
+        Searched {
+            config: &self.config,
+            experiment: &self.experiment,
+            specs: &self.domain.metrics,
+            trials: &self.trials,
+            confirmations: &self.confirmations,
+            favourite: self.search.favourite(),
         }
-        let params = if done.is_multiple_of(2) { self.live.clone() } else { best.params.clone() };
-        let generation = self.experiment.spec.budget.max_generations + 1;
-        Some(Candidate { generation, number: done + 1, params })
     }
 
     async fn measure(
@@ -221,15 +221,14 @@ impl State {
         candidate: Candidate,
         settings: Settings,
     ) -> Result<(), ActorProcessingErr> {
-        let label = format!("{}.g{}.t{:02}", self.experiment.id, candidate.generation, candidate.number);
-        tracing::debug!(trial = %label, "trial begins");
+        let before = self.trials.iter().chain(&self.confirmations);
+        let assignment = trial_actor::assignment(&self.experiment, &self.config, &candidate, settings, before);
+        tracing::debug!(trial = %assignment.label, "trial begins");
         let done = myself.clone();
         let arguments = trial_actor::Arguments {
             bench: Arc::clone(&self.seams.bench),
             domain: self.domain.clone(),
-            // Every candidate of an experiment meets the same load, so that they differ by their settings alone.
-            assignment: Assignment { label, settings, seed: self.experiment.seed },
-            within: Duration::from_secs(self.config.trial_timeout_s),
+            assignment,
             done: Outlet::to(move |outcome| {
                 // An experiment that is gone is resumed from the journal and measures this candidate again.
                 done.send_message(Msg::Tried(outcome)).ok();
@@ -339,12 +338,7 @@ impl State {
     /// Makes the end durable, and with it that of the question where nothing is worth a deployment.
     async fn conclude(&self) -> Result<ExperimentEnd, ActorProcessingErr> {
         let experiment = self.experiment.id.clone();
-        let again = |parity: u32| -> Vec<Outcome> {
-            let of_it = self.confirmations.iter().filter(|trial| trial.number % 2 == parity);
-            of_it.map(|trial| trial.outcome.clone()).collect()
-        };
-        let (live, best, metrics) = (again(1), again(0), &self.domain.metrics);
-        let end = match choose(&self.config, metrics, &self.trials, self.search.favourite(), (&live, &best)) {
+        let end = match self.searched().conclusion() {
             Choice::Winner { best, measured, failed } => {
                 ExperimentEnd::Won { experiment, winner: self.winner(best, measured, failed) }
             }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::Config;
 use crate::facts::{
-    Best, FailureKind, MetricSpec, Metrics, Outcome, Params, Trial,
+    Best, MetricSpec, Metrics, Outcome, Params, Trial,
     objective::{LOG_RATIO_MAX, log_ratio, objective},
 };
 
@@ -144,7 +144,7 @@ pub fn choose(
         Err(choice) => return choice,
     };
     let blamed = best_again.iter().find_map(|outcome| match outcome {
-        Outcome::Failed(failure) if failure.kind != FailureKind::Infrastructure => Some(failure),
+        Outcome::Failed(failure) if !failure.kind.is_of_circumstances() => Some(failure),
         Outcome::Failed(_) | Outcome::Measured(_) => None,
     });
     if let Some(failure) = blamed {
@@ -231,7 +231,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::facts::{Direction, ExperimentId, Guard, Measurement, TrialFailure, Value};
+    use crate::facts::{Direction, ExperimentId, FailureKind, Guard, Measurement, TrialFailure, Value};
 
     fn specs() -> BTreeMap<String, MetricSpec> {
         let guard = |loss_max, value_max| Some(Guard { loss_max, value_max });
@@ -332,6 +332,8 @@ mod tests {
             in_effect: BTreeMap::new(),
             source: "chat at 127.0.0.1:1".to_owned(),
             at_ms: 0,
+            others: None,
+            discarded: 0,
         })
     }
 

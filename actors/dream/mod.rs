@@ -15,6 +15,10 @@ pub mod search;
 
 pub mod fitness;
 
+pub mod flat;
+
+pub mod closer;
+
 pub use experiment_actor::{Arguments, Exits, ExperimentActor, Msg};
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +41,15 @@ pub struct Config {
     pub confirm_runs: u32,
     /// The experiment is void when a larger share of its first generation failed.
     pub failed_max_ratio: f64,
-    /// When a trial is ended, in seconds.
+    /// How many candidates far apart it takes to find that the service may not apply its parameters.
+    pub flat_candidates_min: u32,
+    /// Candidates that spread less than so many times the noise count as alike, and the experiment as void.
+    pub flat_max_ratio: f64,
+    /// The chance of calling candidates alike that are not which is accepted.
+    pub flat_alpha: f64,
+    /// How often live settings, best and worst candidate are measured again where the candidates may be alike.
+    pub flat_runs: u32,
+    /// When a trial is ended, in seconds from its turn to measure on.
     pub trial_timeout_s: u64,
 }
 
@@ -50,6 +62,10 @@ impl Default for Config {
             gain_min: 0.03,
             confirm_runs: 2,
             failed_max_ratio: 0.7,
+            flat_candidates_min: 6,
+            flat_max_ratio: 1.5,
+            flat_alpha: 0.05,
+            flat_runs: 4,
             trial_timeout_s: 300,
         }
     }
@@ -65,6 +81,10 @@ impl Config {
         check.between("gain_min", self.gain_min, 0.0, 10.0);
         check.between("confirm_runs", f64::from(self.confirm_runs), 0.0, 20.0);
         check.between("failed_max_ratio", self.failed_max_ratio, 0.0, 1.0);
+        check.between("flat_candidates_min", f64::from(self.flat_candidates_min), 2.0, 1000.0);
+        check.between("flat_max_ratio", self.flat_max_ratio, 0.0, 100.0);
+        check.between("flat_alpha", self.flat_alpha, 0.0, 0.5);
+        check.between("flat_runs", f64::from(self.flat_runs), 0.0, 20.0);
         check.between("trial_timeout_s", self.trial_timeout_s as f64, 1.0, 86_400.0);
         check.problems()
     }

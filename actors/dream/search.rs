@@ -249,7 +249,7 @@ fn outcome_of(told: Told) -> Outcome {
     match told {
         Told::Fitness(fitness) => Outcome::Value(-fitness),
         // The settings are not to blame for it.
-        Told::Failed(FailureKind::Infrastructure) => Outcome::Lost,
+        Told::Failed(kind) if kind.is_of_circumstances() => Outcome::Lost,
         Told::Failed(_) => Outcome::Failed,
     }
 }

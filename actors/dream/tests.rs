@@ -40,10 +40,14 @@ async fn open(world: &World) -> Room {
 
 impl Room {
     async fn run(&self) -> Socket<Msg> {
+        self.run_with(Config::default()).await
+    }
+
+    async fn run_with(&self, config: Config) -> Socket<Msg> {
         let arguments = super::Arguments {
             seams: self.world.seams(),
             exits: self.exits.clone(),
-            config: Config { trial_timeout_s: 1, ..Config::default() },
+            config: Config { trial_timeout_s: 1, ..config },
             catalogue: catalogue(),
             experiment: experiment(),
             rest_s: 900,
@@ -240,4 +244,54 @@ async fn a_metric_that_a_candidate_lacks_is_a_failure_to_the_search_and_no_numbe
     room.run().await;
     let ExperimentEnd::Won { winner, .. } = room.ended.next(SOON).await.unwrap() else { panic!("no winner") };
     assert!(winner.best.metrics.contains_key("rate"));
+}
+
+#[tokio::test]
+async fn a_trial_is_told_what_others_usually_did_during_those_before_it() {
+    let world = World::with_env("SEQS=2\n");
+    world.bench.others(&[0.5, 0.9, 0.4, 0.6]);
+    let room = open(&world).await;
+    room.run().await;
+    room.ended.next(SOON).await.unwrap();
+    let usual = world.bench.usual();
+    // The live settings come first; from then on the middle of what was seen, so that one burst moves nothing.
+    assert_eq!(usual[..6], [None, Some(0.5), Some(0.5), Some(0.5), Some(0.5), Some(0.5)]);
+    let Outcome::Measured(second) = &room.trials()[1].outcome else { panic!("it failed") };
+    assert_eq!(second.others.and_then(|others| others.cpu), Some(0.9));
+}
+
+#[tokio::test]
+async fn a_trial_that_others_disturbed_is_lost_and_blamed_on_nobody() {
+    let world = World::with_env("SEQS=2\n");
+    world.bench.script(|assignment| {
+        // Of the repeated runs of the best, one is disturbed for good.
+        if assignment.label.contains("g1.t02") || assignment.label.contains("g3.t02") {
+            return Err(failure(FailureKind::Disturbed));
+        }
+        Ok(rate(10.0 * number(&assignment.settings, "SEQS"), assignment))
+    });
+    let room = open(&world).await;
+    room.run().await;
+    assert!(matches!(room.ended.next(SOON).await.unwrap(), ExperimentEnd::Won { .. }));
+}
+
+#[tokio::test]
+async fn a_noisy_service_that_does_not_apply_its_parameters_voids_the_experiment_after_a_closer_look() {
+    let world = World::with_env("SEQS=2\n");
+    let calls = AtomicU32::new(0);
+    world.bench.script(move |assignment| {
+        // Whatever is set: a little noise, and more of it when one setting is measured again and again.
+        let is_repeated = [".g3.", ".g4."].iter().any(|generation| assignment.label.contains(generation));
+        let sign = if (calls.fetch_add(1, Ordering::SeqCst) / 2).is_multiple_of(2) { 1.0 } else { -1.0 };
+        Ok([("rate".to_owned(), 100.0 + sign * if is_repeated { 1.0 } else { 0.1 })].into())
+    });
+    let room = open(&world).await;
+    room.run_with(Config { flat_candidates_min: 2, stop_below: 0.0, ..Config::default() }).await;
+    let end = room.ended.next(SOON).await.unwrap();
+    let ExperimentEnd::Void { why, .. } = &end else { panic!("{end:?} after {:?}", room.trials()) };
+    assert!(why.contains("may not apply its parameters"), "{why}");
+    let of = |generation: u32| room.trials().iter().filter(|trial| trial.generation == generation).count();
+    // Live settings and the best took turns four times, and the worst came after them.
+    assert_eq!((of(3), of(4)), (8, 4));
+    assert_eq!(room.questions.next(SOON).await.unwrap().how, "void");
 }

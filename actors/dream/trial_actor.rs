@@ -4,9 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
+use super::{Config, search::Candidate};
 use crate::{
-    facts::{Domain, FailureKind, Outcome, TrialFailure},
-    seams::{Assignment, Bench, Outlet},
+    facts::{Domain, Experiment, Outcome, Settings, Trial as Tried, usual},
+    seams::{Assignment, Bench, Outlet, Purpose},
 };
 
 /// What a trial hears.
@@ -24,10 +25,31 @@ pub(super) struct Arguments {
     pub(super) domain: Domain,
     /// What is measured.
     pub(super) assignment: Assignment,
-    /// When it is ended.
-    pub(super) within: Duration,
     /// Where the outcome goes.
     pub(super) done: Outlet<Outcome>,
+}
+
+/// Returns what is to be measured for a candidate of `experiment`, after these trials of it.
+pub(super) fn assignment<'a>(
+    experiment: &Experiment,
+    config: &Config,
+    candidate: &Candidate,
+    settings: Settings,
+    before: impl Iterator<Item = &'a Tried>,
+) -> Assignment {
+    let others = |trial: &'a Tried| match &trial.outcome {
+        Outcome::Measured(measurement) => measurement.others.as_ref(),
+        Outcome::Failed(_) => None,
+    };
+    Assignment {
+        label: format!("{}.g{}.t{:02}", experiment.id, candidate.generation, candidate.number),
+        settings,
+        // Every candidate of an experiment meets the same load, so that they differ by their settings alone.
+        seed: experiment.seed,
+        purpose: Purpose::Experiment,
+        within: Duration::from_secs(config.trial_timeout_s),
+        usual: usual(before.filter_map(others)),
+    }
 }
 
 /// Measures one candidate. Killed or panicking, it takes its instance with it: the bench ends what is dropped.
@@ -46,16 +68,8 @@ impl Actor for Trial {
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut Arguments) -> Result<(), ActorProcessingErr> {
         match msg {
             Msg::Begin => {
-                let measuring = state.bench.measure(&state.domain, state.assignment.clone());
-                let outcome = match tokio::time::timeout(state.within, measuring).await {
-                    Ok(Ok(measurement)) => Outcome::Measured(measurement),
-                    Ok(Err(failure)) => Outcome::Failed(failure),
-                    Err(_) => Outcome::Failed(TrialFailure {
-                        kind: FailureKind::TimedOut,
-                        detail: format!("not measured within {} s", state.within.as_secs()),
-                    }),
-                };
-                state.done.send(outcome).ok();
+                let measured = state.bench.measure(&state.domain, state.assignment.clone()).await;
+                state.done.send(measured.map_or_else(Outcome::Failed, Outcome::Measured)).ok();
                 myself.stop(None);
             }
         }

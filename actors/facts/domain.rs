@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Key, Risk, Value};
+use super::{Key, Quiet, Risk, Value};
 
 /// One service and all that kloros may know and do about it: the content of `config/domains/NAME.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct Domain {
     /// What the running service must hold; a breach is an anomaly.
     #[serde(default)]
     pub objectives: Vec<Objective>,
+    /// From when on a measurement of it is disturbed by others, where that differs from what holds for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quiet: Option<Quiet>,
 }
 
 impl Domain {

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CycleId, Direction, ExperimentId, Key, KnobKind, Metrics, Params, QuestionId, Settings};
+use super::{CycleId, Direction, ExperimentId, Key, KnobKind, Metrics, Others, Params, QuestionId, Settings};
 
 /// What an experiment does: the part that travels with the question.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -95,6 +95,12 @@ pub struct Measurement {
     pub source: String,
     /// When, in milliseconds since the Unix epoch.
     pub at_ms: u64,
+    /// What others did to the machine meanwhile; absent where that was not watched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub others: Option<Others>,
+    /// How many samples were thrown away before this one, because others disturbed them.
+    #[serde(default)]
+    pub discarded: u32,
 }
 
 /// Why a candidate could not be measured.
@@ -123,8 +129,10 @@ pub enum FailureKind {
     TimedOut,
     /// The bench failed or printed something that is no set of metrics.
     BenchFailed,
-    /// kloros itself could not run the trial: no file, port, process or memory to be had.
+    /// kloros itself could not run the trial: no file, port, process or memory to be had, or the machine was not free in time.
     Infrastructure,
+    /// Others disturbed it again and again.
+    Disturbed,
 }
 
 impl FailureKind {
@@ -138,7 +146,13 @@ impl FailureKind {
             FailureKind::TimedOut => "timed_out",
             FailureKind::BenchFailed => "bench_failed",
             FailureKind::Infrastructure => "infrastructure",
+            FailureKind::Disturbed => "disturbed",
         }
+    }
+
+    /// Returns whether it says nothing about the settings: the circumstances are to blame.
+    pub fn is_of_circumstances(self) -> bool {
+        matches!(self, FailureKind::Infrastructure | FailureKind::Disturbed)
     }
 }
 
@@ -237,5 +251,29 @@ impl ExperimentEnd {
             ExperimentEnd::NoBetter { .. } => "no_better",
             ExperimentEnd::Void { .. } => "void",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_measurement_of_before_the_load_of_others_was_watched_can_still_be_read() {
+        let old = r#"{"metrics":{"rate":1.5},"samples":9,"window_ms":1500,"in_effect":{},"source":"chat","at_ms":7}"#;
+        let read: Measurement = serde_json::from_str(old).unwrap();
+        assert_eq!((read.samples, read.others, read.discarded), (9, None, 0));
+        let others = Some(Others { cpu: Some(0.5), ..Others::default() });
+        let new = Measurement { others, discarded: 2, ..read };
+        assert_eq!(serde_json::from_str::<Measurement>(&serde_json::to_string(&new).unwrap()).unwrap(), new);
+    }
+
+    #[test]
+    fn only_circumstances_are_blamed_on_nobody() {
+        use FailureKind::{BenchFailed, DidNotStart, Died, Disturbed, Infrastructure, NotInEffect, NotReady, TimedOut};
+        for kind in [DidNotStart, NotReady, NotInEffect, Died, TimedOut, BenchFailed] {
+            assert!(!kind.is_of_circumstances(), "{kind}");
+        }
+        assert!(Infrastructure.is_of_circumstances() && Disturbed.is_of_circumstances());
     }
 }

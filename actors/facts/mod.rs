@@ -12,6 +12,8 @@ mod agreement;
 
 pub mod objective;
 
+mod quiet;
+
 mod domain;
 
 mod signal;
@@ -50,6 +52,7 @@ pub use lesson::Lesson;
 pub use promotion::{
     Answer, Approved, Authority, Autonomy, Change, MappingProblem, Origin, Promotion, Risk, Ruling, map_params,
 };
+pub use quiet::{Others, Quiet, usual};
 pub use signal::{Anomaly, AnomalyKind, Reading};
 pub use value::{Metrics, Params, Settings, Value};
 pub use verdict::{Estimate, Reason, Ruled, Verdict};

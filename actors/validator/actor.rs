@@ -13,10 +13,10 @@ use crate::{
     env_file,
     facts::{
         Change, Deployment, DeploymentId, Domain, Entry, Fact, FailureKind, Incarnation, Kind, Measurement, Metrics,
-        Reason, Ruled, Settings, Stage, Step, TrialFailure, Verdict, agrees, means, short_hash,
+        Others, Reason, Ruled, Settings, Stage, Step, TrialFailure, Verdict, agrees, means, short_hash, usual,
     },
     record::{open_deployments, proven, record, record_verdict, standing, wake},
-    seams::{Assignment, JournalError, Outlet, Query, Seams},
+    seams::{Assignment, JournalError, Outlet, Purpose, Query, Seams},
 };
 
 /// What the validator says.
@@ -51,7 +51,7 @@ pub struct Arguments {
     pub config: Config,
     /// The domains.
     pub catalogue: Arc<Catalogue>,
-    /// When a run is ended.
+    /// When a run is ended, from its turn to measure on.
     pub run_within: Duration,
 }
 
@@ -76,6 +76,8 @@ struct Judging {
     proven: Option<Incarnation>,
     anchor: Option<Metrics>,
     runs: Vec<Run>,
+    /// What others did during the runs, by block.
+    others: Vec<(u32, Others)>,
     next: Option<(u32, u32, bool)>,
     task: Option<AbortHandle>,
 }
@@ -139,22 +141,24 @@ impl State {
         let step = Fact::Step { deployment: id.clone(), step: Step::Measured };
         let entry = Entry::once(&deployment.promotion.cycle, now_ms, format!("measuring:{id}"), step);
         record(&self.seams, vec![entry]).await?;
-        let runs = self.recorded_runs(&id).await?;
+        let (runs, others) = self.recorded_runs(&id).await?;
         let anchor = self.anchor(&domain.name).await?;
         let proven = proven(&self.seams, &id).await?;
-        self.judging.insert(id.clone(), Judging { deployment, domain, proven, anchor, runs, next: None, task: None });
+        let (next, task) = (None, None);
+        self.judging.insert(id.clone(), Judging { deployment, domain, proven, anchor, runs, others, next, task });
         self.proceed(myself, &id).await
     }
 
-    async fn recorded_runs(&self, id: &DeploymentId) -> Result<Vec<Run>, JournalError> {
+    async fn recorded_runs(&self, id: &DeploymentId) -> Result<(Vec<Run>, Vec<(u32, Others)>), JournalError> {
         let recorded = self.seams.journal.read(Query::kinds(&[Kind::Run]).about(id.as_str())).await?;
-        Ok(recorded
-            .into_iter()
-            .filter_map(|recorded| match recorded.fact {
-                Fact::Run { block, place, candidate, outcome, .. } => Some(run(block, place, candidate, &outcome)),
-                _ => None,
-            })
-            .collect())
+        let (mut runs, mut others) = (Vec::new(), Vec::new());
+        for recorded in recorded {
+            if let Fact::Run { block, place, candidate, outcome, .. } = recorded.fact {
+                runs.push(run(block, place, candidate, &outcome));
+                others.extend(others_in(block, &outcome));
+            }
+        }
+        Ok((runs, others))
     }
 
     async fn anchor(&self, domain: &str) -> Result<Option<Metrics>, JournalError> {
@@ -177,6 +181,7 @@ impl State {
         let Some((block, place, candidate)) = judging.next.take() else { return Ok(()) };
         judging.task = None;
         judging.runs.push(run(block, place, candidate, &outcome));
+        judging.others.extend(others_in(block, &outcome));
         let fact = Fact::Run { deployment: id.clone(), block, place, candidate, outcome };
         let cycle = judging.deployment.promotion.cycle.clone();
         let entry = Entry::once(&cycle, self.seams.clock.now_ms(), format!("run:{id}:{block}:{place}"), fact);
@@ -305,16 +310,12 @@ fn measure(
         settings: arm(judging, candidate),
         // One load for all four runs of a block: what differs is the settings alone.
         seed: seed(id, block),
+        purpose: Purpose::Validation,
+        within,
+        // Old and new are compared block by block, so that is where they meet the same load.
+        usual: usual(judging.others.iter().filter(|(of, _)| *of == block).map(|(_, others)| others)),
     };
-    async move {
-        match tokio::time::timeout(within, bench.measure(&domain, assignment)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(TrialFailure {
-                kind: FailureKind::TimedOut,
-                detail: format!("not measured within {} s", within.as_secs()),
-            }),
-        }
-    }
+    async move { bench.measure(&domain, assignment).await }
 }
 
 /// Returns what the service ran with before the change, as it said itself, or runs with after it, of the keys that change.
@@ -328,6 +329,10 @@ fn run(block: u32, place: u32, candidate: bool, outcome: &Result<Measurement, Tr
     let samples = outcome.as_ref().map_or(0, |measurement| measurement.samples);
     let outcome = outcome.as_ref().map(|measurement| measurement.metrics.clone()).map_err(|failure| failure.kind);
     Run { block, place, candidate, outcome, samples }
+}
+
+fn others_in(block: u32, outcome: &Result<Measurement, TrialFailure>) -> Option<(u32, Others)> {
+    Some((block, outcome.as_ref().ok()?.others?))
 }
 
 fn verdict(deployment: &Deployment, judgement: Judgement, now_ms: u64) -> Verdict {

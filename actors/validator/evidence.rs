@@ -111,7 +111,7 @@ impl<'a> Evidence<'a> {
     /// not be left out of the account: what is measured between two crashes looks as good as ever.
     fn failing(&self) -> Option<Reason> {
         // What kloros itself could not run says nothing about the settings.
-        let failure = |run: &&&Run| run.outcome.as_ref().err().copied().filter(|k| *k != FailureKind::Infrastructure);
+        let failure = |run: &&&Run| run.outcome.as_ref().err().copied().filter(|kind| !kind.is_of_circumstances());
         let side = |candidate: bool| self.made.iter().filter(move |run| run.candidate == candidate);
         let kinds: Vec<FailureKind> = side(true).filter_map(|run| failure(&run)).collect();
         let failed_before = side(false).filter(|run| failure(run).is_some()).count();

@@ -235,3 +235,13 @@ async fn the_old_settings_that_are_measured_are_what_the_service_said_it_ran_wit
     let ratio = verdict.improvement.unwrap().ratio;
     assert!((ratio - 5.0).abs() < 0.1, "30 against 5 is six times as fast, not {ratio}");
 }
+
+#[tokio::test]
+async fn a_run_is_told_what_others_usually_did_in_its_own_block() {
+    let (world, _) = live();
+    world.bench.others(&[0.5, 0.6, 0.7, 0.5, 0.2, 0.3]);
+    world.bench.script(|assignment| Ok(rate(100.0 * number(&assignment.settings, "SEQS"), assignment)));
+    let room = open(&world).await;
+    room.verdicts.next(SOON).await.unwrap();
+    assert_eq!(world.bench.usual()[..6], [None, Some(0.5), Some(0.5), Some(0.6), None, Some(0.2)]);
+}

@@ -27,6 +27,8 @@ use kloros_supervision::{Branch, State as RoomState};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
+use crate::lease::{Machine, Standing};
+
 /// What the API needs.
 #[derive(Clone)]
 pub(crate) struct Api {
@@ -42,6 +44,8 @@ pub(crate) struct About {
     pub(crate) domains: Vec<Domain>,
     /// Asks how the services are now.
     pub(crate) services: Box<dyn Fn() -> BoxFuture<'static, Vec<Service>> + Send + Sync>,
+    /// Where measurements take turns.
+    pub(crate) machine: Machine,
 }
 
 /// Who is calling.
@@ -102,6 +106,8 @@ pub(crate) struct Live {
     pub(crate) metrics_address: String,
     pub(crate) services: Vec<Service>,
     pub(crate) levels: Vec<Level>,
+    /// Who measures on this machine and who waits for that, whatever the home; or why that cannot be told.
+    pub(crate) measuring: Result<Standing, String>,
 }
 
 /// Somebody's answer to the gate.
@@ -180,7 +186,8 @@ async fn live(State(api): State<Api>) -> Response {
     let levels = join_all(api.facts.domains.iter().map(|domain| level(&api.control, domain)));
     let (levels, services) = join(levels, (api.facts.services)()).await;
     let metrics_address = api.facts.metrics_address.clone();
-    Json(Live { pid: std::process::id(), rooms, waiting, metrics_address, services, levels }).into_response()
+    let measuring = api.facts.machine.look().map_err(|error| error.to_string());
+    Json(Live { pid: std::process::id(), rooms, waiting, metrics_address, services, levels, measuring }).into_response()
 }
 
 async fn level(control: &Control, domain: &Domain) -> Level {

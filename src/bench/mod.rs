@@ -4,7 +4,7 @@
 //! laid over the service's env file, waits until it is ready, reads back that it runs with them, puts a load on it, checks
 //! that it survived, and ends it. [`LiveLoad`] is a load without a measurement, for demonstrations.
 //!
-//! Invariants: one measurement at a time; the instance and its directory are gone when the measurement ends, however it
+//! Invariants: one measurement at a time on the whole machine, and nothing is started before it is its turn; the instance and its directory are gone when the measurement ends, however it
 //! ends; a metric without enough observations is absent; a failure is a failure, never a number.
 
 mod runner;
@@ -16,6 +16,8 @@ mod command;
 mod live_load;
 
 mod trial_dir;
+
+mod others;
 
 mod request;
 
@@ -32,7 +34,7 @@ use kloros_actors::facts::{FailureKind, TrialFailure};
 #[cfg(test)]
 pub(crate) use live_load::LiveCounts;
 pub(crate) use live_load::{LiveLoad, LiveLoadSpec};
-pub(crate) use runner::Runner;
+pub(crate) use runner::{Repeats, Runner};
 
 /// Returns the failure of this kind, with words for a person.
 fn fail(kind: FailureKind, detail: impl Into<String>) -> TrialFailure {

@@ -13,24 +13,31 @@ use std::{
 use async_trait::async_trait;
 use kloros_actors::{
     env_file,
-    facts::{BenchSpec, Domain, FailureKind, Key, Measurement, ReadBack, TrialFailure},
-    seams::{Assignment, Bench, Clock},
+    facts::{BenchSpec, Domain, FailureKind, Key, Measurement, Others, Quiet, ReadBack, TrialFailure},
+    seams::{Assignment, Bench, Clock, GpuUsers, Purpose},
 };
-use tokio::sync::Mutex;
+use tokio::time::{sleep, timeout};
 
 use super::{
     chat::{self, ChatSpec, Measured},
     command::{self, Target},
     fail,
+    others::{NoGpus, Watch},
     trial_dir::{self, TrialDir},
 };
-use crate::process::{
-    Instance, Launch, ReadyError, Remains, Secrets, answers, ask, environment, fill, free_port, ready, shown,
+use crate::{
+    lease::{Lease, Machine, Urgency},
+    process::{
+        Instance, Launch, Own, ReadyError, Remains, Secrets, answers, ask, environment, fill, free_port, ready, shown,
+    },
 };
 
 /// How far trials yield the CPU, so that the instance that serves goes first. The same for every candidate and for the
 /// settings it is compared with.
 pub(super) const NICE: i32 = 5;
+
+/// The longest pause before a disturbed measurement is made again.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// How long an instance may take to end by itself.
 const STOP_MAX: Duration = Duration::from_secs(10);
@@ -38,37 +45,93 @@ const STOP_MAX: Duration = Duration::from_secs(10);
 /// How long an instance may take, once the load is over, to answer that it is still well.
 const STILL_WELL_MAX: Duration = Duration::from_secs(10);
 
-/// Measures configurations on instances of their own, one at a time.
+/// What becomes of a measurement that others disturbed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Repeats {
+    /// From when on it is disturbed, where the domain says nothing else.
+    pub(crate) quiet: Quiet,
+    /// How often it is measured again at most.
+    pub(crate) count_max: u32,
+    /// How long the pause before that is; each further one is twice as long, up to a minute.
+    pub(crate) pause: Duration,
+}
+
+/// Measures configurations on instances of their own, one at a time on the whole machine.
 pub(crate) struct Runner {
     home: PathBuf,
     kloros: PathBuf,
     clock: Arc<dyn Clock>,
-    // Two measurements at once would measure each other.
-    slot: Mutex<()>,
+    machine: Machine,
+    repeats: Repeats,
+    gpus: Arc<dyn GpuUsers>,
+    /// Is told in words why a measurement waits or is repeated.
+    hear: Box<dyn Fn(&str) + Send + Sync>,
 }
 
 impl Runner {
-    /// Returns the runner of the daemon whose home this is, and removes what trials of an earlier run left there.
+    /// Returns the runner of the home; measurements wait for their turn on `machine`.
     ///
     /// `kloros` is the path of this program, which takes the place of `{kloros}` in a service's command.
-    pub(crate) fn new(home: PathBuf, kloros: PathBuf, clock: Arc<dyn Clock>) -> Self {
-        trial_dir::remove_stale(&home);
-        Self { home, kloros, clock, slot: Mutex::new(()) }
+    pub(crate) fn new(
+        home: PathBuf,
+        kloros: PathBuf,
+        clock: Arc<dyn Clock>,
+        machine: Machine,
+        repeats: Repeats,
+    ) -> Self {
+        Self { home, kloros, clock, machine, repeats, gpus: Arc::new(NoGpus), hear: Box::new(|_| {}) }
     }
-}
 
-#[async_trait]
-impl Bench for Runner {
-    async fn measure(&self, domain: &Domain, assignment: Assignment) -> Result<Measurement, TrialFailure> {
-        let _slot = self.slot.lock().await;
+    /// Watches who else uses the GPUs, too.
+    pub(crate) fn watching(self, gpus: Arc<dyn GpuUsers>) -> Self {
+        Self { gpus, ..self }
+    }
+
+    /// Tells `hear` why a measurement waits or is repeated, in words.
+    pub(crate) fn heard_by(self, hear: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self { hear: Box::new(hear), ..self }
+    }
+
+    /// Removes what trials of an earlier run left in the home.
+    pub(crate) fn sweep(&self) {
+        trial_dir::remove_stale(&self.home);
+    }
+
+    /// Waits for the turn of this measurement. Nothing is started before.
+    async fn turn(&self, domain: &Domain, assignment: &Assignment) -> Result<Lease, TrialFailure> {
+        let urgency = match assignment.purpose {
+            Purpose::Validation => Urgency::Unproven,
+            Purpose::Experiment => Urgency::Ordinary,
+        };
+        let what = format!("{} of {}", assignment.label, domain.name);
+        let waiting = self.machine.lease(&what, urgency, |standing| {
+            let in_the_way = standing.in_the_way();
+            tracing::info!(label = assignment.label, in_the_way, "measurement waits for the machine");
+            (self.hear)(&format!("waits: {in_the_way}"));
+        });
+        waiting.await.map_err(|error| {
+            tracing::warn!(label = assignment.label, %error, "measurement was not made");
+            fail(FailureKind::Infrastructure, chain(&error))
+        })
+    }
+
+    /// Measures on an instance of its own, and ends it.
+    async fn attempt(&self, domain: &Domain, assignment: &Assignment) -> Result<Measurement, TrialFailure> {
         // Dropped after the instance, which may still write there.
         let dir = TrialDir::create(&self.home, &assignment.label).map_err(infrastructure("cannot make a directory"))?;
         let live = self.home.join(&domain.service.env_file);
         let env_file =
             dir.write_env(&live, &assignment.settings).map_err(infrastructure("cannot write the env file"))?;
         let mut trial = Trial::start(domain, &self.kloros, &env_file).await?;
-        let in_effect = trial.read_back(domain, &assignment).await?;
-        let measured = trial.measure(domain, assignment.seed).await?;
+        let in_effect = trial.read_back(domain, assignment).await?;
+        let own = match domain.bench {
+            BenchSpec::OpenaiChat { .. } => Own::Itself,
+            // The program that measures is a child of this process, and what it used is known when it has ended.
+            BenchSpec::Command { .. } => Own::WithEnded,
+        };
+        let watch = Watch::begin(trial.instance.id(), own, Arc::clone(&self.gpus)).await;
+        let (measured, others) = watch.during(trial.measure(domain, assignment.seed)).await;
+        let measured = measured?;
         trial.end().await;
         Ok(Measurement {
             metrics: measured.metrics,
@@ -77,8 +140,53 @@ impl Bench for Runner {
             in_effect,
             source: format!("{} {}", bench_name(&domain.bench), trial.url),
             at_ms: self.clock.now_ms(),
+            others: (others != Others::default()).then_some(others),
+            discarded: 0,
         })
     }
+
+    /// Returns what disturbed a measurement, in words, if it is to be thrown away.
+    fn disturbed(&self, domain: &Domain, assignment: &Assignment, measurement: &Measurement) -> Option<String> {
+        let quiet = domain.quiet.unwrap_or(self.repeats.quiet);
+        quiet.disturbed(measurement.others.as_ref()?, assignment.usual.as_ref())
+    }
+}
+
+#[async_trait]
+impl Bench for Runner {
+    async fn measure(&self, domain: &Domain, assignment: Assignment) -> Result<Measurement, TrialFailure> {
+        let (mut discarded, mut pause) = (0, self.repeats.pause);
+        loop {
+            let turn = self.turn(domain, &assignment).await?;
+            let within = assignment.within;
+            let late = |_| fail(FailureKind::TimedOut, format!("not measured within {} s", within.as_secs_f64()));
+            let measurement = timeout(within, self.attempt(domain, &assignment)).await.map_err(late)??;
+            let Some(why) = self.disturbed(domain, &assignment, &measurement) else {
+                return Ok(Measurement { discarded, ..measurement });
+            };
+            discarded += 1;
+            if discarded > self.repeats.count_max {
+                return Err(fail(FailureKind::Disturbed, format!("{discarded} samples in a row were: {why}")));
+            }
+            tracing::info!(
+                label = assignment.label,
+                why,
+                discarded,
+                "disturbed sample thrown away, it is measured again"
+            );
+            (self.hear)(&format!("disturbed: {why}; measured again in {} s", pause.as_secs_f64()));
+            // Others may measure meanwhile.
+            drop(turn);
+            sleep(pause).await;
+            pause = pause.saturating_mul(2).min(PAUSE_MAX);
+        }
+    }
+}
+
+/// Returns what an error says, with what it says of its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// An instance that is being measured; dropping it kills the instance.

@@ -12,6 +12,7 @@ use kloros_actors::{
     env_file,
     facts::{Key, Settings},
 };
+use rustix::fs::FlockOperation;
 
 /// Where the directories of trials lie under the home.
 const TRIALS: &str = ".kloros/trials";
@@ -29,6 +30,8 @@ const ENV_BYTES_MAX: u64 = 1 << 20;
 #[derive(Debug)]
 pub(super) struct TrialDir {
     path: PathBuf,
+    /// The directory, locked: as long as its process lives it is not stale.
+    _locked: File,
 }
 
 /// How many directories this process made.
@@ -43,7 +46,9 @@ impl TrialDir {
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let path = trials.join(format!("{}-{}-{number}", file_name(label), std::process::id()));
         DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Self { path })
+        let locked = File::open(&path)?;
+        rustix::fs::flock(&locked, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Self { path, _locked: locked })
     }
 
     /// Writes the env file: what stands in `live`, if that is there, changed to `settings`.
@@ -70,16 +75,25 @@ impl Drop for TrialDir {
     }
 }
 
-/// Removes what trials of an earlier run left under `home`; there must be no other run.
+/// Removes what trials left under `home` whose process is gone.
 pub(super) fn remove_stale(home: &Path) {
     let Ok(entries) = std::fs::read_dir(home.join(TRIALS)) else { return };
     for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
         // A link is not followed, and what is no directory is not ours.
         let is_dir = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
-        if is_dir && let Err(error) = std::fs::remove_dir_all(&path) {
+        if is_dir
+            && is_stale(&path)
+            && let Err(error) = std::fs::remove_dir_all(&path)
+        {
             tracing::warn!(path = %path.display(), %error, "directory of an old trial cannot be removed");
         }
     }
+}
+
+/// Returns whether the process that made the directory is gone: `kloros bench` may measure beside the daemon.
+fn is_stale(path: &Path) -> bool {
+    let lock = |file: File| rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive);
+    File::open(path).is_ok_and(|file| lock(file).is_ok())
 }
 
 fn read(live: &Path) -> io::Result<Vec<u8>> {
@@ -154,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_run_left_is_removed_and_a_link_is_not_followed() {
+    fn what_a_process_that_is_gone_left_is_removed_and_a_link_is_not_followed() {
         let home = tempfile::tempdir().unwrap();
         let kept = home.path().join("kept");
         std::fs::create_dir(&kept).unwrap();
@@ -163,8 +177,10 @@ mod tests {
         std::fs::create_dir_all(&stale).unwrap();
         std::fs::write(stale.join(ENV_FILE), "").unwrap();
         symlink(&kept, home.path().join(TRIALS).join("link")).unwrap();
+        let in_use = TrialDir::create(home.path(), "y").unwrap();
         remove_stale(home.path());
         assert!(!stale.exists());
+        assert!(in_use.path.exists(), "its process lives");
         assert!(kept.join("file").exists());
         remove_stale(&home.path().join("no home"));
     }

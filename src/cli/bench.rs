@@ -1,22 +1,21 @@
 //! `kloros bench`: measures settings on instances of their own, as an experiment would, and changes nothing.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use clap::Args;
 use kloros_actors::{
-    facts::{Domain, Measurement, Metrics, Settings, TrialFailure, objective},
+    facts::{Domain, Metrics, Settings, TrialFailure, objective, usual},
     observer::detectors::median,
-    seams::{Assignment, Bench},
+    seams::{Assignment, Bench, Purpose},
 };
 use serde::Serialize;
 
-use super::{Answer, ask, out::Out};
-use crate::{
-    bench::Runner,
-    clock::SystemClock,
-    home::{Home, HomeError},
+use super::{
+    Answer, ask, failures,
+    out::{self, Out},
 };
+use crate::{bench::Runner, clock::SystemClock, home::Home, nvml::GpuTable, settings::Settings as Configuration};
 
 /// What is measured.
 #[derive(Args)]
@@ -51,25 +50,29 @@ struct Report {
     then: Vec<Metrics>,
     /// How much better each pair was, as a ratio.
     improvements: Vec<f64>,
+    /// How many samples were thrown away and measured again, because others disturbed them.
+    discarded: u32,
     /// Why runs failed.
     failures: Vec<TrialFailure>,
 }
 
 pub(crate) async fn bench(home: &Home, args: BenchArgs, out: &mut Out) -> anyhow::Result<Answer> {
-    // Held throughout: a daemon's trials and these would only measure each other.
-    let _lock = home.lock().map_err(|error| match error {
-        HomeError::InUse { .. } => anyhow!("measuring needs the machine to itself; stop the daemon first: {error}"),
-        error => error.into(),
-    })?;
+    home.create()?;
     let (mut domain, settings) = match ask::parse(home, args.config.as_deref(), &args.domain, &args.settings)? {
         Ok(parsed) => parsed,
         Err(why) => return ask::no(&why, out),
     };
     domain.service.env_file = home.root().join(&domain.service.env_file);
     let exe = std::env::current_exe().context("cannot find this program's own file")?;
-    let runner = Runner::new(home.root().to_path_buf(), exe, Arc::new(SystemClock));
+    let configuration = Configuration::load(home.root(), args.config.as_deref())?;
+    let within = Duration::from_secs(configuration.rooms.dream.trial_timeout_s);
+    // The daemon may run: its measurements and these take turns.
+    let (machine, repeats) = (configuration.measuring.machine(), configuration.measuring.repeats());
+    let runner = Runner::new(home.root().to_path_buf(), exe, Arc::new(SystemClock), machine, repeats)
+        .watching(Arc::new(GpuTable::new(None)))
+        .heard_by(out::aside);
     let report = tokio::select! {
-        report = measure(&runner, &domain, settings, &args, out) => report?,
+        report = measure((&runner, within), &domain, settings, &args, out) => report?,
         // Dropping the measurement ends its instance.
         interrupted = tokio::signal::ctrl_c() => {
             interrupted.context("cannot hear Ctrl-C")?;
@@ -82,7 +85,7 @@ pub(crate) async fn bench(home: &Home, args: BenchArgs, out: &mut Out) -> anyhow
 }
 
 async fn measure(
-    runner: &Runner,
+    (runner, within): (&Runner, Duration),
     domain: &Domain,
     settings: Settings,
     args: &BenchArgs,
@@ -94,8 +97,10 @@ async fn measure(
         now: Vec::new(),
         then: Vec::new(),
         improvements: Vec::new(),
+        discarded: 0,
         failures: Vec::new(),
     };
+    let mut others = Vec::new();
     for run in 0..args.runs {
         let seed = args.seed.wrapping_add(u64::from(run));
         let (mut now, mut then) = (None, None);
@@ -109,8 +114,13 @@ async fn measure(
             }
             let settings = if is_given { report.settings.clone() } else { Settings::new() };
             let label = format!("bench.{run}.{}", if is_given { "then" } else { "now" });
-            match runner.measure(domain, Assignment { label, settings, seed }).await {
-                Ok(Measurement { metrics, .. }) => *(if is_given { &mut then } else { &mut now }) = Some(metrics),
+            let (purpose, usual) = (Purpose::Experiment, usual(&others));
+            match runner.measure(domain, Assignment { label, settings, seed, purpose, within, usual }).await {
+                Ok(measurement) => {
+                    others.extend(measurement.others);
+                    report.discarded += measurement.discarded;
+                    *(if is_given { &mut then } else { &mut now }) = Some(measurement.metrics);
+                }
                 Err(failure) => report.failures.push(failure),
             }
         }
@@ -158,6 +168,7 @@ fn words(report: &Report, domain: &Domain) -> String {
             most * 100.0
         ));
     }
+    lines.extend((report.discarded > 0).then(|| failures::discarded(report.discarded)));
     lines.extend(report.failures.iter().map(|failure| format!("failed: {}: {}", failure.kind, failure.detail)));
     if compares && report.failures.is_empty() {
         let settings: Vec<String> = report.settings.iter().map(|(key, value)| format!("{key}={value}")).collect();

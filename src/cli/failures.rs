@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kloros_actors::facts::{FailureKind, TrialFailure};
+use kloros_actors::facts::{FailureKind, Measurement, TrialFailure};
 use serde::Serialize;
 
 use super::text::shorten;
@@ -42,6 +42,17 @@ pub(super) fn lines(failures: &[Failures]) -> Vec<String> {
         format!("failed     {} x {}, such as: {}", each.count, each.kind, shorten(&each.example, EXAMPLE_MAX))
     };
     failures.iter().map(line).collect()
+}
+
+/// Returns how many samples were thrown away before these measurements counted.
+pub(super) fn thrown_away<'a>(measured: impl IntoIterator<Item = &'a Measurement>) -> u32 {
+    measured.into_iter().map(|measurement| measurement.discarded).sum()
+}
+
+/// Says that so many samples were thrown away.
+pub(super) fn discarded(count: u32) -> String {
+    let samples = if count == 1 { "sample" } else { "samples" };
+    format!("discarded  {count} {samples} that others disturbed; measured again")
 }
 
 #[cfg(test)]

@@ -169,13 +169,19 @@ fn experiment_row(found: &Found, whole: bool) -> Row {
     if !failed.is_empty() {
         line.extend([format!(", failed: {}", failures::kinds(&failed))]);
     }
+    let discarded = failures::thrown_away(trials.iter().filter_map(|trial| match &trial.outcome {
+        Outcome::Measured(measurement) => Some(measurement),
+        Outcome::Failed(_) => None,
+    }));
+    if discarded > 0 {
+        line.extend([format!(", {discarded} disturbed samples discarded")]);
+    }
     if whole {
         line.extend(trials.iter().map(trial_line));
         line.extend(failures::lines(&failed).into_iter().map(|each| format!("\n  {each}")));
     }
     let trials = if whole { json!(trials) } else { json!(trials.len()) };
-    let facts =
-        json!({"experiment": experiment, "trials": trials, "failures": failed, "generations": generations, "end": end});
+    let facts = json!({"experiment": experiment, "trials": trials, "failures": failed, "discarded": discarded, "generations": generations, "end": end});
     Row { id: experiment.id.to_string(), facts, line }
 }
 

@@ -12,6 +12,7 @@ use crate::{
     api::{Level, Live, Room, Service},
     home::Home,
     journal::Reader,
+    lease::Seen,
 };
 
 /// How many facts are looked through for what is under way.
@@ -134,6 +135,7 @@ fn words(live: &Live, work: &Work) -> String {
     lines.extend(down.map(|room| format!("  down       {} is {}", room.path, room.state)));
     lines.extend(live.services.iter().map(service_words));
     lines.extend(live.levels.iter().map(level_words));
+    lines.extend(measuring_words(live));
     lines.extend(work.experiments.iter().map(|Running { id, trial, trials_max }| {
         format!("  evolving   {id}, trial {trial} of {trials_max} at most   kloros experiments {id}")
     }));
@@ -167,6 +169,20 @@ fn service_words(service: &Service) -> String {
     }
     words.extend(service.rests_s.map(|rests_s| format!(", starts again in {}", story::span(rests_s))));
     words
+}
+
+/// Returns who measures on this machine and who waits, first whose turn is next.
+fn measuring_words(live: &Live) -> Vec<String> {
+    let standing = match &live.measuring {
+        Ok(standing) => standing,
+        Err(why) => return vec![format!("  measures   nobody can: {}", shorten(why, REASON_MAX))],
+    };
+    let words = |verb: &str, seen: &Seen| {
+        let who = if seen.pid == live.pid { "this daemon".to_owned() } else { format!("process {}", seen.pid) };
+        format!("  {verb:10} {}, for {}, {who}", shorten(&seen.what, REASON_MAX), story::span(seen.for_s))
+    };
+    let measures = standing.measures.iter().map(|seen| words("measures", seen));
+    measures.chain(standing.waits.iter().map(|seen| words("queues", seen))).collect()
 }
 
 fn level_words(Level { domain, in_force, ceiling, why }: &Level) -> String {
@@ -207,6 +223,7 @@ fn next(live: &Live, work: &Work) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lease::Standing;
 
     fn live(services: Vec<Service>, levels: Vec<Level>) -> Live {
         Live {
@@ -216,6 +233,7 @@ mod tests {
             metrics_address: "127.0.0.1:1".to_owned(),
             services,
             levels,
+            measuring: Ok(Standing::default()),
         }
     }
 
@@ -242,6 +260,24 @@ mod tests {
         assert!(text.starts_with("running"), "{text}");
         assert!(text.contains("lab at autonomy 0 of at most 2: KLR_AUTONOMY_LEVEL"), "{text}");
         assert!(text.ends_with("\nkloros deployments"), "{text}");
+    }
+
+    #[test]
+    fn who_measures_and_who_waits_is_said_whoever_it_is() {
+        let seen = |pid, what: &str| Seen { pid, what: what.to_owned(), for_s: 12.0 };
+        let waits = vec![seen(9, "kloros tune, trial 3"), seen(7, "x-2.g1.t01 of lab")];
+        let standing = Standing { measures: Some(seen(7, "d-1.b1.r2 of lab")), waits };
+        let text = words(&Live { measuring: Ok(standing), ..live(Vec::new(), Vec::new()) }, &Work::default());
+        let lines: Vec<&str> =
+            text.lines().filter(|line| line.contains("measures") || line.contains("queues")).collect();
+        let expected = [
+            "  measures   d-1.b1.r2 of lab, for 12.0 s, this daemon",
+            "  queues     kloros tune, trial 3, for 12.0 s, process 9",
+            "  queues     x-2.g1.t01 of lab, for 12.0 s, this daemon",
+        ];
+        assert_eq!(lines, expected);
+        let nobody = Live { measuring: Err("cannot use /x".to_owned()), ..live(Vec::new(), Vec::new()) };
+        assert!(words(&nobody, &Work::default()).contains("measures   nobody can: cannot use /x"));
     }
 
     #[test]

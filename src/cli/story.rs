@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kloros_actors::{
     facts::{
-        Anomaly, AnomalyKind, Authority, CycleId, Estimate, ExperimentEnd, Fact, Generation, Kind, Outcome, Params,
-        Recorded, Ruled, Ruling, Step, Trial, TrialFailure, Verdict, stages,
+        Anomaly, AnomalyKind, Authority, CycleId, Estimate, ExperimentEnd, Fact, Generation, Kind, Measurement,
+        Outcome, Params, Recorded, Ruled, Ruling, Step, Trial, TrialFailure, Verdict, stages,
     },
     seams::Query,
 };
@@ -76,17 +76,19 @@ fn meant(id: &str, facts: &[Recorded]) -> Result<CycleId, String> {
 
 fn tell(cycle: &CycleId, facts: &[Recorded]) -> String {
     let mut lines = vec![format!("cycle {cycle}")];
-    let (mut tried, mut runs) = (0, 0);
+    let (mut tried, mut runs, mut discarded) = (0, 0, 0);
     let (mut failed_trials, mut failed_runs) = (Vec::new(), Vec::new());
     for recorded in facts {
         match &recorded.fact {
             Fact::Trial(trial) => {
                 tried += 1;
                 failed_trials.extend(failure(trial));
+                discarded += failures::thrown_away(measured_in(trial));
             }
             Fact::Run { outcome, .. } => {
                 runs += 1;
                 failed_runs.extend(outcome.as_ref().err());
+                discarded += failures::thrown_away(outcome.as_ref().ok());
             }
             _ => {}
         }
@@ -98,9 +100,13 @@ fn tell(cycle: &CycleId, facts: &[Recorded]) -> String {
             Fact::Verdict(_) => std::mem::take(&mut failed_runs),
             _ => Vec::new(),
         };
+        if matches!(recorded.fact, Fact::ExperimentEnd(_) | Fact::Verdict(_)) {
+            lines.extend(discarded_line(std::mem::take(&mut discarded)));
+        }
         lines.extend(failure_lines(failed));
     }
     // What has not come to its end yet has failures all the same.
+    lines.extend(discarded_line(discarded));
     lines.extend(failure_lines(failed_trials.into_iter().chain(failed_runs)));
     let open = stages(facts.iter().map(|recorded| recorded.fact.clone()));
     for (deployment, stage) in open.iter().filter(|(_, stage)| !stage.is_final()) {
@@ -115,6 +121,18 @@ fn failure(trial: &Trial) -> Option<&TrialFailure> {
         Outcome::Failed(failure) => Some(failure),
         Outcome::Measured(_) => None,
     }
+}
+
+fn measured_in(trial: &Trial) -> Option<&Measurement> {
+    match &trial.outcome {
+        Outcome::Measured(measurement) => Some(measurement),
+        Outcome::Failed(_) => None,
+    }
+}
+
+/// Returns a line that says how many samples were thrown away, below the sentence it belongs to.
+fn discarded_line(count: u32) -> Option<String> {
+    (count > 0).then(|| format!("{}{}", " ".repeat(INDENT), failures::discarded(count)))
 }
 
 /// Returns lines that say what failed and why, below the sentence they belong to.
@@ -333,6 +351,29 @@ mod tests {
                 (found, cycle) => panic!("{id}: {found:?} is not {cycle:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_story_says_how_many_samples_others_disturbed() {
+        let measurement = Measurement {
+            metrics: [("rate".to_owned(), 1.0)].into(),
+            samples: 1,
+            window_ms: 1,
+            in_effect: BTreeMap::new(),
+            source: String::new(),
+            at_ms: 0,
+            others: None,
+            discarded: 2,
+        };
+        let run = |place: u32| Fact::Run {
+            deployment: kloros_actors::facts::DeploymentId::new("d-1"),
+            block: 1,
+            place,
+            candidate: true,
+            outcome: Ok(measurement.clone()),
+        };
+        let text = tell(&CycleId::new("c-1"), &[recorded(1, "c-1", run(1)), recorded(2, "c-1", run(2))]);
+        assert!(text.contains("discarded  4 samples that others disturbed; measured again"), "{text}");
     }
 
     #[test]

@@ -77,9 +77,12 @@ pub(crate) async fn tune(
         let found = tune::serve(io::stdin().lock(), io::stdout())?;
         return Ok(if found { Answer::Done } else { Answer::No });
     }
+    // Without a home there is no configuration file to heed.
+    let home = home();
+    let machine = settings::measuring(home.as_ref().ok().map(Home::root))?.machine();
     let path = match &args.resume {
         Some(path) => path.clone(),
-        None => new_path(&home()?),
+        None => new_path(&home?),
     };
     // Asked for first: a mistake in it must not leave an empty journal behind.
     let fresh = if args.resume.is_none() || is_empty(&path) { Some(plan(&args)?) } else { None };
@@ -98,11 +101,12 @@ pub(crate) async fn tune(
     };
     out::aside(&tuned::begin(&plan, &path));
     let mut count = done.len() as u32;
+    let waits = |in_the_way: &str| out::aside(&format!("waits      {in_the_way}"));
     let report = tokio::select! {
-        report = tune::tune(&plan, &mut journal, done, |step| {
+        report = tune::tune(&plan, &machine, &mut journal, done, |step| {
             count += u32::from(matches!(step, Step::Ended { .. }));
             out::aside(&tuned::step(&plan, &step));
-        }) => report?,
+        }, waits) => report?,
         // Dropping the work kills what runs, with all that it started.
         heard = interrupted() => {
             heard?;

@@ -196,6 +196,8 @@ fn lesson(deployment: &str) -> Fact {
 
 fn measurement() -> Measurement {
     Measurement {
+        others: Some(Others { cpu: Some(0.5), ..Others::default() }),
+        discarded: 2,
         metrics: BTreeMap::from([("e2e_p95_ms".to_owned(), 80.1)]),
         samples: 400,
         window_ms: 10_000,

@@ -65,6 +65,7 @@ fn domain(manager: Manager, argv: Vec<String>, read_back: ReadBack) -> Domain {
         bench: BenchSpec::Command { argv: Vec::new(), timeout_s: 1 },
         metrics: BTreeMap::new(),
         objectives: Vec::new(),
+        quiet: None,
     }
 }
 

@@ -10,7 +10,7 @@ use kloros_actors::config::{Config, Problem};
 use toml::{Table, Value};
 
 use super::{
-    Shell,
+    Measuring, Shell,
     complaints::{Complaints, Place},
     strict_toml,
     tree::{Content, Entry, Node, below, near, nearest},
@@ -31,13 +31,21 @@ pub(super) struct Text {
     pub(super) text: String,
 }
 
-/// Returns the settings of the loop and of the shell, from `environment` over `file` over the defaults; `None` if there is
+/// What `kloros.toml` and the environment decide.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) rooms: Config,
+    pub(super) shell: Shell,
+    pub(super) measuring: Measuring,
+}
+
+/// Returns the settings of the loop, of the shell and of measuring, from `environment` over `file` over the defaults; `None` if there is
 /// something wrong that leaves no settings to judge.
 pub(super) fn load(
     file: Option<&Text>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
     complaints: &mut Complaints,
-) -> Option<(Config, Shell)> {
+) -> Option<Loaded> {
     let name = file.map_or(EMBEDDED_NAME, |file| &file.file);
     let outcome = known().and_then(|known| {
         let mut layers = Vec::new();
@@ -48,15 +56,16 @@ pub(super) fn load(
             layers.push(survey.layer);
         }
         layers.push(overrides(&known, environment, complaints));
-        let (rooms, shell) = merge(&layers)?;
-        for Problem { key, what } in [rooms.problems(), shell.problems()].concat() {
+        let loaded = merge(&layers)?;
+        let Loaded { rooms, shell, measuring } = &loaded;
+        for Problem { key, what } in [rooms.problems(), shell.problems(), measuring.problems()].concat() {
             let (place, note) = match layers.iter().rev().find_map(|layer| layer.place(&key)) {
                 Some(place) => (place, ""),
                 None => (Place::File(name.to_owned()), " (its default, which another setting does not go with)"),
             };
             complaints.add(place, key, what + note);
         }
-        Ok((rooms, shell))
+        Ok(loaded)
     });
     outcome.map_err(|what| complaints.add(Place::File(name.to_owned()), "", what)).ok()
 }
@@ -84,12 +93,14 @@ impl Layer {
 
 /// Returns every known key with its default.
 fn known() -> Result<Table, String> {
-    let mut known = Table::try_from(Config::default()).map_err(|error| error.to_string())?;
-    known.insert("shell".to_owned(), Value::try_from(Shell::default()).map_err(|error| error.to_string())?);
+    let text = |error: toml::ser::Error| error.to_string();
+    let mut known = Table::try_from(Config::default()).map_err(text)?;
+    known.insert("shell".to_owned(), Value::try_from(Shell::default()).map_err(text)?);
+    known.insert("measuring".to_owned(), Value::try_from(Measuring::default()).map_err(text)?);
     Ok(known)
 }
 
-fn merge(layers: &[Layer]) -> Result<(Config, Shell), String> {
+fn merge(layers: &[Layer]) -> Result<Loaded, String> {
     let mut builder = config::Config::builder().add_source(File::from_str(EMBEDDED, FileFormat::Toml));
     for layer in layers {
         builder = builder.add_source(config::Config::try_from(&layer.values).map_err(|error| error.to_string())?);
@@ -98,9 +109,10 @@ fn merge(layers: &[Layer]) -> Result<(Config, Shell), String> {
     split(merged).map_err(|error| error.to_string())
 }
 
-fn split(mut table: Table) -> Result<(Config, Shell), toml::de::Error> {
-    let shell = table.remove("shell").unwrap_or_else(|| Value::Table(Table::new()));
-    Ok((table.try_into()?, shell.try_into()?))
+fn split(mut table: Table) -> Result<Loaded, toml::de::Error> {
+    let mut section = |name| table.remove(name).unwrap_or_else(|| Value::Table(Table::new()));
+    let (shell, measuring) = (section("shell").try_into()?, section("measuring").try_into()?);
+    Ok(Loaded { rooms: table.try_into()?, shell, measuring })
 }
 
 fn put(table: &mut Table, path: &str, value: Value) {

@@ -18,6 +18,8 @@ mod source;
 
 mod shell;
 
+mod measuring;
+
 mod layers;
 
 mod shape;
@@ -46,6 +48,7 @@ use std::{
 use kloros_actors::config::{Catalogue, Config};
 
 pub(crate) use complaints::Complaints;
+pub(crate) use measuring::Measuring;
 pub(crate) use shell::Shell;
 pub(crate) use space_file::{active, space};
 
@@ -59,6 +62,8 @@ pub(crate) struct Settings {
     pub(crate) rooms: Config,
     /// What the shell around the loop is set to.
     pub(crate) shell: Shell,
+    /// How measurements take turns.
+    pub(crate) measuring: Measuring,
     /// The services and the experiments on them.
     pub(crate) catalogue: Catalogue,
     /// Whether the built-in lab is what is tuned, because no domains are configured.
@@ -103,6 +108,20 @@ impl fmt::Display for Summary {
     }
 }
 
+/// Returns how measurements take turns, as `kloros.toml` under `home`, if there is one, and the environment of this process
+/// say, or everything that is wrong with those two. No domain and no experiment is looked at.
+pub(crate) fn measuring(home: Option<&Path>) -> Result<Measuring, Complaints> {
+    let mut complaints = Complaints::default();
+    let own = home.map(|home| home.join(FILE_NAME)).filter(|own| own.symlink_metadata().is_ok());
+    let text = own.and_then(|own| text(&own, &mut complaints));
+    let loaded = layers::load(text.as_ref(), std::env::vars_os(), &mut complaints);
+    complaints.unless_any(loaded.map(|loaded| loaded.measuring))
+}
+
+fn text(path: &Path, complaints: &mut Complaints) -> Option<layers::Text> {
+    Some(layers::Text { file: path.display().to_string(), text: source::read(path, complaints)? })
+}
+
 fn read(
     home: &Path,
     config_file: Option<&Path>,
@@ -113,14 +132,14 @@ fn read(
     let own = home.join(FILE_NAME);
     // A file that was asked for must be there; the one under the home may be absent, but not unreadable.
     let path = config_file.or_else(|| own.symlink_metadata().is_ok().then_some(own.as_path()));
-    let text = path.and_then(|path| {
-        files.push(path.to_owned());
-        Some(layers::Text { file: path.display().to_string(), text: source::read(path, &mut complaints)? })
-    });
+    files.extend(path.map(Path::to_owned));
+    let text = path.and_then(|path| text(path, &mut complaints));
     let loaded = layers::load(text.as_ref(), environment, &mut complaints);
     let folder = config_file.map_or(home, |file| file.parent().unwrap_or(Path::new("")));
     let catalogue = catalogue::read(folder, &mut files, &mut complaints);
     let practice = !catalogue::is_configured(folder);
-    let settings = loaded.map(|(rooms, shell)| (Settings { rooms, shell, catalogue, practice }, files));
+    let settings = loaded.map(|layers::Loaded { rooms, shell, measuring }| {
+        (Settings { rooms, shell, measuring, catalogue, practice }, files)
+    });
     complaints.unless_any(settings)
 }

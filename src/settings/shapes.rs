@@ -21,6 +21,7 @@ const DAY_S: i64 = 86_400;
 const FLAG: Shape = Shape::Boolean;
 const ANY_NUMBER: Shape = Shape::Number { least: f64::MIN, most: f64::MAX };
 const RATIO: Shape = Shape::Number { least: 0.0, most: f64::MAX };
+const SHARE: Shape = Shape::Number { least: 0.0, most: 1.0 };
 const COUNT: Shape = Shape::Whole { least: 1, most: 1_000_000 };
 const SECONDS: Shape = Shape::Number { least: 0.001, most: DAY_S as f64 };
 const SECONDS_OR_NONE: Shape = Shape::Number { least: 0.0, most: DAY_S as f64 };
@@ -55,7 +56,10 @@ pub(super) const DOMAIN: Shape = Shape::Table(&[
     Field::required("bench", &BENCH),
     Field::required("metrics", &Shape::Map { names: name, each: &METRIC }),
     Field::optional("objectives", &Shape::List { each: &OBJECTIVE, least: 0 }),
+    Field::optional("quiet", &QUIET),
 ]);
+
+const QUIET: Shape = Shape::Table(&[Field::required("others_max", &SHARE), Field::required("others_rise_max", &SHARE)]);
 
 const SERVICE: Shape = Shape::Table(&[
     Field::required("manager", &MANAGER),

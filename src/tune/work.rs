@@ -12,6 +12,7 @@ use super::{
     trial::{self, Trial},
     verdict::{self, Report},
 };
+use crate::lease::{Machine, Shared};
 
 /// What is told while it goes on.
 pub(crate) enum Step<'a> {
@@ -30,13 +31,16 @@ pub(crate) enum Step<'a> {
 
 /// Runs the trials of `plan` that are not `done`, writes each to the journal, and returns what they come to.
 ///
-/// Dropping the future kills whatever runs. Fails when the command cannot be started, when the journal cannot be written,
-/// and when `done` is not what this search would have asked for.
+/// Trials wait for their turn on `machine`; those that run at a time share it. Dropping the future kills whatever runs. Fails
+/// when the machine is not to be had, when the command cannot be started, when the journal cannot be written, and when `done`
+/// is not what this search would have asked for.
 pub(crate) async fn tune(
     plan: &Plan,
+    machine: &Machine,
     journal: &mut Journal,
     done: Vec<Trial>,
     mut watch: impl FnMut(Step<'_>),
+    waits: impl Fn(&str) + Sync,
 ) -> anyhow::Result<Report> {
     let mut search = Search::new(plan.space.clone(), plan.options());
     let mut known: BTreeMap<u32, Trial> = done.into_iter().map(|trial| (trial.id, trial)).collect();
@@ -46,6 +50,7 @@ pub(crate) async fn tune(
     let mut trials: Vec<Trial> = Vec::new();
     let mut best = known.values().filter_map(|trial| trial.value).map(|value| plan.oriented(value)).reduce(f64::min);
     let mut count = known.len() as u32;
+    let shared = Shared::default();
     let stop = loop {
         let lot = search.ask(plan.batch);
         if lot.is_empty() {
@@ -62,7 +67,7 @@ pub(crate) async fn tune(
                 );
             }
         }
-        let running = new.iter().map(|candidate| trial::run(plan, candidate));
+        let running = new.iter().map(|candidate| in_turn(plan, candidate, (machine, &shared), &waits));
         let mut running = futures::stream::iter(running).buffer_unordered(plan.parallel.max(1) as usize);
         while let Some(ended) = running.next().await {
             let trial = ended?;
@@ -91,4 +96,16 @@ pub(crate) async fn tune(
         bail!("{} holds trial {id}, which this version of kloros would not have tried", journal.path().display());
     }
     Ok(verdict::report(plan, &search, trials, stop))
+}
+
+/// Runs a trial when it is the turn of this process to measure.
+async fn in_turn(
+    plan: &Plan,
+    candidate: &Candidate,
+    (machine, shared): (&Machine, &Shared),
+    waits: &(impl Fn(&str) + Sync),
+) -> anyhow::Result<Trial> {
+    let what = format!("kloros tune, trial {}", candidate.id);
+    let _turn = shared.lease(machine, &what, |standing| waits(&standing.in_the_way())).await?;
+    Ok(trial::run(plan, candidate).await?)
 }

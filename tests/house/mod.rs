@@ -54,8 +54,12 @@ impl House {
 
     fn write_settings(&self) {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let text =
-            format!("[shell]\nmetrics_address = \"127.0.0.1:{port}\"\n{}\n{SETTINGS}\n{}\n", self.shell, self.rooms);
+        // What else this machine does or measures is no part of the test.
+        let lease = self.path("lease").display().to_string();
+        let text = format!(
+            "[shell]\nmetrics_address = \"127.0.0.1:{port}\"\n{}\n[measuring]\nlease_folder = {lease:?}\nothers_max = 1.0\nothers_rise_max = 1.0\n{SETTINGS}\n{}\n",
+            self.shell, self.rooms
+        );
         fs::write(self.path("kloros.toml"), text).unwrap();
     }
 

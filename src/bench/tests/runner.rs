@@ -12,15 +12,18 @@ use axum::{
 use kloros_actors::{
     facts::{
         Apply, BenchSpec, ChatLoad, ChatSlo, Direction, Domain, FailureKind, Isolation, Key, Knob, KnobKind, Manager,
-        Measurement, MetricSpec, ReadBack, Ready, ServiceSpec, Settings, TokenRange, TrialFailure, Value,
+        Measurement, MetricSpec, Quiet, ReadBack, Ready, ServiceSpec, Settings, TokenRange, TrialFailure, Value,
     },
-    seams::{Assignment, Bench, Clock},
+    seams::{Assignment, Bench, Clock, Purpose},
 };
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
 use super::endpoint::streamed;
-use crate::bench::Runner;
+use crate::{
+    bench::{Repeats, Runner},
+    lease::{Machine, Urgency},
+};
 
 /// The part of this test program that plays the service: started by the runner as a process of its own, named by its path.
 const INSTANCE: &str = "bench::tests::runner::plays_the_instance_when_the_runner_starts_it";
@@ -112,7 +115,22 @@ fn domain(argv: Vec<String>, bench: BenchSpec) -> Domain {
             MetricSpec { direction: Direction::Down, weight: 1.0, guard: None },
         )]),
         objectives: Vec::new(),
+        quiet: None,
     }
+}
+
+/// Whatever else the machine does is no part of most tests.
+const LOUD: Repeats =
+    Repeats { quiet: Quiet { others_max: 1.0, others_rise_max: 1.0 }, count_max: 0, pause: Duration::from_millis(20) };
+
+/// Tests take turns within a house alone: each has a lease of its own.
+fn machine(home: &Path) -> Machine {
+    Machine::new(&home.join("lease"), Duration::from_secs(60))
+}
+
+fn assignment(label: &str, settings: Settings) -> Assignment {
+    let within = Duration::from_secs(120);
+    Assignment { label: label.to_owned(), settings, seed: 7, purpose: Purpose::Experiment, within, usual: None }
 }
 
 struct House {
@@ -125,13 +143,13 @@ impl House {
         let home = tempfile::tempdir().unwrap();
         std::fs::write(home.path().join("live_env"), live_env).unwrap();
         let kloros = std::env::current_exe().unwrap();
-        let runner = Runner::new(home.path().to_owned(), kloros, Arc::new(Noon));
+        let runner = Runner::new(home.path().to_owned(), kloros, Arc::new(Noon), machine(home.path()), LOUD);
         Self { home, runner }
     }
 
     async fn measure(&self, domain: &Domain) -> Result<Measurement, TrialFailure> {
         let settings = Settings::from([(Key::new("SLOTS").unwrap(), Value::Integer(8))]);
-        self.runner.measure(domain, Assignment { label: "x-practice/1".to_owned(), settings, seed: 7 }).await
+        self.runner.measure(domain, assignment("x-practice/1", settings)).await
     }
 
     fn directories(&self) -> usize {
@@ -233,8 +251,9 @@ async fn what_the_settings_cannot_help_is_infrastructure() {
     std::fs::remove_file(unreadable.home.path().join("live_env")).unwrap();
     std::fs::create_dir(unreadable.home.path().join("live_env")).unwrap();
     unreadable.check(&domain(instance(), chat()), FailureKind::Infrastructure, "live_env").await;
-    let homeless = Runner::new(PathBuf::from("/proc/none"), PathBuf::new(), Arc::new(Noon));
-    let assignment = Assignment { label: "x".to_owned(), settings: Settings::new(), seed: 1 };
+    let machine = machine(house.home.path());
+    let homeless = Runner::new(PathBuf::from("/proc/none"), PathBuf::new(), Arc::new(Noon), machine, LOUD);
+    let assignment = assignment("x", Settings::new());
     let failure = homeless.measure(&domain(instance(), chat()), assignment).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::Infrastructure);
 }
@@ -268,4 +287,121 @@ async fn measurements_take_turns() {
         }
     };
     assert!(first.is_ok() && second.is_ok(), "{first:?} {second:?}");
+}
+
+#[tokio::test]
+async fn who_waits_for_the_machine_has_started_nothing_and_gives_up_without_blame() {
+    let house = House::new("");
+    let runner = Runner::new(
+        house.home.path().to_owned(),
+        PathBuf::new(),
+        Arc::new(Noon),
+        Machine::new(&house.home.path().join("lease"), Duration::from_millis(300)),
+        LOUD,
+    );
+    let _other = machine(house.home.path()).lease("kloros tune, trial 3", Urgency::Ordinary, |_| {}).await.unwrap();
+    let domain = domain(instance(), chat());
+    let mut waiting = Box::pin(runner.measure(&domain, assignment("d-1.b1.r1", Settings::new())));
+    let failure = loop {
+        assert_eq!((house.directories(), instances(house.home.path())), (0, 0));
+        if let Ok(outcome) = timeout(Duration::from_millis(20), &mut waiting).await {
+            break outcome.unwrap_err();
+        }
+    };
+    assert_eq!(failure.kind, FailureKind::Infrastructure);
+    assert!(failure.detail.contains("measuring.lease_wait_s") && failure.detail.contains("trial 3"), "{failure}");
+}
+
+#[tokio::test]
+async fn waiting_for_the_machine_is_no_part_of_the_time_that_a_trial_may_take() {
+    let house = House::new("");
+    let domain = domain(instance(), command(&["/bin/sleep", "300"]));
+    let other = machine(house.home.path()).lease("another", Urgency::Ordinary, |_| {}).await.unwrap();
+    let assignment = Assignment { within: Duration::from_millis(200), ..assignment("x", Settings::new()) };
+    let mut waiting = Box::pin(house.runner.measure(&domain, assignment));
+    assert!(timeout(Duration::from_millis(500), &mut waiting).await.is_err(), "it only waited");
+    drop(other);
+    assert_eq!(waiting.await.unwrap_err().kind, FailureKind::TimedOut);
+    assert_eq!(house.directories(), 0);
+}
+
+/// What a bench does for half a second before it prints a number: nothing, or all that it can.
+const IDLE: &str = "select(undef, undef, undef, 0.5); print '{\"n\": 1}'";
+const BUSY: &str = "my $began = times; 1 while times() - $began < 0.5; print '{\"n\": 1}'";
+
+fn perl(program: &str) -> BenchSpec {
+    command(&["/usr/bin/perl", "-e", program])
+}
+
+/// Children that use all the CPU there is; dropping them ends them.
+struct Burners(Vec<std::process::Child>);
+
+impl Burners {
+    fn on_every_core() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let burn = || std::process::Command::new("/usr/bin/yes").stdout(std::process::Stdio::null()).spawn().unwrap();
+        Self((0..cores).map(|_| burn()).collect())
+    }
+}
+
+impl Drop for Burners {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_sample_that_a_burst_of_others_disturbed_is_thrown_away_and_measured_again() {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("live_env"), "").unwrap();
+    let burst = Arc::new(std::sync::Mutex::new(Some(Burners::on_every_core())));
+    let (heard, ends) = (Arc::new(std::sync::Mutex::new(Vec::new())), Arc::clone(&burst));
+    let hear = Arc::clone(&heard);
+    // Whatever else this machine does has to leave a moment's rest within a hundred tries.
+    let quiet = Quiet { others_max: 0.6, others_rise_max: 1.0 };
+    let repeats = Repeats { quiet, count_max: 100, pause: Duration::ZERO };
+    let kloros = std::env::current_exe().unwrap();
+    let runner = Runner::new(home.path().to_owned(), kloros, Arc::new(Noon), machine(home.path()), repeats).heard_by(
+        move |why| {
+            hear.lock().unwrap().push(why.to_owned());
+            // The burst is over.
+            ends.lock().unwrap().take();
+        },
+    );
+    let domain = domain(instance(), perl(IDLE));
+    let measurement = runner.measure(&domain, assignment("x", Settings::new())).await.unwrap();
+    let heard = heard.lock().unwrap();
+    assert!(heard[0].starts_with("disturbed: others used "), "{heard:?}");
+    assert_eq!(measurement.discarded as usize, heard.len());
+    assert!(measurement.others.unwrap().cpu.unwrap() <= 0.6, "{measurement:?}");
+}
+
+#[tokio::test]
+async fn what_is_disturbed_again_and_again_has_failed_for_that_and_leaves_nothing_behind() {
+    let mut house = House::new("");
+    let quiet = Quiet { others_max: 0.0, others_rise_max: 1.0 };
+    let repeats = Repeats { quiet, count_max: 2, pause: Duration::from_millis(1) };
+    let (kloros, machine) = (std::env::current_exe().unwrap(), machine(house.home.path()));
+    house.runner = Runner::new(house.home.path().to_owned(), kloros, Arc::new(Noon), machine, repeats);
+    let _burst = Burners::on_every_core();
+    let domain = domain(instance(), perl(IDLE));
+    house.check(&domain, FailureKind::Disturbed, "3 samples in a row were: others used").await;
+}
+
+#[tokio::test]
+async fn what_the_measured_instance_and_its_bench_use_is_not_the_load_of_others() {
+    let house = House::new("");
+    // The bench uses a core; what others do meanwhile is the same for both, but for chance: so the best of three.
+    let mut least = [f64::INFINITY; 2];
+    for _ in 0..3 {
+        for (least, script) in least.iter_mut().zip([BUSY, IDLE]) {
+            let measurement = house.measure(&domain(instance(), perl(script))).await.unwrap();
+            *least = least.min(measurement.others.unwrap().cpu.unwrap());
+        }
+    }
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as f64;
+    assert!(least[0] - least[1] < 0.5 / cores, "{least:?} on {cores} cores");
 }

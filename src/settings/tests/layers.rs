@@ -15,11 +15,12 @@ fn variables_refused(variables: &[(&str, &str)], complaints: &[&str]) {
 }
 
 #[test]
-fn the_embedded_file_says_exactly_what_the_rooms_and_the_shell_default_to() {
+fn the_embedded_file_says_exactly_what_the_rooms_the_shell_and_measuring_default_to() {
     let mut written: toml::Table = include_str!("../../../config/kloros.toml").parse().unwrap();
-    let shell = written.remove("shell").unwrap();
+    let (shell, measuring) = (written.remove("shell").unwrap(), written.remove("measuring").unwrap());
     assert_eq!(written, toml::Table::try_from(Config::default()).unwrap());
     assert_eq!(shell, toml::Value::try_from(Shell::default()).unwrap());
+    assert_eq!(measuring, toml::Value::try_from(Measuring::default()).unwrap());
 }
 
 #[test]

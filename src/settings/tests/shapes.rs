@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use kloros_actors::facts::{
     Apply, BenchSpec, ChatLoad, ChatSlo, Direction, Domain, Guard, Isolation, Key, Knob, KnobKind, Manager, MetricSpec,
-    Objective, ReadBack, Ready, Risk, ServiceSpec, TokenRange, Value,
+    Objective, Quiet, ReadBack, Ready, Risk, ServiceSpec, TokenRange, Value,
 };
 
 use super::*;
@@ -40,6 +40,7 @@ fn complete(manager: Manager, read_back: ReadBack, bench: BenchSpec) -> Domain {
         bench,
         metrics: BTreeMap::from([("speed".to_owned(), MetricSpec { direction: Direction::Up, weight: 1.0, guard })]),
         objectives: vec![Objective { reading: "latency".to_owned(), max: 1.5, readings: 3 }],
+        quiet: Some(Quiet { others_max: 0.75, others_rise_max: 0.125 }),
     }
 }
 
