@@ -10,7 +10,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::{
     Config,
-    admission::{Offer, Queue, Running, objection},
+    admission::{Offer, Queue, Running},
     unfinished::Unfinished,
 };
 use crate::{
@@ -174,8 +174,7 @@ impl State {
         if self.is_known(&question).await {
             return count("duplicate");
         }
-        let spec = &question.dream_experiment;
-        if let Some(why) = objection(spec, self.catalogue.domains.get(&spec.domain)) {
+        if let Some(why) = self.catalogue.objection(&question.dream_experiment) {
             return self.end(&question, "refused", &why).await;
         }
         match self.queue.offer(question.clone(), &self.running, &self.config) {

@@ -9,14 +9,14 @@ use super::{
     Config,
     fitness::{Choice, choose, prospect, score, void},
     search::{Candidate, Plan, Search, Told},
+    start_saga::{live_params, running},
     trial_actor,
 };
 use crate::{
     config::Catalogue,
-    env_file,
     facts::{
-        Best, Domain, Entry, Experiment, ExperimentEnd, Fact, FailureKind, Generation, Kind, Measurement, Outcome,
-        Params, QuestionEnd, Settings, Trial, TrialFailure, Winner, map_params,
+        Best, Domain, Entry, Experiment, ExperimentEnd, Fact, FailureKind, Generation, Kind, MappingProblem,
+        Measurement, Outcome, Params, QuestionEnd, Settings, Trial, TrialFailure, Winner, map_params,
     },
     meters,
     record::{Ending, record, wake},
@@ -178,7 +178,7 @@ impl State {
             return self.end(myself).await;
         }
         let Some(candidate) = self.next_candidate() else { return self.end(myself).await };
-        let settings = match map_params(&candidate.params, &self.experiment.spec.param_mapping, &self.domain) {
+        let settings = match self.meant(&candidate.params) {
             Ok(settings) => settings,
             Err(problem) => {
                 self.under_way = Some(candidate);
@@ -187,6 +187,12 @@ impl State {
             }
         };
         self.measure(myself, candidate, settings).await
+    }
+
+    /// Returns the settings that `params` mean. What runs already is no change, so no range is asked about it.
+    fn meant(&self, params: &Params) -> Result<Settings, MappingProblem> {
+        let mapping = &self.experiment.spec.param_mapping;
+        if *params == self.live { Ok(running(params, mapping)) } else { map_params(params, mapping, &self.domain) }
     }
 
     /// Returns what is tried next: what the search asks for, then the best and the live settings once more.
@@ -367,31 +373,14 @@ impl State {
     }
 
     fn winner(&self, best: Best, measured: u32, failed: u32) -> Winner {
-        let mapping = &self.experiment.spec.param_mapping;
         Winner {
             experiment: self.experiment.spec.name.clone(),
             domain: self.domain.name.clone(),
             best,
-            incumbent: map_params(&self.live, mapping, &self.domain).unwrap_or_default(),
+            incumbent: running(&self.live, &self.experiment.spec.param_mapping),
             experiment_id: self.experiment.id.clone(),
             measured,
             failed,
         }
     }
-}
-
-/// Returns the parameters that the serving instance says it runs with; a value that it does not say is the env file's,
-/// and what that does not name the knob's default.
-async fn live_params(seams: &Seams, domain: &Domain, experiment: &Experiment) -> Params {
-    let in_effect = seams.services.in_effect(domain).await.unwrap_or_default();
-    let file = seams.env.read(&domain.service.env_file).await.map(|file| file.bytes).unwrap_or_default();
-    let spec = &experiment.spec;
-    let value_of = |name: &String| {
-        let key = spec.param_mapping.get(name)?;
-        let knob = domain.knobs.get(key)?;
-        let said = in_effect.get(key.as_str()).and_then(|text| knob.range.parse(text));
-        let written = || env_file::value_of(&file, key).ok().flatten().and_then(|text| knob.range.parse(&text));
-        Some(said.or_else(written).unwrap_or_else(|| knob.default.clone()))
-    };
-    spec.search_space.keys().filter_map(|name| Some((name.clone(), value_of(name)?))).collect()
 }

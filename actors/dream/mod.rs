@@ -6,10 +6,14 @@
 
 mod experiment_actor;
 
+mod start_saga;
+
 mod trial_actor;
 
 #[cfg(test)]
 mod tests;
+
+pub mod space;
 
 pub mod search;
 

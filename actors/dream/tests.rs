@@ -12,7 +12,9 @@ use kloros_supervision::{ChildExit, ChildSpec, Collected, Nursery, Outlet, Resta
 
 use super::{Config, Exits, ExperimentActor, Msg};
 use crate::{
-    facts::{ExperimentEnd, Fact, FailureKind, Kind, Metrics, Outcome, QuestionEnd, Trial, Value},
+    facts::{
+        Experiment, ExperimentEnd, Fact, FailureKind, Key, Kind, Metrics, Outcome, QuestionEnd, Trial, Value, When,
+    },
     testing::{SOON, World, catalogue, eventually, experiment, failure, number, rate},
 };
 
@@ -40,12 +42,16 @@ async fn open(world: &World) -> Room {
 
 impl Room {
     async fn run(&self) -> Socket<Msg> {
+        self.run_of(experiment()).await
+    }
+
+    async fn run_of(&self, experiment: Experiment) -> Socket<Msg> {
         let arguments = super::Arguments {
             seams: self.world.seams(),
             exits: self.exits.clone(),
             config: Config { trial_timeout_s: 1, ..Config::default() },
             catalogue: catalogue(),
-            experiment: experiment(),
+            experiment,
             rest_s: 900,
         };
         let socket = Socket::new("x");
@@ -80,6 +86,52 @@ async fn the_live_settings_go_first_and_the_best_that_was_measured_wins() {
     assert!(world.ends().is_empty());
     let confirmed = &trials[trials.len() - 1];
     assert_eq!(confirmed.params, winner.best.params);
+}
+
+/// An experiment in which the wait means something with one sequence alone.
+fn conditional() -> Experiment {
+    let mut experiment = experiment();
+    let wait = experiment.spec.search_space.get_mut("wait").unwrap();
+    wait.when = Some(When { param: "seqs".into(), r#in: vec![Value::Integer(1)] });
+    experiment
+}
+
+#[tokio::test]
+async fn an_inactive_parameter_is_neither_measured_with_nor_won_with() {
+    let world = World::with_env("SEQS=3\nWAIT=7\n");
+    let measured = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = Arc::clone(&measured);
+    world.bench.script(move |assignment| {
+        seen.lock().unwrap().push(assignment.settings.clone());
+        Ok(rate(10.0 * number(&assignment.settings, "SEQS"), assignment))
+    });
+    let room = open(&world).await;
+    room.run_of(conditional()).await;
+    let ExperimentEnd::Won { winner, .. } = room.ended.next(SOON).await.unwrap() else { panic!("no winner") };
+    assert_eq!(winner.best.params.keys().collect::<Vec<_>>(), ["seqs"]);
+    assert_eq!(winner.incumbent.keys().map(Key::as_str).collect::<Vec<_>>(), ["SEQS"]);
+    let trials = room.trials();
+    assert_eq!(trials[0].params.keys().collect::<Vec<_>>(), ["seqs"]);
+    for settings in measured.lock().unwrap().iter() {
+        let one = number(settings, "SEQS") == 1.0;
+        assert_eq!(settings.contains_key(&crate::testing::key("WAIT")), one, "{settings:?}");
+    }
+}
+
+#[tokio::test]
+async fn live_settings_that_no_knob_would_take_are_measured_first_all_the_same() {
+    let world = World::with_env("SEQS=99\n");
+    world.bench.script(|assignment| Ok(rate(100.0 / number(&assignment.settings, "SEQS"), assignment)));
+    let room = open(&world).await;
+    room.run().await;
+    let ExperimentEnd::Won { winner, .. } = room.ended.next(SOON).await.unwrap() else { panic!("no winner") };
+    let trials = room.trials();
+    assert_eq!(trials[0].params["seqs"], Value::Integer(99));
+    assert!(matches!(trials[0].outcome, Outcome::Measured(_)));
+    assert!(
+        trials[1..].iter().filter(|trial| trial.params["seqs"] == Value::Integer(99)).all(|trial| trial.generation > 2)
+    );
+    assert_eq!(winner.incumbent[&crate::testing::key("SEQS")], Value::Integer(99));
 }
 
 #[tokio::test]

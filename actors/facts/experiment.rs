@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CycleId, Direction, ExperimentId, Key, KnobKind, Metrics, Params, QuestionId, Settings};
+use super::{CycleId, Direction, ExperimentId, Key, KnobKind, Metrics, Params, QuestionId, Settings, Value};
 
 /// What an experiment does: the part that travels with the question.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -13,13 +13,47 @@ pub struct ExperimentSpec {
     /// The domain it works on.
     pub domain: String,
     /// What is varied.
-    pub search_space: BTreeMap<String, KnobKind>,
+    pub search_space: BTreeMap<String, Dimension>,
+    /// What holds between two parameters wherever both are active: `a <= b`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub constraints: Vec<String>,
+    /// Combinations that are never tried: settings that have all the values of one of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forbidden: Vec<Params>,
     /// What is measured, and which way is better.
     pub metrics: BTreeMap<String, Direction>,
     /// Which env key each parameter sets; every key must be in the domain's allow-list.
     pub param_mapping: BTreeMap<String, Key>,
     /// How much may be spent.
     pub budget: Budget,
+}
+
+/// One parameter of an experiment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dimension {
+    /// Kind and range.
+    #[serde(flatten)]
+    pub range: KnobKind,
+    /// When it means something; always when absent. Where it means nothing, its key is left as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<When>,
+}
+
+/// A parameter without a condition.
+impl From<KnobKind> for Dimension {
+    fn from(range: KnobKind) -> Self {
+        Self { range, when: None }
+    }
+}
+
+/// When a parameter means something: if `param` is active and has one of these values.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct When {
+    /// The parameter that it depends on.
+    pub param: String,
+    /// The values of that one.
+    pub r#in: Vec<Value>,
 }
 
 /// How much an experiment may spend.

@@ -54,7 +54,12 @@ fn spec() -> ExperimentSpec {
     ExperimentSpec {
         name: "lab_tuning".into(),
         domain: "lab".into(),
-        search_space: BTreeMap::from([("batch".to_owned(), KnobKind::Integer { min: 1, max: 64, log: true })]),
+        search_space: BTreeMap::from([(
+            "batch".to_owned(),
+            KnobKind::Integer { min: 1, max: 64, log: true, step: None }.into(),
+        )]),
+        constraints: Vec::new(),
+        forbidden: Vec::new(),
         metrics: BTreeMap::from([("e2e_p95_ms".to_owned(), Direction::Down)]),
         param_mapping: BTreeMap::from([("batch".to_owned(), Key::new("LAB_BATCH").unwrap())]),
         budget: Budget { max_candidates: 12, max_generations: 4 },
