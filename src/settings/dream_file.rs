@@ -118,8 +118,13 @@ impl Judgement<'_, '_> {
     }
 
     /// Ranges, conditions, constraints and what is forbidden, as far as they can be read.
+    ///
+    /// That a condition names no value was said with its list already.
     fn space(&mut self) {
-        let Some(params) = self.part(&["search_space"]) else { return };
+        let Some(params) = self.part::<BTreeMap<String, Dimension>>(&["search_space"]) else { return };
+        if params.values().filter_map(|each| each.when.as_ref()).any(|when| when.r#in.is_empty()) {
+            return;
+        }
         let (constraints, forbidden) = (self.part(&["constraints"]), self.part(&["forbidden"]));
         let space = SearchSpace {
             params,

@@ -15,6 +15,8 @@ const TEXT_BYTES_MAX: usize = 4096;
 const NAME_BYTES_MAX: usize = 64;
 /// Whole numbers beyond this one are not told apart by the arithmetic of the search.
 const EXACT_MAX: i64 = 1 << 53;
+/// The smallest step of a decimal number.
+const STEP_MIN: f64 = 1e-12;
 /// The longest time that makes sense for a single step, in seconds.
 const DAY_S: i64 = 86_400;
 
@@ -32,7 +34,7 @@ const NAME: Shape = Shape::Text(name);
 const HTTP_PATH: Shape = Shape::Text(http_path);
 const DIRECTION: Shape = Shape::Words(&[("up", None), ("down", None)]);
 
-const STEP: Shape = Shape::Number { least: f64::MIN_POSITIVE, most: f64::MAX };
+const STEP: Shape = Shape::Number { least: STEP_MIN, most: f64::MAX };
 const WHOLE_STEP: Shape = Shape::Whole { least: 1, most: EXACT_MAX };
 const WORDS: Shape = Shape::List { each: &Shape::Text(choice), least: 1 };
 const RANKS: Shape = Shape::List { each: &Shape::Ranked(choice), least: 1 };
