@@ -645,6 +645,7 @@ pub(crate) fn experiment() -> Experiment {
         hypothesis: question.hypothesis,
         cycle: cycle(),
         spec: spec(),
+        measured_by: None,
         seed: 7,
         at_ms: 0,
         depth: 0,

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     config::Catalogue,
     facts::{
-        Entry, Experiment, ExperimentEnd, ExperimentId, Fact, Intent, Kind, Proposal, Question, QuestionEnd,
+        Domain, Entry, Experiment, ExperimentEnd, ExperimentId, Fact, Intent, Kind, Proposal, Question, QuestionEnd,
         QuestionId, Winner, map_params, short_hash,
     },
     meters,
@@ -205,11 +205,13 @@ impl State {
         let now_ms = self.seams.clock.now_ms();
         let digest = short_hash(&[question.question_id.as_str(), &self.seed.to_string()]);
         self.running.started(&question);
+        let domain = self.catalogue.domains.get(&question.dream_experiment.domain);
         let experiment = Experiment {
             id: ExperimentId::new(format!("x-{}", question.question_id)),
             question: question.question_id,
             hypothesis: question.hypothesis,
             cycle: question.cycle,
+            measured_by: domain.map(Domain::measured_by),
             spec: question.dream_experiment,
             seed: u64::from_str_radix(&digest, 16).unwrap_or(self.seed),
             at_ms: now_ms,

@@ -9,14 +9,14 @@ use super::{
     Config,
     fitness::{Choice, choose, prospect, score, void},
     search::{Candidate, Plan, Search, Told},
-    start_saga::{live_params, running},
+    start_saga::{begin, learned, running},
     trial_actor,
 };
 use crate::{
     config::Catalogue,
     facts::{
-        Best, Domain, Entry, Experiment, ExperimentEnd, Fact, FailureKind, Generation, Kind, MappingProblem,
-        Measurement, Outcome, Params, QuestionEnd, Settings, Trial, TrialFailure, Winner, map_params,
+        Best, Domain, EarlierTrial, Entry, Experiment, ExperimentEnd, Fact, FailureKind, Generation, Kind,
+        MappingProblem, Measurement, Outcome, Params, QuestionEnd, Settings, Trial, TrialFailure, Winner, map_params,
     },
     meters,
     record::{Ending, record, wake},
@@ -71,6 +71,8 @@ pub struct State {
     rest_s: u64,
     search: Search,
     live: Params,
+    /// What earlier experiments measured, as it was known when this one began.
+    known: Vec<EarlierTrial>,
     trials: Vec<Trial>,
     confirmations: Vec<Trial>,
     under_way: Option<Candidate>,
@@ -127,23 +129,25 @@ impl State {
             .get(&experiment.spec.domain)
             .cloned()
             .ok_or_else(|| format!("there is no domain {:?}", experiment.spec.domain))?;
-        let kinds = [Kind::Trial, Kind::Generation, Kind::ExperimentEnd];
+        let kinds = [Kind::Experience, Kind::Trial, Kind::Generation, Kind::ExperimentEnd];
         let recorded = seams.journal.read(Query::kinds(&kinds).about(experiment.id.as_str())).await?;
         let mut trials = Vec::new();
-        let (mut generations_recorded, mut ended) = (0, None);
+        let (mut generations_recorded, mut ended, mut known) = (0, None, None);
         for each in recorded {
             match each.fact {
+                Fact::Experience(experience) => known = Some(experience.trials),
                 Fact::Trial(trial) => trials.push(trial),
                 Fact::Generation(generation) => generations_recorded = generation.number,
                 Fact::ExperimentEnd(end) => ended = Some(end),
                 _ => {}
             }
         }
-        let live = match trials.first() {
-            Some(first) => first.params.clone(),
-            None => live_params(&seams, &domain, &experiment).await,
+        // What is known beforehand became durable with the first trial: until then nothing was measured by it.
+        let (live, known) = match trials.first() {
+            Some(first) => (first.params.clone(), known.unwrap_or_default()),
+            None => begin(&seams, &config, &domain, &experiment).await?,
         };
-        let search = Search::new(Plan::of(&experiment, &config, live.clone()))?;
+        let search = Search::new(Plan::of(&experiment, &config, live.clone(), known.clone()))?;
         let mut state = State {
             seams,
             exits,
@@ -153,6 +157,7 @@ impl State {
             rest_s,
             search,
             live,
+            known,
             trials: Vec::new(),
             confirmations: Vec::new(),
             under_way: None,
@@ -264,7 +269,10 @@ impl State {
             at_ms: self.seams.clock.now_ms(),
         };
         let name = format!("trial:{}:{}:{}", trial.experiment, trial.generation, trial.number);
-        let mut entries = vec![Entry::once(&self.experiment.cycle, trial.at_ms, name, Fact::Trial(trial.clone()))];
+        let is_first = self.trials.is_empty();
+        let learned = is_first.then(|| learned(&self.experiment, &self.known, trial.at_ms)).flatten();
+        let mut entries: Vec<Entry> = learned.into_iter().collect();
+        entries.push(Entry::once(&self.experiment.cycle, trial.at_ms, name, Fact::Trial(trial.clone())));
         self.tell(trial);
         entries.extend(self.finished_generation());
         record(&self.seams, entries).await?;

@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use kloros_search::{Config as Point, Options, Outcome, Space};
+use kloros_search::{Config as Point, Earlier, Options, Outcome, Space};
 
 use super::{Config, space::SearchSpace};
-use crate::facts::{Budget, Experiment, FailureKind, Params};
+use crate::facts::{Budget, EarlierTrial, Experiment, FailureKind, Params};
 
 /// One point to measure.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,13 +43,15 @@ pub struct Plan {
     pub seed: u64,
     /// The settings in use, which are the first candidate whether or not they lie in the space.
     pub live: Params,
+    /// What earlier experiments measured.
+    pub earlier: Vec<EarlierTrial>,
     /// The search ends when no candidate is expected to be better than the best by as much fitness as this.
     pub stop_below: f64,
 }
 
 impl Plan {
-    /// Returns the plan of an experiment that starts from the `live` settings.
-    pub fn of(experiment: &Experiment, config: &Config, live: Params) -> Plan {
+    /// Returns the plan of an experiment that starts from the `live` settings and knows what `earlier` ones measured.
+    pub fn of(experiment: &Experiment, config: &Config, live: Params, earlier: Vec<EarlierTrial>) -> Plan {
         let spec = &experiment.spec;
         Plan {
             space: SearchSpace::of(spec),
@@ -57,6 +59,7 @@ impl Plan {
             lot_max: config.lot_max,
             seed: experiment.seed,
             live,
+            earlier,
             stop_below: config.stop_below.ln_1p(),
         }
     }
@@ -223,10 +226,15 @@ fn engine(plan: &Plan, space: &Space) -> kloros_search::Search {
         default: Some(plan.space.point_of(&plan.live)),
         // A space that can be measured whole is, once; elsewhere the best of what was measured may be luck.
         noisy: space.size_max().is_none_or(|size| size > u64::from(slots(plan.budget))),
+        warm: plan.earlier.iter().map(|trial| warm(&plan.space, trial)).collect(),
         stop_below: Some(plan.stop_below),
-        ..Options::default()
     };
     kloros_search::Search::new(space.clone(), options)
+}
+
+fn warm(space: &SearchSpace, trial: &EarlierTrial) -> Earlier {
+    let outcome = trial.fitness.map_or(Outcome::Failed, |fitness| Outcome::Value(-fitness));
+    Earlier { config: space.point_of(&trial.params), outcome, age: trial.age_days, distance: trial.distance }
 }
 
 fn outcome_of(told: Told) -> Outcome {
@@ -254,7 +262,7 @@ mod tests {
     }
 
     fn made(space: SearchSpace, budget: Budget, lot_max: u32, seed: u64, live: Params) -> Search {
-        Search::new(Plan { space, budget, lot_max, seed, live, stop_below: 0.0 }).unwrap()
+        Search::new(Plan { space, budget, lot_max, seed, live, earlier: Vec::new(), stop_below: 0.0 }).unwrap()
     }
 
     fn mixed_space() -> SearchSpace {

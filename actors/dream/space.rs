@@ -122,7 +122,8 @@ impl SearchSpace {
             .collect()
     }
 
-    fn is_active(&self, name: &str, params: &Params) -> bool {
+    /// Returns whether the parameter of this name means something beside these.
+    pub(super) fn is_active(&self, name: &str, params: &Params) -> bool {
         let mut name = name;
         // No chain of conditions is longer than there are parameters, unless it is a circle.
         for _ in 0..=self.params.len() {
@@ -159,6 +160,17 @@ impl SearchSpace {
             (Setting::Float(value), _) => Value::Float(*value),
         };
         point.iter().map(|(name, setting)| (name.clone(), value(name, setting))).collect()
+    }
+
+    /// Returns whether two values of the parameter of this name are the same but for rounding.
+    pub(super) fn is_near(&self, name: &str, one: &Value, other: &Value) -> bool {
+        let reach = match self.params.get(name).map(|each| &each.range) {
+            Some(KnobKind::Float { min, max, step: None, .. }) => (max - min) / FLOAT_STEPS,
+            Some(KnobKind::Float { step: Some(step), .. }) => step / FLOAT_STEPS,
+            _ => 0.0,
+        };
+        let numbers = one.as_number().zip(other.as_number());
+        is_same(one, other) || numbers.is_some_and(|(one, other)| (one - other).abs() <= reach)
     }
 
     fn range_problem(&self, name: &str) -> Option<SpaceProblem> {

@@ -13,7 +13,8 @@ use kloros_supervision::{ChildExit, ChildSpec, Collected, Nursery, Outlet, Resta
 use super::{Config, Exits, ExperimentActor, Msg};
 use crate::{
     facts::{
-        Experiment, ExperimentEnd, Fact, FailureKind, Key, Kind, Metrics, Outcome, QuestionEnd, Trial, Value, When,
+        Experience, Experiment, ExperimentEnd, ExperimentId, Fact, FailureKind, Key, Kind, Metrics, Outcome,
+        QuestionEnd, QuestionId, Trial, Value, When,
     },
     testing::{SOON, World, catalogue, eventually, experiment, failure, number, rate},
 };
@@ -46,10 +47,14 @@ impl Room {
     }
 
     async fn run_of(&self, experiment: Experiment) -> Socket<Msg> {
+        self.run_with(experiment, Config { trial_timeout_s: 1, ..Config::default() }).await
+    }
+
+    async fn run_with(&self, experiment: Experiment, config: Config) -> Socket<Msg> {
         let arguments = super::Arguments {
             seams: self.world.seams(),
             exits: self.exits.clone(),
-            config: Config { trial_timeout_s: 1, ..Config::default() },
+            config,
             catalogue: catalogue(),
             experiment,
             rest_s: 900,
@@ -182,6 +187,110 @@ async fn an_experiment_that_is_killed_mid_trial_goes_on_and_repeats_no_finished_
     let tried = |room: &Room| room.trials().into_iter().map(|trial| trial.params).collect::<Vec<_>>();
     assert_eq!(tried(&room), tried(&other));
     assert_eq!(world.journal.count(Kind::Generation), 2);
+}
+
+/// Runs an experiment to its end, as the coordinator would begin it.
+async fn run_whole(room: &Room, experiment: &Experiment) -> ExperimentEnd {
+    room.world.write(vec![Fact::Experiment(experiment.clone())]);
+    room.run_of(experiment.clone()).await;
+    let end = room.ended.next(SOON).await.unwrap();
+    room.left.next(SOON).await.unwrap();
+    end
+}
+
+fn second() -> Experiment {
+    let (id, question) = (ExperimentId::new("x-2"), QuestionId::new("q-2"));
+    Experiment { id, question, seed: 8, at_ms: 1_000_000, ..experiment() }
+}
+
+fn experiences(world: &World) -> Vec<Experience> {
+    let experience = |fact| match fact {
+        Fact::Experience(experience) => Some(experience),
+        _ => None,
+    };
+    world.journal.facts(&[Kind::Experience]).into_iter().filter_map(experience).collect()
+}
+
+/// Returns the sequences that an experiment tried, in order.
+fn tried(world: &World, experiment: &Experiment) -> Vec<i64> {
+    let of_it = |fact| match fact {
+        Fact::Trial(trial) if trial.experiment == experiment.id => {
+            Some(trial.params["seqs"].as_number().unwrap() as i64)
+        }
+        _ => None,
+    };
+    world.journal.facts(&[Kind::Trial]).into_iter().filter_map(of_it).collect()
+}
+
+#[tokio::test]
+async fn a_second_experiment_begins_where_the_first_one_ended() {
+    let world = World::with_env("SEQS=2\n");
+    let room = open(&world).await;
+    run_whole(&room, &experiment()).await;
+    assert_eq!(experiences(&world), [], "there was nothing to learn from");
+    run_whole(&room, &second()).await;
+    let known = experiences(&world);
+    assert_eq!((known.len(), known[0].experiment.as_str(), known[0].trials.len()), (1, "x-2", 12));
+    assert!(known[0].trials.iter().all(|trial| trial.from == experiment().id && trial.fitness.is_some()));
+    let (first, again) = (tried(&world, &experiment()), tried(&world, &second()));
+    assert_eq!((first[0], again[0]), (2, 2), "the live settings are first");
+    assert!(again[1..4].iter().max() >= first[..8].iter().max(), "{first:?} {again:?}");
+}
+
+/// Writes an experiment in which every setting crashed.
+fn write_crashes(world: &World) {
+    let elsewhere = Experiment { id: ExperimentId::new("x-3"), ..experiment() };
+    let crashed = |number: u32| {
+        let params = [("seqs", i64::from(number)), ("wait", 20)];
+        let params = params.map(|(name, value)| (name.to_owned(), Value::Integer(value))).into();
+        let (outcome, experiment) = (Outcome::Failed(failure(FailureKind::Died)), elsewhere.id.clone());
+        Fact::Trial(Trial { experiment, generation: 1, number, params, outcome, at_ms: 0 })
+    };
+    let end = ExperimentEnd::NoBetter { experiment: elsewhere.id.clone(), why: String::new() };
+    let facts = (1..=64).map(crashed).chain([Fact::ExperimentEnd(end)]);
+    world.write([Fact::Experiment(elsewhere.clone())].into_iter().chain(facts).collect());
+}
+
+#[tokio::test]
+async fn an_experiment_that_is_resumed_knows_what_it_knew_when_it_began_and_nothing_newer() {
+    let (world, undisturbed) = (World::with_env("SEQS=2\n"), World::with_env("SEQS=2\n"));
+    let (room, other) = (open(&world).await, open(&undisturbed).await);
+    for room in [&room, &other] {
+        run_whole(room, &experiment()).await;
+    }
+    let expected = run_whole(&other, &second()).await;
+
+    room.world.write(vec![Fact::Experiment(second())]);
+    let bench = Arc::downgrade(&world.bench);
+    world.bench.script(move |assignment| {
+        if let Some(bench) = bench.upgrade().filter(|_| assignment.label.contains("g1.t03")) {
+            bench.hang(true);
+        }
+        Ok(rate(10.0 * number(&assignment.settings, "SEQS"), assignment))
+    });
+    let begun = world.bench.begun().len();
+    let socket = room.run_of(second()).await;
+    eventually(|| world.bench.begun().len() == begun + 4).await;
+    socket.actor().unwrap().kill();
+    room.left.next(SOON).await.unwrap();
+    write_crashes(&world);
+    world.bench.hang(false);
+    world.bench.script(|assignment| Ok(rate(10.0 * number(&assignment.settings, "SEQS"), assignment)));
+    room.run_of(second()).await;
+    assert_eq!(room.ended.next(SOON).await.unwrap(), expected);
+    assert_eq!(tried(&world, &second()), tried(&undisturbed, &second()));
+    assert_eq!(experiences(&world), experiences(&undisturbed));
+}
+
+#[tokio::test]
+async fn an_experiment_that_is_told_not_to_learn_begins_anew() {
+    let world = World::with_env("SEQS=2\n");
+    let room = open(&world).await;
+    run_whole(&room, &experiment()).await;
+    room.world.write(vec![Fact::Experiment(second())]);
+    room.run_with(second(), Config { earlier_max: 0, ..Config::default() }).await;
+    room.ended.next(SOON).await.unwrap();
+    assert_eq!(experiences(&world), []);
 }
 
 #[tokio::test]

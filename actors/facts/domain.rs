@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Key, Knob, Risk};
+use super::{Key, Knob, Risk, short_hash};
 
 /// One service and all that kloros may know and do about it: the content of `config/domains/NAME.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +29,12 @@ pub struct Domain {
 }
 
 impl Domain {
+    /// Returns a fingerprint of how a configuration is measured: by which bench, on which command.
+    pub fn measured_by(&self) -> String {
+        let bench = serde_json::to_string(&self.bench).unwrap_or_default();
+        short_hash(&[&bench, &self.service.argv.join("\n")])
+    }
+
     /// Returns whether `text` is a value that the knob of this name could hold.
     pub fn could_hold(&self, name: &str, text: &str) -> bool {
         let knob = Key::new(name).ok().and_then(|key| self.knobs.get(&key));

@@ -41,8 +41,8 @@ pub use domain::{
 };
 pub use entry::{Entry, Fact, Kind, Recorded, Turn};
 pub use experiment::{
-    Best, Budget, Dimension, Experiment, ExperimentEnd, ExperimentSpec, FailureKind, Generation, Measurement, Outcome,
-    Trial, TrialFailure, When, Winner,
+    Best, Budget, Dimension, EarlierTrial, Experience, Experiment, ExperimentEnd, ExperimentSpec, FailureKind,
+    Generation, Measurement, Outcome, Trial, TrialFailure, When, Winner,
 };
 pub use ids::{
     CycleId, DeploymentId, ExperimentId, Incarnation, Key, PromotionId, QuestionId, content_hash, short_hash,
