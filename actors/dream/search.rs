@@ -496,10 +496,11 @@ mod tests {
             match params.get(name) {
                 Some(_) if !active => return Some(format!("{name} means nothing here")),
                 None if active => return Some(format!("{name} is not set")),
-                Some(value) => match dimension.range.refuses(value) {
-                    Some(why) => return Some(format!("{name}: {why}")),
-                    None => {}
-                },
+                Some(value) => {
+                    if let Some(why) = dimension.range.refuses(value) {
+                        return Some(format!("{name}: {why}"));
+                    }
+                }
                 None => {}
             }
         }

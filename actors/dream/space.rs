@@ -221,8 +221,8 @@ impl SearchSpace {
         } else if let Some(name) = combination.keys().find(|name| self.is_continuous(name)) {
             format!("{name} takes any number: give it a step, or take it out")
         } else {
-            let names: Vec<&str> = combination.keys().map(String::as_str).collect();
-            let named = self.with_parents(&names);
+            let own: Vec<&str> = combination.keys().map(String::as_str).collect();
+            let named = self.with_parents(&own);
             let params = self.engine_params(|each| named.contains(&each));
             let forbidden = vec![settings(combination)];
             Space::new(SpaceSpec { params, forbidden, ..SpaceSpec::default() }).err()?.to_string()
