@@ -23,7 +23,7 @@ pub(super) enum Shape {
     Text(Rule),
     /// The value of a knob: true or false, a finite number or a text.
     Scalar,
-    /// What can stand in an order: a finite number, or a text that the rule has nothing against.
+    /// What may stand in a list in order: a finite number, or a text that the rule has nothing against.
     Ranked(Rule),
     /// Values in order, at least so many.
     List { each: &'static Shape, least: usize },
@@ -220,7 +220,8 @@ fn mismatch(node: &Node, shape: &Shape) -> Option<String> {
         (Shape::Number { .. }, _) => "a number",
         (Shape::Text(rule), Content::Text(text)) => return rule(text),
         (Shape::Text(_), _) => "a text",
-        (Shape::Ranked(_), Content::Integer(_)) => return None,
+        // That true and false have no order is said where the list is judged.
+        (Shape::Ranked(_), Content::Boolean(_) | Content::Integer(_)) => return None,
         (Shape::Ranked(_), Content::Float(number)) => return outside(*number, f64::MIN, f64::MAX),
         (Shape::Ranked(rule), Content::Text(text)) => return rule(text),
         (Shape::Ranked(_), _) => "a number or a text",
