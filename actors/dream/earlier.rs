@@ -14,8 +14,8 @@ use super::{
     space::SearchSpace,
 };
 use crate::facts::{
-    Domain, EarlierTrial, Experiment, ExperimentEnd, FailureKind, Key, Measurement, Metrics, Outcome, Params, Trial,
-    Value, is_same,
+    Domain, EarlierTrial, Experiment, ExperimentEnd, FailureKind, Key, Measurement, Metrics, Outcome, Params, Reason,
+    Ruled, Trial, Value, Verdict, is_same,
 };
 
 const DAY_MS: f64 = 86_400_000.0;
@@ -45,6 +45,28 @@ pub struct Past {
     pub trials: Vec<Trial>,
     /// How it ended.
     pub end: ExperimentEnd,
+    /// Whether its winner was deployed, and found to be bad.
+    pub refuted: bool,
+}
+
+impl Past {
+    fn winner(&self) -> Option<&Params> {
+        match &self.end {
+            ExperimentEnd::Won { winner, .. } => Some(&winner.best.params),
+            ExperimentEnd::NoBetter { .. } | ExperimentEnd::Void { .. } => None,
+        }
+    }
+}
+
+/// Returns whether one of the `verdicts` undid what this experiment found because of the settings themselves. What was
+/// not proven, or undone by a person or a crash of ours, is no worse for that.
+pub fn is_refuted(experiment: &Experiment, verdicts: &[Verdict]) -> bool {
+    let is_bad = |reason: &Reason| {
+        use Reason::{Died, Guard, MetricLost, NotHealthy, Worse};
+        matches!(reason, Worse | Guard { .. } | MetricLost { .. } | NotHealthy { .. } | Died { .. })
+    };
+    let of_it = |verdict: &&Verdict| verdict.question.as_ref() == Some(&experiment.question);
+    verdicts.iter().filter(of_it).any(|verdict| verdict.outcome == Ruled::Rollback && is_bad(&verdict.reason))
 }
 
 /// The experiment that begins.
@@ -126,7 +148,10 @@ impl Lens<'_> {
         incumbent: Option<&Metrics>,
         distance: f64,
     ) -> Option<(u64, EarlierTrial)> {
+        let is_refuted = past.refuted && past.winner() == Some(&seen.trial.params);
         let fitness = match &seen.trial.outcome {
+            // It measured well then, and the verdict knew better.
+            Outcome::Measured(_) if is_refuted => None,
             Outcome::Measured(measurement) => {
                 Some(score(&measurement.metrics, incumbent?, &self.present.domain.metrics)?)
             }
@@ -225,7 +250,7 @@ mod tests {
             Config,
             search::{Plan, Search, Told},
         },
-        facts::{Apply, Budget, ExperimentId, Knob, KnobKind, TrialFailure},
+        facts::{Apply, Best, Budget, ExperimentId, Knob, KnobKind, QuestionId, TrialFailure, Winner},
         testing::{domain, experiment, key, spec},
     };
 
@@ -269,7 +294,7 @@ mod tests {
         };
         let trials = (1..).zip(trials).map(trial).collect();
         let end = ExperimentEnd::NoBetter { experiment: id.clone(), why: String::new() };
-        Past { experiment: named(id.as_str(), at_ms), trials, end }
+        Past { experiment: named(id.as_str(), at_ms), trials, end, refuted: false }
     }
 
     fn usual() -> Vec<(Params, Outcome)> {
@@ -349,6 +374,47 @@ mod tests {
         assert_eq!(both(&fails, &works).last(), Some(&(64, Some(900), 0)), "no metric counts for more than tenfold");
         assert!(!both(&fails, &works).contains(&(64, None, 0)));
         assert_eq!(both(&works, &fails).last(), Some(&(64, None, 0)));
+    }
+
+    #[test]
+    fn a_winner_that_was_deployed_and_found_to_be_bad_is_told_as_a_failure() {
+        let mut past = past(1, &usual());
+        let best = Best { params: params(16, 20), fitness: 2.0, metrics: Metrics::new() };
+        let (experiment, domain, experiment_id) =
+            (past.experiment.id.clone(), "lab".to_owned(), past.experiment.id.clone());
+        let incumbent = crate::facts::Settings::new();
+        let winner =
+            Winner { experiment: "x".to_owned(), domain, best, incumbent, experiment_id, measured: 3, failed: 1 };
+        past.end = ExperimentEnd::Won { experiment, winner };
+        let kept = [(2, Some(0), 0), (8, Some(300), 0), (16, Some(700), 0), (64, None, 0)];
+        assert_eq!(told(&found(&params(2, 20), &[past.clone()])), kept);
+        past.refuted = true;
+        let refuted = [(2, Some(0), 0), (8, Some(300), 0), (16, None, 0), (64, None, 0)];
+        assert_eq!(told(&found(&params(2, 20), &[past])), refuted);
+    }
+
+    #[test]
+    fn settings_are_bad_when_they_were_undone_for_what_they_did() {
+        let change = crate::testing::deployment_of(crate::testing::promotion(&[("SEQS", 12)]));
+        let verdict = |reason| crate::testing::rollback(&change, reason);
+        let why = || "it ended".to_owned();
+        let table = [
+            (Reason::Worse, true),
+            (Reason::Guard { metric: "rate".to_owned() }, true),
+            (Reason::Died { why: why() }, true),
+            (Reason::Unproven, false),
+            (Reason::Crash, false),
+            (Reason::Person { uid: 0 }, false),
+            (Reason::Aborted { why: why() }, false),
+        ];
+        for (reason, expected) in table {
+            let verdict = verdict(reason);
+            assert_eq!(is_refuted(&experiment(), std::slice::from_ref(&verdict)), expected, "{verdict:?}");
+            let kept = Verdict { outcome: Ruled::Neutral, ..verdict.clone() };
+            assert!(!is_refuted(&experiment(), &[kept]));
+            let elsewhere = Experiment { question: QuestionId::new("q-9"), ..experiment() };
+            assert!(!is_refuted(&elsewhere, &[verdict]));
+        }
     }
 
     #[test]

@@ -4,18 +4,19 @@ use std::collections::BTreeMap;
 
 use super::{
     Config,
-    earlier::{Past, Present, earlier},
+    earlier::{Past, Present, earlier, is_refuted},
     space::SearchSpace,
 };
 use crate::{
     env_file,
     facts::{
         Domain, EarlierTrial, Entry, Experience, Experiment, ExperimentEnd, Fact, Key, Kind, Params, Settings, Trial,
+        Verdict,
     },
     seams::{JournalError, Query, Seams},
 };
 
-/// How many of the newest experiments are searched for those of the domain.
+/// How many of the newest experiments are searched for those of the domain, and of the newest verdicts for theirs.
 const EXPERIMENTS_MAX: usize = 1_000;
 
 /// Returns the live parameters of an experiment that begins now, and what earlier ones teach it.
@@ -71,6 +72,12 @@ async fn experience(seams: &Seams, config: &Config, present: Present<'_>) -> Res
         _ => None,
     };
     let earlier_ones = newest.into_iter().filter_map(|recorded| is_earlier(recorded.fact));
+    let judged = seams.journal.read(Query::newest(&[Kind::Verdict], EXPERIMENTS_MAX)).await?;
+    let verdict = |fact| match fact {
+        Fact::Verdict(verdict) => Some(verdict),
+        _ => None,
+    };
+    let verdicts: Vec<Verdict> = judged.into_iter().filter_map(|recorded| verdict(recorded.fact)).collect();
     let mut past = Vec::new();
     for experiment in earlier_ones.take(config.look_back as usize) {
         let kinds = [Kind::Trial, Kind::ExperimentEnd];
@@ -84,7 +91,8 @@ async fn experience(seams: &Seams, config: &Config, present: Present<'_>) -> Res
             }
         }
         // What broke off and was never ended may have measured anything.
-        past.extend(end.map(|end| Past { experiment, trials, end }));
+        let refuted = is_refuted(&experiment, &verdicts);
+        past.extend(end.map(|end| Past { experiment, trials, end, refuted }));
     }
     Ok(earlier(present, &past, config.earlier_max as usize))
 }
