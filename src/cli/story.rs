@@ -146,7 +146,7 @@ fn sentence(fact: &Fact, tried: u32, failed: usize, runs: u32) -> Option<String>
             experiment.seed
         )),
         Fact::Experience(experience) => {
-            Some(format!("           {}", progress::known(experience.trials.iter().map(|trial| &trial.from))))
+            Some(format!("knew       {}", progress::known(experience.trials.iter().map(|trial| &trial.from))))
         }
         Fact::Generation(generation) => Some(measured(generation)),
         Fact::ExperimentEnd(end) => Some(ended(end, tried, failed)),

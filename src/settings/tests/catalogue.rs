@@ -151,11 +151,11 @@ fn a_knob_that_contradicts_itself_is_refused() {
         ("{ kind = \"float\", min = 1, max = 64, step = -1 }", "range.step: -1 is below 0.000000000001"),
         ("{ kind = \"ordinal\", values = [1, true] }", "range.values: true has no order: list numbers or texts"),
         (
-            "{ kind = \"ordinal\", values = [1, \"a b\"] }",
+            "{ kind = \"ordinal\", values = [2, \"a b\"] }",
             "range.values[1]: \"a b\" would need quotes in an env file: use letters, digits and _-.:/,+@%",
         ),
         ("{ kind = \"ordinal\", values = [1, 2, 1.0] }", "range.values: 1 is listed twice"),
-        ("{ kind = \"ordinal\", values = [1, nan] }", "range.values[1]: NaN is no finite number"),
+        ("{ kind = \"ordinal\", values = [2, nan] }", "range.values[1]: NaN is no finite number"),
         ("64", "range: expected a table with a kind, found 64"),
     ] {
         lab_refused(range, &format!("{to}\ndefault = 2"), &format!("knobs.LAB_MAX_NUM_SEQS.{complaint}"));
