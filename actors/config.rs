@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    coordinator, curiosity, deployer, dream,
+    coordinator::{self, admission::objection},
+    curiosity, deployer,
+    dream::{self, space::SearchSpace},
     facts::{Domain, ExperimentSpec},
     feedback, gate, gpu, memory, observer, validator,
 };
@@ -62,6 +64,14 @@ pub struct Catalogue {
     pub domains: BTreeMap<String, Domain>,
     /// The experiments by name.
     pub experiments: BTreeMap<String, ExperimentSpec>,
+}
+
+impl Catalogue {
+    /// Returns why an experiment may not run, in words with the key to mend; `None` when it may.
+    pub fn objection(&self, spec: &ExperimentSpec) -> Option<String> {
+        let problem = || SearchSpace::of(spec).problems().into_iter().next().map(|problem| problem.to_string());
+        objection(spec, self.domains.get(&spec.domain)).or_else(problem)
+    }
 }
 
 /// Something wrong with a setting.

@@ -591,7 +591,7 @@ pub(crate) fn key(name: &str) -> Key {
 /// Returns a domain with two knobs and one metric.
 pub(crate) fn domain(name: &str) -> Domain {
     let knob = |min, max, default| Knob {
-        range: KnobKind::Integer { min, max, log: false },
+        range: KnobKind::Integer { min, max, log: false, step: None },
         default: Value::Integer(default),
         apply: Apply::Restart,
         step_max: None,
@@ -623,10 +623,12 @@ pub(crate) fn spec() -> ExperimentSpec {
         name: "lab_tuning".into(),
         domain: "lab".into(),
         search_space: [
-            ("seqs".to_owned(), KnobKind::Integer { min: 1, max: 64, log: false }),
-            ("wait".to_owned(), KnobKind::Integer { min: 0, max: 100, log: false }),
+            ("seqs".to_owned(), KnobKind::Integer { min: 1, max: 64, log: false, step: None }.into()),
+            ("wait".to_owned(), KnobKind::Integer { min: 0, max: 100, log: false, step: None }.into()),
         ]
         .into(),
+        constraints: Vec::new(),
+        forbidden: Vec::new(),
         metrics: [("rate".to_owned(), Direction::Up)].into(),
         param_mapping: [("seqs".to_owned(), key("SEQS")), ("wait".to_owned(), key("WAIT"))].into(),
         budget: Budget { max_candidates: 4, max_generations: 2 },
@@ -663,6 +665,7 @@ pub(crate) fn experiment() -> Experiment {
         hypothesis: question.hypothesis,
         cycle: cycle(),
         spec: spec(),
+        measured_by: None,
         seed: 7,
         at_ms: 0,
         depth: 0,

@@ -39,10 +39,10 @@ pub(crate) struct Inbox {
 /// The envelope of an intent file: what it is stands beside what it says.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Envelope {
+struct Envelope<Data> {
     #[serde(rename = "type")]
     kind: String,
-    data: serde_json::Value,
+    data: Data,
 }
 
 /// What a question file must say; the rest is filled in here.
@@ -92,11 +92,7 @@ impl Inbox {
     }
 
     fn intent(&self, text: &str) -> Result<Intent, String> {
-        let envelope: Envelope = strict_json::parse(text)?;
-        if !envelope.kind.starts_with("curiosity_") {
-            return Err(format!("unknown type {:?}: expected curiosity_question", envelope.kind));
-        }
-        let file: QuestionFile = serde_json::from_value(envelope.data).map_err(|error| format!("data: {error}"))?;
+        let file = parse_question(text)?;
         let now_ms = self.clock.now_ms();
         Ok(Intent::CuriosityQuestion(Question {
             cycle: CycleId::new(format!("c-{}", short_hash(&["inbox", &file.question_id, &now_ms.to_string()]))),
@@ -164,6 +160,16 @@ impl Inbox {
             depth: 0,
         })
     }
+}
+
+/// Returns the question in `text`, or what is wrong with it, with its line.
+fn parse_question(text: &str) -> Result<QuestionFile, String> {
+    let Envelope { kind, data: IgnoredAny } = strict_json::parse(text)?;
+    if !kind.starts_with("curiosity_") {
+        return Err(format!("unknown type {kind:?}: expected curiosity_question"));
+    }
+    let envelope: Envelope<QuestionFile> = strict_json::parse(text).map_err(|error| format!("data: {error}"))?;
+    Ok(envelope.data)
 }
 
 /// What a winner file must say; who wrote it by hand need not invent the rest. All keys of the files that are written
@@ -238,6 +244,37 @@ mod tests {
     fn a_winner_that_is_cut_off_says_where() {
         let error = parse_winner(r#"{"experiment": "lab_tuning", "domain": "lab", "best": {"par"#).unwrap_err();
         assert!(error.contains("line 1"), "{error}");
+    }
+
+    /// A question about two parameters, of which the second stands in line 4.
+    fn question(second: &str) -> String {
+        format!(
+            r#"{{"type": "curiosity_question", "data": {{"question_id": "q", "hypothesis": "H", "dream_experiment": {{
+                "name": "x", "domain": "lab", "search_space": {{
+                "spec": {{"kind": "boolean"}},
+                "tokens": {second}
+                }}, "constraints": ["tokens <= tokens"], "forbidden": [{{"spec": true, "tokens": 3}}],
+                "metrics": {{"rate": "up"}}, "param_mapping": {{"spec": "SPEC", "tokens": "TOKENS"}},
+                "budget": {{"max_candidates": 1, "max_generations": 1}}}}}}}}"#
+        )
+    }
+
+    #[test]
+    fn an_intent_has_steps_lists_conditions_constraints_and_forbidden_combinations_too() {
+        let read = |second: &str| parse_question(&question(second)).map(|file| file.dream_experiment);
+        let condition = r#""when": {"param": "spec", "in": [true]}"#;
+        let spec = read(&format!(r#"{{"kind": "ordinal", "values": [1, 2, 3], {condition}}}"#)).unwrap();
+        assert_eq!(spec.search_space["tokens"].when.as_ref().unwrap().param, "spec");
+        assert_eq!((spec.constraints.len(), spec.forbidden.len()), (1, 1));
+        for (second, part) in [
+            (r#"{"kind": "boolean", "whne": {}}"#.to_owned(), "unknown field `whne`"),
+            (r#"{"kind": "integer", "min": 1, "max": 2, "step": "1"}"#.to_owned(), "invalid type: string"),
+            (format!(r#"{{"kind": "tensor", {condition}}}"#), "unknown variant `tensor`"),
+        ] {
+            let error = read(&second).unwrap_err();
+            assert!(error.starts_with("data: ") && error.contains(part) && error.contains("at line 4"), "{error}");
+        }
+        assert!(parse_question(r#"{"type": "other", "data": {}}"#).err().unwrap().contains("unknown type \"other\""));
     }
 
     #[track_caller]

@@ -10,13 +10,13 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::{
     Config,
-    admission::{Offer, Queue, Running, objection},
+    admission::{Offer, Queue, Running},
     unfinished::Unfinished,
 };
 use crate::{
     config::Catalogue,
     facts::{
-        Entry, Experiment, ExperimentEnd, ExperimentId, Fact, Intent, Kind, Proposal, Question, QuestionEnd,
+        Domain, Entry, Experiment, ExperimentEnd, ExperimentId, Fact, Intent, Kind, Proposal, Question, QuestionEnd,
         QuestionId, Winner, map_params, short_hash,
     },
     meters,
@@ -174,8 +174,7 @@ impl State {
         if self.is_known(&question).await {
             return count("duplicate");
         }
-        let spec = &question.dream_experiment;
-        if let Some(why) = objection(spec, self.catalogue.domains.get(&spec.domain)) {
+        if let Some(why) = self.catalogue.objection(&question.dream_experiment) {
             return self.end(&question, "refused", &why).await;
         }
         match self.queue.offer(question.clone(), &self.running, &self.config) {
@@ -206,11 +205,13 @@ impl State {
         let now_ms = self.seams.clock.now_ms();
         let digest = short_hash(&[question.question_id.as_str(), &self.seed.to_string()]);
         self.running.started(&question);
+        let domain = self.catalogue.domains.get(&question.dream_experiment.domain);
         let experiment = Experiment {
             id: ExperimentId::new(format!("x-{}", question.question_id)),
             question: question.question_id,
             hypothesis: question.hypothesis,
             cycle: question.cycle,
+            measured_by: domain.map(Domain::measured_by),
             spec: question.dream_experiment,
             seed: u64::from_str_radix(&digest, 16).unwrap_or(self.seed),
             at_ms: now_ms,

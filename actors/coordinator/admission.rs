@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Config;
-use crate::facts::{Budget, Domain, Experiment, ExperimentSpec, KnobKind, Question, QuestionId};
+use crate::facts::{Budget, Domain, Experiment, ExperimentSpec, Question, QuestionId};
 
 /// How many of the daemon's own doings may stand behind a question at all. Curiosity's own limit is lower and the
 /// operator's to set; this one also stops a circle that runs through the inbox.
@@ -46,15 +46,15 @@ pub fn objection(spec: &ExperimentSpec, domain: Option<&Domain>) -> Option<Strin
     if !(1..=BUDGET_MAX).contains(&max_candidates) || !(1..=BUDGET_MAX).contains(&max_generations) {
         return Some(format!("the budget of {max_candidates} x {max_generations} is outside 1 to {BUDGET_MAX} each"));
     }
-    for (name, range) in &spec.search_space {
+    for (name, dimension) in &spec.search_space {
         let Some(key) = spec.param_mapping.get(name) else {
             return Some(format!("parameter {name:?} is not mapped to an env key"));
         };
         let Some(knob) = domain.knobs.get(key) else {
             return Some(format!("{key} is not a knob of domain {}", domain.name));
         };
-        if !is_within(range, &knob.range) {
-            return Some(format!("the range of {name:?} is wider than that of {key}"));
+        if let Some(what) = dimension.range.escapes(&knob.range) {
+            return Some(format!("the range of {name:?} is wider than that of {key}: {what}"));
         }
     }
     None
@@ -62,22 +62,6 @@ pub fn objection(spec: &ExperimentSpec, domain: Option<&Domain>) -> Option<Strin
 
 /// The most candidates or generations that any experiment may have, wherever it comes from; the settings' own limit.
 pub const BUDGET_MAX: u32 = 1000;
-
-fn is_within(range: &KnobKind, knob: &KnobKind) -> bool {
-    match (range, knob) {
-        (KnobKind::Integer { min, max, .. }, KnobKind::Integer { min: least, max: most, .. }) => {
-            least <= min && min <= max && max <= most
-        }
-        (KnobKind::Float { min, max, .. }, KnobKind::Float { min: least, max: most, .. }) => {
-            least <= min && min <= max && max <= most
-        }
-        (KnobKind::Boolean, KnobKind::Boolean) => true,
-        (KnobKind::Choice { values }, KnobKind::Choice { values: known }) => {
-            !values.is_empty() && values.iter().all(|value| known.contains(value))
-        }
-        _ => false,
-    }
-}
 
 /// The experiments that run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -249,6 +233,8 @@ mod tests {
                 name: "x".into(),
                 domain: domain.into(),
                 search_space: BTreeMap::new(),
+                constraints: Vec::new(),
+                forbidden: Vec::new(),
                 metrics: BTreeMap::new(),
                 param_mapping: BTreeMap::new(),
                 budget: Budget { max_candidates: 1, max_generations: 1 },

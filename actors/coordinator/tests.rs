@@ -5,8 +5,8 @@ use kloros_supervision::{ChildExit, ChildSpec, Collected, Exit, Outlet, Socket, 
 use super::{Config, Coordinator, Exits, Msg};
 use crate::{
     facts::{
-        Best, Experiment, ExperimentEnd, Fact, Intent, Kind, Metrics, Origin, Proposal, Question, QuestionEnd,
-        QuestionId, Settings, Value, Winner,
+        Best, Experiment, ExperimentEnd, Fact, Intent, Kind, KnobKind, Metrics, Origin, Proposal, Question,
+        QuestionEnd, QuestionId, Settings, Value, Winner,
     },
     seams::Planning,
     testing::{
@@ -103,6 +103,13 @@ async fn a_question_that_cannot_be_answered_is_refused_in_words() {
     elsewhere.dream_experiment.domain = "nowhere".into();
     let mut empty = question(4);
     empty.dream_experiment.search_space.clear();
+    let mut between = question(6);
+    between.dream_experiment.constraints = vec!["seqs <= waits".into()];
+    let mut never = question(7);
+    never.dream_experiment.forbidden = vec![[("seqs".to_owned(), Value::Integer(99))].into()];
+    let mut wide = question(8);
+    let sizes = KnobKind::Ordinal { values: vec![Value::Integer(1), Value::Integer(65)] };
+    wide.dream_experiment.search_space.insert("seqs".into(), sizes.into());
     let mut deep = question(5);
     deep.depth = 99;
     for (question, says) in [
@@ -110,6 +117,9 @@ async fn a_question_that_cannot_be_answered_is_refused_in_words() {
         (unmapped, "not mapped"),
         (elsewhere, "no domain"),
         (empty, "empty"),
+        (between, "constraints[0]: the constraint seqs <= waits names waits, which is not declared"),
+        (never, "forbidden[0]: a forbidden combination names seqs = 99, a value that seqs never has"),
+        (wide, "the range of \"seqs\" is wider than that of SEQS: 65 is outside 1 to 64"),
         (deep, "our own doings"),
     ] {
         room.ask(question);

@@ -146,6 +146,8 @@ mod tests {
             name: name.into(),
             domain: domain.into(),
             search_space: BTreeMap::new(),
+            constraints: Vec::new(),
+            forbidden: Vec::new(),
             metrics: BTreeMap::new(),
             param_mapping: BTreeMap::new(),
             budget: Budget { max_candidates, max_generations: 10 },

@@ -186,6 +186,8 @@ mod tests {
                 name: "x".into(),
                 domain: "lab".into(),
                 search_space: BTreeMap::new(),
+                constraints: Vec::new(),
+                forbidden: Vec::new(),
                 metrics: BTreeMap::new(),
                 param_mapping: BTreeMap::new(),
                 budget: Budget { max_candidates: 1, max_generations: 1 },

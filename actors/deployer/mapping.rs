@@ -155,12 +155,20 @@ mod tests {
                 metrics_path: None,
             },
             knobs: BTreeMap::from([
-                (key("SEQS"), knob(KnobKind::Integer { min: 1, max: 64, log: true }, Value::Integer(2))),
-                (key("SHARE"), knob(KnobKind::Float { min: 0.1, max: 0.9, log: false }, Value::Float(0.5))),
-                (key("CACHE"), knob(KnobKind::Boolean, Value::Boolean(false))),
+                (key("SEQS"), knob(KnobKind::Integer { min: 1, max: 64, log: true, step: None }, Value::Integer(2))),
+                (key("SHARE"), knob(KnobKind::Float { min: 0.1, max: 0.9, log: false, step: None }, Value::Float(0.5))),
+                (key("CACHE"), knob(KnobKind::Boolean {}, Value::Boolean(false))),
                 (
                     key("KIND"),
                     knob(KnobKind::Choice { values: vec!["auto".into(), "fp8".into()] }, Value::Choice("auto".into())),
+                ),
+                (
+                    key("SIZE"),
+                    knob(KnobKind::Ordinal { values: [1, 2, 8].map(Value::Integer).into() }, Value::Integer(2)),
+                ),
+                (
+                    key("EIGHTS"),
+                    knob(KnobKind::Integer { min: 8, max: 64, log: false, step: Some(8) }, Value::Integer(16)),
                 ),
             ]),
             bench: BenchSpec::Command { argv: Vec::new(), timeout_s: 1 },
@@ -198,7 +206,8 @@ mod tests {
 
     /// Returns the base of a service that was restarted since its file was written, and has the defaults it should have.
     fn base(file: &[(&str, Option<&str>)]) -> Base {
-        let defaults = [("SEQS", "2"), ("SHARE", "0.5"), ("CACHE", "false"), ("KIND", "auto")];
+        let defaults =
+            [("SEQS", "2"), ("SHARE", "0.5"), ("CACHE", "false"), ("KIND", "auto"), ("SIZE", "2"), ("EIGHTS", "16")];
         let mut in_effect: BTreeMap<String, String> =
             defaults.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
         in_effect.extend(file.iter().filter_map(|(name, text)| Some(((*name).to_owned(), (*text)?.to_owned()))));
@@ -257,6 +266,32 @@ mod tests {
                 }
                 (Err(problem), Err(part)) => assert!(problem.contains(part), "{problem}"),
                 (planned, expected) => panic!("{text:?} {running:?}: {planned:?}, not {expected:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_stands_between_the_steps_or_beside_the_list_can_be_left_and_not_be_gone_to() {
+        let planned = |name: &str, text: &str, to: i64| {
+            let changes = changes(&settings(&[(name, Value::Integer(to))]), &base(&[(name, Some(text))]), &domain());
+            changes.map(|changes| changes[&key(name)].to_string()).map_err(|problem| problem.to_string())
+        };
+        let table = [
+            ("SIZE", "2", 8, Ok("2 -> 8")),
+            ("SIZE", "2.0", 8, Ok("2 -> 8")),
+            // A person may set what no list has; it is undone to just that.
+            ("SIZE", "3", 8, Ok("3 -> 8")),
+            ("SIZE", "8.0", 8, Err("nothing would change")),
+            ("SIZE", "2", 4, Err("SIZE: 4 is not one of 1, 2, 8")),
+            ("SIZE", "many", 8, Err("SIZE: the env file holds \"many\"")),
+            ("EIGHTS", "12", 24, Ok("12 -> 24")),
+            ("EIGHTS", "16", 20, Err("EIGHTS: 20 is on no step of 8 from 8")),
+        ];
+        for (name, text, to, expected) in table {
+            match (planned(name, text, to), expected) {
+                (Ok(change), Ok(expected)) => assert_eq!(change, expected),
+                (Err(problem), Err(part)) => assert!(problem.contains(part), "{problem}"),
+                (planned, expected) => panic!("{name} {text} {to}: {planned:?}, not {expected:?}"),
             }
         }
     }

@@ -10,14 +10,14 @@ use super::{
     closer::Searched,
     fitness::{Choice, score, void},
     search::{Candidate, Plan, Search, Told},
+    start_saga::{begin, learned, running},
     trial_actor,
 };
 use crate::{
     config::Catalogue,
-    env_file,
     facts::{
-        Best, Domain, Entry, Experiment, ExperimentEnd, Fact, FailureKind, Generation, Kind, Measurement, Outcome,
-        Params, QuestionEnd, Settings, Trial, TrialFailure, Winner, map_params,
+        Best, Domain, EarlierTrial, Entry, Experiment, ExperimentEnd, Fact, FailureKind, Generation, Kind,
+        MappingProblem, Measurement, Outcome, Params, QuestionEnd, Settings, Trial, TrialFailure, Winner, map_params,
     },
     meters,
     record::{Ending, record, wake},
@@ -72,6 +72,8 @@ pub struct State {
     rest_s: u64,
     search: Search,
     live: Params,
+    /// What earlier experiments measured, as it was known when this one began.
+    known: Vec<EarlierTrial>,
     trials: Vec<Trial>,
     confirmations: Vec<Trial>,
     under_way: Option<Candidate>,
@@ -128,23 +130,25 @@ impl State {
             .get(&experiment.spec.domain)
             .cloned()
             .ok_or_else(|| format!("there is no domain {:?}", experiment.spec.domain))?;
-        let kinds = [Kind::Trial, Kind::Generation, Kind::ExperimentEnd];
+        let kinds = [Kind::Experience, Kind::Trial, Kind::Generation, Kind::ExperimentEnd];
         let recorded = seams.journal.read(Query::kinds(&kinds).about(experiment.id.as_str())).await?;
         let mut trials = Vec::new();
-        let (mut generations_recorded, mut ended) = (0, None);
+        let (mut generations_recorded, mut ended, mut known) = (0, None, None);
         for each in recorded {
             match each.fact {
+                Fact::Experience(experience) => known = Some(experience.trials),
                 Fact::Trial(trial) => trials.push(trial),
                 Fact::Generation(generation) => generations_recorded = generation.number,
                 Fact::ExperimentEnd(end) => ended = Some(end),
                 _ => {}
             }
         }
-        let live = match trials.first() {
-            Some(first) => first.params.clone(),
-            None => live_params(&seams, &domain, &experiment).await,
+        // What is known beforehand became durable with the first trial: until then nothing was measured by it.
+        let (live, known) = match trials.first() {
+            Some(first) => (first.params.clone(), known.unwrap_or_default()),
+            None => begin(&seams, &config, &domain, &experiment).await?,
         };
-        let search = Search::new(Plan::of(&experiment, &config, live.clone()))?;
+        let search = Search::new(Plan::of(&experiment, &config, live.clone(), known.clone()))?;
         let mut state = State {
             seams,
             exits,
@@ -154,6 +158,7 @@ impl State {
             rest_s,
             search,
             live,
+            known,
             trials: Vec::new(),
             confirmations: Vec::new(),
             under_way: None,
@@ -179,7 +184,7 @@ impl State {
             return self.end(myself).await;
         }
         let Some(candidate) = self.next_candidate() else { return self.end(myself).await };
-        let settings = match map_params(&candidate.params, &self.experiment.spec.param_mapping, &self.domain) {
+        let settings = match self.meant(&candidate.params) {
             Ok(settings) => settings,
             Err(problem) => {
                 self.under_way = Some(candidate);
@@ -188,6 +193,12 @@ impl State {
             }
         };
         self.measure(myself, candidate, settings).await
+    }
+
+    /// Returns the settings that `params` mean. What runs already is no change, so no range is asked about it.
+    fn meant(&self, params: &Params) -> Result<Settings, MappingProblem> {
+        let mapping = &self.experiment.spec.param_mapping;
+        if *params == self.live { Ok(running(params, mapping)) } else { map_params(params, mapping, &self.domain) }
     }
 
     /// Returns what is tried next: what the search asks for, then the best and the live settings once more.
@@ -257,7 +268,10 @@ impl State {
             at_ms: self.seams.clock.now_ms(),
         };
         let name = format!("trial:{}:{}:{}", trial.experiment, trial.generation, trial.number);
-        let mut entries = vec![Entry::once(&self.experiment.cycle, trial.at_ms, name, Fact::Trial(trial.clone()))];
+        let is_first = self.trials.is_empty();
+        let learned = is_first.then(|| learned(&self.experiment, &self.known, trial.at_ms)).flatten();
+        let mut entries: Vec<Entry> = learned.into_iter().collect();
+        entries.push(Entry::once(&self.experiment.cycle, trial.at_ms, name, Fact::Trial(trial.clone())));
         self.tell(trial);
         entries.extend(self.finished_generation());
         record(&self.seams, entries).await?;
@@ -361,31 +375,14 @@ impl State {
     }
 
     fn winner(&self, best: Best, measured: u32, failed: u32) -> Winner {
-        let mapping = &self.experiment.spec.param_mapping;
         Winner {
             experiment: self.experiment.spec.name.clone(),
             domain: self.domain.name.clone(),
             best,
-            incumbent: map_params(&self.live, mapping, &self.domain).unwrap_or_default(),
+            incumbent: running(&self.live, &self.experiment.spec.param_mapping),
             experiment_id: self.experiment.id.clone(),
             measured,
             failed,
         }
     }
-}
-
-/// Returns the parameters that the serving instance says it runs with; a value that it does not say is the env file's,
-/// and what that does not name the knob's default.
-async fn live_params(seams: &Seams, domain: &Domain, experiment: &Experiment) -> Params {
-    let in_effect = seams.services.in_effect(domain).await.unwrap_or_default();
-    let file = seams.env.read(&domain.service.env_file).await.map(|file| file.bytes).unwrap_or_default();
-    let spec = &experiment.spec;
-    let value_of = |name: &String| {
-        let key = spec.param_mapping.get(name)?;
-        let knob = domain.knobs.get(key)?;
-        let said = in_effect.get(key.as_str()).and_then(|text| knob.range.parse(text));
-        let written = || env_file::value_of(&file, key).ok().flatten().and_then(|text| knob.range.parse(&text));
-        Some(said.or_else(written).unwrap_or_else(|| knob.default.clone()))
-    };
-    spec.search_space.keys().filter_map(|name| Some((name.clone(), value_of(name)?))).collect()
 }

@@ -14,7 +14,7 @@
 use std::{collections::BTreeMap, f64::consts::PI};
 
 use super::Config;
-use crate::facts::{Experiment, KnobKind, MetricSpec, Metrics, Outcome, Params, Trial, Value};
+use crate::facts::{Dimension, Experiment, KnobKind, MetricSpec, Metrics, Outcome, Params, Trial, Value};
 
 /// From which distance on settings are far apart: as a share of each range, on average over the parameters. Two settings
 /// by chance are a third apart.
@@ -180,9 +180,9 @@ fn blames(outcome: &Outcome) -> bool {
 }
 
 /// Returns how far apart two settings are, from 0 to 1: the mean over the parameters of the share of the range between them.
-fn distance(space: &BTreeMap<String, KnobKind>, one: &Params, other: &Params) -> f64 {
-    let apart = |(name, kind): (&String, &KnobKind)| match (one.get(name), other.get(name)) {
-        (Some(one), Some(other)) => apart(kind, one, other),
+fn distance(space: &BTreeMap<String, Dimension>, one: &Params, other: &Params) -> f64 {
+    let apart = |(name, dimension): (&String, &Dimension)| match (one.get(name), other.get(name)) {
+        (Some(one), Some(other)) => apart(&dimension.range, one, other),
         (None, None) => 0.0,
         _ => 1.0,
     };
@@ -197,9 +197,14 @@ fn apart(kind: &KnobKind, one: &Value, other: &Value) -> f64 {
         if range > 0.0 { ((scale(one) - scale(other)).abs() / range).min(1.0) } else { 0.0 }
     };
     match kind {
-        KnobKind::Integer { min, max, log } => share(*min as f64, *max as f64, *log),
-        KnobKind::Float { min, max, log } => share(*min, *max, *log),
-        KnobKind::Boolean | KnobKind::Choice { .. } => f64::from(u8::from(one != other)),
+        KnobKind::Integer { min, max, log, .. } => share(*min as f64, *max as f64, *log),
+        KnobKind::Float { min, max, log, .. } => share(*min, *max, *log),
+        KnobKind::Ordinal { values } => {
+            let place = |value: &Value| values.iter().position(|other| other == value);
+            let last = values.len().saturating_sub(1).max(1) as f64;
+            place(one).zip(place(other)).map_or(1.0, |(one, other)| one.abs_diff(other) as f64 / last)
+        }
+        KnobKind::Boolean {} | KnobKind::Choice { .. } => f64::from(u8::from(one != other)),
     }
 }
 
@@ -424,8 +429,8 @@ mod tests {
 
     fn drawn() -> Experiment {
         let mut drawn = experiment();
-        let kind = KnobKind::Float { min: 0.0, max: 1.0, log: false };
-        drawn.spec.search_space = (0..PARAMS).map(|i| (format!("p{i}"), kind.clone())).collect();
+        let kind = KnobKind::Float { min: 0.0, max: 1.0, log: false, step: None };
+        drawn.spec.search_space = (0..PARAMS).map(|i| (format!("p{i}"), kind.clone().into())).collect();
         drawn
     }
 
@@ -510,8 +515,8 @@ mod tests {
     #[test]
     fn distance_is_the_share_of_each_range_and_a_parameter_that_is_not_active_is_far() {
         let space = BTreeMap::from([
-            ("a".to_owned(), KnobKind::Integer { min: 1, max: 100, log: true }),
-            ("b".to_owned(), KnobKind::Boolean),
+            ("a".to_owned(), KnobKind::Integer { min: 1, max: 100, log: true, step: None }.into()),
+            ("b".to_owned(), KnobKind::Boolean {}.into()),
         ]);
         let params = |a: i64, b: Option<bool>| -> Params {
             let b = b.map(|b| ("b".to_owned(), Value::Boolean(b)));

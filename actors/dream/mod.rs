@@ -6,12 +6,18 @@
 
 mod experiment_actor;
 
+mod start_saga;
+
 mod trial_actor;
 
 #[cfg(test)]
 mod tests;
 
+pub mod space;
+
 pub mod search;
+
+pub mod earlier;
 
 pub mod fitness;
 
@@ -33,6 +39,10 @@ pub struct Config {
     pub lot_max: u32,
     /// The experiment ends early when no candidate is expected to gain as much more, as a ratio; 0 spends the whole budget.
     pub stop_below: f64,
+    /// From how many trials of earlier experiments on the same domain one learns at most; 0 begins each anew.
+    pub earlier_max: u32,
+    /// How many experiments are looked back for them.
+    pub look_back: u32,
     /// How many candidates must have been measured before one can win.
     pub measured_min: u32,
     /// The smallest claimed gain over the live settings that is worth a promotion, as a ratio.
@@ -58,6 +68,8 @@ impl Default for Config {
         Self {
             lot_max: 1,
             stop_below: 0.003,
+            earlier_max: 64,
+            look_back: 8,
             measured_min: 4,
             gain_min: 0.03,
             confirm_runs: 2,
@@ -77,6 +89,8 @@ impl Config {
         let mut check = Check::of("dream");
         check.between("lot_max", f64::from(self.lot_max), 1.0, 1000.0);
         check.between("stop_below", self.stop_below, 0.0, 1.0);
+        check.between("earlier_max", f64::from(self.earlier_max), 0.0, 1000.0);
+        check.between("look_back", f64::from(self.look_back), 1.0, 100.0);
         check.between("measured_min", f64::from(self.measured_min), 1.0, 1000.0);
         check.between("gain_min", self.gain_min, 0.0, 10.0);
         check.between("confirm_runs", f64::from(self.confirm_runs), 0.0, 20.0);

@@ -5,13 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use kloros_search::{Config as Point, Kind, Options, Outcome, Param, Space, SpaceSpec, Value as Setting};
+use kloros_search::{Config as Point, Earlier, Options, Outcome, Space};
 
-use super::Config;
-use crate::facts::{Budget, Experiment, FailureKind, KnobKind, Params, Value};
-
-/// How fine a decimal number is set, in steps of its range.
-const FLOAT_STEPS: f64 = 1000.0;
+use super::{Config, space::SearchSpace};
+use crate::facts::{Budget, EarlierTrial, Experiment, FailureKind, Params};
 
 /// One point to measure.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,7 +34,7 @@ pub enum Told {
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// What is varied.
-    pub space: BTreeMap<String, KnobKind>,
+    pub space: SearchSpace,
     /// How many generations of how many candidates.
     pub budget: Budget,
     /// How many candidates are chosen at once.
@@ -46,20 +43,23 @@ pub struct Plan {
     pub seed: u64,
     /// The settings in use, which are the first candidate whether or not they lie in the space.
     pub live: Params,
+    /// What earlier experiments measured.
+    pub earlier: Vec<EarlierTrial>,
     /// The search ends when no candidate is expected to be better than the best by as much fitness as this.
     pub stop_below: f64,
 }
 
 impl Plan {
-    /// Returns the plan of an experiment that starts from the `live` settings.
-    pub fn of(experiment: &Experiment, config: &Config, live: Params) -> Plan {
+    /// Returns the plan of an experiment that starts from the `live` settings and knows what `earlier` ones measured.
+    pub fn of(experiment: &Experiment, config: &Config, live: Params, earlier: Vec<EarlierTrial>) -> Plan {
         let spec = &experiment.spec;
         Plan {
-            space: spec.search_space.clone(),
+            space: SearchSpace::of(spec),
             budget: spec.budget,
             lot_max: config.lot_max,
             seed: experiment.seed,
             live,
+            earlier,
             stop_below: config.stop_below.ln_1p(),
         }
     }
@@ -84,13 +84,7 @@ impl Search {
     ///
     /// The same plan and results give the same candidates.
     pub fn new(plan: Plan) -> Result<Search, String> {
-        if plan.space.is_empty() {
-            return Err("search_space names no parameter: name at least one".to_owned());
-        }
-        let params =
-            plan.space.iter().map(|(name, kind)| Param { name: name.clone(), kind: kind_of(kind), when: None });
-        let spec = SpaceSpec { params: params.collect(), ..SpaceSpec::default() };
-        let space = Space::new(spec).map_err(|error| format!("search_space: {error}"))?;
+        let space = plan.space.checked()?;
         let engine = engine(&plan, &space);
         Ok(Search { plan, space, engine, told: BTreeMap::new(), places: Vec::new() })
     }
@@ -100,7 +94,7 @@ impl Search {
     /// The same ones are returned until their results are told. None are returned when the search is over.
     pub fn ask(&mut self) -> Vec<Candidate> {
         let size = self.plan.budget.max_candidates;
-        if size == 0 {
+        if self.told.len() as u32 >= slots(self.plan.budget) {
             return Vec::new();
         }
         // Lots never reach over the end of a generation.
@@ -140,7 +134,7 @@ impl Search {
         let is_asked = self.ask().contains(candidate);
         let id = self.places.iter().zip(1..).find(|(place, _)| **place == slot).map(|(_, id)| id);
         self.told.insert(slot, (candidate.clone(), told));
-        if id.filter(|_| is_asked).is_none_or(|id| self.engine.tell(id, outcome_of(told)).is_err()) {
+        if id.filter(|_| is_asked).is_none_or(|id| self.engine.tell(id, self.outcome(slot, told)).is_err()) {
             self.begin_anew();
         }
     }
@@ -185,8 +179,8 @@ impl Search {
     /// Returns the settings of which the most is to be expected, which are not always those with the largest number.
     pub fn favourite(&self) -> Option<&Params> {
         let recommended = self.engine.recommendation()?.config;
-        let params = self.params_of(&recommended);
-        let is_live = self.space.nearest(&point_of(&self.plan.live)) == Some(recommended);
+        let params = self.plan.space.params_of(&recommended);
+        let is_live = self.space.nearest(&self.plan.space.point_of(&self.plan.live)) == Some(recommended);
         let is_it = |(slot, (candidate, _)): &(&Slot, &(Candidate, Told))| {
             candidate.params == params || (**slot == 0 && is_live)
         };
@@ -196,22 +190,8 @@ impl Search {
     fn candidate(&self, id: u32, point: &Point) -> Option<Candidate> {
         let size = self.plan.budget.max_candidates;
         let slot = *self.places.get(id as usize - 1)?;
-        let params = if slot == 0 { self.plan.live.clone() } else { self.params_of(point) };
+        let params = if slot == 0 { self.plan.live.clone() } else { self.plan.space.params_of(point) };
         Some(Candidate { generation: slot / size + 1, number: slot % size + 1, params })
-    }
-
-    fn params_of(&self, point: &Point) -> Params {
-        let value = |name: &String, setting: &Setting| match (setting, self.plan.space.get(name)) {
-            (Setting::Bool(value), _) => Value::Boolean(*value),
-            (Setting::Integer(value), _) => Value::Integer(*value),
-            (Setting::Text(value), _) => Value::Choice(value.clone()),
-            (Setting::Float(value), Some(KnobKind::Float { min, max, log })) => {
-                let part = if *log { value * (max / min).ln() } else { max - min } / FLOAT_STEPS;
-                Value::Float(shortened(*value, part).clamp(*min, *max))
-            }
-            (Setting::Float(value), _) => Value::Float(*value),
-        };
-        point.iter().map(|(name, setting)| (name.clone(), value(name, setting))).collect()
     }
 
     /// Goes on from what was told when it is not what would be asked: the journal was written by other lots, or by an older
@@ -220,10 +200,17 @@ impl Search {
         self.engine = engine(&self.plan, &self.space);
         self.places.clear();
         for (slot, (candidate, told)) in &self.told {
-            if self.engine.record(&point_of(&candidate.params), outcome_of(*told)) {
+            let outcome = self.outcome(*slot, *told);
+            if self.engine.record(&self.plan.space.point_of(&candidate.params), outcome) {
                 self.places.push(*slot);
             }
         }
+    }
+
+    /// Returns what the engine is told. Live settings that are forbidden teach nothing: no point is near them.
+    fn outcome(&self, slot: Slot, told: Told) -> Outcome {
+        let is_foreign = slot == 0 && self.space.nearest(&self.plan.space.point_of(&self.plan.live)).is_none();
+        if is_foreign { Outcome::Lost } else { outcome_of(told) }
     }
 }
 
@@ -236,13 +223,18 @@ fn engine(plan: &Plan, space: &Space) -> kloros_search::Search {
         budget: slots(plan.budget),
         batch: plan.lot_max,
         seed: plan.seed,
-        default: Some(point_of(&plan.live)),
+        default: Some(plan.space.point_of(&plan.live)),
         // A space that can be measured whole is, once; elsewhere the best of what was measured may be luck.
         noisy: space.size_max().is_none_or(|size| size > u64::from(slots(plan.budget))),
+        warm: plan.earlier.iter().map(|trial| warm(&plan.space, trial)).collect(),
         stop_below: Some(plan.stop_below),
-        ..Options::default()
     };
     kloros_search::Search::new(space.clone(), options)
+}
+
+fn warm(space: &SearchSpace, trial: &EarlierTrial) -> Earlier {
+    let outcome = trial.fitness.map_or(Outcome::Failed, |fitness| Outcome::Value(-fitness));
+    Earlier { config: space.point_of(&trial.params), outcome, age: trial.age_days, distance: trial.distance }
 }
 
 fn outcome_of(told: Told) -> Outcome {
@@ -254,37 +246,6 @@ fn outcome_of(told: Told) -> Outcome {
     }
 }
 
-fn kind_of(kind: &KnobKind) -> Kind {
-    match kind {
-        KnobKind::Integer { min, max, log } => Kind::Integer { low: *min, high: *max, log: *log, step: None },
-        KnobKind::Float { min, max, log } => {
-            let step = (!log && max > min).then(|| (max - min) / FLOAT_STEPS);
-            Kind::Float { low: *min, high: *max, log: *log, step }
-        }
-        KnobKind::Boolean => Kind::Bool,
-        KnobKind::Choice { values } => {
-            Kind::Categorical { choices: values.iter().cloned().map(Setting::Text).collect() }
-        }
-    }
-}
-
-fn point_of(params: &Params) -> Point {
-    let setting = |value: &Value| match value {
-        Value::Boolean(value) => Setting::Bool(*value),
-        Value::Integer(value) => Setting::Integer(*value),
-        Value::Float(value) => Setting::Float(*value),
-        Value::Choice(value) => Setting::Text(value.clone()),
-    };
-    params.iter().map(|(name, value)| (name.clone(), setting(value))).collect()
-}
-
-/// Returns `number` with as many decimals as tell apart what lies a `step` away: 0.85 rather than 0.8500000000000001.
-fn shortened(number: f64, step: f64) -> f64 {
-    let scale = 10_f64.powf((-step.log10()).ceil() + 1.0);
-    let short = (number * scale).round() / scale;
-    if short.is_finite() { short } else { number }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -293,22 +254,22 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::facts::{KnobKind, Value};
 
-    type Axes = BTreeMap<String, KnobKind>;
-
-    fn space(axes: &[(&str, KnobKind)]) -> Axes {
-        axes.iter().map(|(name, kind)| ((*name).to_owned(), kind.clone())).collect()
+    fn space(axes: &[(&str, KnobKind)]) -> SearchSpace {
+        let params = axes.iter().map(|(name, kind)| ((*name).to_owned(), kind.clone().into())).collect();
+        SearchSpace { params, ..SearchSpace::default() }
     }
 
-    fn made(space: Axes, budget: Budget, lot_max: u32, seed: u64, live: Params) -> Search {
-        Search::new(Plan { space, budget, lot_max, seed, live, stop_below: 0.0 }).unwrap()
+    fn made(space: SearchSpace, budget: Budget, lot_max: u32, seed: u64, live: Params) -> Search {
+        Search::new(Plan { space, budget, lot_max, seed, live, earlier: Vec::new(), stop_below: 0.0 }).unwrap()
     }
 
-    fn mixed_space() -> Axes {
+    fn mixed_space() -> SearchSpace {
         space(&[
-            ("batch", KnobKind::Integer { min: 1, max: 512, log: true }),
-            ("cache", KnobKind::Float { min: 0.5, max: 0.95, log: false }),
-            ("eager", KnobKind::Boolean),
+            ("batch", KnobKind::Integer { min: 1, max: 512, log: true, step: None }),
+            ("cache", KnobKind::Float { min: 0.5, max: 0.95, log: false, step: None }),
+            ("eager", KnobKind::Boolean {}),
             ("policy", KnobKind::Choice { values: ["fcfs", "sjf", "prio"].map(str::to_owned).to_vec() }),
         ])
     }
@@ -378,18 +339,19 @@ mod tests {
     }
 
     fn is_inside(params: &Params) -> bool {
-        let space = mixed_space();
-        space.len() == params.len() && params.iter().all(|(name, value)| space[name].refuses(value).is_none())
+        let space = mixed_space().params;
+        space.len() == params.len() && params.iter().all(|(name, value)| space[name].range.refuses(value).is_none())
     }
 
     fn drawn(rng: &mut StdRng) -> Params {
         let draw = |kind: &KnobKind, rng: &mut StdRng| match kind {
             KnobKind::Integer { max, .. } => Value::Integer((*max as f64).powf(rng.random()).round() as i64),
             KnobKind::Float { min, max, .. } => Value::Float(rng.random_range(*min..*max)),
-            KnobKind::Boolean => Value::Boolean(rng.random()),
+            KnobKind::Boolean {} => Value::Boolean(rng.random()),
             KnobKind::Choice { values } => Value::Choice(values[rng.random_range(0..values.len())].clone()),
+            KnobKind::Ordinal { values } => values[rng.random_range(0..values.len())].clone(),
         };
-        mixed_space().iter().map(|(name, kind)| (name.clone(), draw(kind, rng))).collect()
+        mixed_space().params.iter().map(|(name, each)| (name.clone(), draw(&each.range, rng))).collect()
     }
 
     /// Compares the true worth of what the search favours with that of the best of as many points by chance, as it was
@@ -474,7 +436,7 @@ mod tests {
     #[test]
     fn a_small_space_is_searched_whole_and_then_the_search_is_done() {
         let space = space(&[
-            ("eager", KnobKind::Boolean),
+            ("eager", KnobKind::Boolean {}),
             ("policy", KnobKind::Choice { values: ["fcfs", "sjf", "prio"].map(str::to_owned).to_vec() }),
         ]);
         let mut search = made(space, budget(12, 4), 4, 7, live());
@@ -505,6 +467,98 @@ mod tests {
         assert_eq!((search.failed(), search.best()), (24, None));
     }
 
+    /// Steps, ordinals, conditions on conditions, constraints in a chain, and forbidden combinations.
+    fn coupled_space() -> SearchSpace {
+        let params = serde_json::json!({
+            "batch": {"kind": "integer", "min": 1, "max": 512, "log": true},
+            "micro": {"kind": "integer", "min": 2, "max": 64, "step": 2},
+            "tier": {"kind": "ordinal", "values": [1, 2, 4, 8, 16]},
+            "cache": {"kind": "float", "min": 0.5, "max": 0.95, "step": 0.05},
+            "spec": {"kind": "boolean"},
+            "tokens": {"kind": "integer", "min": 1, "max": 8, "when": {"param": "spec", "in": [true]}},
+            "draft": {"kind": "choice", "values": ["small", "large"], "when": {"param": "spec", "in": [true]}},
+            "depth": {"kind": "ordinal", "values": ["low", "high"], "when": {"param": "draft", "in": ["large"]}},
+        });
+        let forbidden = serde_json::json!([{"spec": true, "tier": 16}, {"draft": "large", "cache": 0.95}]);
+        SearchSpace {
+            params: serde_json::from_value(params).unwrap(),
+            constraints: ["tier <= micro", "micro <= batch"].map(str::to_owned).to_vec(),
+            forbidden: serde_json::from_value(forbidden).unwrap(),
+        }
+    }
+
+    /// Says what of the coupled space `params` do not keep, without asking the engine.
+    fn broken(params: &Params) -> Option<String> {
+        let space = coupled_space();
+        let has = |name: &str, wanted: &[Value]| params.get(name).is_some_and(|value| wanted.contains(value));
+        for (name, dimension) in &space.params {
+            let active = dimension.when.as_ref().is_none_or(|when| has(&when.param, &when.r#in));
+            match params.get(name) {
+                Some(_) if !active => return Some(format!("{name} means nothing here")),
+                None if active => return Some(format!("{name} is not set")),
+                Some(value) => {
+                    if let Some(why) = dimension.range.refuses(value) {
+                        return Some(format!("{name}: {why}"));
+                    }
+                }
+                None => {}
+            }
+        }
+        let is_above = |left: &str, right: &str| number(params, left) > number(params, right);
+        let above = is_above("tier", "micro") || is_above("micro", "batch");
+        let forbidden = |all: &Params| all.iter().all(|(name, value)| has(name, std::slice::from_ref(value)));
+        (above || space.forbidden.iter().any(forbidden)).then(|| "together they may not be".to_owned())
+    }
+
+    fn coupled_live(batch: i64, micro: i64, tier: i64, spec: bool) -> Params {
+        let all = [
+            ("batch", Value::Integer(batch)),
+            ("micro", Value::Integer(micro)),
+            ("tier", Value::Integer(tier)),
+            ("cache", Value::Float(0.95)),
+            ("spec", Value::Boolean(spec)),
+            ("tokens", Value::Integer(5)),
+            ("draft", Value::Choice("large".to_owned())),
+            ("depth", Value::Choice("low".to_owned())),
+        ];
+        coupled_space().active(&all.map(|(name, value)| (name.to_owned(), value)).into())
+    }
+
+    /// The same for the same settings; a tenth of them fail.
+    fn rugged(params: &Params) -> Option<f64> {
+        let digits = crate::facts::short_hash(&[&format!("{params:?}")]);
+        let number = f64::from(u32::from_str_radix(&digits[..4], 16).unwrap()) / 65536.0;
+        (number > 0.1).then(|| number - (f64::from(params.contains_key("depth")) - 0.5).powi(2))
+    }
+
+    #[test]
+    fn live_settings_outside_the_space_are_first_all_the_same_and_everything_else_is_inside() {
+        let table = [
+            ("inside", coupled_live(64, 8, 4, false)),
+            ("above the range", coupled_live(4096, 8, 4, false)),
+            ("off the step", coupled_live(64, 7, 4, false)),
+            ("not in the list", coupled_live(64, 8, 3, false)),
+            ("against a constraint", coupled_live(4, 32, 4, false)),
+            ("forbidden", coupled_live(64, 32, 16, true)),
+            ("without a parameter", [("spec".to_owned(), Value::Boolean(false))].into()),
+            ("nothing", Params::new()),
+        ];
+        for (what, live) in table {
+            let mut search = made(coupled_space(), budget(6, 3), 4, 7, live.clone());
+            let trials = run(&mut search, 7, rugged);
+            assert_eq!(trials.len(), 18, "{what}");
+            assert_eq!(trials[0].0.params, live, "{what}");
+            for (candidate, _) in &trials[1..] {
+                assert_eq!(broken(&candidate.params), None, "{what}: {:?}", candidate.params);
+            }
+            let mut resumed = made(coupled_space(), budget(6, 3), 4, 7, live);
+            for (candidate, told) in &trials[..7] {
+                resumed.tell(candidate, *told);
+            }
+            assert_eq!(run(&mut resumed, 7, rugged), trials[7..], "{what}");
+        }
+    }
+
     proptest! {
         // Each case is one or two whole searches.
         #![proptest_config(ProptestConfig::with_cases(64))]
@@ -522,6 +576,20 @@ mod tests {
             let places: Vec<_> = trials.iter().map(|(c, _)| (c.generation, c.number)).collect();
             let expected: Vec<_> = (1..=generations).flat_map(|g| (1..=candidates).map(move |n| (g, n))).collect();
             prop_assert_eq!(places, expected);
+        }
+
+        #[test]
+        fn candidates_keep_steps_conditions_constraints_and_what_is_forbidden(
+            seed: u64, lot_max in 1_u32..9, batch in 1_i64..600, micro in 0_i64..70, tier in 0_i64..20, spec: bool,
+        ) {
+            let mut search = made(coupled_space(), budget(12, 3), lot_max, seed, coupled_live(batch, micro, tier, spec));
+            let trials = run(&mut search, seed, rugged);
+            prop_assert_eq!(trials.len(), 36);
+            for (candidate, _) in &trials[1..] {
+                prop_assert_eq!(broken(&candidate.params), None, "{:?}", candidate.params);
+            }
+            let names: BTreeSet<String> = trials.iter().map(|(c, _)| format!("{:?}", c.params)).collect();
+            prop_assert_eq!(names.len(), trials.len());
         }
 
         #[test]

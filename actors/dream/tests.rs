@@ -12,7 +12,10 @@ use kloros_supervision::{ChildExit, ChildSpec, Collected, Nursery, Outlet, Resta
 
 use super::{Config, Exits, ExperimentActor, Msg};
 use crate::{
-    facts::{ExperimentEnd, Fact, FailureKind, Kind, Metrics, Outcome, QuestionEnd, Trial, Value},
+    facts::{
+        Experience, Experiment, ExperimentEnd, ExperimentId, Fact, FailureKind, Key, Kind, Metrics, Outcome,
+        QuestionEnd, QuestionId, Trial, Value, When,
+    },
     testing::{SOON, World, catalogue, eventually, experiment, failure, number, rate},
 };
 
@@ -40,16 +43,20 @@ async fn open(world: &World) -> Room {
 
 impl Room {
     async fn run(&self) -> Socket<Msg> {
-        self.run_with(Config::default()).await
+        self.run_of(experiment()).await
     }
 
-    async fn run_with(&self, config: Config) -> Socket<Msg> {
+    async fn run_of(&self, experiment: Experiment) -> Socket<Msg> {
+        self.run_with(experiment, Config::default()).await
+    }
+
+    async fn run_with(&self, experiment: Experiment, config: Config) -> Socket<Msg> {
         let arguments = super::Arguments {
             seams: self.world.seams(),
             exits: self.exits.clone(),
             config: Config { trial_timeout_s: 1, ..config },
             catalogue: catalogue(),
-            experiment: experiment(),
+            experiment,
             rest_s: 900,
         };
         let socket = Socket::new("x");
@@ -84,6 +91,52 @@ async fn the_live_settings_go_first_and_the_best_that_was_measured_wins() {
     assert!(world.ends().is_empty());
     let confirmed = &trials[trials.len() - 1];
     assert_eq!(confirmed.params, winner.best.params);
+}
+
+/// An experiment in which the wait means something with one sequence alone.
+fn conditional() -> Experiment {
+    let mut experiment = experiment();
+    let wait = experiment.spec.search_space.get_mut("wait").unwrap();
+    wait.when = Some(When { param: "seqs".into(), r#in: vec![Value::Integer(1)] });
+    experiment
+}
+
+#[tokio::test]
+async fn an_inactive_parameter_is_neither_measured_with_nor_won_with() {
+    let world = World::with_env("SEQS=3\nWAIT=7\n");
+    let measured = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = Arc::clone(&measured);
+    world.bench.script(move |assignment| {
+        seen.lock().unwrap().push(assignment.settings.clone());
+        Ok(rate(10.0 * number(&assignment.settings, "SEQS"), assignment))
+    });
+    let room = open(&world).await;
+    room.run_of(conditional()).await;
+    let ExperimentEnd::Won { winner, .. } = room.ended.next(SOON).await.unwrap() else { panic!("no winner") };
+    assert_eq!(winner.best.params.keys().collect::<Vec<_>>(), ["seqs"]);
+    assert_eq!(winner.incumbent.keys().map(Key::as_str).collect::<Vec<_>>(), ["SEQS"]);
+    let trials = room.trials();
+    assert_eq!(trials[0].params.keys().collect::<Vec<_>>(), ["seqs"]);
+    for settings in measured.lock().unwrap().iter() {
+        let one = number(settings, "SEQS") == 1.0;
+        assert_eq!(settings.contains_key(&crate::testing::key("WAIT")), one, "{settings:?}");
+    }
+}
+
+#[tokio::test]
+async fn live_settings_that_no_knob_would_take_are_measured_first_all_the_same() {
+    let world = World::with_env("SEQS=99\n");
+    world.bench.script(|assignment| Ok(rate(100.0 / number(&assignment.settings, "SEQS"), assignment)));
+    let room = open(&world).await;
+    room.run().await;
+    let ExperimentEnd::Won { winner, .. } = room.ended.next(SOON).await.unwrap() else { panic!("no winner") };
+    let trials = room.trials();
+    assert_eq!(trials[0].params["seqs"], Value::Integer(99));
+    assert!(matches!(trials[0].outcome, Outcome::Measured(_)));
+    assert!(
+        trials[1..].iter().filter(|trial| trial.params["seqs"] == Value::Integer(99)).all(|trial| trial.generation > 2)
+    );
+    assert_eq!(winner.incumbent[&crate::testing::key("SEQS")], Value::Integer(99));
 }
 
 #[tokio::test]
@@ -134,6 +187,110 @@ async fn an_experiment_that_is_killed_mid_trial_goes_on_and_repeats_no_finished_
     let tried = |room: &Room| room.trials().into_iter().map(|trial| trial.params).collect::<Vec<_>>();
     assert_eq!(tried(&room), tried(&other));
     assert_eq!(world.journal.count(Kind::Generation), 2);
+}
+
+/// Runs an experiment to its end, as the coordinator would begin it.
+async fn run_whole(room: &Room, experiment: &Experiment) -> ExperimentEnd {
+    room.world.write(vec![Fact::Experiment(experiment.clone())]);
+    room.run_of(experiment.clone()).await;
+    let end = room.ended.next(SOON).await.unwrap();
+    room.left.next(SOON).await.unwrap();
+    end
+}
+
+fn second() -> Experiment {
+    let (id, question) = (ExperimentId::new("x-2"), QuestionId::new("q-2"));
+    Experiment { id, question, seed: 8, at_ms: 1_000_000, ..experiment() }
+}
+
+fn experiences(world: &World) -> Vec<Experience> {
+    let experience = |fact| match fact {
+        Fact::Experience(experience) => Some(experience),
+        _ => None,
+    };
+    world.journal.facts(&[Kind::Experience]).into_iter().filter_map(experience).collect()
+}
+
+/// Returns the sequences that an experiment tried, in order.
+fn tried(world: &World, experiment: &Experiment) -> Vec<i64> {
+    let of_it = |fact| match fact {
+        Fact::Trial(trial) if trial.experiment == experiment.id => {
+            Some(trial.params["seqs"].as_number().unwrap() as i64)
+        }
+        _ => None,
+    };
+    world.journal.facts(&[Kind::Trial]).into_iter().filter_map(of_it).collect()
+}
+
+#[tokio::test]
+async fn a_second_experiment_begins_where_the_first_one_ended() {
+    let world = World::with_env("SEQS=2\n");
+    let room = open(&world).await;
+    run_whole(&room, &experiment()).await;
+    assert_eq!(experiences(&world), [], "there was nothing to learn from");
+    run_whole(&room, &second()).await;
+    let known = experiences(&world);
+    assert_eq!((known.len(), known[0].experiment.as_str(), known[0].trials.len()), (1, "x-2", 12));
+    assert!(known[0].trials.iter().all(|trial| trial.from == experiment().id && trial.fitness.is_some()));
+    let (first, again) = (tried(&world, &experiment()), tried(&world, &second()));
+    assert_eq!((first[0], again[0]), (2, 2), "the live settings are first");
+    assert!(again[1..4].iter().max() >= first[..8].iter().max(), "{first:?} {again:?}");
+}
+
+/// Writes an experiment in which every setting crashed.
+fn write_crashes(world: &World) {
+    let elsewhere = Experiment { id: ExperimentId::new("x-3"), ..experiment() };
+    let crashed = |number: u32| {
+        let params = [("seqs", i64::from(number)), ("wait", 20)];
+        let params = params.map(|(name, value)| (name.to_owned(), Value::Integer(value))).into();
+        let (outcome, experiment) = (Outcome::Failed(failure(FailureKind::Died)), elsewhere.id.clone());
+        Fact::Trial(Trial { experiment, generation: 1, number, params, outcome, at_ms: 0 })
+    };
+    let end = ExperimentEnd::NoBetter { experiment: elsewhere.id.clone(), why: String::new() };
+    let facts = (1..=64).map(crashed).chain([Fact::ExperimentEnd(end)]);
+    world.write([Fact::Experiment(elsewhere.clone())].into_iter().chain(facts).collect());
+}
+
+#[tokio::test]
+async fn an_experiment_that_is_resumed_knows_what_it_knew_when_it_began_and_nothing_newer() {
+    let (world, undisturbed) = (World::with_env("SEQS=2\n"), World::with_env("SEQS=2\n"));
+    let (room, other) = (open(&world).await, open(&undisturbed).await);
+    for room in [&room, &other] {
+        run_whole(room, &experiment()).await;
+    }
+    let expected = run_whole(&other, &second()).await;
+
+    room.world.write(vec![Fact::Experiment(second())]);
+    let bench = Arc::downgrade(&world.bench);
+    world.bench.script(move |assignment| {
+        if let Some(bench) = bench.upgrade().filter(|_| assignment.label.contains("g1.t03")) {
+            bench.hang(true);
+        }
+        Ok(rate(10.0 * number(&assignment.settings, "SEQS"), assignment))
+    });
+    let begun = world.bench.begun().len();
+    let socket = room.run_of(second()).await;
+    eventually(|| world.bench.begun().len() == begun + 4).await;
+    socket.actor().unwrap().kill();
+    room.left.next(SOON).await.unwrap();
+    write_crashes(&world);
+    world.bench.hang(false);
+    world.bench.script(|assignment| Ok(rate(10.0 * number(&assignment.settings, "SEQS"), assignment)));
+    room.run_of(second()).await;
+    assert_eq!(room.ended.next(SOON).await.unwrap(), expected);
+    assert_eq!(tried(&world, &second()), tried(&undisturbed, &second()));
+    assert_eq!(experiences(&world), experiences(&undisturbed));
+}
+
+#[tokio::test]
+async fn an_experiment_that_is_told_not_to_learn_begins_anew() {
+    let world = World::with_env("SEQS=2\n");
+    let room = open(&world).await;
+    run_whole(&room, &experiment()).await;
+    room.world.write(vec![Fact::Experiment(second())]);
+    room.run_with(second(), Config { earlier_max: 0, ..Config::default() }).await;
+    room.ended.next(SOON).await.unwrap();
+    assert_eq!(experiences(&world), []);
 }
 
 #[tokio::test]
@@ -286,7 +443,7 @@ async fn a_noisy_service_that_does_not_apply_its_parameters_voids_the_experiment
         Ok([("rate".to_owned(), 100.0 + sign * if is_repeated { 1.0 } else { 0.1 })].into())
     });
     let room = open(&world).await;
-    room.run_with(Config { flat_candidates_min: 2, stop_below: 0.0, ..Config::default() }).await;
+    room.run_with(experiment(), Config { flat_candidates_min: 2, stop_below: 0.0, ..Config::default() }).await;
     let end = room.ended.next(SOON).await.unwrap();
     let ExperimentEnd::Void { why, .. } = &end else { panic!("{end:?} after {:?}", room.trials()) };
     assert!(why.contains("may not apply its parameters"), "{why}");

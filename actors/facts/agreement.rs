@@ -32,10 +32,10 @@ pub(crate) fn says(text: &str, value: &Value) -> bool {
 pub(crate) fn meant(text: &str, range: &KnobKind) -> Option<Value> {
     let text = text.trim();
     let value = range.parse(text).or_else(|| match range {
-        KnobKind::Boolean => range.parse(&text.to_ascii_lowercase()),
+        KnobKind::Boolean {} => range.parse(&text.to_ascii_lowercase()),
         // A service may print a whole number as `12.0`.
         KnobKind::Integer { .. } => range.parse(text.strip_suffix(".0")?),
-        KnobKind::Float { .. } | KnobKind::Choice { .. } => None,
+        KnobKind::Float { .. } | KnobKind::Choice { .. } | KnobKind::Ordinal { .. } => None,
     })?;
     range.refuses(&value).is_none().then_some(value)
 }

@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Key, Quiet, Risk, Value};
+use super::{Key, Knob, Quiet, Risk, short_hash};
 
 /// One service and all that kloros may know and do about it: the content of `config/domains/NAME.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,6 +32,12 @@ pub struct Domain {
 }
 
 impl Domain {
+    /// Returns a fingerprint of how a configuration is measured: by which bench, on which command.
+    pub fn measured_by(&self) -> String {
+        let bench = serde_json::to_string(&self.bench).unwrap_or_default();
+        short_hash(&[&bench, &self.service.argv.join("\n")])
+    }
+
     /// Returns whether `text` is a value that the knob of this name could hold.
     pub fn could_hold(&self, name: &str, text: &str) -> bool {
         let knob = Key::new(name).ok().and_then(|key| self.knobs.get(&key));
@@ -101,119 +107,6 @@ pub enum ReadBack {
     HttpJson(String),
     /// The environment of the process itself, from `/proc/PID/environ`.
     ProcEnviron,
-}
-
-/// One env key that may be changed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Knob {
-    /// Kind and range.
-    pub range: KnobKind,
-    /// What the service runs with when the env file does not name the key.
-    pub default: Value,
-    /// What it takes for a change to take effect.
-    #[serde(default)]
-    pub apply: Apply,
-    /// The largest factor a single deployment may move a number by; unlimited when absent.
-    #[serde(default)]
-    pub step_max: Option<f64>,
-    /// Whether setting the old value again undoes everything the new one did.
-    #[serde(default = "yes")]
-    pub reversible: bool,
-}
-
-fn yes() -> bool {
-    true
-}
-
-/// The kind of a knob or of a search dimension, with its range; both ends belong to it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum KnobKind {
-    /// Whole numbers.
-    Integer {
-        /// Smallest value.
-        min: i64,
-        /// Largest value.
-        max: i64,
-        /// Whether ratios matter rather than differences; needs `min` above 0.
-        #[serde(default)]
-        log: bool,
-    },
-    /// Finite decimal numbers.
-    Float {
-        /// Smallest value.
-        min: f64,
-        /// Largest value.
-        max: f64,
-        /// Whether ratios matter rather than differences; needs `min` above 0.
-        #[serde(default)]
-        log: bool,
-    },
-    /// On or off.
-    Boolean,
-    /// One of a list, without an order.
-    Choice {
-        /// The list.
-        values: Vec<String>,
-    },
-}
-
-impl KnobKind {
-    /// Returns why `value` is not one of this kind and range, or `None` when it is.
-    pub fn refuses(&self, value: &Value) -> Option<String> {
-        match (self, value) {
-            (KnobKind::Integer { min, max, .. }, Value::Integer(value)) if (min..=max).contains(&value) => None,
-            (KnobKind::Integer { min, max, .. }, Value::Integer(value)) => {
-                Some(format!("{value} is outside {min} to {max}"))
-            }
-            (KnobKind::Float { min, max, .. }, Value::Float(_) | Value::Integer(_)) => {
-                let number = value.as_number().unwrap_or(f64::NAN);
-                let inside = number.is_finite() && *min <= number && number <= *max;
-                (!inside).then(|| format!("{number} is outside {min} to {max}"))
-            }
-            (KnobKind::Boolean, Value::Boolean(_)) => None,
-            (KnobKind::Choice { values }, Value::Choice(value)) if values.contains(value) => None,
-            (KnobKind::Choice { values }, Value::Choice(value)) => {
-                Some(format!("{value:?} is not one of {}", values.join(", ")))
-            }
-            (kind, value) => Some(format!("{value} is not {}", kind.noun())),
-        }
-    }
-
-    /// Returns the value that `text`, as it stands in an env file, means for this kind; `None` when it means none.
-    pub fn parse(&self, text: &str) -> Option<Value> {
-        match self {
-            KnobKind::Integer { .. } => text.parse().ok().map(Value::Integer),
-            KnobKind::Float { .. } => text.parse().ok().filter(|number: &f64| number.is_finite()).map(Value::Float),
-            KnobKind::Boolean => match text {
-                "true" | "1" => Some(Value::Boolean(true)),
-                "false" | "0" => Some(Value::Boolean(false)),
-                _ => None,
-            },
-            KnobKind::Choice { values } => {
-                values.iter().any(|value| value == text).then(|| Value::Choice(text.to_owned()))
-            }
-        }
-    }
-
-    fn noun(&self) -> &'static str {
-        match self {
-            KnobKind::Integer { .. } => "a whole number",
-            KnobKind::Float { .. } => "a number",
-            KnobKind::Boolean => "true or false",
-            KnobKind::Choice { .. } => "a choice",
-        }
-    }
-}
-
-/// What it takes for a change to take effect.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Apply {
-    /// The service is restarted.
-    #[default]
-    Restart,
 }
 
 /// How a configuration is measured.

@@ -1,8 +1,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Anomaly, Answer, CycleId, Deployment, DeploymentId, Experiment, ExperimentEnd, Generation, Lesson, Measurement,
-    Promotion, Question, QuestionEnd, Ruling, Step, Trial, TrialFailure, Verdict,
+    Anomaly, Answer, CycleId, Deployment, DeploymentId, Experience, Experiment, ExperimentEnd, Generation, Lesson,
+    Measurement, Promotion, Question, QuestionEnd, Ruling, Step, Trial, TrialFailure, Verdict,
 };
 
 /// A fact on its way into the journal.
@@ -56,6 +56,8 @@ pub enum Fact {
     QuestionEnd(QuestionEnd),
     /// An experiment began.
     Experiment(Experiment),
+    /// An experiment took to heart what earlier ones measured.
+    Experience(Experience),
     /// A candidate was tried.
     Trial(Trial),
     /// A generation was measured whole.
@@ -119,6 +121,7 @@ pub enum Kind {
     Question,
     QuestionEnd,
     Experiment,
+    Experience,
     Trial,
     Generation,
     ExperimentEnd,
@@ -141,6 +144,7 @@ impl Kind {
             Kind::Question => "question",
             Kind::QuestionEnd => "question_end",
             Kind::Experiment => "experiment",
+            Kind::Experience => "experience",
             Kind::Trial => "trial",
             Kind::Generation => "generation",
             Kind::ExperimentEnd => "experiment_end",
@@ -165,6 +169,7 @@ impl Fact {
             Fact::Question(_) => Kind::Question,
             Fact::QuestionEnd(_) => Kind::QuestionEnd,
             Fact::Experiment(_) => Kind::Experiment,
+            Fact::Experience(_) => Kind::Experience,
             Fact::Trial(_) => Kind::Trial,
             Fact::Generation(_) => Kind::Generation,
             Fact::ExperimentEnd(_) => Kind::ExperimentEnd,
@@ -187,6 +192,7 @@ impl Fact {
             Fact::Question(question) => question.question_id.as_str(),
             Fact::QuestionEnd(end) => end.question.as_str(),
             Fact::Experiment(experiment) => experiment.id.as_str(),
+            Fact::Experience(experience) => experience.experiment.as_str(),
             Fact::Trial(trial) => trial.experiment.as_str(),
             Fact::Generation(generation) => generation.experiment.as_str(),
             Fact::ExperimentEnd(end) => end.experiment().as_str(),

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CycleId, Direction, ExperimentId, Key, KnobKind, Metrics, Others, Params, QuestionId, Settings};
+use super::{CycleId, Direction, ExperimentId, Key, KnobKind, Metrics, Others, Params, QuestionId, Settings, Value};
 
 /// What an experiment does: the part that travels with the question.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -13,13 +13,47 @@ pub struct ExperimentSpec {
     /// The domain it works on.
     pub domain: String,
     /// What is varied.
-    pub search_space: BTreeMap<String, KnobKind>,
+    pub search_space: BTreeMap<String, Dimension>,
+    /// What holds between two parameters wherever both are active: `a <= b`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub constraints: Vec<String>,
+    /// Combinations that are never tried: settings that have all the values of one of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forbidden: Vec<Params>,
     /// What is measured, and which way is better.
     pub metrics: BTreeMap<String, Direction>,
     /// Which env key each parameter sets; every key must be in the domain's allow-list.
     pub param_mapping: BTreeMap<String, Key>,
     /// How much may be spent.
     pub budget: Budget,
+}
+
+/// One parameter of an experiment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dimension {
+    /// Kind and range.
+    #[serde(flatten)]
+    pub range: KnobKind,
+    /// When it means something; always when absent. Where it means nothing, its key is left as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<When>,
+}
+
+/// A parameter without a condition.
+impl From<KnobKind> for Dimension {
+    fn from(range: KnobKind) -> Self {
+        Self { range, when: None }
+    }
+}
+
+/// When a parameter means something: if `param` is active and has one of these values.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct When {
+    /// The parameter that it depends on.
+    pub param: String,
+    /// The values of that one.
+    pub r#in: Vec<Value>,
 }
 
 /// How much an experiment may spend.
@@ -45,12 +79,39 @@ pub struct Experiment {
     pub cycle: CycleId,
     /// What it does.
     pub spec: ExperimentSpec,
+    /// A fingerprint of how candidates are measured; absent in experiments that older programs began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured_by: Option<String>,
     /// The seed of its random numbers: the same seed and outcomes give the same candidates.
     pub seed: u64,
     /// When it began, in milliseconds since the Unix epoch.
     pub at_ms: u64,
     /// The causal depth of the question behind it.
     pub depth: u32,
+}
+
+/// What an experiment knew of earlier ones when it began. It stands beside the first trial, and stays what it was then.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Experience {
+    /// The experiment.
+    pub experiment: ExperimentId,
+    /// The trials that it learned from, oldest first.
+    pub trials: Vec<EarlierTrial>,
+}
+
+/// A trial of an earlier experiment, as a later one sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EarlierTrial {
+    /// The experiment that it is from.
+    pub from: ExperimentId,
+    /// What was tried, in the parameters of the later one.
+    pub params: Params,
+    /// Its fitness relative to the later one's live settings; `None` where it failed.
+    pub fitness: Option<f64>,
+    /// How old it was, in days.
+    pub age_days: f64,
+    /// How different the conditions were, from 0, the same, to 1, nothing in common.
+    pub distance: f64,
 }
 
 /// One candidate, measured or failed.
@@ -275,5 +336,37 @@ mod tests {
             assert!(!kind.is_of_circumstances(), "{kind}");
         }
         assert!(Infrastructure.is_of_circumstances() && Disturbed.is_of_circumstances());
+    }
+
+    #[test]
+    fn an_experiment_that_an_older_program_began_is_still_read() {
+        let text = r#"{"id": "x-1", "question": "q-1", "hypothesis": "LAB", "cycle": "c-1", "spec": {"name": "lab_tuning",
+            "domain": "lab", "search_space": {"seqs": {"kind": "integer", "min": 1, "max": 64, "log": true},
+            "share": {"kind": "float", "min": 0.5, "max": 1.0, "log": false}, "eager": {"kind": "boolean"}},
+            "metrics": {"rate": "up"}, "param_mapping": {"seqs": "SEQS", "share": "SHARE", "eager": "EAGER"},
+            "budget": {"max_candidates": 12, "max_generations": 4}}, "seed": 7, "at_ms": 1, "depth": 0}"#;
+        let experiment: Experiment = serde_json::from_str(text).unwrap();
+        assert_eq!((experiment.measured_by, experiment.spec.constraints.len()), (None, 0));
+        let seqs = KnobKind::Integer { min: 1, max: 64, log: true, step: None };
+        assert_eq!(experiment.spec.search_space["seqs"], seqs.into());
+        // What says nothing new is written as before.
+        let spec = serde_json::to_value(&experiment.spec).unwrap();
+        assert_eq!(spec, serde_json::from_str::<serde_json::Value>(text).unwrap()["spec"]);
+    }
+
+    #[test]
+    fn a_parameter_is_read_with_its_condition_and_without_unknown_keys() {
+        let read = |text: &str| serde_json::from_str::<Dimension>(text);
+        let with = read(r#"{"kind": "boolean", "when": {"param": "spec", "in": [true, 2, 0.5, "x"]}}"#).unwrap();
+        assert_eq!(with.when.unwrap().r#in.len(), 4);
+        for text in [
+            r#"{"kind": "boolean", "whne": {"param": "spec", "in": [true]}}"#,
+            r#"{"kind": "boolean", "when": {"param": "spec", "in": [true], "is": 1}}"#,
+            r#"{"kind": "integer", "min": 1, "max": 2, "stp": 1}"#,
+            r#"{"kind": "integer", "min": 1, "max": 2, "step": 0.5}"#,
+            r#"{"when": {"param": "spec", "in": [true]}}"#,
+        ] {
+            assert!(read(text).is_err(), "{text}");
+        }
     }
 }

@@ -16,6 +16,8 @@ mod quiet;
 
 mod domain;
 
+mod knob;
+
 mod signal;
 
 mod intent;
@@ -36,18 +38,19 @@ pub use agreement::agrees;
 pub(crate) use agreement::{is_same, means, meant, says};
 pub use deployment::{Deployment, IllegalStep, Stage, Step, stages};
 pub use domain::{
-    Apply, BenchSpec, ChatLoad, ChatSlo, Direction, Domain, Guard, Isolation, Knob, KnobKind, Manager, MetricSpec,
-    Objective, ReadBack, Ready, ServiceSpec, TokenRange,
+    BenchSpec, ChatLoad, ChatSlo, Direction, Domain, Guard, Isolation, Manager, MetricSpec, Objective, ReadBack, Ready,
+    ServiceSpec, TokenRange,
 };
 pub use entry::{Entry, Fact, Kind, Recorded, Turn};
 pub use experiment::{
-    Best, Budget, Experiment, ExperimentEnd, ExperimentSpec, FailureKind, Generation, Measurement, Outcome, Trial,
-    TrialFailure, Winner,
+    Best, Budget, Dimension, EarlierTrial, Experience, Experiment, ExperimentEnd, ExperimentSpec, FailureKind,
+    Generation, Measurement, Outcome, Trial, TrialFailure, When, Winner,
 };
 pub use ids::{
     CycleId, DeploymentId, ExperimentId, Incarnation, Key, PromotionId, QuestionId, content_hash, short_hash,
 };
 pub use intent::{Evidence, Intent, Proposal, Question, QuestionEnd};
+pub use knob::{Apply, Knob, KnobKind};
 pub use lesson::Lesson;
 pub use promotion::{
     Answer, Approved, Authority, Autonomy, Change, MappingProblem, Origin, Promotion, Risk, Ruling, map_params,

@@ -326,8 +326,11 @@ mod tests {
     }
 
     fn domain(name: &str) -> Domain {
-        let seqs = knob(KnobKind::Integer { min: 1, max: 64, log: true }, Value::Integer(2));
-        let share = knob(KnobKind::Float { min: 0.1, max: 0.9, log: false }, Value::Float(0.5));
+        let seqs = knob(KnobKind::Integer { min: 1, max: 64, log: true, step: None }, Value::Integer(2));
+        let share = knob(KnobKind::Float { min: 0.1, max: 0.9, log: false, step: None }, Value::Float(0.5));
+        let eights = knob(KnobKind::Integer { min: 8, max: 64, log: false, step: Some(8) }, Value::Integer(16));
+        let sizes = [1, 2, 4, 16].map(Value::Integer).to_vec();
+        let size = knob(KnobKind::Ordinal { values: sizes }, Value::Integer(2));
         let kind = knob(KnobKind::Choice { values: vec!["auto".into(), "$(id)".into()] }, Value::Choice("auto".into()));
         Domain {
             name: name.into(),
@@ -349,6 +352,8 @@ mod tests {
                 (key("STEPPED"), Knob { step_max: Some(2.0), ..seqs.clone() }),
                 (key("ONE_WAY"), Knob { reversible: false, ..seqs.clone() }),
                 (key("LD_PRELOAD"), seqs),
+                (key("EIGHTS"), eights),
+                (key("SIZE"), Knob { step_max: Some(2.0), ..size }),
             ]),
             bench: BenchSpec::Command { argv: Vec::new(), timeout_s: 1 },
             metrics: BTreeMap::new(),
@@ -428,6 +433,30 @@ mod tests {
     fn check_asks_because(ruling: &Ruling, part: &str) {
         let Ruling::Ask { why, .. } = ruling else { panic!("{ruling:?} does not ask") };
         assert!(why.contains(part), "{why}");
+    }
+
+    #[test]
+    fn a_value_between_the_steps_or_beside_the_list_of_its_knob_goes_through_at_no_level() {
+        let table = [
+            ("EIGHTS", Value::Integer(24), None),
+            ("EIGHTS", Value::Integer(20), Some("EIGHTS: 20 is on no step of 8 from 8")),
+            ("SIZE", Value::Integer(4), None),
+            ("SIZE", Value::Integer(8), Some("SIZE: 8 is not one of 1, 2, 4, 16")),
+            ("SIZE", Value::Choice("4".into()), Some("SIZE: 4 is not one of 1, 2, 4, 16")),
+        ];
+        for (name, to, expected) in table {
+            let promotion = promotion("lab", &[(name, None, to.clone())]);
+            let refusals = refusals(&promotion, &domain("lab"));
+            assert_eq!(refusals.first().map(String::as_str), expected, "{name} {to}");
+            assert_eq!(risk(&promotion, &domain("lab")).0 == Risk::High, expected.is_some(), "{name} {to}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_numbers_moves_by_factors_as_a_range_does() {
+        let to = |size: i64| promotion("lab", &[("SIZE", Some(Value::Integer(2)), Value::Integer(size))]);
+        assert_eq!(risk(&to(4), &domain("lab")).0, Risk::Low);
+        assert_eq!(risk(&to(16), &domain("lab")).0, Risk::High);
     }
 
     #[test]

@@ -51,6 +51,8 @@ mod evolve;
 
 mod model;
 
+mod warm;
+
 mod lot;
 
 mod recommend;
@@ -61,3 +63,4 @@ mod checkpoint;
 
 pub use search::{Candidate, Earlier, Ended, Options, Outcome, Recommendation, Search, TellError};
 pub use space::{Config, Constraint, Kind, Param, Space, SpaceError, SpaceSpec, Value, When};
+pub use warm::trust;

@@ -86,7 +86,7 @@ impl<'a> Lot<'a> {
             design,
             feasibility: feasibility(space, home, known),
             model,
-            taken: trials.iter().map(|trial| bits(&trial.point)).collect(),
+            taken: taken(home, trials, known),
             some_known: !known.is_empty(),
             failed_share: failed as f64 / (known.len() as f64 + ASSUMED),
             risk: 0.0,
@@ -110,7 +110,9 @@ impl<'a> Lot<'a> {
                 let improvement = self.model.as_ref().map(|model| model.improvement(point));
                 self.options.stop_below.zip(improvement).is_some_and(|(limit, improvement)| improvement < limit)
             };
-            if self.risk == 0.0 && promising.as_ref().is_some_and(little) {
+            // That nothing better is left is not for earlier searches alone to say.
+            let is_own_word = place >= design::size(self.options.budget);
+            if self.risk == 0.0 && is_own_word && promising.as_ref().is_some_and(little) {
                 return Next::Little;
             }
             promising
@@ -168,6 +170,13 @@ impl<'a> Lot<'a> {
     fn is_new(&self, point: &[f64]) -> bool {
         !self.taken.contains(&bits(point))
     }
+}
+
+/// Returns the points that are not asked: those that were, and those that failed in earlier searches. The default is
+/// measured whatever is said of it.
+fn taken(home: &[f64], trials: &[Trial], known: &[Known]) -> BTreeSet<Vec<u64>> {
+    let failed = known.iter().filter(|known| known.outcome == Outcome::Failed && known.point != home);
+    trials.iter().map(|trial| &trial.point).chain(failed.map(|known| &known.point)).map(|point| bits(point)).collect()
 }
 
 /// Returns what makes two points the same.

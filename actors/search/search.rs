@@ -9,16 +9,11 @@ use crate::{
     model::Known,
     recommend::advise,
     space::{Config, Point, Space},
+    warm::recalled,
 };
 
-/// After so many days an earlier result is trusted half as much.
-const TRUST_HALVED_AFTER: f64 = 30.0;
-
-/// What is trusted less than this is left out.
-const TRUST_MIN: f64 = 0.02;
-
-/// The variance that an earlier result has beside that of its noise, in units of the variance of all values.
-const EARLIER_VARIANCE: f64 = 0.05;
+/// The most candidates of the first lot after earlier searches, the default among them.
+const FIRST_WARM_LOT: u32 = 2;
 
 /// What a search is to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -248,7 +243,9 @@ impl Search {
     fn compose(&mut self, at_most: u32) {
         let asked = self.trials.len() as u32;
         let left = self.options.budget.saturating_sub(asked);
-        let count = at_most.min(self.options.batch.max(1)).min(left);
+        // What earlier searches promise is tried once before more is built on it.
+        let most = if asked == 0 && !self.options.warm.is_empty() { FIRST_WARM_LOT } else { u32::MAX };
+        let count = at_most.min(self.options.batch.max(1)).min(left).min(most);
         if self.ended.is_some() || count == 0 {
             return;
         }
@@ -272,22 +269,12 @@ impl Search {
 
     /// Returns everything that is known, earlier searches included.
     fn known(&self) -> Vec<Known> {
-        let earlier = self.options.warm.iter().filter_map(|earlier| {
-            let trust =
-                0.5_f64.powf(earlier.age.max(0.0) / TRUST_HALVED_AFTER) * (1.0 - earlier.distance.clamp(0.0, 1.0));
-            let outcome = match earlier.outcome {
-                Outcome::Value(value) if !value.is_finite() => return None,
-                Outcome::Lost => return None,
-                outcome => outcome,
-            };
-            let point = self.space.encode(&earlier.config)?;
-            (trust > TRUST_MIN).then(|| Known { point, outcome, extra: EARLIER_VARIANCE / trust })
-        });
+        let earlier = recalled(&self.space, &self.options.warm, &self.trials, self.options.noisy);
         let told = self
             .trials
             .iter()
             .filter_map(|trial| Some((trial.outcome.filter(|outcome| *outcome != Outcome::Lost)?, trial)))
             .map(|(outcome, trial)| Known { point: trial.point.clone(), outcome, extra: 0.0 });
-        earlier.chain(told).collect()
+        earlier.into_iter().chain(told).collect()
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use kloros_actors::{
     facts::{
-        Experiment, ExperimentEnd, Fact, Generation, Kind, Outcome, Question, QuestionEnd, Recorded, Stage, Trial,
-        Verdict, stages,
+        EarlierTrial, Experiment, ExperimentEnd, Fact, Generation, Kind, Outcome, Question, QuestionEnd, Recorded,
+        Stage, Trial, Verdict, stages,
     },
     seams::Query,
 };
@@ -121,6 +121,7 @@ pub(super) fn questions(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::
 /// One experiment with what became of it.
 struct Found {
     experiment: Experiment,
+    earlier: Vec<EarlierTrial>,
     trials: Vec<Trial>,
     generations: Vec<Generation>,
     end: Option<ExperimentEnd>,
@@ -128,14 +129,16 @@ struct Found {
 
 pub(super) fn experiments(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::Result<Answer> {
     let mut found: BTreeMap<u64, Found> = BTreeMap::new();
-    for recorded in history(home, &[Kind::Experiment, Kind::Trial, Kind::Generation, Kind::ExperimentEnd])? {
+    let kinds = [Kind::Experiment, Kind::Experience, Kind::Trial, Kind::Generation, Kind::ExperimentEnd];
+    for recorded in history(home, &kinds)? {
         let subject = recorded.fact.subject().to_owned();
         let of = found.values_mut().find(|each| each.experiment.id.as_str() == subject);
         match (recorded.fact, of) {
             (Fact::Experiment(experiment), _) => {
-                let (trials, generations) = (Vec::new(), Vec::new());
-                found.insert(recorded.seq, Found { experiment, trials, generations, end: None });
+                let (earlier, trials, generations) = (Vec::new(), Vec::new(), Vec::new());
+                found.insert(recorded.seq, Found { experiment, earlier, trials, generations, end: None });
             }
+            (Fact::Experience(experience), Some(of)) => of.earlier = experience.trials,
             (Fact::Trial(trial), Some(of)) => of.trials.push(trial),
             (Fact::Generation(generation), Some(of)) => of.generations.push(generation),
             (Fact::ExperimentEnd(end), Some(of)) => of.end = Some(end),
@@ -148,7 +151,7 @@ pub(super) fn experiments(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow
 }
 
 fn experiment_row(found: &Found, whole: bool) -> Row {
-    let Found { experiment, trials, generations, end } = found;
+    let Found { experiment, earlier, trials, generations, end } = found;
     let failed = trials.iter().filter_map(|trial| match &trial.outcome {
         Outcome::Failed(failure) => Some(failure),
         Outcome::Measured(_) => None,
@@ -177,11 +180,19 @@ fn experiment_row(found: &Found, whole: bool) -> Row {
         line.extend([format!(", {discarded} disturbed samples discarded")]);
     }
     if whole {
+        if !earlier.is_empty() {
+            let known = progress::known(earlier.iter().map(|trial| &trial.from));
+            line.extend([format!("\n  learned from {known}")]);
+        }
         line.extend(trials.iter().map(trial_line));
         line.extend(failures::lines(&failed).into_iter().map(|each| format!("\n  {each}")));
     }
+    let earlier = if whole { json!(earlier) } else { json!(earlier.len()) };
     let trials = if whole { json!(trials) } else { json!(trials.len()) };
-    let facts = json!({"experiment": experiment, "trials": trials, "failures": failed, "discarded": discarded, "generations": generations, "end": end});
+    let facts = json!({
+        "experiment": experiment, "earlier": earlier, "trials": trials, "failures": failed, "discarded": discarded,
+        "generations": generations, "end": end,
+    });
     Row { id: experiment.id.to_string(), facts, line }
 }
 

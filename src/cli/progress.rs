@@ -1,9 +1,13 @@
 //! Tells in plain words what the loop does while it does it.
 
-use std::{collections::BTreeMap, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
 use kloros_actors::facts::{
-    Anomaly, AnomalyKind, Change, Experiment, ExperimentEnd, Fact, Generation, Key, Recorded, Ruling, Step, Verdict,
+    Anomaly, AnomalyKind, Change, Experiment, ExperimentEnd, ExperimentId, Fact, Generation, Key, Recorded, Ruling,
+    Step, Verdict,
 };
 
 use super::{out::Out, story, text::shorten};
@@ -87,6 +91,9 @@ impl<'a> Progress<'a> {
                     "evolves   {} with up to {} x {} measured candidates",
                     experiment.spec.domain, budget.max_generations, budget.max_candidates
                 ))
+            }
+            Fact::Experience(experience) => {
+                Some(format!("knows     {}", known(experience.trials.iter().map(|trial| &trial.from))))
             }
             Fact::Generation(generation) => {
                 self.best = generation.best.as_ref().map(|best| percent_of_log(best.fitness));
@@ -181,6 +188,14 @@ fn judged(verdict: &Verdict) -> String {
         verdict.blocks,
         verdict.samples
     )
+}
+
+/// Returns how many earlier trials were learned from, and of which experiments they are.
+pub(crate) fn known<'a>(from: impl Iterator<Item = &'a ExperimentId>) -> String {
+    let from: Vec<&ExperimentId> = from.collect();
+    let experiments: BTreeSet<&str> = from.iter().map(|id| id.as_str()).collect();
+    let noun = if from.len() == 1 { "trial" } else { "trials" };
+    format!("{} earlier {noun} of {}", from.len(), experiments.into_iter().collect::<Vec<_>>().join(", "))
 }
 
 pub(crate) fn changes(changes: &BTreeMap<Key, Change>) -> String {

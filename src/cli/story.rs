@@ -163,6 +163,9 @@ fn sentence(fact: &Fact, tried: u32, failed: usize, runs: u32) -> Option<String>
             experiment.spec.budget.max_candidates,
             experiment.seed
         )),
+        Fact::Experience(experience) => {
+            Some(format!("knew       {}", progress::known(experience.trials.iter().map(|trial| &trial.from))))
+        }
         Fact::Generation(generation) => Some(measured(generation)),
         Fact::ExperimentEnd(end) => Some(ended(end, tried, failed)),
         Fact::Promotion(promotion) => {

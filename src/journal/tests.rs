@@ -54,7 +54,12 @@ fn spec() -> ExperimentSpec {
     ExperimentSpec {
         name: "lab_tuning".into(),
         domain: "lab".into(),
-        search_space: BTreeMap::from([("batch".to_owned(), KnobKind::Integer { min: 1, max: 64, log: true })]),
+        search_space: BTreeMap::from([(
+            "batch".to_owned(),
+            KnobKind::Integer { min: 1, max: 64, log: true, step: None }.into(),
+        )]),
+        constraints: Vec::new(),
+        forbidden: Vec::new(),
         metrics: BTreeMap::from([("e2e_p95_ms".to_owned(), Direction::Down)]),
         param_mapping: BTreeMap::from([("batch".to_owned(), Key::new("LAB_BATCH").unwrap())]),
         budget: Budget { max_candidates: 12, max_generations: 4 },
@@ -98,6 +103,7 @@ fn experiment(id: &str) -> Fact {
         hypothesis: "LAB_LATENCY_DEGRADATION".into(),
         cycle: cycle(),
         spec: spec(),
+        measured_by: Some("0123456789abcdef".into()),
         seed: u64::MAX,
         at_ms: AT_MS,
         depth: 0,
@@ -212,6 +218,15 @@ fn failure() -> TrialFailure {
 }
 
 /// One fact of every kind, and of every shape within a kind that is written differently.
+fn experience() -> Fact {
+    let known = |fitness| {
+        let (from, params) = (ExperimentId::new("x-0"), best().params);
+        EarlierTrial { from, params, fitness, age_days: 1.5, distance: 0.1 }
+    };
+    let trials = vec![known(Some(-0.25)), known(None)];
+    Fact::Experience(Experience { experiment: ExperimentId::new("x-1"), trials })
+}
+
 fn one_of_each() -> Vec<Fact> {
     let trial = |outcome| {
         Fact::Trial(Trial {
@@ -279,6 +294,7 @@ fn one_of_each() -> Vec<Fact> {
         question("q-2"),
         question_end("q-1"),
         said("t-1", "hello"),
+        experience(),
     ]
 }
 
@@ -371,13 +387,13 @@ async fn a_query_narrows_by_kind_subject_cycle_and_place_and_turns_the_order() {
         let found = store.read(query.clone()).await.unwrap();
         assert_eq!(found.iter().map(|recorded| recorded.seq).collect::<Vec<_>>(), expected, "{query:?}");
     };
-    check(Query::kinds(&[Kind::Verdict]), &[21, 22, 23, 28]).await;
-    check(Query::kinds(&[Kind::Verdict, Kind::Question]), &[2, 21, 22, 23, 25, 28]).await;
-    check(Query::newest(&[Kind::Verdict], 2), &[28, 23]).await;
+    check(Query::kinds(&[Kind::Verdict]), &[21, 22, 23, 29]).await;
+    check(Query::kinds(&[Kind::Verdict, Kind::Question]), &[2, 21, 22, 23, 25, 29]).await;
+    check(Query::newest(&[Kind::Verdict], 2), &[29, 23]).await;
     check(Query::kinds(&[]).about("d-1"), &[15, 16, 17, 18, 19, 20, 21]).await;
     check(Query::kinds(&[Kind::Step]).about("d-1"), &[16, 17, 18]).await;
-    check(Query { cycle: Some(other), ..Query::default() }, &[28]).await;
-    check(Query { after: 26, ..Query::default() }, &[27, 28]).await;
+    check(Query { cycle: Some(other), ..Query::default() }, &[29]).await;
+    check(Query { after: 26, ..Query::default() }, &[27, 28, 29]).await;
     check(Query { after: u64::MAX, ..Query::default() }, &[]).await;
     check(Query { limit: 1, ..Query::default() }, &[1]).await;
     check(Query { limit: usize::MAX, ..Query::kinds(&[Kind::Answer]) }, &[14]).await;

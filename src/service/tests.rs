@@ -44,8 +44,13 @@ fn server() -> Vec<String> {
 }
 
 fn domain(manager: Manager, argv: Vec<String>, read_back: ReadBack) -> Domain {
-    let knob =
-        |default| Knob { range: KnobKind::Boolean, default, apply: Apply::Restart, step_max: None, reversible: true };
+    let knob = |default| Knob {
+        range: KnobKind::Boolean {},
+        default,
+        apply: Apply::Restart,
+        step_max: None,
+        reversible: true,
+    };
     Domain {
         name: "lab".to_owned(),
         risk: None,

@@ -105,7 +105,7 @@ impl Judgement<'_> {
         for name in self.names(&["knobs"]) {
             let path = ["knobs", name.as_str()];
             let range = self.part::<KnobKind>(&[path[0], path[1], "range"]);
-            if let Some((key, what)) = range.as_ref().and_then(contradiction) {
+            if let Some((key, what)) = range.as_ref().and_then(KnobKind::contradiction) {
                 self.note(&[path[0], path[1], "range", key], &what);
                 continue;
             }
@@ -113,8 +113,7 @@ impl Judgement<'_> {
             if let Some(what) = knob.range.refuses(&knob.default) {
                 self.note(&[path[0], path[1], "default"], &what);
             }
-            let numeric = matches!(knob.range, KnobKind::Integer { .. } | KnobKind::Float { .. });
-            if knob.step_max.is_some() && !numeric {
+            if knob.step_max.is_some() && !knob.range.is_number() {
                 self.note(&[path[0], path[1], "step_max"], "only a number can move by a factor");
             }
             if knob.step_max == Some(1.0) {
@@ -154,31 +153,5 @@ impl Judgement<'_> {
         if all_read && !metrics.is_empty() && metrics.iter().all(|(_, metric)| metric.weight == 0.0) {
             self.note(&["metrics"], "none has a weight above 0, so no configuration would be better than another");
         }
-    }
-}
-
-/// Returns the key of a range that contradicts another one, and how.
-pub(super) fn contradiction(range: &KnobKind) -> Option<(&'static str, String)> {
-    match range {
-        KnobKind::Integer { min, max, log } => contradiction_of_ends(*min as f64, *max as f64, *log),
-        KnobKind::Float { min, max, log } => contradiction_of_ends(*min, *max, *log),
-        KnobKind::Boolean => None,
-        KnobKind::Choice { values } => {
-            if values.is_empty() {
-                return Some(("values", "is empty".to_owned()));
-            }
-            let repeated = values.iter().enumerate().find(|(index, value)| values[..*index].contains(value));
-            repeated.map(|(_, value)| ("values", format!("{value:?} is listed twice")))
-        }
-    }
-}
-
-fn contradiction_of_ends(min: f64, max: f64, log: bool) -> Option<(&'static str, String)> {
-    if min > max {
-        Some(("min", format!("min {min} is above max {max}")))
-    } else if log && min <= 0.0 {
-        Some(("log", format!("a logarithmic scale needs a min above 0, not {min}")))
-    } else {
-        None
     }
 }

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use kloros_actors::facts::{Direction, Domain, ExperimentSpec, Key, KnobKind, Value};
+use kloros_actors::{
+    dream::space::{Part, SearchSpace},
+    facts::{Dimension, Direction, Domain, ExperimentSpec, Key},
+};
 
 use super::{
     complaints::Complaints,
-    domain_file::contradiction,
     shape::Inspection,
     shapes::DREAM,
     strict_yaml,
-    tree::{Node, nearest},
+    tree::{Content, Node, nearest},
 };
 
 /// The domains by name; `None` stands for one whose file is broken, about which nothing more is said.
@@ -76,6 +78,7 @@ impl Judgement<'_, '_> {
             self.note(&["name"], &what);
         }
         self.pairs();
+        self.space();
         let Some(name) = self.part::<String>(&["domain"]) else { return self.params(None) };
         if !domains.contains_key(&name) {
             let hint = nearest(&name, domains.keys().map(String::as_str));
@@ -114,6 +117,49 @@ impl Judgement<'_, '_> {
         }
     }
 
+    /// Ranges, conditions, constraints and what is forbidden, as far as they can be read.
+    ///
+    /// That a condition names no value was said with its list already.
+    fn space(&mut self) {
+        let Some(params) = self.part::<BTreeMap<String, Dimension>>(&["search_space"]) else { return };
+        if params.values().filter_map(|each| each.when.as_ref()).any(|when| when.r#in.is_empty()) {
+            return;
+        }
+        let (constraints, forbidden) = (self.part(&["constraints"]), self.part(&["forbidden"]));
+        let space = SearchSpace {
+            params,
+            constraints: constraints.unwrap_or_default(),
+            forbidden: forbidden.unwrap_or_default(),
+        };
+        for problem in space.problems() {
+            let (list, index) = match &problem.part {
+                Part::Whole => {
+                    self.note(&["search_space"], &problem.what);
+                    continue;
+                }
+                Part::Param(name, key) => {
+                    let path: Vec<&str> = ["search_space", name].into_iter().chain(*key).collect();
+                    self.note(&path, &problem.what);
+                    continue;
+                }
+                Part::Constraint(index) => ("constraints", *index),
+                Part::Forbidden(index) => ("forbidden", *index),
+            };
+            self.note_item(list, index, &problem.what);
+        }
+    }
+
+    /// Notes that something is wrong with this entry of a list.
+    fn note_item(&mut self, list: &str, index: usize, what: &str) {
+        let items = self.node.at(&[list]).map(|node| &node.content);
+        let line = match items {
+            Some(Content::List(items)) => items.get(index).map(|item| item.line),
+            _ => None,
+        };
+        let key = format!("experiments.{}.{list}[{index}]", self.name);
+        self.inspection.note_further(line.unwrap_or(self.line), &key, what);
+    }
+
     fn params(&mut self, domain: Option<&Domain>) {
         for param in self.names("param_mapping") {
             let (Some(domain), Some(key)) = (domain, self.part::<Key>(&["param_mapping", &param])) else { continue };
@@ -124,14 +170,13 @@ impl Judgement<'_, '_> {
             }
         }
         for param in self.names("search_space") {
-            let Some(range) = self.part::<KnobKind>(&["search_space", &param]) else { continue };
-            if let Some((key, what)) = contradiction(&range) {
-                self.note(&["search_space", &param, key], &what);
+            let Some(Dimension { range, .. }) = self.part(&["search_space", &param]) else { continue };
+            if range.contradiction().is_some() {
                 continue;
             }
             let key = self.part::<Key>(&["param_mapping", &param]);
             let Some((key, knob)) = domain.and_then(|domain| domain.knobs.get_key_value(&key?)) else { continue };
-            if let Some(what) = escapes(&range, &knob.range) {
+            if let Some(what) = range.escapes(&knob.range) {
                 self.note(&["search_space", &param], &format!("is wider than the knob {key}: {what}"));
             }
         }
@@ -157,19 +202,4 @@ impl Judgement<'_, '_> {
             self.note(&["metrics"], &format!("none has a weight above 0 in domain {}", domain.name));
         }
     }
-}
-
-/// Returns a value of the `space` that the `knob` refuses, in words; `None` if it takes them all.
-fn escapes(space: &KnobKind, knob: &KnobKind) -> Option<String> {
-    let ends = match space {
-        KnobKind::Integer { min, max, .. } => vec![Value::Integer(*min), Value::Integer(*max)],
-        KnobKind::Float { min, max, .. } => vec![Value::Float(*min), Value::Float(*max)],
-        KnobKind::Boolean => vec![Value::Boolean(true)],
-        KnobKind::Choice { values } => values.iter().cloned().map(Value::Choice).collect(),
-    };
-    // A decimal end that happens to be whole would pass as a whole number, and the numbers between would not.
-    if std::mem::discriminant(space) != std::mem::discriminant(knob) {
-        return Some("it is of another kind".to_owned());
-    }
-    ends.iter().find_map(|value| knob.refuses(value))
 }

@@ -23,6 +23,8 @@ pub(super) enum Shape {
     Text(Rule),
     /// The value of a knob: true or false, a finite number or a text.
     Scalar,
+    /// What may stand in a list in order: a finite number, or a text that the rule has nothing against.
+    Ranked(Rule),
     /// Values in order, at least so many.
     List { each: &'static Shape, least: usize },
     /// A table of these keys.
@@ -218,6 +220,11 @@ fn mismatch(node: &Node, shape: &Shape) -> Option<String> {
         (Shape::Number { .. }, _) => "a number",
         (Shape::Text(rule), Content::Text(text)) => return rule(text),
         (Shape::Text(_), _) => "a text",
+        // That true and false have no order is said where the list is judged.
+        (Shape::Ranked(_), Content::Boolean(_) | Content::Integer(_)) => return None,
+        (Shape::Ranked(_), Content::Float(number)) => return outside(*number, f64::MIN, f64::MAX),
+        (Shape::Ranked(rule), Content::Text(text)) => return rule(text),
+        (Shape::Ranked(_), _) => "a number or a text",
         (_, Content::Boolean(_) | Content::Integer(_) | Content::Text(_)) => return None,
         (_, Content::Float(number)) => return outside(*number, f64::MIN, f64::MAX),
         _ => "true or false, a number or a text",

@@ -15,6 +15,8 @@ const TEXT_BYTES_MAX: usize = 4096;
 const NAME_BYTES_MAX: usize = 64;
 /// Whole numbers beyond this one are not told apart by the arithmetic of the search.
 const EXACT_MAX: i64 = 1 << 53;
+/// The smallest step of a decimal number.
+const STEP_MIN: f64 = 1e-12;
 /// The longest time that makes sense for a single step, in seconds.
 const DAY_S: i64 = 86_400;
 
@@ -33,16 +35,35 @@ const NAME: Shape = Shape::Text(name);
 const HTTP_PATH: Shape = Shape::Text(http_path);
 const DIRECTION: Shape = Shape::Words(&[("up", None), ("down", None)]);
 
+const STEP: Shape = Shape::Number { least: STEP_MIN, most: f64::MAX };
+const WHOLE_STEP: Shape = Shape::Whole { least: 1, most: EXACT_MAX };
+const WORDS: Shape = Shape::List { each: &Shape::Text(choice), least: 1 };
+const RANKS: Shape = Shape::List { each: &Shape::Ranked(choice), least: 1 };
+
 const RANGE: Shape = Shape::Tagged {
     tag: "kind",
     kinds: &[
-        ("integer", &[Field::required("min", &EXACT), Field::required("max", &EXACT), Field::optional("log", &FLAG)]),
+        (
+            "integer",
+            &[
+                Field::required("min", &EXACT),
+                Field::required("max", &EXACT),
+                Field::optional("log", &FLAG),
+                Field::optional("step", &WHOLE_STEP),
+            ],
+        ),
         (
             "float",
-            &[Field::required("min", &ANY_NUMBER), Field::required("max", &ANY_NUMBER), Field::optional("log", &FLAG)],
+            &[
+                Field::required("min", &ANY_NUMBER),
+                Field::required("max", &ANY_NUMBER),
+                Field::optional("log", &FLAG),
+                Field::optional("step", &STEP),
+            ],
         ),
         ("boolean", &[]),
-        ("choice", &[Field::required("values", &Shape::List { each: &Shape::Text(choice), least: 1 })]),
+        ("choice", &[Field::required("values", &WORDS)]),
+        ("ordinal", &[Field::required("values", &RANKS)]),
     ],
 };
 
@@ -158,13 +179,48 @@ pub(super) const DREAM: Shape = Shape::Table(&[Field::required(
         each: &Shape::Table(&[
             Field::optional("name", &NAME),
             Field::required("domain", &NAME),
-            Field::required("search_space", &Shape::Map { names: name, each: &RANGE }),
+            Field::required("search_space", &Shape::Map { names: name, each: &DIMENSION }),
+            Field::optional("constraints", &Shape::List { each: &TEXT, least: 0 }),
+            Field::optional("forbidden", &Shape::List { each: &SETTING, least: 0 }),
             Field::required("metrics", &Shape::Map { names: name, each: &DIRECTION }),
             Field::required("param_mapping", &Shape::Map { names: name, each: &Shape::Text(env_key) }),
             Field::required("budget", &BUDGET),
         ]),
     },
 )]);
+
+const SETTING: Shape = Shape::Map { names: name, each: &Shape::Scalar };
+const CONDITION: Shape = Shape::Table(&[Field::required("param", &NAME), Field::required("in", &CHOICES)]);
+
+/// A parameter of an experiment: a range, and when it means something.
+const DIMENSION: Shape = Shape::Tagged {
+    tag: "kind",
+    kinds: &[
+        (
+            "integer",
+            &[
+                Field::required("min", &EXACT),
+                Field::required("max", &EXACT),
+                Field::optional("log", &FLAG),
+                Field::optional("step", &WHOLE_STEP),
+                Field::optional("when", &CONDITION),
+            ],
+        ),
+        (
+            "float",
+            &[
+                Field::required("min", &ANY_NUMBER),
+                Field::required("max", &ANY_NUMBER),
+                Field::optional("log", &FLAG),
+                Field::optional("step", &STEP),
+                Field::optional("when", &CONDITION),
+            ],
+        ),
+        ("boolean", &[Field::optional("when", &CONDITION)]),
+        ("choice", &[Field::required("values", &WORDS), Field::optional("when", &CONDITION)]),
+        ("ordinal", &[Field::required("values", &RANKS), Field::optional("when", &CONDITION)]),
+    ],
+};
 
 const BUDGET: Shape = Shape::Table(&[
     Field::required("max_candidates", &Shape::Whole { least: 1, most: 1000 }),
@@ -191,7 +247,7 @@ const INTEGER: &[Field] = &[
     Field::required("low", &EXACT),
     Field::required("high", &EXACT),
     Field::optional("log", &FLAG),
-    Field::optional("step", &Shape::Whole { least: 1, most: EXACT_MAX }),
+    Field::optional("step", &WHOLE_STEP),
     Field::optional("default", &EXACT),
     Field::optional("when", &WHEN),
 ];
@@ -208,7 +264,7 @@ const PARAM: Shape = Shape::Tagged {
                 Field::required("low", &ANY_NUMBER),
                 Field::required("high", &ANY_NUMBER),
                 Field::optional("log", &FLAG),
-                Field::optional("step", &Shape::Number { least: f64::MIN_POSITIVE, most: f64::MAX }),
+                Field::optional("step", &STEP),
                 Field::optional("default", &ANY_NUMBER),
                 Field::optional("when", &WHEN),
             ],

@@ -65,7 +65,8 @@ pub(super) fn first(line: &str) -> Result<First, String> {
         Some(_) => return Err(format!("direction is {}: write minimize or maximize", shown(&object["direction"]))),
     };
     let most = whole(&object, "batch", 1, u64::from(u32::MAX))?.map_or(BATCH_DEFAULT, |batch| batch as u32);
-    let parallel = whole(&object, "parallel", 1, u64::from(u32::MAX))?.map_or(PARALLEL_DEFAULT, |at_once| at_once as u32);
+    let parallel =
+        whole(&object, "parallel", 1, u64::from(u32::MAX))?.map_or(PARALLEL_DEFAULT, |at_once| at_once as u32);
     let options = Options {
         budget: whole(&object, "budget", 1, u64::from(BUDGET_MAX))?.map_or(BUDGET_DEFAULT, |budget| budget as u32),
         // What is measured one after another is also asked so: each result says more of the next candidate than company does.

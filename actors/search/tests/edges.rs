@@ -245,3 +245,60 @@ fn a_measurement_that_was_not_asked_is_known_and_counted() {
     let (_, asked) = run(search, |config| Outcome::Value(bowl(config)));
     assert_eq!((asked.len(), asked[0].id), (5, 4));
 }
+
+/// Returns what a search of this bowl measures, as a later one is told it.
+fn measured_before(seed: u64, lowest: f64) -> Vec<Earlier> {
+    let at_bottom = |config: &Config| numbers(config).iter().map(|x| (x - lowest) * (x - lowest)).sum();
+    let (_, asked) =
+        run(Search::new(floats(3), options(32, seed, at(3, 0.5))), |config| Outcome::Value(at_bottom(config)));
+    let earlier = |candidate: Candidate| {
+        let outcome = Outcome::Value(at_bottom(&candidate.config));
+        Earlier { config: candidate.config, outcome, age: 1.0, distance: 0.0 }
+    };
+    asked.into_iter().map(earlier).collect()
+}
+
+#[test]
+fn what_earlier_searches_promise_is_tried_once_before_more_is_built_on_it() {
+    let mut search = Search::new(floats(3), Options { warm: measured_before(1, 0.7), ..options(16, 2, at(3, 0.5)) });
+    let first = search.ask(4);
+    assert_eq!((first.len(), &first[0].config), (2, &at(3, 0.5)));
+    assert!(bowl(&first[1].config) < 0.01, "{first:?}");
+}
+
+#[test]
+fn a_search_does_not_stop_on_the_word_of_earlier_ones_alone() {
+    let limit = Options { stop_below: Some(0.01), warm: measured_before(1, 0.7), ..options(60, 1, at(3, 0.7)) };
+    let (search, asked) = run(Search::new(floats(3), limit), |config| Outcome::Value(bowl(config)));
+    assert_eq!(search.ended(), Some(Ended::Stopped));
+    // The design would have twelve, and the last lot is not cut short.
+    assert!((12..16).contains(&asked.len()), "{}", asked.len());
+}
+
+#[test]
+fn earlier_values_of_another_world_cost_a_new_search_little() {
+    let (mut misled, mut cold) = (0.0, 0.0);
+    for seed in 0..8 {
+        let found = |warm: Vec<Earlier>| {
+            let search = Search::new(floats(3), Options { warm, ..options(16, seed, at(3, 0.5)) });
+            run(search, |config| Outcome::Value(bowl(config))).0.recommendation().unwrap().mean
+        };
+        misled += found(measured_before(seed + 50, 0.1)) / 8.0;
+        cold += found(Vec::new()) / 8.0;
+    }
+    assert!(misled < cold + 0.01 && misled < bowl(&at(3, 0.5)) / 3.0, "{misled} misled, {cold} cold");
+}
+
+#[test]
+fn what_crashed_in_an_earlier_search_is_asked_again_if_it_is_the_default_alone() {
+    let kind = Kind::Integer { low: 1, high: 24, log: false, step: None };
+    let param = Param { name: "workers".to_owned(), kind, when: None };
+    let space = Space::new(SpaceSpec { params: vec![param], ..SpaceSpec::default() }).unwrap();
+    let workers = |count: i64| Config::from([("workers".to_owned(), Value::Integer(count))]);
+    let crashed = |count: i64| Earlier { config: workers(count), outcome: Outcome::Failed, age: 3.0, distance: 0.1 };
+    let warm = (4..=12).map(crashed).collect();
+    let search = Search::new(space, Options { warm, ..options(24, 1, workers(8)) });
+    let (_, asked) = run(search, |config| Outcome::Value(config["workers"].number().unwrap()));
+    assert_eq!((asked.len(), &asked[0].config), (24 - 8, &workers(8)));
+    assert!(asked[1..].iter().all(|candidate| (4..=12).all(|count| candidate.config != workers(count))));
+}

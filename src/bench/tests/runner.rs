@@ -89,7 +89,7 @@ fn command(argv: &[&str]) -> BenchSpec {
 
 fn domain(argv: Vec<String>, bench: BenchSpec) -> Domain {
     let slots = Knob {
-        range: KnobKind::Integer { min: 1, max: 64, log: true },
+        range: KnobKind::Integer { min: 1, max: 64, log: true, step: None },
         default: Value::Integer(1),
         apply: Apply::Restart,
         step_max: None,

@@ -141,12 +141,21 @@ fn a_knob_that_contradicts_itself_is_refused() {
         ("{ kind = \"integer\", min = 1 }", "range.max: is missing"),
         (
             "{ kind = \"whole\", min = 1, max = 64 }",
-            "range.kind: unknown kind \"whole\"; known are integer, float, boolean, choice",
+            "range.kind: unknown kind \"whole\"; known are integer, float, boolean, choice, ordinal",
         ),
         ("{ kind = \"integr\", min = 1, max = 64 }", "range.kind: unknown kind \"integr\"; did you mean integer?"),
         ("{ kind = \"choice\", values = [] }", "range.values: must have 1 or more entries"),
         ("{ kind = \"choice\", values = [\"a\", \"a\"] }", "range.values: \"a\" is listed twice"),
-        ("{ min = 1, max = 64 }", "range: needs a kind: integer, float, boolean, choice"),
+        ("{ min = 1, max = 64 }", "range: needs a kind: integer, float, boolean, choice, ordinal"),
+        ("{ kind = \"integer\", min = 1, max = 64, step = 0 }", "range.step: 0 is outside 1 to 9007199254740992"),
+        ("{ kind = \"float\", min = 1, max = 64, step = -1 }", "range.step: -1 is below 0.000000000001"),
+        ("{ kind = \"ordinal\", values = [1, true] }", "range.values: true has no order: list numbers or texts"),
+        (
+            "{ kind = \"ordinal\", values = [2, \"a b\"] }",
+            "range.values[1]: \"a b\" would need quotes in an env file: use letters, digits and _-.:/,+@%",
+        ),
+        ("{ kind = \"ordinal\", values = [1, 2, 1.0] }", "range.values: 1 is listed twice"),
+        ("{ kind = \"ordinal\", values = [2, nan] }", "range.values[1]: NaN is no finite number"),
         ("64", "range: expected a table with a kind, found 64"),
     ] {
         lab_refused(range, &format!("{to}\ndefault = 2"), &format!("knobs.LAB_MAX_NUM_SEQS.{complaint}"));
@@ -174,6 +183,21 @@ fn a_default_must_lie_in_the_range_of_its_knob() {
         "default = \"f16\"",
         "knobs.LAB_PRECISION.default: \"f16\" is not one of f32, f64",
     );
+}
+
+#[test]
+fn a_default_stands_on_the_step_or_in_the_list_of_its_knob() {
+    let range = "{ kind = \"integer\", min = 1, max = 64, log = true }\ndefault = 2\n";
+    for (to, complaint) in [
+        ("{ kind = \"integer\", min = 8, max = 64, step = 8 }\ndefault = 12\n", "12 is on no step of 8 from 8"),
+        ("{ kind = \"float\", min = 0, max = 1, step = 0.1 }\ndefault = 0.25\n", "0.25 is on no step of 0.1 from 0"),
+        ("{ kind = \"ordinal\", values = [1, 2, 4] }\ndefault = 3\n", "3 is not one of 1, 2, 4"),
+    ] {
+        let text = with(LAB, range, to);
+        let line = line_of(&text, to) + 1;
+        let expected = format!("domains/lab.toml:{line}: knobs.LAB_MAX_NUM_SEQS.default: {complaint}");
+        refused(&[("domains/lab.toml", &text)], &[&expected]);
+    }
 }
 
 #[test]
@@ -351,7 +375,7 @@ fn an_experiment_must_fit_its_domain() {
     dream_refused(
         "threads: {kind: integer, min: 1, max: 8}",
         "threads: {kind: float, min: 1, max: 8}",
-        "lab_tuning.search_space.threads: is wider than the knob LAB_THREADS: it is of another kind",
+        "lab_tuning.search_space.threads: is wider than the knob LAB_THREADS: it is of another kind: the knob is a whole number",
     );
     dream_refused(
         "threads: {kind: integer, min: 1,",
@@ -382,6 +406,149 @@ fn an_experiment_must_fit_its_domain() {
         "max_candidates: 12",
         "max_candidates: yes",
         "lab_tuning.budget.max_candidates: expected a whole number, found the text \"yes\"",
+    );
+}
+
+const THREADS: &str = "threads: {kind: integer, min: 1, max: 8}";
+
+/// Returns the lab's experiments with another line for the threads, and `more` before the metrics.
+fn dream_with(threads: &str, more: &str) -> String {
+    with(&with(DREAM, THREADS, threads), "    metrics:", &format!("{more}    metrics:"))
+}
+
+/// Checks that such experiments are refused with these complaints, each in the line of its `part`.
+#[track_caller]
+fn dream_with_refused(threads: &str, more: &str, complaints: &[(&str, &str)]) {
+    let text = dream_with(threads, more);
+    let line = |(part, complaint): &(&str, &str)| {
+        format!("dream.yaml:{}: experiments.lab_tuning.{complaint}", line_of(&text, part))
+    };
+    let expected: Vec<String> = complaints.iter().map(line).collect();
+    refused(&[("dream.yaml", &text)], &expected.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_experiment_has_steps_lists_in_order_conditions_constraints_and_forbidden_combinations() {
+    let text = dream_with(
+        "threads: {kind: ordinal, values: [1, 2, 4, 8], when: {param: precision, in: [f32]}}",
+        "    constraints:\n      - threads <= max_num_seqs\n    forbidden: [{precision: f64, batch_wait_ms: 0}]\n",
+    );
+    let text = with(&text, "{kind: integer, min: 0, max: 100}", "{kind: integer, min: 0, max: 100, step: 10}");
+    let spec = &Home::new(&[("dream.yaml", &text)]).settings().catalogue.experiments["lab_tuning"];
+    assert_eq!(spec.search_space["threads"].when.as_ref().unwrap().param, "precision");
+    assert_eq!((spec.constraints.len(), spec.forbidden[0].len()), (1, 2));
+}
+
+#[test]
+fn a_condition_that_cannot_hold_is_refused_where_it_stands() {
+    let when = |condition: &str| format!("threads: {{kind: integer, min: 1, max: 8, when: {condition}}}");
+    for (condition, complaint) in [
+        (
+            "{param: precison, in: [f32]}",
+            "when: the condition of threads names precison, which is not declared: declare it or correct the name",
+        ),
+        (
+            "{param: precision, in: [f16]}",
+            "when: the condition of threads names precision = f16, a value that precision never has: correct it or take it out",
+        ),
+        ("{param: precision, in: []}", "when.in: must have 1 or more entries"),
+        ("{param: precision, in: f32}", "when.in: expected a list, found the text \"f32\""),
+        ("{param: 3, in: [f32]}", "when.param: expected a text, found 3"),
+        ("{param: precision}", "when.in: is missing"),
+        ("{param: precision, is: [f32], in: [f32]}", "when.is: unknown key; did you mean in?"),
+        ("[precision, f32]", "when: expected a table, found a list"),
+        ("{param: threads, in: [1]}", "when: threads depends on itself: remove one `when` of the circle"),
+    ] {
+        dream_with_refused(&when(condition), "", &[("threads: {", &format!("search_space.threads.{complaint}"))]);
+    }
+    let text = with(
+        &dream_with(&when("{param: precision, in: [f32]}"), ""),
+        "values: [f32, f64]}",
+        "values: [f32, f64], when: {param: threads, in: [1]}}",
+    );
+    let expected = format!(
+        "dream.yaml:{}: experiments.lab_tuning.search_space.precision.when: precision depends on itself: remove one `when` of the circle",
+        line_of(&text, "precision: {")
+    );
+    refused(&[("dream.yaml", &text)], &[&expected]);
+}
+
+#[test]
+fn what_holds_between_parameters_is_refused_in_its_own_line() {
+    dream_with_refused(
+        THREADS,
+        "    constraints:\n      - threads < max_num_seqs\n      - threads <= seqs\n      - precision <= threads\n",
+        &[
+            ("- threads < ", "constraints[0]: the constraint \"threads < max_num_seqs\" is not of the form `a <= b`"),
+            (
+                "- threads <= seqs",
+                "constraints[1]: the constraint threads <= seqs names seqs, which is not declared: declare it or correct the name",
+            ),
+            (
+                "- precision",
+                "constraints[2]: the constraint precision <= threads needs numbers, and precision has others: remove it, or forbid combinations",
+            ),
+        ],
+    );
+    dream_with_refused(
+        THREADS,
+        "    forbidden:\n      - {precision: f16}\n      - {threads: 9, precision: f32}\n      - {thread: 1}\n",
+        &[
+            (
+                "- {precision: f16}",
+                "forbidden[0]: a forbidden combination names precision = f16, a value that precision never has: correct it or take it out",
+            ),
+            (
+                "- {threads: 9",
+                "forbidden[1]: a forbidden combination names threads = 9, a value that threads never has: correct it or take it out",
+            ),
+            (
+                "- {thread: 1}",
+                "forbidden[2]: a forbidden combination names thread, which is not declared: declare it or correct the name",
+            ),
+        ],
+    );
+    for (more, complaint) in [
+        (
+            "constraints: threads <= max_num_seqs",
+            "constraints: expected a list, found the text \"threads <= max_num_seqs\"",
+        ),
+        ("constraints: [7]", "constraints[0]: expected a text, found 7"),
+        ("constraints: [max_num_seqs <= threads, kv_cache_mib <= threads]", ""),
+        ("forbidden: {threads: 1}", "forbidden: expected a list, found a table"),
+        ("forbidden: [{}]", "forbidden[0]: is empty: name one or more"),
+        (
+            "forbidden: [{threads: [1]}]",
+            "forbidden[0].threads: expected true or false, a number or a text, found a list",
+        ),
+    ] {
+        let more = format!("    {more}\n");
+        if complaint.is_empty() {
+            assert!(Home::new(&[("dream.yaml", &dream_with(THREADS, &more))]).read(&[]).is_ok());
+        } else {
+            dream_with_refused(THREADS, &more, &[(more.trim(), complaint)]);
+        }
+    }
+}
+
+#[test]
+fn a_space_leaves_neither_the_steps_nor_the_list_of_its_knob() {
+    let stepped =
+        with(LAB, "{ kind = \"integer\", min = 1, max = 8 }", "{ kind = \"integer\", min = 1, max = 9, step = 4 }");
+    let check = |threads: &str, complaint: Option<&str>| {
+        let text = dream_with(&format!("threads: {{{threads}}}"), "");
+        let line = line_of(&text, "threads: {");
+        let found = Home::new(&[("domains/lab.toml", &stepped), ("dream.yaml", &text)]).read(&[]).map(|_| ());
+        let expected = complaint.map(|complaint| format!("dream.yaml:{line}: experiments.lab_tuning.search_space.threads: is wider than the knob LAB_THREADS: {complaint}"));
+        assert_eq!(found.err(), expected, "{threads}");
+    };
+    check("kind: integer, min: 1, max: 9, step: 4", None);
+    check("kind: ordinal, values: [1, 9]", None);
+    check("kind: ordinal, values: [1, 8]", Some("8 is on no step of 4 from 1"));
+    check("kind: ordinal, values: [1, f32]", Some("f32 is not a whole number"));
+    check(
+        "kind: integer, min: 1, max: 9",
+        Some("the knob moves in steps of 4 from 1: begin on one of them, with a step of 4 or a multiple"),
     );
 }
 

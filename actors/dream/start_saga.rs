@@ -1,0 +1,98 @@
+//! What an experiment begins with: the live settings, and what earlier ones measured.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Config,
+    earlier::{Past, Present, earlier, is_refuted},
+    space::SearchSpace,
+};
+use crate::{
+    env_file,
+    facts::{
+        Domain, EarlierTrial, Entry, Experience, Experiment, ExperimentEnd, Fact, Key, Kind, Params, Settings, Trial,
+        Verdict,
+    },
+    seams::{JournalError, Query, Seams},
+};
+
+/// How many of the newest experiments are searched for those of the domain, and of the newest verdicts for theirs.
+const EXPERIMENTS_MAX: usize = 1_000;
+
+/// Returns the live parameters of an experiment that begins now, and what earlier ones teach it.
+pub(super) async fn begin(
+    seams: &Seams,
+    config: &Config,
+    domain: &Domain,
+    experiment: &Experiment,
+) -> Result<(Params, Vec<EarlierTrial>), JournalError> {
+    let live = live_params(seams, domain, experiment).await;
+    let known = experience(seams, config, Present { experiment, live: &live, domain }).await?;
+    Ok((live, known))
+}
+
+/// Returns what is to become durable with the first trial of an experiment that knows this much.
+pub(super) fn learned(experiment: &Experiment, known: &[EarlierTrial], at_ms: u64) -> Option<Entry> {
+    let name = format!("experience:{}", experiment.id);
+    let fact = || Fact::Experience(Experience { experiment: experiment.id.clone(), trials: known.to_vec() });
+    (!known.is_empty()).then(|| Entry::once(&experiment.cycle, at_ms, name, fact()))
+}
+
+/// Returns the parameters that the serving instance says it runs with; a value that it does not say is the env file's,
+/// and what that does not name the knob's default. Those that mean nothing beside the others are left out.
+async fn live_params(seams: &Seams, domain: &Domain, experiment: &Experiment) -> Params {
+    let in_effect = seams.services.in_effect(domain).await.unwrap_or_default();
+    let file = seams.env.read(&domain.service.env_file).await.map(|file| file.bytes).unwrap_or_default();
+    let spec = &experiment.spec;
+    let value_of = |name: &String| {
+        let key = spec.param_mapping.get(name)?;
+        let knob = domain.knobs.get(key)?;
+        let said = in_effect.get(key.as_str()).and_then(|text| knob.range.parse(text));
+        let written = || env_file::value_of(&file, key).ok().flatten().and_then(|text| knob.range.parse(&text));
+        Some(said.or_else(written).unwrap_or_else(|| knob.default.clone()))
+    };
+    let all = spec.search_space.keys().filter_map(|name| Some((name.clone(), value_of(name)?))).collect();
+    SearchSpace::of(spec).active(&all)
+}
+
+/// Returns the settings that the `live` parameters stand for, within the knobs' ranges or not.
+pub(super) fn running(live: &Params, mapping: &BTreeMap<String, Key>) -> Settings {
+    live.iter().filter_map(|(name, value)| Some((mapping.get(name)?.clone(), value.clone()))).collect()
+}
+
+/// Returns what the journal's earlier experiments on the domain teach one that begins now.
+async fn experience(seams: &Seams, config: &Config, present: Present<'_>) -> Result<Vec<EarlierTrial>, JournalError> {
+    if config.earlier_max == 0 {
+        return Ok(Vec::new());
+    }
+    let ours = present.experiment;
+    let newest = seams.journal.read(Query::newest(&[Kind::Experiment], EXPERIMENTS_MAX)).await?;
+    let is_earlier = |fact| match fact {
+        Fact::Experiment(other) => (other.spec.domain == ours.spec.domain && other.id != ours.id).then_some(other),
+        _ => None,
+    };
+    let earlier_ones = newest.into_iter().filter_map(|recorded| is_earlier(recorded.fact));
+    let judged = seams.journal.read(Query::newest(&[Kind::Verdict], EXPERIMENTS_MAX)).await?;
+    let verdict = |fact| match fact {
+        Fact::Verdict(verdict) => Some(verdict),
+        _ => None,
+    };
+    let verdicts: Vec<Verdict> = judged.into_iter().filter_map(|recorded| verdict(recorded.fact)).collect();
+    let mut past = Vec::new();
+    for experiment in earlier_ones.take(config.look_back as usize) {
+        let kinds = [Kind::Trial, Kind::ExperimentEnd];
+        let recorded = seams.journal.read(Query::kinds(&kinds).about(experiment.id.as_str())).await?;
+        let (mut trials, mut end): (Vec<Trial>, Option<ExperimentEnd>) = (Vec::new(), None);
+        for each in recorded {
+            match each.fact {
+                Fact::Trial(trial) => trials.push(trial),
+                Fact::ExperimentEnd(ended) => end = Some(ended),
+                _ => {}
+            }
+        }
+        // What broke off and was never ended may have measured anything.
+        let refuted = is_refuted(&experiment, &verdicts);
+        past.extend(end.map(|end| Past { experiment, trials, end, refuted }));
+    }
+    Ok(earlier(present, &past, config.earlier_max as usize))
+}
