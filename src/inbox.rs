@@ -182,6 +182,10 @@ struct WinnerFile {
     _measured: IgnoredAny,
     #[serde(default, rename = "failed")]
     _failed: IgnoredAny,
+    #[serde(default, rename = "gain")]
+    _gain: IgnoredAny,
+    #[serde(default, rename = "front")]
+    _front: IgnoredAny,
 }
 
 #[derive(Deserialize)]
@@ -209,6 +213,8 @@ fn parse_winner(text: &str) -> Result<Winner, String> {
         experiment_id: ExperimentId::new(file.experiment_id.unwrap_or_default()),
         measured: 0,
         failed: 0,
+        gain: None,
+        front: Vec::new(),
     })
 }
 

@@ -206,6 +206,7 @@ impl State {
         let now_ms = self.seams.clock.now_ms();
         let digest = short_hash(&[question.question_id.as_str(), &self.seed.to_string()]);
         self.running.started(&question);
+        let domain = self.catalogue.domains.get(&question.dream_experiment.domain);
         let experiment = Experiment {
             id: ExperimentId::new(format!("x-{}", question.question_id)),
             question: question.question_id,
@@ -215,6 +216,7 @@ impl State {
             seed: u64::from_str_radix(&digest, 16).unwrap_or(self.seed),
             at_ms: now_ms,
             depth: question.depth,
+            objective: domain.map(|domain| domain.metrics.clone()).unwrap_or_default(),
         };
         let name = format!("experiment:{}", experiment.id);
         let fact = Fact::Experiment(experiment.clone());

@@ -6,8 +6,9 @@ use kloros_supervision::to_self;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use super::{
-    Config,
-    fitness::{Choice, choose, prospect, score, void},
+    Config, claim,
+    fitness::{Choice, choose, fitness, metrics_in, prospect, score, void},
+    front,
     search::{Candidate, Plan, Search, Told},
     trial_actor,
 };
@@ -15,8 +16,8 @@ use crate::{
     config::Catalogue,
     env_file,
     facts::{
-        Best, Domain, Entry, Experiment, ExperimentEnd, Fact, FailureKind, Generation, Kind, Measurement, Outcome,
-        Params, QuestionEnd, Settings, Trial, TrialFailure, Winner, map_params,
+        Best, Domain, Entry, Estimate, Experiment, ExperimentEnd, Fact, FailureKind, Generation, Kind, Measurement,
+        Outcome, Params, QuestionEnd, Settings, Trial, TrialFailure, Winner, map_params,
     },
     meters,
     record::{Ending, record, wake},
@@ -344,11 +345,13 @@ impl State {
             of_it.map(|trial| trial.outcome.clone()).collect()
         };
         let (live, best, metrics) = (again(1), again(0), &self.domain.metrics);
+        let front = front::members(metrics, &self.trials, &self.confirmations);
         let end = match choose(&self.config, metrics, &self.trials, self.search.favourite(), (&live, &best)) {
             Choice::Winner { best, measured, failed } => {
-                ExperimentEnd::Won { experiment, winner: self.winner(best, measured, failed) }
+                let gain = self.gain(&best.params, (&live, &again(0)));
+                ExperimentEnd::Won { experiment, winner: Winner { gain, front, ..self.winner(best, measured, failed) } }
             }
-            Choice::NoBetter(why) => ExperimentEnd::NoBetter { experiment, why },
+            Choice::NoBetter(why) => ExperimentEnd::NoBetter { experiment, why, front },
             Choice::Void(why) => ExperimentEnd::Void { experiment, why },
         };
         let ending = match &end {
@@ -366,6 +369,16 @@ impl State {
         Ok(end)
     }
 
+    /// Returns how much better these parameters are than the live ones, from the search and from the repeated runs.
+    fn gain(&self, params: &Params, (live, best): (&[Outcome], &[Outcome])) -> Option<Estimate> {
+        let Some(Outcome::Measured(reference)) = self.trials.first().map(|first| &first.outcome) else { return None };
+        let fitnesses = |runs: &[Outcome]| -> Vec<f64> {
+            let measured = runs.iter().filter_map(metrics_in);
+            measured.filter_map(|metrics| fitness(metrics, &reference.metrics, &self.domain.metrics)).collect()
+        };
+        claim::claim(self.search.gain(params).as_ref(), &fitnesses(live), &fitnesses(best))
+    }
+
     fn winner(&self, best: Best, measured: u32, failed: u32) -> Winner {
         let mapping = &self.experiment.spec.param_mapping;
         Winner {
@@ -376,6 +389,8 @@ impl State {
             experiment_id: self.experiment.id.clone(),
             measured,
             failed,
+            gain: None,
+            front: Vec::new(),
         }
     }
 }

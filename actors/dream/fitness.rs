@@ -207,7 +207,7 @@ fn metrics_of(trial: &Trial) -> Option<&Metrics> {
     metrics_in(&trial.outcome)
 }
 
-fn metrics_in(outcome: &Outcome) -> Option<&Metrics> {
+pub(super) fn metrics_in(outcome: &Outcome) -> Option<&Metrics> {
     match outcome {
         Outcome::Measured(measurement) => Some(&measurement.metrics),
         Outcome::Failed(_) => None,
@@ -215,7 +215,7 @@ fn metrics_in(outcome: &Outcome) -> Option<&Metrics> {
 }
 
 /// Returns the mean of each metric that all of these runs have.
-fn mean(runs: &[&Metrics]) -> Metrics {
+pub(super) fn mean(runs: &[&Metrics]) -> Metrics {
     let Some((first, _)) = runs.split_first() else { return Metrics::new() };
     let mean = |name: &String| {
         let values: Vec<f64> = runs.iter().map(|run| run.get(name).copied()).collect::<Option<_>>()?;

@@ -15,6 +15,10 @@ pub mod search;
 
 pub mod fitness;
 
+pub mod front;
+
+pub mod claim;
+
 pub use experiment_actor::{Arguments, Exits, ExperimentActor, Msg};
 use serde::{Deserialize, Serialize};
 

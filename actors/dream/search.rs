@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use kloros_search::{Config as Point, Kind, Options, Outcome, Param, Space, SpaceSpec, Value as Setting};
+use kloros_search::{
+    Config as Point, Importance, Kind, Options, Outcome, Param, Space, SpaceSpec, Unclear, Value as Setting,
+};
 
 use super::Config;
 use crate::facts::{Budget, Experiment, FailureKind, KnobKind, Params, Value};
@@ -193,6 +195,19 @@ impl Search {
         self.told.iter().find(is_it).map(|(_, (candidate, _))| &candidate.params)
     }
 
+    /// Returns how much better these settings are than the live ones by what was told; `None` if they were not measured.
+    pub fn gain(&self, params: &Params) -> Option<kloros_search::Gain> {
+        self.engine.gain(&point_of(params))
+    }
+
+    /// Returns how much each parameter matters by these results of a search like this one, which may be another; or why that
+    /// cannot be told.
+    pub fn importance(&self, told: &[(Params, Told)]) -> Result<Importance, Unclear> {
+        let outcomes: Vec<(Point, Outcome)> =
+            told.iter().map(|(params, told)| (point_of(params), outcome_of(*told))).collect();
+        kloros_search::importance(&self.space, &outcomes, is_noisy(&self.plan, &self.space), self.plan.seed)
+    }
+
     fn candidate(&self, id: u32, point: &Point) -> Option<Candidate> {
         let size = self.plan.budget.max_candidates;
         let slot = *self.places.get(id as usize - 1)?;
@@ -237,12 +252,16 @@ fn engine(plan: &Plan, space: &Space) -> kloros_search::Search {
         batch: plan.lot_max,
         seed: plan.seed,
         default: Some(point_of(&plan.live)),
-        // A space that can be measured whole is, once; elsewhere the best of what was measured may be luck.
-        noisy: space.size_max().is_none_or(|size| size > u64::from(slots(plan.budget))),
+        noisy: is_noisy(plan, space),
         stop_below: Some(plan.stop_below),
         ..Options::default()
     };
     kloros_search::Search::new(space.clone(), options)
+}
+
+/// A space that can be measured whole is, once; elsewhere the best of what was measured may be luck.
+fn is_noisy(plan: &Plan, space: &Space) -> bool {
+    space.size_max().is_none_or(|size| size > u64::from(slots(plan.budget)))
 }
 
 fn outcome_of(told: Told) -> Outcome {

@@ -73,6 +73,8 @@ async fn the_live_settings_go_first_and_the_best_that_was_measured_wins() {
     assert_eq!(trials[0].params["seqs"], Value::Integer(3));
     assert_eq!(trials[0].params["wait"], Value::Integer(20));
     assert!(winner.best.fitness > 0.0);
+    let gain = winner.gain.expect("the best was measured again, so its spread is known");
+    assert!(gain.low <= gain.ratio && gain.ratio <= gain.high, "{gain:?}");
     assert_eq!(winner.incumbent[&crate::testing::key("SEQS")], Value::Integer(3));
     assert_eq!(world.journal.count(Kind::Generation), 2);
     // The best and the live settings were measured twice more.

@@ -2,7 +2,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CycleId, Direction, ExperimentId, Key, KnobKind, Metrics, Params, QuestionId, Settings};
+use super::{
+    CycleId, Direction, Estimate, ExperimentId, Key, KnobKind, MetricSpec, Metrics, Params, QuestionId, Settings,
+};
 
 /// What an experiment does: the part that travels with the question.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,6 +53,10 @@ pub struct Experiment {
     pub at_ms: u64,
     /// The causal depth of the question behind it.
     pub depth: u32,
+    /// How each metric counted when it began, so that its trials can be told apart from them alone; empty in what older
+    /// versions wrote.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub objective: BTreeMap<String, MetricSpec>,
 }
 
 /// One candidate, measured or failed.
@@ -191,6 +197,13 @@ pub struct Winner {
     pub measured: u32,
     /// How many candidates failed.
     pub failed: u32,
+    /// How much better it is than the live settings, with the interval of 95 %: a claim, not evidence. Absent where the
+    /// spread of the measurements is not known, and in what older versions wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gain: Option<Estimate>,
+    /// The Pareto front, where several metrics count; empty in what older versions wrote.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub front: Vec<Best>,
 }
 
 /// How an experiment ended.
@@ -210,6 +223,9 @@ pub enum ExperimentEnd {
         experiment: ExperimentId,
         /// In words.
         why: String,
+        /// The Pareto front, where several metrics count; empty in what older versions wrote.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        front: Vec<Best>,
     },
     /// It says nothing: too much of it could not be measured.
     Void {

@@ -101,6 +101,7 @@ fn experiment(id: &str) -> Fact {
         seed: u64::MAX,
         at_ms: AT_MS,
         depth: 0,
+        objective: BTreeMap::new(),
     })
 }
 
@@ -121,6 +122,8 @@ fn winner(id: &str) -> Winner {
         experiment_id: ExperimentId::new(id),
         measured: 48,
         failed: 2,
+        gain: Some(Estimate { ratio: 0.131_415_926_535_897_93, low: -0.01, high: 0.3 }),
+        front: vec![best(), best()],
     }
 }
 
@@ -258,7 +261,11 @@ fn one_of_each() -> Vec<Fact> {
         generation(1, None),
         generation(2, Some(best())),
         won("x-1"),
-        Fact::ExperimentEnd(ExperimentEnd::NoBetter { experiment: ExperimentId::new("x-2"), why: why() }),
+        Fact::ExperimentEnd(ExperimentEnd::NoBetter {
+            experiment: ExperimentId::new("x-2"),
+            why: why(),
+            front: vec![best()],
+        }),
         Fact::ExperimentEnd(ExperimentEnd::Void { experiment: ExperimentId::new("x-3"), why: why() }),
         Fact::Promotion(promotion()),
         Fact::Ruling(Ruling::Allow { promotion: promotion_id(), risk: Risk::Low, level: Autonomy::Cautious }),
