@@ -277,7 +277,10 @@ mod tests {
             experiment_id: ExperimentId::new("x-1"),
             measured: 3,
             failed: 1,
+            gain: Some(kloros_actors::facts::Estimate { ratio: 0.6, low: 0.5, high: 0.7 }),
+            front: Vec::new(),
         };
+        let winner = Winner { front: vec![winner.best.clone()], ..winner };
         let read = parse_winner(&serde_json::to_string(&winner).unwrap()).unwrap();
         assert_eq!((read.best.fitness, read.experiment_id), (0.5, winner.experiment_id));
     }

@@ -147,8 +147,8 @@ fn explained(space: &Space, measured: &[Known], settings: &[&[f64]], (noisy, see
             measured.iter().partition(|known| hidden.contains(&known.point.as_slice()));
         let shown: Vec<Known> = shown.into_iter().cloned().collect();
         let Some(model) = Model::new(space, &shown, noisy, None) else { continue };
-        let seen: Vec<f64> = shown.iter().filter_map(value_of).map(|value| standard.apply(value)).collect();
-        let mean = seen.iter().sum::<f64>() / seen.len().max(1) as f64;
+        let known: Vec<f64> = shown.iter().filter_map(value_of).map(|value| standard.apply(value)).collect();
+        let mean = known.iter().sum::<f64>() / known.len().max(1) as f64;
         for known in test {
             let Some(value) = value_of(known).map(|value| standard.apply(value)) else { continue };
             let foretold = standard.apply(model.standard.undo(model.process.mean_at(&known.point)));

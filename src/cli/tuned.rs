@@ -100,7 +100,7 @@ pub(super) fn picture(plan: &Plan, report: &Report, importance: Result<Importanc
     let marks = report.trials.iter().map(mark).collect();
     Picture {
         title: shorten(&command(plan), REASON_MAX),
-        subtitle: answer(plan, report).join("; ").split_whitespace().collect::<Vec<_>>().join(" "),
+        subtitle: answer(plan, report).into_iter().next().unwrap_or_default(),
         convergence: Convergence { scale, zero_name: "the default".to_owned(), zero, marks },
         importance,
         scatter: None,

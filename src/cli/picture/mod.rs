@@ -119,6 +119,15 @@ impl Convergence {
         !matches!(self.scale, Scale::Metric { more: false, .. })
     }
 
+    /// Returns what a group is called, or a trial where each is a group of its own.
+    fn group_noun(&self) -> &'static str {
+        match self.scale {
+            _ if self.marks.windows(2).all(|pair| pair[0].group != pair[1].group) => "trial",
+            Scale::Gain => "generation",
+            Scale::Metric { .. } => "lot",
+        }
+    }
+
     /// Returns the kinds of failures, each once, in order.
     fn failure_kinds(&self) -> Vec<&str> {
         let mut kinds: Vec<&str> = Vec::new();

@@ -58,7 +58,7 @@ pub(in crate::cli) struct Canvas {
 
 impl Canvas {
     /// Returns the character that can be shown.
-    pub(super) fn either(self, unicode: char, ascii: char) -> char {
+    pub(in crate::cli) fn either(self, unicode: char, ascii: char) -> char {
         if self.unicode { unicode } else { ascii }
     }
 }
@@ -93,7 +93,13 @@ pub(in crate::cli) fn table(rows: &[Vec<String>], canvas: Canvas) -> Vec<Line> {
         }
         spans
     };
-    rows.iter().enumerate().map(line).collect()
+    let mut lines: Vec<Line> = rows.iter().enumerate().map(line).collect();
+    if let Some(head) = rows.first().filter(|_| shown < columns) {
+        let text =
+            format!("left out for want of room: {}", head.iter().skip(shown).cloned().collect::<Vec<_>>().join(", "));
+        lines.push(self::line(Tone::Dim, shorten(&text, canvas.width)));
+    }
+    lines
 }
 
 #[cfg(test)]
@@ -110,7 +116,7 @@ mod tests {
             lines.into_iter().map(|line| line.into_iter().map(|span| span.text).collect()).collect()
         };
         assert_eq!(text(80), ["       live  best  2nd", "batch     1    16   12", "\u{fc}ber    a b          x"]);
-        assert_eq!(text(20), ["       live  best", "batch     1    16", "\u{fc}ber    a b"]);
-        assert_eq!(text(1), ["       live", "batch     1", "\u{fc}ber    a b"]);
+        assert_eq!(text(20), ["       live  best", "batch     1    16", "\u{fc}ber    a b", "left out for want..."]);
+        assert_eq!(text(9)[..3], ["       live", "batch     1", "\u{fc}ber    a b"]);
     }
 }

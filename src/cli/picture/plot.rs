@@ -1,7 +1,7 @@
 //! The convergence as a plot of a terminal: each trial a mark, the best so far a line.
 
 use super::{
-    Came, Convergence, Scale,
+    Came, Convergence,
     paint::{Canvas, Line, Span, Tone, line},
     scale::Axis,
 };
@@ -185,7 +185,10 @@ fn below(convergence: &Convergence, layout: &Layout, margin: usize) -> Vec<Line>
             numbers += &group.to_string();
         }
     }
-    let noun = if matches!(convergence.scale, Scale::Gain) { "gen." } else { "lot" };
+    let noun = match convergence.group_noun() {
+        "generation" => "gen.",
+        noun => noun,
+    };
     lines.push(line(Tone::Dim, format!("{noun:>margin$}  {numbers}")));
     lines
 }
@@ -235,7 +238,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::cli::picture::Mark;
+    use crate::cli::picture::{Mark, Scale};
 
     fn search(results: Vec<(u32, Came)>) -> Convergence {
         let mark = |(group, result)| Mark { group, label: "batch=1".to_owned(), result };

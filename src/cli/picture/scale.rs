@@ -9,6 +9,9 @@ const RATIOS: [f64; 3] = [1.0, 2.0, 5.0];
 /// Below this range in logarithms, ticks of gains are evenly spaced percents.
 const LINEAR_BELOW: f64 = 0.7;
 
+/// How much is shown below the zero line, in shares of what was gained.
+const SHOWN_BELOW: f64 = 0.5;
+
 /// The least that is shown below the zero line, in logarithms: a half.
 const BELOW_MIN: f64 = std::f64::consts::LN_2;
 
@@ -26,7 +29,7 @@ pub(super) struct Axis {
 impl Axis {
     /// Returns the axis of a convergence with about so many ticks.
     ///
-    /// What is much worse than the settings in use is as far below as the best is above, or it would press all that matters
+    /// What is much worse than the settings in use is shown half as far below as the best is above, or it would press all that matters
     /// into a line; whoever draws puts it at the end.
     pub(super) fn of(convergence: &Convergence, ticks: usize) -> Axis {
         let value = |came: &Came| match came {
@@ -39,9 +42,9 @@ impl Axis {
         if let Some(zero) = zero {
             let best = convergence.best_so_far().last().copied().flatten().unwrap_or(zero);
             let gained = (best - zero).abs();
-            let least = if convergence.scale == Scale::Gain { BELOW_MIN } else { 0.0 };
+            let least = if convergence.scale == Scale::Gain { BELOW_MIN } else { gained };
             if gained > 0.0 || least > 0.0 {
-                let worst = gained.max(least);
+                let worst = (SHOWN_BELOW * gained).max(least);
                 if convergence.more_is_better() { low = low.max(zero - worst) } else { high = high.min(zero + worst) }
             }
         }
@@ -107,7 +110,8 @@ fn gains(low: f64, high: f64, ticks: usize) -> Axis {
     if high - low < LINEAR_BELOW {
         let percents = Axis::linear(100.0 * low.exp_m1(), 100.0 * high.exp_m1(), ticks);
         let tick = |(value, _): &(f64, String)| ((value / 100.0).ln_1p(), percent((value / 100.0).ln_1p()));
-        return Axis { low, high, ticks: percents.ticks.iter().map(tick).collect() };
+        let ticks = percents.ticks.iter().map(tick).filter(|(gain, _)| (low..=high).contains(gain)).collect();
+        return Axis { low, high, ticks };
     }
     let ratios = (-4..6).flat_map(|tens| RATIOS.map(|ratio| ratio * 10_f64.powi(tens)));
     let inside: Vec<f64> = ratios.map(f64::ln).filter(|gain| (low..=high).contains(gain)).collect();
@@ -186,8 +190,8 @@ mod tests {
 
     #[test]
     fn what_is_far_worse_does_not_press_the_rest_into_a_line() {
-        let axis = Axis::of(&gains_of(&[0.0, 0.9, -2.3]), 6);
-        assert!(axis.low > -1.1 && axis.is_outside(-2.3) && axis.place(-2.3) == 0.0, "{axis:?}");
+        let axis = Axis::of(&gains_of(&[0.0, 2.0, -2.3]), 6);
+        assert!(axis.low > -1.2 && axis.is_outside(-2.3) && axis.place(-2.3) == 0.0, "{axis:?}");
     }
 
     #[test]

@@ -42,12 +42,18 @@ pub(super) fn lines(shown: &Shown, canvas: Canvas) -> Vec<Line> {
     lines.push(Vec::new());
     lines.extend(picture::importance(&shown.importance, canvas));
     if let Some(live) = &shown.live {
-        head(&mut lines, "settings", "the best that were measured, next to the live ones");
+        let means = match &shown.end {
+            Some(ExperimentEnd::Won { .. }) => {
+                "the winner by its repeated runs, others by their one, next to the live ones"
+            }
+            _ => "the best that were measured, next to the live ones",
+        };
+        head(&mut lines, "settings", means);
         lines.extend(picture::table(&settings(shown, live), canvas));
     }
     if shown.front.len() > 1 {
         head(&mut lines, "Pareto front", "no other measured candidate beats these in every metric");
-        lines.extend(picture::table(&front(shown), canvas));
+        lines.extend(picture::table(&front(shown, canvas), canvas));
         if let Some(more) = shown.front.len().checked_sub(FRONT_MAX).filter(|more| *more > 0) {
             lines.push(line(Tone::Dim, format!("and {more} more: --json has all")));
         }
@@ -132,18 +138,24 @@ fn number(metrics: &Metrics, name: &str) -> String {
     metrics.get(name).map_or_else(|| "-".to_owned(), |value| story::number(*value))
 }
 
-/// Returns the table of the front: the metrics that are traded, the heaviest first, the gain, and the parameters.
-fn front(shown: &Shown) -> Vec<Vec<String>> {
+/// Returns the table of the front: the metrics that are traded, the heaviest first, the gain, and the parameters in which
+/// its members differ.
+fn front(shown: &Shown, canvas: Canvas) -> Vec<Vec<String>> {
     let live = shown.live.as_ref().map(|live| live.metrics.clone()).unwrap_or_default();
     let traded = objectives(&shown.objective, &live);
-    let arrow = |(name, direction): &(&str, Direction)| {
-        format!("{name} {}", if *direction == Direction::Up { "(more)" } else { "(less)" })
+    let way = |(name, direction): &(&str, Direction)| {
+        let more = *direction == Direction::Up;
+        format!("{name} {}", if more { canvas.either('\u{2191}', '+') } else { canvas.either('\u{2193}', '-') })
     };
-    let params = shown.experiment.spec.search_space.keys();
-    let head = traded.iter().map(arrow).chain(["gain".to_owned()]).chain(params.clone().cloned()).collect();
+    let differs =
+        |name: &&String| shown.front.windows(2).any(|pair| pair[0].params.get(*name) != pair[1].params.get(*name));
+    let params: Vec<&String> = shown.experiment.spec.search_space.keys().filter(differs).collect();
+    let names = params.iter().map(|name| (*name).clone());
+    let head = traded.iter().map(way).chain(["gain".to_owned()]).chain(names).collect();
     let row = |best: &Best| {
         let numbers = traded.iter().map(|(name, _)| number(&best.metrics, name));
-        let values = params.clone().map(|name| best.params.get(name).map_or_else(String::new, ToString::to_string));
+        let values =
+            params.iter().map(|name| best.params.get(*name).map_or_else(|| "-".to_owned(), ToString::to_string));
         numbers.chain([picture::percent(best.fitness)]).chain(values).collect()
     };
     std::iter::once(head).chain(shown.front.iter().take(FRONT_MAX).map(row)).collect()

@@ -47,13 +47,23 @@ pub(super) fn draw(page: &mut Page, convergence: &Convergence, frame: Frame) {
             continue;
         }
         let at = x(index as f64);
-        let name = format!("trial {}, {} {}", index + 1, group_noun(convergence), mark.group);
+        let name = match convergence.group_noun() {
+            "trial" => format!("trial {}", index + 1),
+            noun => format!("trial {}, {noun} {}", index + 1, mark.group),
+        };
         match &mark.result {
             Came::Measured(value) if value.is_finite() => {
                 let is_new = is_best && (index == 0 || best[index - 1] != best[index]);
                 let (class, radius) = if is_new { ("best", 5.5) } else { ("dot", 4.5) };
                 let title = format!("{name}: {}: {}", worded(&convergence.scale, *value), mark.label);
-                page.circle(class, (at, y(*value)), radius, &title);
+                if axis.is_outside(*value) {
+                    // It is farther away than is shown.
+                    let way = if *value < axis.low { 1.0 } else { -1.0 };
+                    let path = format!("M{at:.1} {:.1}l-5 {:.1}h10z", y(*value), -8.0 * way);
+                    page.path(class, &path, &title);
+                } else {
+                    page.circle(class, (at, y(*value)), radius, &title);
+                }
             }
             Came::Tripped { value, guard } if value.is_finite() => {
                 let title = format!(
@@ -76,27 +86,28 @@ pub(super) fn draw(page: &mut Page, convergence: &Convergence, frame: Frame) {
     legend(page, convergence, frame);
 }
 
-fn group_noun(convergence: &Convergence) -> &'static str {
-    if convergence.scale == Scale::Gain { "generation" } else { "lot" }
-}
-
 /// Separates the groups and names them, where there are few enough to be told apart.
 fn groups(page: &mut Page, convergence: &Convergence, plot: Frame, x: &impl Fn(f64) -> f64) {
     let marks = &convergence.marks;
     let mut starts: Vec<usize> =
         (0..marks.len()).filter(|index| *index == 0 || marks[*index].group != marks[index - 1].group).collect();
     let apart = plot.width / starts.len().max(1) as f64;
+    let noun = convergence.group_noun();
+    let names_each = apart > 90.0;
     starts.push(marks.len());
     for pair in starts.windows(2) {
         let (from, to) = (x(pair[0] as f64 - 0.5), x(pair[1] as f64 - 0.5));
-        if pair[0] > 0 && apart > 14.0 {
+        if pair[0] > 0 && apart > 14.0 && noun != "trial" {
             page.line("border", (from, plot.y), (from, plot.bottom() + 22.0));
         }
         let group = marks[pair[0]].group;
-        let text = if apart > 90.0 { format!("{} {group}", group_noun(convergence)) } else { group.to_string() };
+        let text = if names_each { format!("{noun} {group}") } else { group.to_string() };
         if apart > 18.0 || pair[0] == 0 {
             page.text((0.5 * (from + to), plot.bottom() + 34.0), "muted small", "middle", &text);
         }
+    }
+    if !names_each {
+        page.text((plot.x - 10.0, plot.bottom() + 34.0), "muted small", "end", noun);
     }
     page.line("axis", (plot.x, plot.bottom()), (plot.right(), plot.bottom()));
 }
