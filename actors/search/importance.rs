@@ -244,8 +244,8 @@ mod tests {
     fn the_indices_of_the_ishigami_function_are_those_of_its_closed_form() {
         let (a, b) = (7.0, 0.1);
         let function = |units: &[f64]| {
-            let [x, y, z] = [units[0], units[1], units[2]].map(|unit| PI * (2.0 * unit - 1.0));
-            Some(x.sin() + a * y.sin().powi(2) + b * z.powi(4) * x.sin())
+            let at = |axis: usize| PI * (2.0 * units[axis] - 1.0);
+            Some(at(0).sin() + a * at(1).sin().powi(2) + b * at(2).powi(4) * at(0).sin())
         };
         let alone = [0.5 * (1.0 + b * PI.powi(4) / 5.0).powi(2), a * a / 8.0, 0.0];
         let together = b * b * PI.powi(8) * (1.0 / 18.0 - 1.0 / 50.0);

@@ -203,7 +203,7 @@ fn legend(convergence: &Convergence, canvas: Canvas) -> Vec<Line> {
     let (best, zero) = (canvas.either('\u{2501}', '='), canvas.either('\u{2504}', '.'));
     let mut text = format!("{measured} a trial   {best} the best so far   {zero} {}", convergence.zero_name);
     if convergence.marks.iter().any(|mark| matches!(mark.result, Came::Tripped { .. })) {
-        text += &format!("   {} tripped a guard", canvas.either('\u{25b3}', 'g'));
+        text.extend(["   ", &canvas.either('\u{25b3}', 'g').to_string(), " tripped a guard"]);
     }
     let kinds = convergence.failure_kinds();
     let letters: Vec<String> = kinds.iter().map(|kind| format!("{} {kind}", letter(&kinds, kind))).collect();
