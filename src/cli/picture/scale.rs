@@ -145,7 +145,7 @@ fn range(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
 
 /// Returns the range with some room at both ends, so that nothing is drawn on the frame.
 fn widened(low: f64, high: f64) -> (f64, f64) {
-    let (low, high) = (low.max(-1e300), high.min(1e300));
+    let (low, high) = (low.clamp(-1e300, 1e300), high.clamp(-1e300, 1e300));
     let size = if high > low { high - low } else { (low.abs() * 0.1).max(0.1) };
     (low - 0.04 * size, high + 0.06 * size)
 }
