@@ -400,7 +400,8 @@ fn a_picture_is_drawn_where_it_harms_nothing_and_a_name_that_would_is_told_befor
     bench.run(&["--budget", "4", "--svg", "run.svg"]);
     let svg = fs::read_to_string(bench.path("run.svg")).unwrap();
     let parsed = roxmltree::Document::parse(&svg).unwrap();
-    let trials = parsed.descendants().filter(|node| node.text().is_some_and(|text| text.starts_with("trial ")));
+    let titles = parsed.descendants().filter(|node| node.tag_name().name() == "title");
+    let trials = titles.filter(|title| title.text().is_some_and(|text| text.starts_with("trial ")));
     assert_eq!(trials.count(), 4, "{svg}");
 }
 

@@ -12,15 +12,33 @@
 //! contradict each other by more than their intervals allow, one of them is wrong about itself, and the interval is widened
 //! by as much (the ratio of Birge 1932, as the Particle Data Group averages).
 
+use std::collections::BTreeMap;
+
 use kloros_search::Gain;
 
-use crate::facts::Estimate;
+use super::fitness::{fitness, metrics_in};
+use crate::facts::{Estimate, MetricSpec, Outcome, Trial};
 
 /// How many deviations the interval reaches: a chance of 95 %.
 const REACH: f64 = 1.96;
 
 /// The quantiles of Student's distribution at 97.5 %, from one degree of freedom.
 const STUDENT: [f64; 10] = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228];
+
+/// Returns the [`claim`] that these repeated runs of the live settings and of the winner make, beside what the search believes.
+/// All are held against the first of `trials`, that of the live settings; a run that cannot be is left out.
+pub fn of_runs(
+    search: Option<Gain>,
+    specs: &BTreeMap<String, MetricSpec>,
+    trials: &[Trial],
+    (live, best): (&[Outcome], &[Outcome]),
+) -> Option<Estimate> {
+    let reference = trials.first().and_then(|first| metrics_in(&first.outcome))?;
+    let fitnesses = |runs: &[Outcome]| -> Vec<f64> {
+        runs.iter().filter_map(metrics_in).filter_map(|metrics| fitness(metrics, reference, specs)).collect()
+    };
+    claim(search.as_ref(), &fitnesses(live), &fitnesses(best))
+}
 
 /// Returns the gain of the winner over the live settings with its interval of 95 %, or `None` where its spread is not known.
 ///
@@ -88,6 +106,10 @@ mod tests {
     use rand::{SeedableRng as _, rngs::StdRng};
 
     use super::*;
+    use crate::{
+        dream::search::{Plan, Search, Told},
+        facts::{Budget, KnobKind, Params, Value},
+    };
 
     fn believed(gain: f64, half: f64, noise: f64) -> Gain {
         Gain { gain, interval: (gain - half, gain + half), noise }
@@ -173,6 +195,51 @@ mod tests {
         assert!(held >= RUNS * 95 / 100, "{held} of {RUNS}");
         assert!(widths.0 < widths.1, "{widths:?}");
     }
+
+    /// Whole searches, whose prior is not the right one: the claim against what is true of the settings that were chosen.
+    #[test]
+    fn the_claim_of_a_search_holds_what_is_true() {
+        let space = [
+            ("batch".to_owned(), KnobKind::Integer { min: 1, max: 512, log: true }),
+            ("cache".to_owned(), KnobKind::Float { min: 0.5, max: 0.95, log: false }),
+        ];
+        let live = Params::from([("batch".to_owned(), Value::Integer(4)), ("cache".to_owned(), Value::Float(0.6))]);
+        let truth = |params: &Params| {
+            let [batch, cache] = ["batch", "cache"].map(|name| params[name].as_number().unwrap());
+            0.3 - 3.0 * ((batch.ln() - 64_f64.ln()) / 6.2).powi(2) - 2.0 * ((cache - 0.85) / 0.45).powi(2)
+        };
+        let (mut held, mut bias) = (0, 0.0);
+        for seed in 0..SEARCHES {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let mut measure = |params: &Params| {
+                let noise = (0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0;
+                truth(params) - truth(&live) + 0.1 * noise
+            };
+            let budget = Budget { max_candidates: 12, max_generations: 3 };
+            let (space, live) = (space.clone().into(), live.clone());
+            let plan = Plan { space, budget, lot_max: 4, seed, live: live.clone(), stop_below: 0.0 };
+            let mut search = Search::new(plan).unwrap();
+            loop {
+                let lot = search.ask();
+                if lot.is_empty() {
+                    break;
+                }
+                for candidate in lot {
+                    search.tell(&candidate, Told::Fitness(measure(&candidate.params)));
+                }
+            }
+            let best = search.favourite().unwrap().clone();
+            let again: Vec<[f64; 2]> = (0..2).map(|_| [measure(&live), measure(&best)]).collect();
+            let of = |index: usize| again.iter().map(|pair| pair[index]).collect::<Vec<f64>>();
+            let found = claim(search.gain(&best).as_ref(), &of(0), &of(1)).unwrap();
+            let gain = truth(&best) - truth(&live);
+            held += u64::from((found.low..=found.high).contains(&gain.exp_m1()));
+            bias += (found.ratio.ln_1p() - gain) / SEARCHES as f64;
+        }
+        assert!(held + 1 >= SEARCHES && bias.abs() < 0.05, "{held} of {SEARCHES}, {bias}");
+    }
+
+    const SEARCHES: u64 = 12;
 
     const RUNS: u32 = 500;
 

@@ -7,7 +7,7 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use super::{
     Config, claim,
-    fitness::{Choice, choose, fitness, metrics_in, prospect, score, void},
+    fitness::{Choice, choose, metrics_in, prospect, score, void},
     front,
     search::{Candidate, Plan, Search, Told},
     trial_actor,
@@ -16,8 +16,8 @@ use crate::{
     config::Catalogue,
     env_file,
     facts::{
-        Best, Domain, Entry, Estimate, Experiment, ExperimentEnd, Fact, FailureKind, Generation, Kind, Measurement,
-        Outcome, Params, QuestionEnd, Settings, Trial, TrialFailure, Winner, map_params,
+        Best, Domain, Entry, Experiment, ExperimentEnd, Fact, FailureKind, Generation, Kind, Measurement, Outcome,
+        Params, QuestionEnd, Settings, Trial, TrialFailure, Winner, map_params,
     },
     meters,
     record::{Ending, record, wake},
@@ -322,9 +322,8 @@ impl State {
 
     fn best(&self) -> Option<Best> {
         let (candidate, fitness) = self.search.best()?;
-        let found = self.trials.iter().find(|trial| trial.params == candidate.params)?;
-        let Outcome::Measured(measurement) = &found.outcome else { return None };
-        Some(Best { params: candidate.params.clone(), fitness, metrics: measurement.metrics.clone() })
+        let metrics = metrics_in(&self.trials.iter().find(|trial| trial.params == candidate.params)?.outcome)?.clone();
+        Some(Best { params: candidate.params.clone(), fitness, metrics })
     }
 
     async fn end(&mut self, myself: &ActorRef<Msg>) -> Result<(), ActorProcessingErr> {
@@ -348,7 +347,7 @@ impl State {
         let front = front::members(metrics, &self.trials, &self.confirmations);
         let end = match choose(&self.config, metrics, &self.trials, self.search.favourite(), (&live, &best)) {
             Choice::Winner { best, measured, failed } => {
-                let gain = self.gain(&best.params, (&live, &again(0)));
+                let gain = claim::of_runs(self.search.gain(&best.params), metrics, &self.trials, (&live, &again(0)));
                 ExperimentEnd::Won { experiment, winner: Winner { gain, front, ..self.winner(best, measured, failed) } }
             }
             Choice::NoBetter(why) => ExperimentEnd::NoBetter { experiment, why, front },
@@ -369,23 +368,12 @@ impl State {
         Ok(end)
     }
 
-    /// Returns how much better these parameters are than the live ones, from the search and from the repeated runs.
-    fn gain(&self, params: &Params, (live, best): (&[Outcome], &[Outcome])) -> Option<Estimate> {
-        let Some(Outcome::Measured(reference)) = self.trials.first().map(|first| &first.outcome) else { return None };
-        let fitnesses = |runs: &[Outcome]| -> Vec<f64> {
-            let measured = runs.iter().filter_map(metrics_in);
-            measured.filter_map(|metrics| fitness(metrics, &reference.metrics, &self.domain.metrics)).collect()
-        };
-        claim::claim(self.search.gain(params).as_ref(), &fitnesses(live), &fitnesses(best))
-    }
-
     fn winner(&self, best: Best, measured: u32, failed: u32) -> Winner {
-        let mapping = &self.experiment.spec.param_mapping;
         Winner {
             experiment: self.experiment.spec.name.clone(),
             domain: self.domain.name.clone(),
             best,
-            incumbent: map_params(&self.live, mapping, &self.domain).unwrap_or_default(),
+            incumbent: map_params(&self.live, &self.experiment.spec.param_mapping, &self.domain).unwrap_or_default(),
             experiment_id: self.experiment.id.clone(),
             measured,
             failed,

@@ -58,6 +58,8 @@ pub(super) fn shorten(text: &str, most: usize) -> String {
 /// has a line of its own.
 pub(super) fn wrapped(text: &str, width: usize, indent: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
+    // A line feed in a name must not begin a line that looks like one of ours.
+    let text: String = text.chars().map(|each| if each.is_whitespace() { ' ' } else { each }).collect();
     // What the first line begins with is kept as it is: names of lines stand in columns.
     let start = text.len() - text.trim_start().len();
     let mut line = text[..start].to_owned();
@@ -111,6 +113,7 @@ mod tests {
         assert_eq!(wrapped("  short", 20, 2), ["  short"]);
         assert_eq!(wrapped("a 0123456789012345678901234 b", 10, 2), ["a", "  0123456789012345678901234", "  b"]);
         assert_eq!(wrapped("", 10, 2), [""]);
+        assert_eq!(wrapped("varied     a\nfound", 80, 11), ["varied     a found"]);
     }
 
     #[test]

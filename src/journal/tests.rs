@@ -127,6 +127,11 @@ fn winner(id: &str) -> Winner {
     }
 }
 
+fn no_better(id: &str) -> Fact {
+    let (experiment, why) = (ExperimentId::new(id), "the best candidate measured +1.0 %, it takes +3.0 %".to_owned());
+    Fact::ExperimentEnd(ExperimentEnd::NoBetter { experiment, why, front: vec![best()] })
+}
+
 fn won(id: &str) -> Fact {
     Fact::ExperimentEnd(ExperimentEnd::Won { experiment: ExperimentId::new(id), winner: winner(id) })
 }
@@ -261,11 +266,7 @@ fn one_of_each() -> Vec<Fact> {
         generation(1, None),
         generation(2, Some(best())),
         won("x-1"),
-        Fact::ExperimentEnd(ExperimentEnd::NoBetter {
-            experiment: ExperimentId::new("x-2"),
-            why: why(),
-            front: vec![best()],
-        }),
+        no_better("x-2"),
         Fact::ExperimentEnd(ExperimentEnd::Void { experiment: ExperimentId::new("x-3"), why: why() }),
         Fact::Promotion(promotion()),
         Fact::Ruling(Ruling::Allow { promotion: promotion_id(), risk: Risk::Low, level: Autonomy::Cautious }),

@@ -38,6 +38,17 @@ pub(super) fn draw(page: &mut Page, convergence: &Convergence, frame: Frame) {
         page.text((plot.right() - 4.0, y(zero) - 6.0), "muted small", "end", &convergence.zero_name);
     }
     best_line(page, convergence, plot, (&x, &y));
+    marks(page, convergence, &axis, (plot, &x, &y));
+    legend(page, convergence, frame);
+}
+
+fn marks(
+    page: &mut Page,
+    convergence: &Convergence,
+    axis: &Axis,
+    (plot, x, y): (Frame, &impl Fn(f64) -> f64, &impl Fn(f64) -> f64),
+) {
+    let count = convergence.marks.len();
     let failed_at = plot.bottom() + 14.0;
     let best = convergence.best_so_far();
     let every = count.div_ceil(MARKS_MAX).max(1);
@@ -83,7 +94,6 @@ pub(super) fn draw(page: &mut Page, convergence: &Convergence, frame: Frame) {
             }
         }
     }
-    legend(page, convergence, frame);
 }
 
 /// Separates the groups and names them, where there are few enough to be told apart.
