@@ -385,7 +385,7 @@ fn a_home_in_which_nothing_happened_answers_every_question_and_stays_untouched()
         (&["experiments", "show", "nosuch"], 1, "no experiment begins with"),
         (&["--json", "experiments", "show", "nosuch"], 1, "[]"),
         (&["experiments", "show"], 2, "<ID>"),
-        (&["experiments", "--svg", "x.svg"], 2, "[ID]"),
+        (&["experiments", "--svg", "x.svg"], 2, "<ID>"),
         (&["--json", "deployments", "nosuch"], 1, "[]"),
         (&["explain", "nosuch"], 1, "nothing is known yet"),
         (&["tree"], 2, "start it with `kloros run`"),

@@ -255,3 +255,36 @@ impl ExperimentEnd {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_older_versions_wrote_is_read_and_written_as_it_was() {
+        let best = r#"{"params":{"batch":16},"fitness":0.5,"metrics":{"rate":3.0}}"#;
+        let winner = format!(
+            r#"{{"experiment":"e","domain":"lab","best":{best},"incumbent":{{}},"experiment_id":"x-1","measured":3,"failed":1}}"#
+        );
+        for text in [
+            format!(r#"{{"how":"won","experiment":"x-1","winner":{winner}}}"#),
+            r#"{"how":"no_better","experiment":"x-1","why":"nothing"}"#.to_owned(),
+        ] {
+            let end: ExperimentEnd = serde_json::from_str(&text).unwrap();
+            match &end {
+                ExperimentEnd::Won { winner, .. } => assert_eq!((winner.gain, winner.front.len()), (None, 0)),
+                ExperimentEnd::NoBetter { front, .. } => assert!(front.is_empty()),
+                ExperimentEnd::Void { .. } => panic!("{text}"),
+            }
+            assert_eq!(serde_json::to_string(&end).unwrap(), text);
+        }
+        let text = serde_json::to_string(&crate::testing::experiment()).unwrap();
+        let mut old: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert!(old.as_object_mut().unwrap().remove("objective").is_some());
+        let read: Experiment = serde_json::from_value(old).unwrap();
+        assert_eq!(
+            Experiment { objective: crate::testing::experiment().objective, ..read },
+            crate::testing::experiment()
+        );
+    }
+}

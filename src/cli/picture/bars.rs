@@ -17,20 +17,17 @@ const BARS_MAX: usize = 20;
 
 /// Returns the importance with what it means, or why it cannot be told.
 pub(in crate::cli) fn importance(importance: &Result<Importance, String>, canvas: Canvas) -> Vec<Line> {
-    let head = |means: String| {
-        let what = Span { text: "importance".to_owned(), tone: Tone::Strong };
-        vec![what, Span { text: format!("  {means}"), tone: Tone::Dim }]
-    };
+    let head = |means: &str| super::paint::head("importance", means, canvas);
     match importance {
         Ok(found) => {
             let explained = 100.0 * found.explained.clamp(0.0, 1.0);
             let means = format!("share in what the settings change (the model foretells {explained:.0} % of it)");
-            std::iter::once(head(means)).chain(bars(found, canvas)).collect()
+            std::iter::once(head(&means)).chain(bars(found, canvas)).collect()
         }
         Err(why) => {
             let lines = wrapped(&format!("  {why}"), canvas.width, 2);
             let lines = lines.into_iter().map(|text| super::paint::line(Tone::Plain, text));
-            std::iter::once(head("cannot be told".to_owned())).chain(lines).collect()
+            std::iter::once(head("cannot be told")).chain(lines).collect()
         }
     }
 }

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 
 pub(super) use bars::importance;
 pub(super) use file::SvgFile;
-pub(super) use paint::{Canvas, Line, Span, Tone, line, table};
+pub(super) use paint::{Canvas, Line, Span, Tone, head, line, table};
 pub(super) use plot::plot;
 pub(super) use scale::percent;
 use serde::{Serialize, Serializer};

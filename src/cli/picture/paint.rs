@@ -47,6 +47,13 @@ pub(in crate::cli) fn line(tone: Tone, text: impl Into<String>) -> Line {
     vec![Span { text: text.into(), tone }]
 }
 
+/// Returns the head of a part: what it is called, and what that means as far as there is room.
+pub(in crate::cli) fn head(what: &str, means: &str, canvas: Canvas) -> Line {
+    let means = shorten(means, canvas.width.saturating_sub(what.chars().count() + 2));
+    let name = Span { text: what.to_owned(), tone: Tone::Strong };
+    vec![name, Span { text: format!("  {means}"), tone: Tone::Dim }]
+}
+
 /// Where lines are drawn.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::cli) struct Canvas {

@@ -32,8 +32,7 @@ pub(super) fn lines(shown: &Shown, canvas: Canvas) -> Vec<Line> {
     }
     let head = |lines: &mut Vec<Line>, what: &str, means: &str| {
         lines.push(Vec::new());
-        let spans = [(what.to_owned(), Tone::Strong), (format!("  {means}"), Tone::Dim)];
-        lines.push(spans.map(|(text, tone)| picture::Span { text, tone }).to_vec());
+        lines.push(picture::head(what, means, canvas));
     };
     if !shown.convergence.marks.is_empty() {
         head(&mut lines, "convergence", "gain over the live settings, by trial");
