@@ -66,7 +66,8 @@ impl Axis {
             let value = if value.abs() < step * 1e-9 { 0.0 } else { value };
             if value.abs() >= 1e9 { format!("{value:.1e}") } else { format!("{value:.decimals$}") }
         };
-        Axis { low, high, ticks: (0..=count).map(at).map(|value| (value, name(value))).collect() }
+        let inside = (0..=count).map(at).filter(|value| (low..=high).contains(value));
+        Axis { low, high, ticks: inside.map(|value| (value, name(value))).collect() }
     }
 
     /// Returns the axis of these finite numbers.
@@ -192,6 +193,13 @@ mod tests {
     fn what_is_far_worse_does_not_press_the_rest_into_a_line() {
         let axis = Axis::of(&gains_of(&[0.0, 2.0, -2.3]), 6);
         assert!(axis.low > -1.2 && axis.is_outside(-2.3) && axis.place(-2.3) == 0.0, "{axis:?}");
+    }
+
+    /// No round number was between the ends, and one beyond them was shown.
+    #[test]
+    fn an_axis_without_a_round_number_has_no_tick() {
+        assert_eq!(Axis::around([7.512e19, 7.58e19], 0).ticks, []);
+        assert!(!Axis::around([f64::NAN, f64::INFINITY], 3).ticks.is_empty());
     }
 
     #[test]
