@@ -669,6 +669,7 @@ pub(crate) fn experiment() -> Experiment {
         seed: 7,
         at_ms: 0,
         depth: 0,
+        objective: domain("lab").metrics,
     }
 }
 

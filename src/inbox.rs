@@ -188,6 +188,10 @@ struct WinnerFile {
     _measured: IgnoredAny,
     #[serde(default, rename = "failed")]
     _failed: IgnoredAny,
+    #[serde(default, rename = "gain")]
+    _gain: IgnoredAny,
+    #[serde(default, rename = "front")]
+    _front: IgnoredAny,
 }
 
 #[derive(Deserialize)]
@@ -215,6 +219,8 @@ fn parse_winner(text: &str) -> Result<Winner, String> {
         experiment_id: ExperimentId::new(file.experiment_id.unwrap_or_default()),
         measured: 0,
         failed: 0,
+        gain: None,
+        front: Vec::new(),
     })
 }
 
@@ -308,7 +314,10 @@ mod tests {
             experiment_id: ExperimentId::new("x-1"),
             measured: 3,
             failed: 1,
+            gain: Some(kloros_actors::facts::Estimate { ratio: 0.6, low: 0.5, high: 0.7 }),
+            front: Vec::new(),
         };
+        let winner = Winner { front: vec![winner.best.clone()], ..winner };
         let read = parse_winner(&serde_json::to_string(&winner).unwrap()).unwrap();
         assert_eq!((read.best.fitness, read.experiment_id), (0.5, winner.experiment_id));
     }

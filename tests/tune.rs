@@ -385,6 +385,24 @@ fn the_example_in_the_readme_runs_as_it_stands() {
     assert_eq!(output.status.code(), Some(0), "{said}{}", text(&output.stderr));
     assert!(said.starts_with("better     bytes "), "{said}");
     assert!(said.contains("trials     16: 16 measured, 0 failed\n"), "{said}");
+    assert!(said.contains("\nimportance  share in what the settings change"), "{said}");
+}
+
+#[test]
+fn a_picture_is_drawn_where_it_harms_nothing_and_a_name_that_would_is_told_before_any_trial() {
+    let bench = Bench::new(SPACE, WORK);
+    fs::write(bench.path("notes"), "mine").unwrap();
+    let output = bench.run(&["--budget", "4", "--svg", "notes"]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stderr);
+    assert!(said.contains("left as it is") && !said.contains("measured  1"), "{said}");
+    assert_eq!(fs::read_to_string(bench.path("notes")).unwrap(), "mine");
+    bench.run(&["--budget", "4", "--svg", "run.svg"]);
+    let svg = fs::read_to_string(bench.path("run.svg")).unwrap();
+    let parsed = roxmltree::Document::parse(&svg).unwrap();
+    let titles = parsed.descendants().filter(|node| node.tag_name().name() == "title");
+    let trials = titles.filter(|title| title.text().is_some_and(|text| text.starts_with("trial ")));
+    assert_eq!(trials.count(), 4, "{svg}");
 }
 
 /// The other end of the line protocol.

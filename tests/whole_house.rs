@@ -205,6 +205,26 @@ fn a_daemon_that_is_killed_at_any_moment_leaves_a_proven_service_and_goes_on() {
     assert_eq!(house.interrupt(), Some(0));
     check_every_deployment_has_one_verdict(&house);
     assert_eq!(house.processes(), 0, "a child is left");
+    check_it_is_shown_whole(&house, keys.len());
+}
+
+/// With the daemon stopped, the experiment is shown in words, as data, and as a picture, which is its own to replace.
+fn check_it_is_shown_whole(house: &House, trials: usize) {
+    let svg = house.path("shown.svg");
+    let path = svg.display().to_string();
+    for _ in 0..2 {
+        check(house, &["experiments", "show", "lab.killed", "--svg", &path], 0, "convergence");
+    }
+    let text = fs::read_to_string(&svg).unwrap();
+    let drawn = roxmltree::Document::parse(&text).unwrap();
+    assert!(drawn.descendants().any(|node| node.text() == Some("lab_tuning on lab")), "{text}");
+    let shown = house.json(&["experiments", "show", "lab.killed"]);
+    assert_eq!(shown, house.json(&["experiments", "x-lab.killed.001"]), "both say the same");
+    let marks = shown[0]["convergence"]["marks"].as_array().unwrap().len();
+    assert!(marks > 0 && marks <= trials, "{shown}");
+    assert_eq!(shown[0]["objective_from"], "experiment");
+    assert!(shown[0]["importance"]["bars"].is_array() || shown[0]["importance"]["unclear"].is_string(), "{shown}");
+    assert!(shown[0]["live"]["fitness"].is_number() || shown[0]["state"] != "won", "{shown}");
 }
 
 /// Something to wait for.
@@ -360,6 +380,11 @@ fn a_home_in_which_nothing_happened_answers_every_question_and_stays_untouched()
         (&["winners"], 0, "no winners yet"),
         (&["deployments"], 0, "no deployments yet"),
         (&["deployments", "nosuch"], 1, "no deployment begins with"),
+        (&["experiments", "nosuch"], 1, "no experiment begins with"),
+        (&["experiments", "show", "nosuch"], 1, "no experiment begins with"),
+        (&["--json", "experiments", "show", "nosuch"], 1, "[]"),
+        (&["experiments", "show"], 2, "<ID>"),
+        (&["experiments", "--svg", "x.svg"], 2, "<ID>"),
         (&["--json", "deployments", "nosuch"], 1, "[]"),
         (&["explain", "nosuch"], 1, "nothing is known yet"),
         (&["tree"], 2, "start it with `kloros run`"),

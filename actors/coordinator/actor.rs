@@ -216,6 +216,7 @@ impl State {
             seed: u64::from_str_radix(&digest, 16).unwrap_or(self.seed),
             at_ms: now_ms,
             depth: question.depth,
+            objective: domain.map(|domain| domain.metrics.clone()).unwrap_or_default(),
         };
         let name = format!("experiment:{}", experiment.id);
         let fact = Fact::Experiment(experiment.clone());

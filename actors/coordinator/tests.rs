@@ -71,6 +71,8 @@ fn won() -> ExperimentEnd {
             experiment_id: experiment().id,
             measured: 8,
             failed: 0,
+            gain: None,
+            front: Vec::new(),
         },
     }
 }
@@ -153,7 +155,7 @@ async fn a_question_that_waits_is_started_when_the_experiment_before_it_ends() {
     let mut next = question(2);
     next.hypothesis = "LAB_ERROR_DEGRADATION".into();
     room.ask(next.clone());
-    let end = ExperimentEnd::NoBetter { experiment: experiment().id, why: "nothing".into() };
+    let end = ExperimentEnd::NoBetter { experiment: experiment().id, why: "nothing".into(), front: Vec::new() };
     room.socket.send(Msg::Ended(end)).unwrap();
     assert_eq!(room.experiments.next(SOON).await.unwrap().question, next.question_id);
 }

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use kloros_search::Gain;
+
 use super::{
-    Config,
+    Config, claim,
     fitness::{Choice, choose, prospect, score},
     flat::{Again, extremes, flat, is_suspect},
+    front,
     search::Candidate,
 };
-use crate::facts::{Experiment, MetricSpec, Metrics, Outcome, Params, Trial};
+use crate::facts::{Best, Estimate, Experiment, MetricSpec, Metrics, Outcome, Params, Trial};
 
 /// An experiment whose search is over.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +75,17 @@ impl Searched<'_> {
             return choice;
         }
         flat(self.config, self.experiment, self.specs, self.trials, &again).map_or(choice, Choice::Void)
+    }
+
+    /// Returns what the best is claimed to gain, by what the search says of it and by what was measured again.
+    pub fn claim(&self, searched: Option<Gain>) -> Option<Estimate> {
+        let again = self.again();
+        claim::of_runs(searched, self.specs, self.trials, (&again.live, &again.best))
+    }
+
+    /// Returns the candidates that no other one beats in every metric.
+    pub fn front(&self) -> Vec<Best> {
+        front::members(self.specs, self.trials, self.confirmations)
     }
 
     /// Returns the generations in which live settings and the best, and in which the worst is measured again.

@@ -250,7 +250,7 @@ mod tests {
             Config,
             search::{Plan, Search, Told},
         },
-        facts::{Apply, Best, Budget, ExperimentId, Knob, KnobKind, QuestionId, TrialFailure, Winner},
+        facts::{Apply, Best, Budget, ExperimentId, FailureKind, Knob, KnobKind, QuestionId, TrialFailure, Winner},
         testing::{domain, experiment, key, spec},
     };
 
@@ -295,7 +295,7 @@ mod tests {
             at_ms: at_ms + u64::from(number),
         };
         let trials = (1..).zip(trials).map(trial).collect();
-        let end = ExperimentEnd::NoBetter { experiment: id.clone(), why: String::new() };
+        let end = ExperimentEnd::NoBetter { experiment: id.clone(), why: String::new(), front: Vec::new() };
         Past { experiment: named(id.as_str(), at_ms), trials, end, refuted: false }
     }
 
@@ -385,8 +385,18 @@ mod tests {
         let (experiment, domain, experiment_id) =
             (past.experiment.id.clone(), "lab".to_owned(), past.experiment.id.clone());
         let incumbent = crate::facts::Settings::new();
-        let winner =
-            Winner { experiment: "x".to_owned(), domain, best, incumbent, experiment_id, measured: 3, failed: 1 };
+        let (experiment_name, gain, front) = ("x".to_owned(), None, Vec::new());
+        let winner = Winner {
+            experiment: experiment_name,
+            domain,
+            best,
+            incumbent,
+            experiment_id,
+            measured: 3,
+            failed: 1,
+            gain,
+            front,
+        };
         past.end = ExperimentEnd::Won { experiment, winner };
         let kept = [(2, Some(0), 0), (8, Some(300), 0), (16, Some(700), 0), (64, None, 0)];
         assert_eq!(told(&found(&params(2, 20), &[past.clone()])), kept);

@@ -8,7 +8,7 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use super::{
     Config,
     closer::Searched,
-    fitness::{Choice, score, void},
+    fitness::{Choice, metrics_in, score, void},
     search::{Candidate, Plan, Search, Told},
     start_saga::{begin, learned, running},
     trial_actor,
@@ -334,9 +334,8 @@ impl State {
 
     fn best(&self) -> Option<Best> {
         let (candidate, fitness) = self.search.best()?;
-        let found = self.trials.iter().find(|trial| trial.params == candidate.params)?;
-        let Outcome::Measured(measurement) = &found.outcome else { return None };
-        Some(Best { params: candidate.params.clone(), fitness, metrics: measurement.metrics.clone() })
+        let metrics = metrics_in(&self.trials.iter().find(|trial| trial.params == candidate.params)?.outcome)?.clone();
+        Some(Best { params: candidate.params.clone(), fitness, metrics })
     }
 
     async fn end(&mut self, myself: &ActorRef<Msg>) -> Result<(), ActorProcessingErr> {
@@ -352,11 +351,14 @@ impl State {
     /// Makes the end durable, and with it that of the question where nothing is worth a deployment.
     async fn conclude(&self) -> Result<ExperimentEnd, ActorProcessingErr> {
         let experiment = self.experiment.id.clone();
-        let end = match self.searched().conclusion() {
+        let searched = self.searched();
+        let front = searched.front();
+        let end = match searched.conclusion() {
             Choice::Winner { best, measured, failed } => {
-                ExperimentEnd::Won { experiment, winner: self.winner(best, measured, failed) }
+                let gain = searched.claim(self.search.gain(&best.params));
+                ExperimentEnd::Won { experiment, winner: Winner { gain, front, ..self.winner(best, measured, failed) } }
             }
-            Choice::NoBetter(why) => ExperimentEnd::NoBetter { experiment, why },
+            Choice::NoBetter(why) => ExperimentEnd::NoBetter { experiment, why, front },
             Choice::Void(why) => ExperimentEnd::Void { experiment, why },
         };
         let ending = match &end {
@@ -383,6 +385,8 @@ impl State {
             experiment_id: self.experiment.id.clone(),
             measured,
             failed,
+            gain: None,
+            front: Vec::new(),
         }
     }
 }

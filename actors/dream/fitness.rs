@@ -207,7 +207,7 @@ fn metrics_of(trial: &Trial) -> Option<&Metrics> {
     metrics_in(&trial.outcome)
 }
 
-fn metrics_in(outcome: &Outcome) -> Option<&Metrics> {
+pub(super) fn metrics_in(outcome: &Outcome) -> Option<&Metrics> {
     match outcome {
         Outcome::Measured(measurement) => Some(&measurement.metrics),
         Outcome::Failed(_) => None,

@@ -23,6 +23,10 @@ pub mod fitness;
 
 pub mod flat;
 
+pub mod front;
+
+pub mod claim;
+
 pub mod closer;
 
 pub use experiment_actor::{Arguments, Exits, ExperimentActor, Msg};

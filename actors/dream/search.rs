@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use kloros_search::{Config as Point, Earlier, Options, Outcome, Space};
+use kloros_search::{Config as Point, Earlier, Importance, Options, Outcome, Space, Unclear};
 
 use super::{Config, space::SearchSpace};
 use crate::facts::{Budget, EarlierTrial, Experiment, FailureKind, Params};
@@ -187,6 +187,22 @@ impl Search {
         self.told.iter().find(is_it).map(|(_, (candidate, _))| &candidate.params)
     }
 
+    /// Returns how much better these settings are than the live ones by what was told; `None` if they were not measured.
+    pub fn gain(&self, params: &Params) -> Option<kloros_search::Gain> {
+        self.engine.gain(&self.plan.space.point_of(params))
+    }
+
+    /// Returns how much each parameter matters by these results of a search like this one, which may be another; or why that
+    /// cannot be told.
+    pub fn importance(&self, told: &[(Params, Told)]) -> Result<Importance, Unclear> {
+        let outcome = |(params, told): &(Params, Told)| {
+            let outcome = if *params == self.plan.live { self.outcome(0, *told) } else { outcome_of(*told) };
+            (self.plan.space.point_of(params), outcome)
+        };
+        let outcomes: Vec<(Point, Outcome)> = told.iter().map(outcome).collect();
+        kloros_search::importance(&self.space, &outcomes, is_noisy(&self.plan, &self.space), self.plan.seed)
+    }
+
     fn candidate(&self, id: u32, point: &Point) -> Option<Candidate> {
         let size = self.plan.budget.max_candidates;
         let slot = *self.places.get(id as usize - 1)?;
@@ -224,8 +240,7 @@ fn engine(plan: &Plan, space: &Space) -> kloros_search::Search {
         batch: plan.lot_max,
         seed: plan.seed,
         default: Some(plan.space.point_of(&plan.live)),
-        // A space that can be measured whole is, once; elsewhere the best of what was measured may be luck.
-        noisy: space.size_max().is_none_or(|size| size > u64::from(slots(plan.budget))),
+        noisy: is_noisy(plan, space),
         warm: plan.earlier.iter().map(|trial| warm(&plan.space, trial)).collect(),
         stop_below: Some(plan.stop_below),
     };
@@ -235,6 +250,11 @@ fn engine(plan: &Plan, space: &Space) -> kloros_search::Search {
 fn warm(space: &SearchSpace, trial: &EarlierTrial) -> Earlier {
     let outcome = trial.fitness.map_or(Outcome::Failed, |fitness| Outcome::Value(-fitness));
     Earlier { config: space.point_of(&trial.params), outcome, age: trial.age_days, distance: trial.distance }
+}
+
+/// A space that can be measured whole is, once; elsewhere the best of what was measured may be luck.
+fn is_noisy(plan: &Plan, space: &Space) -> bool {
+    space.size_max().is_none_or(|size| size > u64::from(slots(plan.budget)))
 }
 
 fn outcome_of(told: Told) -> Outcome {

@@ -84,6 +84,8 @@ async fn the_live_settings_go_first_and_the_best_that_was_measured_wins() {
     assert_eq!(trials[0].params["seqs"], Value::Integer(3));
     assert_eq!(trials[0].params["wait"], Value::Integer(20));
     assert!(winner.best.fitness > 0.0);
+    let gain = winner.gain.expect("the best was measured again, so its spread is known");
+    assert!(gain.low <= gain.ratio && gain.ratio <= gain.high, "{gain:?}");
     assert_eq!(winner.incumbent[&crate::testing::key("SEQS")], Value::Integer(3));
     assert_eq!(world.journal.count(Kind::Generation), 2);
     // The best and the live settings were measured twice more.
@@ -246,7 +248,7 @@ fn write_crashes(world: &World) {
         let (outcome, experiment) = (Outcome::Failed(failure(FailureKind::Died)), elsewhere.id.clone());
         Fact::Trial(Trial { experiment, generation: 1, number, params, outcome, at_ms: 0 })
     };
-    let end = ExperimentEnd::NoBetter { experiment: elsewhere.id.clone(), why: String::new() };
+    let end = ExperimentEnd::NoBetter { experiment: elsewhere.id.clone(), why: String::new(), front: Vec::new() };
     let facts = (1..=64).map(crashed).chain([Fact::ExperimentEnd(end)]);
     world.write([Fact::Experiment(elsewhere.clone())].into_iter().chain(facts).collect());
 }

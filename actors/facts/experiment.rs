@@ -2,7 +2,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CycleId, Direction, ExperimentId, Key, KnobKind, Metrics, Others, Params, QuestionId, Settings, Value};
+use super::{
+    CycleId, Direction, Estimate, ExperimentId, Key, KnobKind, MetricSpec, Metrics, Others, Params, QuestionId,
+    Settings, Value,
+};
 
 /// What an experiment does: the part that travels with the question.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,6 +91,10 @@ pub struct Experiment {
     pub at_ms: u64,
     /// The causal depth of the question behind it.
     pub depth: u32,
+    /// How each metric counted when it began, so that its trials can be told apart from them alone; empty in what older
+    /// versions wrote.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub objective: BTreeMap<String, MetricSpec>,
 }
 
 /// What an experiment knew of earlier ones when it began. It stands beside the first trial, and stays what it was then.
@@ -266,6 +273,13 @@ pub struct Winner {
     pub measured: u32,
     /// How many candidates failed.
     pub failed: u32,
+    /// How much better it is than the live settings, with the interval of 95 %: a claim, not evidence. Absent where the
+    /// spread of the measurements is not known, and in what older versions wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gain: Option<Estimate>,
+    /// The Pareto front, where several metrics count; empty in what older versions wrote.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub front: Vec<Best>,
 }
 
 /// How an experiment ended.
@@ -285,6 +299,9 @@ pub enum ExperimentEnd {
         experiment: ExperimentId,
         /// In words.
         why: String,
+        /// The Pareto front, where several metrics count; empty in what older versions wrote.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        front: Vec<Best>,
     },
     /// It says nothing: too much of it could not be measured.
     Void {
@@ -368,5 +385,33 @@ mod tests {
         ] {
             assert!(read(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_older_versions_wrote_is_read_and_written_as_it_was() {
+        let best = r#"{"params":{"batch":16},"fitness":0.5,"metrics":{"rate":3.0}}"#;
+        let winner = format!(
+            r#"{{"experiment":"e","domain":"lab","best":{best},"incumbent":{{}},"experiment_id":"x-1","measured":3,"failed":1}}"#
+        );
+        for text in [
+            format!(r#"{{"how":"won","experiment":"x-1","winner":{winner}}}"#),
+            r#"{"how":"no_better","experiment":"x-1","why":"nothing"}"#.to_owned(),
+        ] {
+            let end: ExperimentEnd = serde_json::from_str(&text).unwrap();
+            match &end {
+                ExperimentEnd::Won { winner, .. } => assert_eq!((winner.gain, winner.front.len()), (None, 0)),
+                ExperimentEnd::NoBetter { front, .. } => assert!(front.is_empty()),
+                ExperimentEnd::Void { .. } => panic!("{text}"),
+            }
+            assert_eq!(serde_json::to_string(&end).unwrap(), text);
+        }
+        let text = serde_json::to_string(&crate::testing::experiment()).unwrap();
+        let mut old: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert!(old.as_object_mut().unwrap().remove("objective").is_some());
+        let read: Experiment = serde_json::from_value(old).unwrap();
+        assert_eq!(
+            Experiment { objective: crate::testing::experiment().objective, ..read },
+            crate::testing::experiment()
+        );
     }
 }

@@ -59,8 +59,11 @@ mod recommend;
 
 mod search;
 
+mod importance;
+
 mod checkpoint;
 
-pub use search::{Candidate, Earlier, Ended, Options, Outcome, Recommendation, Search, TellError};
+pub use importance::{Importance, Share, Unclear, importance};
+pub use search::{Candidate, Earlier, Ended, Gain, Options, Outcome, Recommendation, Search, TellError};
 pub use space::{Config, Constraint, Kind, Param, Space, SpaceError, SpaceSpec, Value, When};
 pub use warm::trust;

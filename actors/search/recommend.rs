@@ -52,6 +52,73 @@ fn best(measured: &[(&Point, f64)], default: Option<&Point>) -> Option<Advice> {
     Some(Advice { point: (*point).clone(), mean: *value, interval: (*value, *value), gain })
 }
 
+/// How much better a setting is than the default.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Ahead {
+    pub(crate) gain: f64,
+    pub(crate) interval: (f64, f64),
+    /// The deviation of one measurement.
+    pub(crate) noise: f64,
+}
+
+/// Returns how much better this measured point is than the default; `None` if one of them was not measured.
+///
+/// It is the difference of the posterior means, which the prior draws to the middle, so that a lucky value is not believed
+/// whole; its interval is that of all points together that could have been taken for the best in place of this one
+/// (Bonferroni). Without noise it is the difference of the values.
+pub(crate) fn ahead(space: &Space, known: &[Known], noisy: bool, (default, point): (&Point, &Point)) -> Option<Ahead> {
+    let value = |point: &Point| {
+        let mut same = known.iter().filter(|known| known.extra == 0.0 && known.point == *point);
+        same.find_map(|known| if let Outcome::Value(value) = known.outcome { Some(value) } else { None })
+    };
+    let gain = value(default)? - value(point)?;
+    if !noisy {
+        return Some(Ahead { gain, interval: (gain, gain), noise: 0.0 });
+    }
+    let model = Model::new(space, known, true, None)?;
+    let belief = model.process.at(point);
+    let mut others: Vec<(&Point, Belief)> = Vec::new();
+    for other in known.iter().filter(|known| known.extra == 0.0 && matches!(known.outcome, Outcome::Value(_))) {
+        if !others.iter().any(|(seen, _)| *seen == &other.point) {
+            others.push((&other.point, model.process.at(&other.point)));
+        }
+    }
+    let (gain, interval) = difference(space, &model, default, (point, belief), among(&others, belief));
+    let slope = model.standard.slope(belief.mean).max(model.standard.slope(model.process.at(default).mean));
+    Some(Ahead { gain, interval, noise: model.process.noise().sqrt() * slope })
+}
+
+/// Returns how many deviations the interval reaches of a point that was chosen among all that could be as good.
+fn among(beliefs: &[(&Point, Belief)], chosen: Belief) -> f64 {
+    let rivals =
+        beliefs.iter().filter(|(_, rival)| rival.mean - rival.variance.sqrt() < chosen.mean + chosen.variance.sqrt());
+    // The best of many looks better than it is; the interval is that of all of them together (Bonferroni). How large the noise
+    // is, is itself known from these values alone, hence Student's distribution.
+    let chance = MISS / 2.0 / rivals.count().max(1) as f64;
+    student(quantile(chance), beliefs.len().saturating_sub(2).max(1) as f64)
+}
+
+/// Returns by how much the value at a point is below that at the default, and the interval of so many deviations, which takes
+/// in 0 where noise alone explains the values as well.
+fn difference(
+    space: &Space,
+    model: &Model,
+    default: &Point,
+    (point, belief): (&Point, Belief),
+    reach: f64,
+) -> (f64, (f64, f64)) {
+    let (before, covariance) = (model.process.at(default), model.process.covariance(default, point));
+    let standard = &model.standard;
+    let (from, to) = (standard.slope(before.mean), standard.slope(belief.mean));
+    let variance = from * from * before.variance + to * to * belief.variance - 2.0 * from * to * covariance;
+    let expected = standard.undo(before.mean) - standard.undo(belief.mean);
+    let reach = reach * variance.max(0.0).sqrt();
+    // A process finds a pattern in a dozen values of nothing but noise, and believes in it.
+    let is_pattern = model.evidence(space) >= PATTERN_MIN;
+    let (low, high) = (expected - reach, expected + reach);
+    (expected, if is_pattern { (low, high) } else { (low.min(0.0), high.max(0.0)) })
+}
+
 /// With noise the luckiest value is not the best, so the surrogate's mean decides among the measured points.
 fn among_noise(space: &Space, known: &[Known], measured: &[(&Point, f64)], default: Option<&Point>) -> Option<Advice> {
     let model = Model::new(space, known, true, None)?;
@@ -62,15 +129,8 @@ fn among_noise(space: &Space, known: &[Known], measured: &[(&Point, f64)], defau
         }
     }
     let (mut point, mut belief) = *beliefs.iter().min_by(|(_, a), (_, b)| a.mean.total_cmp(&b.mean))?;
-    let rivals =
-        beliefs.iter().filter(|(_, rival)| rival.mean - rival.variance.sqrt() < belief.mean + belief.variance.sqrt());
-    // The best of many looks better than it is; the interval is that of all of them together (Bonferroni). How large the noise
-    // is, is itself known from these values alone, hence Student's distribution.
-    let chance = MISS / 2.0 / rivals.count().max(1) as f64;
-    let reach = student(quantile(chance), measured.len().saturating_sub(2).max(1) as f64);
+    let reach = among(&beliefs, belief);
     let standard = &model.standard;
-    // A process finds a pattern in a dozen values of nothing but noise, and believes in it.
-    let is_pattern = model.evidence(space) >= PATTERN_MIN;
     let mut gain = None;
     if let Some(default) = default {
         let before = model.process.at(default);
@@ -83,12 +143,7 @@ fn among_noise(space: &Space, known: &[Known], measured: &[(&Point, f64)], defau
         gain = Some(if point == default {
             (0.0, (0.0, 0.0))
         } else {
-            let (from, to) = (standard.slope(before.mean), standard.slope(belief.mean));
-            let variance = from * from * before.variance + to * to * belief.variance - 2.0 * from * to * covariance;
-            let expected = standard.undo(before.mean) - standard.undo(belief.mean);
-            let reach = reach * variance.max(0.0).sqrt();
-            let low = expected - reach;
-            (expected, (if is_pattern { low } else { low.min(0.0) }, expected + reach))
+            difference(space, &model, default, (point, belief), reach)
         });
     }
     let reach = reach * belief.variance.sqrt();

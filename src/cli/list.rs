@@ -145,12 +145,11 @@ pub(super) fn experiments(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow
             _ => {}
         }
     }
-    let rows = found.into_values().map(|each| experiment_row(&each, args.id.is_some())).collect();
-    let next = if args.id.is_some() { "kloros explain ID" } else { "kloros experiments ID" };
-    show(out, rows, args, "experiment", next)
+    let rows = found.into_values().map(|each| experiment_row(&each)).collect();
+    show(out, rows, args, "experiment", "kloros experiments show ID")
 }
 
-fn experiment_row(found: &Found, whole: bool) -> Row {
+fn experiment_row(found: &Found) -> Row {
     let Found { experiment, earlier, trials, generations, end } = found;
     let failed = trials.iter().filter_map(|trial| match &trial.outcome {
         Outcome::Failed(failure) => Some(failure),
@@ -179,34 +178,11 @@ fn experiment_row(found: &Found, whole: bool) -> Row {
     if discarded > 0 {
         line.extend([format!(", {discarded} disturbed samples discarded")]);
     }
-    if whole {
-        if !earlier.is_empty() {
-            let known = progress::known(earlier.iter().map(|trial| &trial.from));
-            line.extend([format!("\n  learned from {known}")]);
-        }
-        line.extend(trials.iter().map(trial_line));
-        line.extend(failures::lines(&failed).into_iter().map(|each| format!("\n  {each}")));
-    }
-    let earlier = if whole { json!(earlier) } else { json!(earlier.len()) };
-    let trials = if whole { json!(trials) } else { json!(trials.len()) };
     let facts = json!({
-        "experiment": experiment, "earlier": earlier, "trials": trials, "failures": failed, "discarded": discarded,
-        "generations": generations, "end": end,
+        "experiment": experiment, "earlier": earlier.len(), "trials": trials.len(), "failures": failed,
+        "discarded": discarded, "generations": generations, "end": end,
     });
     Row { id: experiment.id.to_string(), facts, line }
-}
-
-fn trial_line(trial: &Trial) -> String {
-    let what = match &trial.outcome {
-        Outcome::Measured(measurement) => {
-            let metrics = ["goodput_per_s", "e2e_p95_ms", "tokens_per_s", "error_rate"]
-                .iter()
-                .filter_map(|name| Some(format!("{name} {}", story::number(*measurement.metrics.get(*name)?))));
-            metrics.collect::<Vec<_>>().join("  ")
-        }
-        Outcome::Failed(failure) => format!("failed: {}", shorten(&failure.to_string(), REASON_MAX)),
-    };
-    format!("\n  g{} t{:02}  {}  {what}", trial.generation, trial.number, story::params(&trial.params))
 }
 
 pub(super) fn winners(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::Result<Answer> {
@@ -218,11 +194,11 @@ pub(super) fn winners(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::Re
         })
         .map(|(at_ms, winner)| {
             let line = format!(
-                "{}  {}  {}  claimed {:+.0} %",
+                "{}  {}  {}  claimed {}",
                 rfc3339(at_ms),
                 winner.experiment_id,
                 story::params(&winner.best.params),
-                progress::percent_of_log(winner.best.fitness)
+                story::claimed(&winner)
             );
             Row { id: winner.experiment_id.to_string(), facts: json!(winner), line }
         })

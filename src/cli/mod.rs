@@ -7,8 +7,10 @@ mod failures;
 mod ids;
 mod list;
 mod out;
+mod picture;
 mod progress;
 mod run;
+mod show;
 mod status;
 mod story;
 mod text;
@@ -60,8 +62,8 @@ enum Command {
     Intents(ListArgs),
     /// List questions and how they ended
     Questions(ListArgs),
-    /// List experiments, or the trials of one
-    Experiments(ListArgs),
+    /// List experiments, or show one of them whole
+    Experiments(ExperimentsArgs),
     /// List winners
     Winners(ListArgs),
     /// List deployments and their verdicts
@@ -118,6 +120,29 @@ struct ListArgs {
     /// How many to show at most
     #[arg(long, default_value_t = 20)]
     limit: usize,
+}
+
+#[derive(Args)]
+struct ExperimentsArgs {
+    #[command(subcommand)]
+    command: Option<ExperimentsCommand>,
+    #[command(flatten)]
+    list: ListArgs,
+    /// Also draw the one that is shown into this file
+    #[arg(long, value_name = "FILE", requires = "id")]
+    svg: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum ExperimentsCommand {
+    /// Show one of them whole: convergence, importance, the best settings, the Pareto front
+    Show {
+        /// The experiment's id, or its beginning
+        id: String,
+        /// Also draw it into this file
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+    },
 }
 
 #[derive(Args)]
@@ -189,7 +214,7 @@ async fn obey(cli: Cli) -> anyhow::Result<Answer> {
         Command::Tree => ask::tree(&home()?, &mut out).await,
         Command::Intents(args) => list::intents(&home()?, &args, &mut out),
         Command::Questions(args) => list::questions(&home()?, &args, &mut out),
-        Command::Experiments(args) => list::experiments(&home()?, &args, &mut out),
+        Command::Experiments(args) => experiments(&home()?, &args, &mut out),
         Command::Winners(args) => list::winners(&home()?, &args, &mut out),
         Command::Deployments(args) => list::deployments(&home()?, &args, &mut out),
         Command::Explain { id } => story::explain(&home()?, &id, &mut out),
@@ -206,6 +231,14 @@ async fn obey(cli: Cli) -> anyhow::Result<Answer> {
             lab::run(command).await?;
             Ok(Answer::Done)
         }
+    }
+}
+
+fn experiments(home: &Home, args: &ExperimentsArgs, out: &mut Out) -> anyhow::Result<Answer> {
+    match (&args.command, &args.list.id) {
+        (Some(ExperimentsCommand::Show { id, svg }), _) => show::show(home, id, svg.as_deref(), out),
+        (None, Some(id)) => show::show(home, id, args.svg.as_deref(), out),
+        (None, None) => list::experiments(home, &args.list, out),
     }
 }
 

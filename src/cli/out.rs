@@ -4,7 +4,10 @@ use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 
-use super::text::{tame, tame_json};
+use super::{
+    picture::{Canvas, Line, Span},
+    text::{tame, tame_json},
+};
 
 /// Prints answers, in words or as JSON.
 pub(crate) struct Out {
@@ -44,6 +47,23 @@ impl Out {
         self.write(&tame(text))
     }
 
+    /// Prints lines of many tones for a person; in colour where a terminal has it and nobody has asked for none.
+    pub(crate) fn paint(&mut self, lines: &[Line]) -> io::Result<()> {
+        let is_coloured = self.terminal && std::env::var_os("NO_COLOR").is_none_or(|text| text.is_empty());
+        let span = |span: &Span| {
+            let (on, off) = if is_coloured { span.tone.codes() } else { ("", "") };
+            format!("{on}{}{off}", tame(&span.text))
+        };
+        let lines: Vec<String> = lines.iter().map(|line| line.iter().map(span).collect()).collect();
+        self.write(&lines.join("\n"))
+    }
+
+    /// Returns where pictures are drawn.
+    pub(crate) fn canvas(&self) -> Canvas {
+        let width = if self.terminal { self.columns() } else { COLUMNS_DEFAULT };
+        Canvas { width, unicode: shows_unicode() }
+    }
+
     fn write(&mut self, text: &str) -> io::Result<()> {
         let mut stdout = self.stdout.lock();
         writeln!(stdout, "{text}")?;
@@ -80,6 +100,15 @@ pub(crate) fn trouble(text: &str) {
 pub(crate) fn aside(text: &str) {
     // Whoever does not look on has lost nothing.
     writeln!(io::stderr().lock(), "{}", tame(text)).ok();
+}
+
+/// Returns whether the locale shows more than ASCII.
+fn shows_unicode() -> bool {
+    let set = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(std::env::var_os).find(|text| !text.is_empty());
+    set.is_some_and(|text| {
+        let text = text.to_string_lossy().to_ascii_lowercase();
+        text.contains("utf-8") || text.contains("utf8")
+    })
 }
 
 /// Returns whether the terminal cannot take a line back.

@@ -99,11 +99,9 @@ impl<'a> Progress<'a> {
                 self.best = generation.best.as_ref().map(|best| percent_of_log(best.fitness));
                 Some(measured(generation))
             }
-            Fact::ExperimentEnd(ExperimentEnd::Won { winner, .. }) => Some(format!(
-                "wins      {}, claimed {:+.0} %",
-                story::params(&winner.best.params),
-                percent_of_log(winner.best.fitness)
-            )),
+            Fact::ExperimentEnd(ExperimentEnd::Won { winner, .. }) => {
+                Some(format!("wins      {}, claimed {}", story::params(&winner.best.params), story::claimed(winner)))
+            }
             Fact::Ruling(ruling) => Some(ruled(ruling)),
             Fact::Deployment(deployment) => {
                 self.runs = 0;

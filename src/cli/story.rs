@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kloros_actors::{
     facts::{
         Anomaly, AnomalyKind, Authority, CycleId, Estimate, ExperimentEnd, Fact, Generation, Kind, Measurement,
-        Outcome, Params, Recorded, Ruled, Ruling, Step, Trial, TrialFailure, Verdict, stages,
+        Outcome, Params, Recorded, Ruled, Ruling, Step, Trial, TrialFailure, Verdict, Winner, stages,
     },
     seams::Query,
 };
@@ -214,9 +214,9 @@ fn measured(generation: &Generation) -> String {
 fn ended(end: &ExperimentEnd, tried: u32, failed: usize) -> String {
     match end {
         ExperimentEnd::Won { winner, .. } => format!(
-            "won        {} (claimed {:+.1} % over the live settings, {tried} trials, {failed} failed)",
+            "won        {} (claimed {} over the live settings, {tried} trials, {failed} failed)",
             params(&winner.best.params),
-            progress::percent_of_log(winner.best.fitness)
+            claimed(winner)
         ),
         ExperimentEnd::NoBetter { why, .. } => format!("no better  {why} ({tried} trials, {failed} failed)"),
         ExperimentEnd::Void { why, .. } => format!("void       {why} ({tried} trials, {failed} failed)"),
@@ -287,6 +287,18 @@ pub(super) fn number(value: f64) -> String {
 pub(super) fn estimate(estimate: &Estimate) -> String {
     let [ratio, low, high] = [estimate.ratio, estimate.low, estimate.high].map(|each| each * 100.0);
     format!("{ratio:+.1} % ({low:+.1} to {high:+.1})")
+}
+
+/// Prints what is claimed for a winner, with its interval where there is one.
+pub(super) fn claimed(winner: &Winner) -> String {
+    winner.gain.map_or_else(
+        || format!("{:+.0} %", progress::percent_of_log(winner.best.fitness)),
+        |gain| {
+            let [ratio, low, high] = [gain.ratio, gain.low, gain.high].map(|each| each * 100.0);
+            // Tenths of a percent tell nothing beside a doubling.
+            if ratio.abs() >= 20.0 { format!("{ratio:+.0} % ({low:+.0} to {high:+.0})") } else { estimate(&gain) }
+        },
+    )
 }
 
 /// Prints parameters in one line.

@@ -54,6 +54,32 @@ pub(super) fn shorten(text: &str, most: usize) -> String {
     line.chars().take(most.saturating_sub(3)).chain("...".chars()).collect()
 }
 
+/// Returns `text` in lines of at most `width` characters, the second and further ones indented; a word that is longer than that
+/// has a line of its own.
+pub(super) fn wrapped(text: &str, width: usize, indent: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    // A line feed in a name must not begin a line that looks like one of ours.
+    let text: String = text.chars().map(|each| if each.is_whitespace() { ' ' } else { each }).collect();
+    // What the first line begins with is kept as it is: names of lines stand in columns.
+    let start = text.len() - text.trim_start().len();
+    let mut line = text[..start].to_owned();
+    let mut is_empty = true;
+    for word in text[start..].split(' ') {
+        let length = line.chars().count() + usize::from(!is_empty) + word.chars().count();
+        if !is_empty && length > width.max(indent + 8) {
+            lines.push(std::mem::replace(&mut line, " ".repeat(indent)).trim_end().to_owned());
+            is_empty = true;
+        }
+        if !is_empty {
+            line.push(' ');
+        }
+        line += word;
+        is_empty = false;
+    }
+    lines.push(line);
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,6 +105,15 @@ mod tests {
         assert!(!text.chars().any(commands), "{text}");
         assert!(text.contains('\u{fc}'));
         assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
+    }
+
+    #[test]
+    fn long_text_goes_on_in_further_lines() {
+        assert_eq!(wrapped("found      a=1 b=2 c=3", 20, 11), ["found      a=1 b=2", "           c=3"]);
+        assert_eq!(wrapped("  short", 20, 2), ["  short"]);
+        assert_eq!(wrapped("a 0123456789012345678901234 b", 10, 2), ["a", "  0123456789012345678901234", "  b"]);
+        assert_eq!(wrapped("", 10, 2), [""]);
+        assert_eq!(wrapped("varied     a\nfound", 80, 11), ["varied     a found"]);
     }
 
     #[test]

@@ -10,7 +10,12 @@ use clap::Args;
 use kloros_actors::{facts::Direction, seams::Clock as _};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Answer, out, out::Out, tuned};
+use super::{
+    Answer, out,
+    out::Out,
+    picture::{self, SvgFile},
+    tuned,
+};
 use crate::{
     clock::SystemClock,
     home::Home,
@@ -51,8 +56,11 @@ pub(crate) struct TuneArgs {
     /// The journal; where it holds a run already, that run goes on [default: a new file in the home]
     #[arg(long, value_name = "FILE")]
     resume: Option<PathBuf>,
+    /// Also draw how it went into this SVG file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
     /// Let another program measure: it writes and reads lines of JSON
-    #[arg(long, conflicts_with_all = ["space", "budget", "batch", "parallel", "seed", "minimize", "maximize", "exact", "timeout", "resume", "argv"])]
+    #[arg(long, conflicts_with_all = ["space", "budget", "batch", "parallel", "seed", "minimize", "maximize", "exact", "timeout", "resume", "svg", "argv"])]
     ask_tell: bool,
     /// The command: it finds the parameters in its environment and prints one line of JSON with the metric
     #[arg(last = true, value_name = "COMMAND")]
@@ -80,6 +88,8 @@ pub(crate) async fn tune(
     // Without a home there is no configuration file to heed.
     let home = home();
     let machine = settings::measuring(home.as_ref().ok().map(Home::root))?.machine();
+    // A file that may not be written is told before hours are spent.
+    let svg = args.svg.as_deref().map(SvgFile::at).transpose()?;
     let path = match &args.resume {
         Some(path) => path.clone(),
         None => new_path(&home?),
@@ -114,8 +124,16 @@ pub(crate) async fn tune(
             bail!("interrupted after {count} of {} trials, nothing is left running; go on with: kloros tune --resume {path}", plan.budget);
         }
     };
-    let facts = tuned::facts(&plan, &report, &path);
-    out.answer(&facts, || tuned::words(&plan, &report))?;
+    let importance = tuned::importance(&plan, &report);
+    if let Some(file) = svg {
+        file.write(&picture::svg(&tuned::picture(&plan, &report, importance.clone())))?;
+    }
+    if out.is_json() {
+        out.answer(&tuned::facts(&plan, &report, &importance, &path)?, String::new)?;
+    } else {
+        let canvas = out.canvas();
+        out.paint(&tuned::lines(&plan, &report, &importance, canvas))?;
+    }
     Ok(if report.conclusion == Conclusion::Better { Answer::Done } else { Answer::No })
 }
 

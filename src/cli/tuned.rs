@@ -3,11 +3,15 @@
 use std::path::Path;
 
 use kloros_actors::facts::Direction;
-use kloros_search::{Config, Ended};
+use kloros_search::{Config, Ended, Outcome};
 use serde_json::json;
 
-use super::{failures, text::shorten};
-use crate::tune::{Best, Conclusion, Plan, Report, Step, Trial};
+use super::{
+    failures,
+    picture::{self, Came, Canvas, Convergence, Importance, Line, Mark, Picture, Scale, Tone, line},
+    text::shorten,
+};
+use crate::tune::{Best, Conclusion, Plan, Report, Step, Trial, outcome};
 
 /// How much of a reason stands in one line, in characters.
 const REASON_MAX: usize = 160;
@@ -52,20 +56,64 @@ pub(super) fn step(plan: &Plan, step: &Step<'_>) -> String {
 }
 
 /// Returns what a script gets.
-pub(super) fn facts(plan: &Plan, report: &Report, journal: &Path) -> serde_json::Value {
-    json!({
+pub(super) fn facts(
+    plan: &Plan,
+    report: &Report,
+    importance: &Result<Importance, String>,
+    journal: &Path,
+) -> serde_json::Result<serde_json::Value> {
+    let importance = picture::either(importance, serde_json::value::Serializer)?;
+    Ok(json!({
         "conclusion": report.conclusion,
         "metric": plan.metric,
         "direction": plan.direction,
         "best": report.best,
         "ended": report.ended,
         "trials": report.trials,
+        "importance": importance,
         "journal": journal,
-    })
+    }))
 }
 
-/// Returns what a person gets: the answer, the trials from the best to the worst, and what to type next.
-pub(super) fn words(plan: &Plan, report: &Report) -> String {
+/// Returns how much each parameter matters by what was measured, or why that cannot be told.
+pub(super) fn importance(plan: &Plan, report: &Report) -> Result<Importance, String> {
+    let outcome = |trial: &Trial| (trial.config.clone(), outcome(plan.direction, trial.value));
+    let trials: Vec<(Config, Outcome)> = report.trials.iter().map(outcome).collect();
+    kloros_search::importance(&plan.space, &trials, plan.noisy, plan.seed)
+        .map(Importance::from)
+        .map_err(|unclear| unclear.to_string())
+}
+
+/// Returns the run as it is drawn.
+pub(super) fn picture(plan: &Plan, report: &Report, importance: Result<Importance, String>) -> Picture {
+    let mark = |trial: &Trial| Mark {
+        group: (trial.id.max(1) - 1) / plan.batch.max(1) + 1,
+        label: setting(&trial.config),
+        result: match (trial.value, &trial.failure) {
+            (Some(value), _) => Came::Measured(value),
+            (None, Some(failure)) => Came::Failed(failure.kind.to_string()),
+            (None, None) => Came::Failed("failed".to_owned()),
+        },
+    };
+    let zero = report.trials.first().filter(|_| plan.default.is_some()).and_then(|first| first.value);
+    let scale = Scale::Metric { name: plan.metric.clone(), more: plan.direction == Direction::Up };
+    let marks = report.trials.iter().map(mark).collect();
+    Picture {
+        title: shorten(&command(plan), REASON_MAX),
+        subtitle: answer(plan, report).into_iter().next().unwrap_or_default(),
+        convergence: Convergence { scale, zero_name: "the default".to_owned(), zero, marks },
+        importance,
+        scatter: None,
+    }
+}
+
+/// Returns what a person gets: the answer, the trials from the best to the worst, what matters, and what to type next.
+pub(super) fn lines(
+    plan: &Plan,
+    report: &Report,
+    importance: &Result<Importance, String>,
+    canvas: Canvas,
+) -> Vec<Line> {
     let failed: Vec<_> = report.trials.iter().filter_map(|trial| trial.failure.as_ref()).collect();
     let measured = report.trials.len() - failed.len();
     let mut lines = answer(plan, report);
@@ -79,11 +127,14 @@ pub(super) fn words(plan: &Plan, report: &Report) -> String {
     lines.extend(failures::lines(&failures::count(failed)));
     lines.push(String::new());
     lines.extend(table(plan, report));
+    lines.push(String::new());
+    let mut lines: Vec<Line> = lines.into_iter().map(|text| line(Tone::Plain, text)).collect();
+    lines.extend(picture::importance(importance, canvas));
     if let Some(best) = &report.best {
-        lines.push(String::new());
-        lines.push(format!("{} {}", assignments(&best.config), command(plan)));
+        let next = format!("{} {}", assignments(&best.config), command(plan));
+        lines.extend([Vec::new(), line(Tone::Plain, next)]);
     }
-    lines.join("\n")
+    lines
 }
 
 fn answer(plan: &Plan, report: &Report) -> Vec<String> {

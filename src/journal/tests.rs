@@ -107,6 +107,7 @@ fn experiment(id: &str) -> Fact {
         seed: u64::MAX,
         at_ms: AT_MS,
         depth: 0,
+        objective: BTreeMap::new(),
     })
 }
 
@@ -127,7 +128,14 @@ fn winner(id: &str) -> Winner {
         experiment_id: ExperimentId::new(id),
         measured: 48,
         failed: 2,
+        gain: Some(Estimate { ratio: 0.131_415_926_535_897_93, low: -0.01, high: 0.3 }),
+        front: vec![best(), best()],
     }
+}
+
+fn no_better(id: &str) -> Fact {
+    let (experiment, why) = (ExperimentId::new(id), "the best candidate measured +1.0 %, it takes +3.0 %".to_owned());
+    Fact::ExperimentEnd(ExperimentEnd::NoBetter { experiment, why, front: vec![best()] })
 }
 
 fn won(id: &str) -> Fact {
@@ -275,7 +283,7 @@ fn one_of_each() -> Vec<Fact> {
         generation(1, None),
         generation(2, Some(best())),
         won("x-1"),
-        Fact::ExperimentEnd(ExperimentEnd::NoBetter { experiment: ExperimentId::new("x-2"), why: why() }),
+        no_better("x-2"),
         Fact::ExperimentEnd(ExperimentEnd::Void { experiment: ExperimentId::new("x-3"), why: why() }),
         Fact::Promotion(promotion()),
         Fact::Ruling(Ruling::Allow { promotion: promotion_id(), risk: Risk::Low, level: Autonomy::Cautious }),

@@ -22,7 +22,7 @@ mod ask_tell;
 
 pub(crate) use ask_tell::serve;
 pub(crate) use journal::Journal;
-pub(crate) use plan::{BUDGET_MAX, PARALLEL_MAX, Plan};
+pub(crate) use plan::{BUDGET_MAX, PARALLEL_MAX, Plan, outcome};
 pub(crate) use trial::Trial;
 pub(crate) use verdict::{Best, Conclusion, Report};
 pub(crate) use work::{Step, tune};

@@ -70,6 +70,6 @@ pub(super) fn oriented(direction: Direction, value: f64) -> f64 {
 }
 
 /// Returns the outcome that the search hears of.
-pub(super) fn outcome(direction: Direction, value: Option<f64>) -> Outcome {
+pub(crate) fn outcome(direction: Direction, value: Option<f64>) -> Outcome {
     value.map_or(Outcome::Failed, |value| Outcome::Value(oriented(direction, value)))
 }

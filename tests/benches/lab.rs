@@ -190,17 +190,16 @@ impl Lab {
 
     fn quasi_random(&self, point: u64) -> Params {
         let value = |knob: &Knob, share: f64| match &knob.range {
-            KnobKind::Integer { min, max, log } => {
+            KnobKind::Integer { min, max, log, .. } => {
                 let (low, high) = (*min as f64 - 0.5, *max as f64 + 0.5);
                 let low = if *log { low.max(0.5) } else { low };
                 let number = if *log { low * (high / low).powf(share) } else { low + (high - low) * share };
                 Value::Integer((number.round() as i64).clamp(*min, *max))
             }
             KnobKind::Float { min, max, .. } => Value::Float(min + (max - min) * share),
-            KnobKind::Boolean => Value::Boolean(share >= 0.5),
-            KnobKind::Choice { values } => {
-                Value::Choice(values[((share * values.len() as f64) as usize).min(values.len() - 1)].clone())
-            }
+            KnobKind::Boolean {} => Value::Boolean(share >= 0.5),
+            KnobKind::Choice { values } => Value::Choice(pick(values, share)),
+            KnobKind::Ordinal { values } => pick(values, share),
         };
         let knobs = self.knobs.iter().zip(BASES.into_iter().cycle());
         knobs.map(|((key, knob), base)| (name_of(key), value(knob, halton(point + SKIPPED, base)))).collect()
@@ -340,4 +339,9 @@ fn kloros(home: &Path, arguments: &[&str]) -> std::io::Result<Json> {
         Some(error) => Err(Error::other(format!("kloros {}: {error}", arguments.join(" ")))),
         None => Ok(found),
     }
+}
+
+/// Returns the value at this share of the list.
+fn pick<T: Clone>(values: &[T], share: f64) -> T {
+    values[((share * values.len() as f64) as usize).min(values.len() - 1)].clone()
 }

@@ -66,6 +66,11 @@ impl Process {
         &self.parameters
     }
 
+    /// Returns the variance of a measurement around the noise-free value.
+    pub(crate) fn noise(&self) -> f64 {
+        self.parameters[self.metric.categories.len() + 2].exp()
+    }
+
     /// Returns what to expect at a point.
     pub(crate) fn at(&self, point: &[f64]) -> Belief {
         let mut covariances = self.covariances(point);
@@ -73,6 +78,11 @@ impl Process {
         self.triangle.solve(&mut covariances);
         let variance = self.kernel.variance() - dot(&covariances, &covariances);
         Belief { mean, variance: variance.max(VARIANCE_MIN) }
+    }
+
+    /// Returns the mean at a point, for a tenth of the time that its variance takes.
+    pub(crate) fn mean_at(&self, point: &[f64]) -> f64 {
+        self.mean + dot(&self.covariances(point), self.solved.as_slice())
     }
 
     /// Returns the covariance of the noise-free values at two points.
@@ -89,7 +99,7 @@ impl Process {
         let covariances = self.covariances(point);
         let value = self.mean + dot(&covariances, self.solved.as_slice());
         let count = self.data.points.len();
-        let noise = self.parameters[self.metric.categories.len() + 2].exp();
+        let noise = self.noise();
         let column =
             DVector::from_iterator(count + 1, covariances.into_iter().chain([self.kernel.variance() + noise + JITTER]));
         let factor = self.factor.insert_column(count, column);
@@ -129,6 +139,7 @@ mod tests {
         let belief = line().at(&[0.3]);
         assert!((belief.mean - 1.2_f64.sin()).abs() < 0.02, "{belief:?}");
         assert!(belief.variance < 0.01, "{belief:?}");
+        assert!((belief.mean - line().mean_at(&[0.3])).abs() < 1e-12, "{belief:?}");
     }
 
     #[test]

@@ -29,6 +29,13 @@ impl Space {
         self.settle(&mut point, home).then_some(point)
     }
 
+    /// Returns the valid point that stands for these numbers from 0 to 1, one a parameter, such that evenly spread numbers
+    /// give every value an equal share; `None` if it cannot be mended.
+    pub(crate) fn drawn(&self, units: &[f64], home: &[f64]) -> Option<Point> {
+        let mut point: Point = self.axes.iter().zip(units).map(|(axis, unit)| axis.drawn(*unit)).collect();
+        (point.len() == self.dims() && self.settle(&mut point, home)).then_some(point)
+    }
+
     /// Returns `rows` points of which each coordinate is spread evenly over its range (a Latin hypercube: `McKay`,
     /// Beckman and Conover 1979). A row that is not valid is mended; one that cannot be mended is left out.
     pub(crate) fn latin_hypercube(&self, rows: usize, home: &[f64], rng: &mut impl Rng) -> Vec<Point> {

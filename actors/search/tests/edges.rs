@@ -52,6 +52,26 @@ fn a_constant_objective_ends_with_the_default() {
 }
 
 #[test]
+fn the_gain_of_the_recommended_setting_is_the_one_that_is_recommended_with_it() {
+    let noise = |config: &Config| (config.values().filter_map(Value::number).sum::<f64>() * 1e4).sin() * 0.02;
+    for noisy in [false, true] {
+        let options = Options { noisy, ..options(24, 1, at(2, 0.2)) };
+        let (search, _) = run(Search::new(floats(2), options), |config| Outcome::Value(bowl(config) + noise(config)));
+        let found = search.recommendation().unwrap();
+        let gain = search.gain(&found.config).unwrap();
+        assert!(gain.gain > 0.2 && (gain.gain - found.gain.unwrap()).abs() < 1e-9, "{gain:?} {found:?}");
+        let interval = found.gain_interval.unwrap();
+        assert!(
+            (gain.interval.0 - interval.0).abs() + (gain.interval.1 - interval.1).abs() < 1e-9,
+            "{gain:?} {found:?}"
+        );
+        assert_eq!(gain.noise > 0.0, noisy);
+        assert_eq!(search.gain(&at(2, 0.2)).unwrap().gain, 0.0);
+        assert_eq!(search.gain(&at(2, 0.123_456)), None, "it was not measured");
+    }
+}
+
+#[test]
 fn the_default_comes_back_to_the_last_digit() {
     let kind = Kind::Float { low: 0.07, high: 7.3, log: true, step: None };
     let param = Param { name: "x".to_owned(), kind, when: None };
