@@ -58,9 +58,10 @@ def run(tool: str, problem: str, seed: int, budget: int, program: str) -> dict:
 
 def version(tool: str, program: str) -> str:
     """Returns what says whether a stored run is still of this tool."""
-    if tool == "kloros":
+    package = tool.split("-")[0]
+    if package == "kloros":
         return digest(Path(program).read_bytes())
-    return "1" if tool == "random" else importlib.metadata.version(tool)
+    return "1" if package == "random" else importlib.metadata.version(package)
 
 
 def same(one: dict, other: dict) -> bool:
@@ -83,7 +84,8 @@ def stored(cache: Path | None) -> dict[str, dict]:
 
 def all_runs(options: argparse.Namespace) -> dict[tuple[str, str, int, int], dict]:
     """Returns every run, from the cache where it is there."""
-    code = {tool: digest(inspect.getsource(problems) + inspect.getsource(tools.TOOLS[tool])) for tool in options.tools}
+    sources = {tool: "".join(map(inspect.getsource, tools.TOOLS[tool].__mro__[:-1])) for tool in options.tools}
+    code = {tool: digest(inspect.getsource(problems) + sources[tool]) for tool in options.tools}
     known, found, missing = stored(options.cache), {}, {}
     # Seed by seed, so that a comparison that is cut off has compared something.
     for seed in options.seeds:
@@ -190,7 +192,7 @@ def main() -> None:
     for name, known in [*((each, tools.TOOLS) for each in options.tools), *((each, problems.PROBLEMS) for each in options.problems)]:
         if name not in known:
             parser.error(f"{name} is none of {', '.join(known)}")
-    if "kloros" in options.tools and not Path(options.kloros).is_file():
+    if any(tool.startswith("kloros") for tool in options.tools) and not Path(options.kloros).is_file():
         parser.error(f"there is no {options.kloros}: build it with `cargo build --release`, or name it with --kloros")
     report(options, all_runs(options))
 

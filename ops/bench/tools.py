@@ -16,7 +16,7 @@ from typing import Protocol
 
 from problems import Config, Instance, generator, is_active, uniform
 
-LOT = 4
+LOT = 4  # How many a tool that takes lots is given at once.
 
 
 class Tool(Protocol):
@@ -52,6 +52,8 @@ class Random:
 class Optuna:
     """Optuna's TPE, multivariate, constant liar, in lots of four."""
 
+    lot = LOT
+
     def __init__(self, instance: Instance, budget: int) -> None:
         import optuna
 
@@ -72,7 +74,7 @@ class Optuna:
         self.configs: dict[int, Config] = {}
 
     def ask(self) -> list[Config]:
-        self.trials = [self.study.ask() for _ in range(min(LOT, self.remaining))]
+        self.trials = [self.study.ask() for _ in range(min(self.lot, self.remaining))]
         for trial in self.trials:
             self.configs[trial.number] = self.suggest(trial)
         return [self.configs[trial.number] for trial in self.trials]
@@ -104,6 +106,12 @@ class Optuna:
             return self.configs[self.study.best_trial.number]
         except ValueError:
             return None
+
+
+class OptunaOneByOne(Optuna):
+    """Optuna's TPE without lots."""
+
+    lot = 1
 
 
 class Smac:
@@ -201,9 +209,10 @@ class Smac:
 
 
 class Kloros:
-    """`kloros tune --ask-tell`."""
+    """`kloros tune --ask-tell`, which asks one by one where nobody says that more are measured at once."""
 
     program = "kloros"
+    lot = 1
 
     def __init__(self, instance: Instance, budget: int) -> None:
         self.process = subprocess.Popen(
@@ -213,6 +222,7 @@ class Kloros:
             "space": instance.space,
             "budget": budget,
             "batch": LOT,
+            "parallel": self.lot,
             "seed": instance.seed,
             "default": instance.default,
             "direction": "minimize",
@@ -240,4 +250,17 @@ class Kloros:
         return self.heard["best"]
 
 
-TOOLS = {"kloros": Kloros, "optuna": Optuna, "smac": Smac, "random": Random}
+class KlorosInLots(Kloros):
+    """`kloros tune --ask-tell` where four are measured at once."""
+
+    lot = LOT
+
+
+TOOLS = {
+    "kloros": Kloros,
+    "optuna": Optuna,
+    "smac": Smac,
+    "random": Random,
+    "kloros-lots": KlorosInLots,
+    "optuna-one": OptunaOneByOne,
+}

@@ -280,7 +280,8 @@ fn measured_before(seed: u64, lowest: f64) -> Vec<Earlier> {
 
 #[test]
 fn what_earlier_searches_promise_is_tried_once_before_more_is_built_on_it() {
-    let mut search = Search::new(floats(3), Options { warm: measured_before(1, 0.7), ..options(16, 2, at(3, 0.5)) });
+    let warm = measured_before(1, 0.7);
+    let mut search = Search::new(floats(3), Options { batch: 4, warm, ..options(16, 2, at(3, 0.5)) });
     let first = search.ask(4);
     assert_eq!((first.len(), &first[0].config), (2, &at(3, 0.5)));
     assert!(bowl(&first[1].config) < 0.01, "{first:?}");
