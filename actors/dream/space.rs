@@ -147,8 +147,28 @@ impl SearchSpace {
         params.iter().map(|(name, value)| (name.clone(), setting(&listed(name, value)))).collect()
     }
 
-    /// Returns the parameters of a point of the engine, decimal numbers without digits that nobody would write.
+    /// Returns the parameters of a point of the engine, decimal numbers without digits that nobody would write, unless a
+    /// constraint that the point keeps hangs on them.
     pub fn params_of(&self, point: &Point) -> Params {
+        let short = self.shortened_params(point);
+        if self.keeps_constraints(&short) {
+            return short;
+        }
+        let exact = |(name, setting): (&String, &Setting)| match setting {
+            Setting::Float(value) => (name.clone(), Value::Float(*value)),
+            _ => (name.clone(), short[name].clone()),
+        };
+        point.iter().map(exact).collect()
+    }
+
+    fn keeps_constraints(&self, params: &Params) -> bool {
+        let number = |name: &String| params.get(name).and_then(Value::as_number);
+        let constraints = self.constraints.iter().filter_map(|text| Constraint::try_from(text.clone()).ok());
+        let mut sides = constraints.filter_map(|constraint| number(&constraint.left).zip(number(&constraint.right)));
+        sides.all(|(left, right)| left <= right)
+    }
+
+    fn shortened_params(&self, point: &Point) -> Params {
         let value = |name: &String, setting: &Setting| match (setting, self.params.get(name).map(|each| &each.range)) {
             (Setting::Bool(value), _) => Value::Boolean(*value),
             (Setting::Integer(value), _) => Value::Integer(*value),
@@ -314,6 +334,20 @@ mod tests {
     fn space(params: &[(&str, &str)]) -> SearchSpace {
         let param = |(name, json): &(&str, &str)| ((*name).to_owned(), serde_json::from_str(json).unwrap());
         SearchSpace { params: params.iter().map(param).collect(), ..SearchSpace::default() }
+    }
+
+    #[test]
+    fn digits_are_only_dropped_where_the_constraints_still_hold() {
+        let a = ("a", r#"{"kind": "float", "min": 0.001, "max": 10.0, "log": true}"#);
+        let b = ("b", r#"{"kind": "float", "min": 1.0, "max": 4.0, "log": true}"#);
+        let free = space(&[a, b]);
+        let bound = SearchSpace { constraints: vec!["a <= b".to_owned()], ..free.clone() };
+        let point = |a, b| Point::from([("a".to_owned(), Setting::Float(a)), ("b".to_owned(), Setting::Float(b))]);
+        let [a, b] = ["a", "b"].map(|name| free.params_of(&point(1.6866, 1.6866))[name].as_number().unwrap());
+        assert!(a > b, "{a} {b}");
+        let kept = bound.params_of(&point(1.6866, 1.6866));
+        assert_eq!((kept["a"].as_number(), kept["b"].as_number()), (Some(1.6866), Some(1.6866)));
+        assert_eq!(bound.params_of(&point(1.500_001, 3.0)), free.params_of(&point(1.500_001, 3.0)));
     }
 
     const SPEC: (&str, &str) = ("spec", r#"{"kind": "boolean"}"#);

@@ -118,7 +118,9 @@ impl<'a> Lot<'a> {
             promising
         };
         let planned = planned.filter(|point| self.is_new(point));
-        let Some(point) = planned.or_else(|| self.any_new()).or_else(|| self.repeat()) else { return Next::Nothing };
+        let found = planned.or_else(|| self.any_new()).or_else(|| self.repeat());
+        // Where nothing is allowed, not even the default is.
+        let Some(point) = found.filter(|point| self.space.allows(point)) else { return Next::Nothing };
         self.risk += 1.0 - self.feasibility.chance(&point);
         self.taken.insert(bits(&point));
         if let Some(model) = &mut self.model {

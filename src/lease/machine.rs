@@ -29,6 +29,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 pub(crate) struct Machine {
     folder: PathBuf,
     patience: Duration,
+    unproven_patience: Duration,
 }
 
 /// The right to measure. The kernel takes it back when the process ends, however it ends.
@@ -53,10 +54,12 @@ pub(crate) enum LeaseError {
     #[error("{SEATS} others wait for the machine already")]
     Full,
     /// It took too long.
-    #[error("waited {waited_s} s for the machine, which is as long as measuring.lease_wait_s allows: {in_the_way}")]
+    #[error("waited {waited_s} s for the machine, which is as long as measuring.{key} allows: {in_the_way}")]
     TooLong {
         /// How long, in seconds.
         waited_s: u64,
+        /// The setting that says so.
+        key: &'static str,
         /// Who was in the way, in words.
         in_the_way: String,
     },
@@ -65,7 +68,12 @@ pub(crate) enum LeaseError {
 impl Machine {
     /// Returns the machine whose lease lies in `folder`, for which one waits at most as long as `patience`.
     pub(crate) fn new(folder: &Path, patience: Duration) -> Self {
-        Self { folder: folder.to_owned(), patience }
+        Self { folder: folder.to_owned(), patience, unproven_patience: patience }
+    }
+
+    /// Lets what judges a live change wait no longer than this: an unproven change must not stay for want of a turn.
+    pub(crate) fn unproven_within(self, patience: Duration) -> Self {
+        Self { unproven_patience: patience, ..self }
     }
 
     /// Leases the machine for `what`, once it is free and nobody goes first. `hear` is told who is in the way, and again
@@ -79,10 +87,22 @@ impl Machine {
         mut hear: impl FnMut(&Standing),
     ) -> Result<Lease, LeaseError> {
         let folder = self.open()?;
-        let patience_us = u64::try_from(self.patience.as_micros()).unwrap_or(u64::MAX);
+        let (patience, key) = match urgency {
+            Urgency::Unproven => (self.unproven_patience, "unproven_wait_s"),
+            Urgency::Ordinary => (self.patience, "lease_wait_s"),
+        };
+        let patience_us = u64::try_from(patience.as_micros()).unwrap_or(u64::MAX);
         let began_us = now_us();
         let party = Party::waiting(what, urgency, began_us, patience_us);
-        let (seat, mut seated) = self.sit(&folder)?.ok_or(LeaseError::Full)?;
+        let (seat, mut seated) = loop {
+            if let Some(seated) = self.sit(&folder)? {
+                break seated;
+            }
+            if now_us().saturating_sub(began_us) >= patience_us {
+                return Err(LeaseError::Full);
+            }
+            sleep(LOOK_INTERVAL).await;
+        };
         seated.say(&party);
         let mut told = None;
         loop {
@@ -97,10 +117,15 @@ impl Machine {
             }
             let waited_us = now_us().saturating_sub(began_us);
             if waited_us >= patience_us {
-                return Err(LeaseError::TooLong { waited_s: waited_us / 1_000_000, in_the_way });
+                return Err(LeaseError::TooLong { waited_s: waited_us / 1_000_000, key, in_the_way });
             }
             sleep(LOOK_INTERVAL).await;
         }
+    }
+
+    /// Returns whether anybody waits for the machine.
+    fn is_waited_for(&self) -> bool {
+        self.open().is_ok_and(|folder| !Self::waiting(&folder, None).is_empty())
     }
 
     /// Returns who measures and who waits.
@@ -111,7 +136,7 @@ impl Machine {
 
     fn attempt(&self, folder: &Folder, seat: u32, party: &Party) -> Result<Option<Lease>, LeaseError> {
         let now_us = now_us();
-        if self.waiting(folder, Some(seat))?.iter().any(|other| other.goes_before(party, now_us)) {
+        if Self::waiting(folder, Some(seat)).iter().any(|other| other.goes_before(party, now_us)) {
             return Ok(None);
         }
         let Some(mut slot) = folder.take(SLOT).map_err(|source| self.unusable(source))? else { return Ok(None) };
@@ -120,28 +145,32 @@ impl Machine {
     }
 
     fn sit(&self, folder: &Folder) -> Result<Option<(u32, Held)>, LeaseError> {
+        let mut unusable = None;
+        let mut taken = 0;
         for seat in 1..=SEATS {
-            if let Some(held) = folder.take(&name_of(seat)).map_err(|source| self.unusable(source))? {
-                return Ok(Some((seat, held)));
+            match folder.take(&name_of(seat)) {
+                Ok(Some(held)) => return Ok(Some((seat, held))),
+                Ok(None) => taken += 1,
+                // One file that somebody has spoilt must not stop everybody.
+                Err(source) => unusable = Some(source),
             }
         }
-        Ok(None)
+        match unusable.filter(|_| taken == 0) {
+            Some(source) => Err(self.unusable(source)),
+            None => Ok(None),
+        }
     }
 
     /// Returns who waits, but for who sits at `own`.
-    fn waiting(&self, folder: &Folder, own: Option<u32>) -> Result<Vec<Party>, LeaseError> {
-        let mut waiting = Vec::new();
-        for seat in (1..=SEATS).filter(|seat| Some(*seat) != own) {
-            // Somebody who has just sat down and not yet said who it is comes after this one.
-            let holder = folder.holder(&name_of(seat)).map_err(|source| self.unusable(source))?;
-            waiting.extend(holder);
-        }
-        Ok(waiting)
+    fn waiting(folder: &Folder, own: Option<u32>) -> Vec<Party> {
+        let others = (1..=SEATS).filter(|seat| Some(*seat) != own);
+        // Somebody who has just sat down and not yet said who it is comes after this one, and nobody sits on a spoilt file.
+        others.filter_map(|seat| folder.holder(&name_of(seat)).ok().flatten()).collect()
     }
 
     fn standing(&self, folder: &Folder, own: Option<u32>) -> Result<Standing, LeaseError> {
         let measures = folder.holder(SLOT).map_err(|source| self.unusable(source))?;
-        Ok(Standing::of(measures.as_ref(), self.waiting(folder, own)?, now_us()))
+        Ok(Standing::of(measures.as_ref(), Self::waiting(folder, own), now_us()))
     }
 
     fn open(&self) -> Result<Folder, LeaseError> {
@@ -167,7 +196,8 @@ impl Shared {
         hear: impl FnMut(&Standing),
     ) -> Result<Arc<Lease>, LeaseError> {
         let mut shared = self.0.lock().await;
-        if let Some(lease) = shared.upgrade() {
+        // Whoever waits elsewhere has their turn before this kind begins another one.
+        if let Some(lease) = shared.upgrade().filter(|_| !machine.is_waited_for()) {
             return Ok(lease);
         }
         let lease = Arc::new(machine.lease(what, Urgency::Ordinary, hear).await?);
@@ -297,6 +327,50 @@ mod tests {
         drop(two);
         assert!(machine.look().unwrap().measures.is_none());
         shared.lease(&machine, "tune", |_| {}).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_shares_a_lease_does_not_go_before_who_waits_elsewhere() {
+        let (_above, machine) = machine(LONG);
+        let shared = Shared::default();
+        let first = shared.lease(&machine, "a trial", |_| {}).await.unwrap();
+        let mut elsewhere = Box::pin(machine.lease("elsewhere", Urgency::Ordinary, |_| {}));
+        assert!(is_waiting(&mut elsewhere).await);
+        let mut second = Box::pin(shared.lease(&machine, "another trial", |_| {}));
+        assert!(is_waiting(&mut second).await);
+        drop(first);
+        let had = tokio::select! {
+            biased;
+            _ = &mut second => panic!("it was the other one's turn"),
+            lease = &mut elsewhere => lease.unwrap(),
+        };
+        drop(had);
+        second.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_spoilt_file_of_one_who_waits_stops_nobody() {
+        let (_above, machine) = machine(LONG);
+        drop(machine.lease("a", Urgency::Ordinary, |_| {}).await.unwrap());
+        for seat in [1, 20] {
+            let path = machine.folder.join(name_of(seat));
+            std::fs::remove_file(&path).ok();
+            std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+        }
+        let first = machine.lease("a", Urgency::Ordinary, |_| {}).await.unwrap();
+        let mut second = Box::pin(machine.lease("b", Urgency::Ordinary, |_| {}));
+        assert!(is_waiting(&mut second).await);
+        drop(first);
+        second.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_unproven_change_is_not_left_alone_for_as_long_as_a_trial_waits() {
+        let (_above, machine) = machine(LONG);
+        let machine = machine.unproven_within(Duration::from_millis(1));
+        let _lease = machine.lease("a trial", Urgency::Ordinary, |_| {}).await.unwrap();
+        let why = machine.lease("a run", Urgency::Unproven, |_| {}).await.unwrap_err().to_string();
+        assert!(why.contains("measuring.unproven_wait_s"), "{why}");
     }
 
     #[tokio::test]

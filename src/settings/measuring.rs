@@ -25,6 +25,8 @@ pub(crate) struct Measuring {
     pub(crate) lease_folder: PathBuf,
     /// How long a measurement waits for its turn at most, in seconds.
     pub(crate) lease_wait_s: u64,
+    /// How long a run that judges a live change waits at most, in seconds.
+    pub(crate) unproven_wait_s: u64,
     /// The largest load of others that counts as quiet, as a ratio of all cores.
     pub(crate) others_max: f64,
     /// How much larger the load of others may be than it was for what a sample is compared with, as a ratio of all cores.
@@ -40,6 +42,7 @@ impl Default for Measuring {
         Self {
             lease_folder: PathBuf::from(LEASE_FOLDER),
             lease_wait_s: 1800,
+            unproven_wait_s: 60,
             others_max: 0.95,
             others_rise_max: 0.25,
             repeats_max: 3,
@@ -51,7 +54,8 @@ impl Default for Measuring {
 impl Measuring {
     /// Returns the machine, to be leased as these settings say.
     pub(crate) fn machine(&self) -> Machine {
-        Machine::new(&self.lease_folder, Duration::from_secs(self.lease_wait_s))
+        let machine = Machine::new(&self.lease_folder, Duration::from_secs(self.lease_wait_s));
+        machine.unproven_within(Duration::from_secs(self.unproven_wait_s))
     }
 
     /// Returns what becomes of a measurement that others disturbed.
@@ -67,6 +71,7 @@ impl Measuring {
     pub(crate) fn problems(&self) -> Vec<Problem> {
         let mut check = Check::of("measuring");
         check.between("lease_wait_s", self.lease_wait_s as f64, 1.0, 86_400.0);
+        check.between("unproven_wait_s", self.unproven_wait_s as f64, 1.0, 3600.0);
         check.between("others_max", self.others_max, 0.0, 1.0);
         check.between("others_rise_max", self.others_rise_max, 0.0, 1.0);
         check.between("repeats_max", f64::from(self.repeats_max), 0.0, 100.0);

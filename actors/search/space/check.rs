@@ -107,6 +107,9 @@ fn problem(kind: &Kind) -> Option<&'static str> {
             }
             _ if low > high => Some("low is above high: exchange them"),
             _ if *log && *low <= 0.0 => Some("a logarithmic range begins above 0: raise low or set log to false"),
+            _ if *log && !(high / low).is_finite() => {
+                Some("the ends of the logarithmic range are too far apart: raise low")
+            }
             Some(step) if !(step.is_finite() && *step > 0.0) => Some("the step is not above 0: give a positive one"),
             Some(step) if (high - low) / step > 1e15 => Some("the step is too small for the range: leave it out"),
             _ => None,

@@ -266,6 +266,18 @@ fn a_measurement_that_was_not_asked_is_known_and_counted() {
     assert_eq!((asked.len(), asked[0].id), (5, 4));
 }
 
+#[test]
+fn where_everything_is_forbidden_nothing_is_asked() {
+    let params = vec![Param { name: "p".to_owned(), kind: Kind::Bool, when: None }];
+    let forbidden = [true, false].map(|value| Config::from([("p".to_owned(), Value::Bool(value))])).to_vec();
+    let space = Space::new(SpaceSpec { params, forbidden, ..SpaceSpec::default() }).unwrap();
+    for noisy in [false, true] {
+        let options = Options { budget: 8, noisy, ..Options::default() };
+        let (search, asked) = run(Search::new(space.clone(), options), |_| Outcome::Value(1.0));
+        assert_eq!((asked.len(), search.ended()), (0, Some(Ended::Exhausted)));
+    }
+}
+
 /// Returns what a search of this bowl measures, as a later one is told it.
 fn measured_before(seed: u64, lowest: f64) -> Vec<Earlier> {
     let at_bottom = |config: &Config| numbers(config).iter().map(|x| (x - lowest) * (x - lowest)).sum();
