@@ -300,7 +300,7 @@ mod tests {
     async fn a_wait_that_is_too_long_ends_with_the_name_of_its_limit_and_of_who_was_in_the_way() {
         let (_above, machine) = machine(Duration::from_millis(150));
         let _first = machine.lease("a trial", Urgency::Ordinary, |_| {}).await.unwrap();
-        let why = machine.lease("a run", Urgency::Unproven, |_| {}).await.unwrap_err().to_string();
+        let why = machine.lease("a run", Urgency::Ordinary, |_| {}).await.unwrap_err().to_string();
         assert!(why.contains("measuring.lease_wait_s") && why.contains("with a trial measures"), "{why}");
         assert_eq!(machine.look().unwrap().waits, []);
     }
