@@ -45,7 +45,7 @@ fn time(measured: u32, noisy: bool, seed: u64) -> Duration {
     let kind = Kind::Float { low: 0.0, high: 1.0, log: false, step: None };
     let params = (0..6).map(|index| Param { name: format!("x{index}"), kind: kind.clone(), when: None }).collect();
     let space = Space::new(SpaceSpec { params, ..SpaceSpec::default() }).expect("a valid space");
-    let mut search = Search::new(space, Options { budget: measured + 4, seed, noisy, ..Options::default() });
+    let mut search = Search::new(space, Options { budget: measured + 4, batch: 4, seed, noisy, ..Options::default() });
     let mut told = 0;
     loop {
         let start = Instant::now();
