@@ -109,13 +109,13 @@ fn difference(
 ) -> (f64, (f64, f64)) {
     let (before, covariance) = (model.process.at(default), model.process.covariance(default, point));
     let standard = &model.standard;
-    let (from, to) = (standard.slope(before.mean), standard.slope(belief.mean));
-    let variance = from * from * before.variance + to * to * belief.variance - 2.0 * from * to * covariance;
-    let expected = standard.undo(before.mean) - standard.undo(belief.mean);
-    let reach = reach * variance.max(0.0).sqrt();
+    let deviation = (before.variance + belief.variance - 2.0 * covariance).max(0.0).sqrt();
+    let gain = |before: f64| standard.undo(before) - standard.undo(belief.mean);
+    // Bad values are pulled in, so that a slope at a bad default says nothing of how far off it may be: its ends do.
+    let (low, expected, high) =
+        (gain(before.mean - reach * deviation), gain(before.mean), gain(before.mean + reach * deviation));
     // A process finds a pattern in a dozen values of nothing but noise, and believes in it.
     let is_pattern = model.evidence(space) >= PATTERN_MIN;
-    let (low, high) = (expected - reach, expected + reach);
     (expected, if is_pattern { (low, high) } else { (low.min(0.0), high.max(0.0)) })
 }
 

@@ -267,6 +267,14 @@ fn a_measurement_that_was_not_asked_is_known_and_counted() {
 }
 
 #[test]
+fn a_gain_without_any_noise_is_certain_however_far_the_best_leaves_the_default_behind() {
+    let (search, _) = run(Search::new(floats(1), Options { noisy: true, ..options(20, 1, at(1, 0.5)) }), |config| {
+        Outcome::Value(numbers(config)[0])
+    });
+    assert!(search.recommendation().unwrap().gain_interval.unwrap().0 > 0.0, "{:?}", search.recommendation());
+}
+
+#[test]
 fn where_everything_is_forbidden_nothing_is_asked() {
     let params = vec![Param { name: "p".to_owned(), kind: Kind::Bool, when: None }];
     let forbidden = [true, false].map(|value| Config::from([("p".to_owned(), Value::Bool(value))])).to_vec();
