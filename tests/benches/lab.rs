@@ -3,7 +3,8 @@
 //! A quasi-random search measures 400 settings of the lab, and its eight best ones again and again. Then the real daemon runs
 //! nine experiments of 8 candidates in 3 generations, each with another seed and in a home of its own. What each recommends
 //! takes turns with the best of the 400 under the same requests, without the daemon. `KLOROS_LAB_POINTS`, `KLOROS_LAB_SEEDS`
-//! and `KLOROS_LAB_ROUNDS` make it smaller for a trial; it then promises nothing.
+//! and `KLOROS_LAB_ROUNDS` make it smaller for a trial; it then promises nothing. `KLOROS_LAB_LANES` says how many
+//! measurements go on at once, each on two cores of its own, for a machine that has as many and nothing else to do.
 
 use std::{
     collections::BTreeMap,
@@ -12,6 +13,7 @@ use std::{
     io::{Error, Write},
     path::Path,
     process::{Child, Command, Stdio},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -28,6 +30,9 @@ const ROUNDS: u64 = 4;
 
 /// How many of the plain search's best are measured again: the best of many single numbers is a lucky one.
 const FINALISTS: usize = 8;
+
+/// How many cores a lane has, where there are several.
+const LANE_CORES: u64 = 2;
 
 /// What an experiment may spend.
 const CANDIDATES: u32 = 8;
@@ -55,23 +60,25 @@ fn main() -> std::io::Result<()> {
         number("KLOROS_LAB_SEEDS", SEEDS)?,
         number("KLOROS_LAB_ROUNDS", ROUNDS)?,
     );
-    let (began, lab) = (Instant::now(), Lab::new()?);
-    let live = lab.live(rounds)?;
+    let lanes = number("KLOROS_LAB_LANES", 1)?;
+    let began = Instant::now();
+    let lanes = Lanes((0..lanes).map(|lane| Lab::new((lanes > 1).then_some(lane))).collect::<Result<_, _>>()?);
+    let live = lanes.live(rounds)?;
     say(&format!("the lab as shipped: {}", words(&live)))?;
-    let best = lab.plain(points, rounds, &live)?;
+    let best = lanes.plain(points, rounds, &live)?;
     say(&format!(
         "best of {points} quasi-random settings, after {:.0} s: {}",
         began.elapsed().as_secs_f64(),
         told(&best)
     ))?;
-    let mut settings = vec![best];
-    for seed in 1..=seeds {
+    let found = lanes.share((1..=seeds).collect(), |lab, seed| {
         let (since, found) = (Instant::now(), lab.experiment(seed)?);
         let recommended = found.unwrap_or_else(|| lab.shipped());
         say(&format!("seed {seed} recommends, after {:.0} s: {}", since.elapsed().as_secs_f64(), told(&recommended)))?;
-        settings.push(recommended);
-    }
-    let scores = lab.compare(&settings, rounds, &live)?;
+        Ok(recommended)
+    })?;
+    let settings: Vec<Params> = [best].into_iter().chain(found).collect();
+    let scores = lanes.compare(&settings, rounds, &live)?;
     say(&format!("compared in {rounds} rounds, as a share of the best of {points}:"))?;
     let mut shares: Vec<f64> = scores[1..].iter().map(|score| (score - scores[0]).exp()).collect();
     for (seed, (share, score)) in shares.iter().zip(&scores[1..]).enumerate() {
@@ -100,8 +107,90 @@ fn say(line: &str) -> std::io::Result<()> {
     writeln!(std::io::stdout().lock(), "{line}")
 }
 
+/// The labs that measure at once.
+struct Lanes(Vec<Lab>);
+
+impl Lanes {
+    /// Lets the lanes work off `jobs`, and returns what became of each, in their order.
+    fn share<Job: Send, Done: Send>(
+        &self,
+        jobs: Vec<Job>,
+        work: impl Fn(&Lab, Job) -> std::io::Result<Done> + Sync,
+    ) -> std::io::Result<Vec<Done>> {
+        let queue = Mutex::new(jobs.into_iter().enumerate());
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let lane = |lab: &Lab| {
+            let mut done = Vec::new();
+            while let Some((number, job)) = next() {
+                done.push((number, work(lab, job)?));
+            }
+            Ok::<_, Error>(done)
+        };
+        let mut done = std::thread::scope(|scope| {
+            let lanes: Vec<_> = self.0.iter().map(|lab| scope.spawn(|| lane(lab))).collect();
+            let ends =
+                lanes.into_iter().map(|lane| lane.join().unwrap_or_else(|_| Err(Error::other("a lane panicked"))));
+            ends.collect::<std::io::Result<Vec<_>>>()
+        })?
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>();
+        done.sort_by_key(|(number, _)| *number);
+        Ok(done.into_iter().map(|(_, done)| done).collect())
+    }
+
+    /// Returns what the lab measures as it is shipped, on average over the rounds.
+    fn live(&self, rounds: u64) -> std::io::Result<Metrics> {
+        let runs = self.share((1..=rounds).collect(), |lab, round| lab.measure(&lab.shipped(), round))?;
+        let runs: Vec<Metrics> = runs.into_iter().flatten().collect();
+        let first = runs.first().ok_or_else(|| Error::other("the lab as shipped could not be measured"))?;
+        let mean = |name: &String| {
+            let values: Vec<f64> = runs.iter().filter_map(|run| run.get(name).copied()).collect();
+            (name.clone(), values.iter().sum::<f64>() / values.len() as f64)
+        };
+        Ok(first.keys().map(mean).collect())
+    }
+
+    /// Returns the best of so many quasi-random settings.
+    fn plain(&self, points: usize, rounds: u64, live: &Metrics) -> std::io::Result<Params> {
+        let (told, began) = (Mutex::new((0, f64::NEG_INFINITY)), Instant::now());
+        let scored = self.share((0..points).collect(), |lab, point| {
+            let params = lab.quasi_random(point as u64);
+            let score = lab.measure(&params, 1)?.and_then(|metrics| lab.score(&metrics, live));
+            let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+            *told = (told.0 + 1, score.unwrap_or(f64::NEG_INFINITY).max(told.1));
+            if told.0 % 20 == 0 || told.0 == points {
+                let left_s = began.elapsed().as_secs_f64() / told.0 as f64 * (points - told.0) as f64;
+                say(&format!("  {} of {points}: best {:+.0} %, {left_s:.0} s left", told.0, 100.0 * told.1.exp_m1()))?;
+            }
+            Ok(score.map(|score| (score, params)))
+        })?;
+        let mut found: Vec<(f64, Params)> = scored.into_iter().flatten().collect();
+        found.sort_by(|one, other| other.0.total_cmp(&one.0));
+        let finalists: Vec<Params> = found.into_iter().take(FINALISTS).map(|(_, params)| params).collect();
+        let scores = self.compare(&finalists, rounds, live)?;
+        let best = finalists.into_iter().zip(scores).max_by(|one, other| one.1.total_cmp(&other.1));
+        best.map(|(params, _)| params).ok_or_else(|| Error::other("no setting could be measured"))
+    }
+
+    /// Returns the mean score of each of `settings`, which take turns, all under the same requests in a round. A run that
+    /// failed scores as a tenfold loss, the most that one metric can say; guards, which one short window may trip, are left out.
+    fn compare(&self, settings: &[Params], rounds: u64, live: &Metrics) -> std::io::Result<Vec<f64>> {
+        let scores = self.share((1..=rounds).collect(), |lab, round| {
+            let score = |params| {
+                let measured = lab.measure(params, 100 + round)?;
+                Ok(measured.and_then(|metrics| fitness(&metrics, live, &lab.metrics)).unwrap_or(-LN_10))
+            };
+            settings.iter().map(score).collect::<std::io::Result<Vec<f64>>>()
+        })?;
+        let mean = |setting| scores.iter().map(|round| round[setting]).sum::<f64>() / rounds as f64;
+        Ok((0..settings.len()).map(mean).collect())
+    }
+}
+
 /// The lab, as it ships but for its short windows.
 struct Lab {
+    lane: Option<u64>,
     domain: String,
     knobs: BTreeMap<Key, Knob>,
     metrics: BTreeMap<String, MetricSpec>,
@@ -109,7 +198,8 @@ struct Lab {
 }
 
 impl Lab {
-    fn new() -> std::io::Result<Self> {
+    /// Returns a lab that measures on the cores of its lane, or on all of them.
+    fn new(lane: Option<u64>) -> std::io::Result<Self> {
         let mut domain = include_str!("../../config/domains/lab.toml").to_owned();
         for (long, short) in WINDOW {
             if !domain.contains(long) {
@@ -121,7 +211,7 @@ impl Lab {
         let part = |name: &str| table.get(name).cloned().ok_or_else(|| Error::other(format!("no {name}")));
         let (knobs, metrics) = (part("knobs")?.try_into(), part("metrics")?.try_into());
         let (knobs, metrics) = (knobs.map_err(Error::other)?, metrics.map_err(Error::other)?);
-        let lab = Self { domain, knobs, metrics, home: tempfile::tempdir()? };
+        let lab = Self { lane, domain, knobs, metrics, home: tempfile::tempdir()? };
         lab.furnish(lab.home.path())?;
         Ok(lab)
     }
@@ -129,12 +219,48 @@ impl Lab {
     /// Writes the configuration of a home.
     fn furnish(&self, home: &Path) -> std::io::Result<()> {
         // Nothing is deployed: only the search is looked at.
-        let settings =
-            "[shell]\nlog = \"error\"\nmetrics_address = \"127.0.0.1:0\"\ndemo_load = false\n[gate]\nautonomy = 0\n";
+        let mut settings =
+            "[shell]\nlog = \"error\"\nmetrics_address = \"127.0.0.1:0\"\ndemo_load = false\n[gate]\nautonomy = 0\n"
+                .to_owned();
+        if self.lane.is_some() {
+            // A lane takes turns with itself only, and the others' load is what it is.
+            let lease = self.home.path().join("lease");
+            settings += &format!(
+                "[measuring]\nlease_folder = {:?}\nothers_max = 1\nothers_rise_max = 1\n",
+                lease.display().to_string()
+            );
+        }
         fs::write(home.join("kloros.toml"), settings)?;
         fs::create_dir(home.join("domains"))?;
         fs::write(home.join("domains/lab.toml"), &self.domain)?;
         fs::write(home.join("dream.yaml"), include_str!("../../config/dream.yaml"))
+    }
+
+    fn program(&self, home: &Path) -> Command {
+        let program = env!("CARGO_BIN_EXE_kloros");
+        let mut command = match self.lane {
+            None => Command::new(program),
+            Some(lane) => {
+                let cores = format!("{}-{}", lane * LANE_CORES, (lane + 1) * LANE_CORES - 1);
+                let mut pinned = Command::new("taskset");
+                pinned.args(["-c", &cores, program]);
+                pinned
+            }
+        };
+        command.arg("--home").arg(home);
+        command
+    }
+
+    /// Runs a command of the program and returns the JSON it prints, also where its answer is no.
+    fn kloros(&self, home: &Path, arguments: &[&str]) -> std::io::Result<Json> {
+        let mut command = self.program(home);
+        let output = command.arg("--json").args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output()?;
+        let text = String::from_utf8(output.stdout).map_err(Error::other)?;
+        let found: Json = serde_json::from_str(text.trim()).map_err(Error::other)?;
+        match found.get("error") {
+            Some(error) => Err(Error::other(format!("kloros {}: {error}", arguments.join(" ")))),
+            None => Ok(found),
+        }
     }
 
     fn shipped(&self) -> Params {
@@ -145,47 +271,8 @@ impl Lab {
     fn measure(&self, params: &Params, seed: u64) -> std::io::Result<Option<Metrics>> {
         let lines = params.iter().map(|(name, value)| format!("LAB_{}={value}\n", name.to_uppercase()));
         fs::write(self.home.path().join(".kloros_env"), lines.collect::<String>())?;
-        let report = kloros(self.home.path(), &["bench", "lab", "--seed", &seed.to_string()])?;
+        let report = self.kloros(self.home.path(), &["bench", "lab", "--seed", &seed.to_string()])?;
         Ok(report["now"].get(0).and_then(|run| serde_json::from_value(run.clone()).ok()))
-    }
-
-    /// Returns what the lab measures as it is shipped, on average over the rounds.
-    fn live(&self, rounds: u64) -> std::io::Result<Metrics> {
-        let runs: Vec<Metrics> = (1..=rounds)
-            .map(|round| self.measure(&self.shipped(), round))
-            .filter_map(Result::transpose)
-            .collect::<Result<_, _>>()?;
-        let first = runs.first().ok_or_else(|| Error::other("the lab as shipped could not be measured"))?;
-        let mean = |name: &String| {
-            let values: Vec<f64> = runs.iter().filter_map(|run| run.get(name).copied()).collect();
-            (name.clone(), values.iter().sum::<f64>() / values.len() as f64)
-        };
-        Ok(first.keys().map(mean).collect())
-    }
-
-    /// Returns the best of so many quasi-random settings.
-    fn plain(&self, points: usize, rounds: u64, live: &Metrics) -> std::io::Result<Params> {
-        let mut found: Vec<(f64, Params)> = Vec::new();
-        let began = Instant::now();
-        for point in 0..points {
-            let params = self.quasi_random(point as u64);
-            let score = self.measure(&params, 1)?.and_then(|metrics| self.score(&metrics, live));
-            found.extend(score.map(|score| (score, params)));
-            found.sort_by(|one, other| other.0.total_cmp(&one.0));
-            if (point + 1) % 20 == 0 || point + 1 == points {
-                let best = found.first().map_or(f64::NAN, |(score, _)| 100.0 * score.exp_m1());
-                let left_s = began.elapsed().as_secs_f64() / (point + 1) as f64 * (points - point - 1) as f64;
-                say(&format!(
-                    "  {} of {points}: {} good enough, best {best:+.0} %, {left_s:.0} s left",
-                    point + 1,
-                    found.len()
-                ))?;
-            }
-        }
-        let finalists: Vec<Params> = found.into_iter().take(FINALISTS).map(|(_, params)| params).collect();
-        let scores = self.compare(&finalists, rounds, live)?;
-        let best = finalists.into_iter().zip(scores).max_by(|one, other| one.1.total_cmp(&other.1));
-        best.map(|(params, _)| params).ok_or_else(|| Error::other("no setting could be measured"))
     }
 
     fn quasi_random(&self, point: u64) -> Params {
@@ -209,31 +296,18 @@ impl Lab {
         score(metrics, live, &self.metrics).filter(|_| tripped(metrics, live, &self.metrics).is_none())
     }
 
-    /// Returns the mean score of each of `settings`, which take turns, all under the same requests in a round. A run that
-    /// failed scores as a tenfold loss, the most that one metric can say; guards, which one short window may trip, are left out.
-    fn compare(&self, settings: &[Params], rounds: u64, live: &Metrics) -> std::io::Result<Vec<f64>> {
-        let mut sums = vec![0.0; settings.len()];
-        for round in 1..=rounds {
-            for (sum, params) in sums.iter_mut().zip(settings) {
-                let measured = self.measure(params, 100 + round)?;
-                *sum += measured.and_then(|metrics| fitness(&metrics, live, &self.metrics)).unwrap_or(-LN_10);
-            }
-        }
-        Ok(sums.into_iter().map(|sum| sum / rounds as f64).collect())
-    }
-
     /// Lets the daemon run one experiment, and returns what it recommends, if anything.
     fn experiment(&self, seed: u64) -> std::io::Result<Option<Params>> {
         let home = tempfile::tempdir()?;
         self.furnish(home.path())?;
-        let daemon = Daemon::start(home.path(), seed)?;
+        let daemon = Daemon::start(self.program(home.path()), seed)?;
         let intents = home.path().join(".kloros/intents");
         daemon.until("the inbox is there", || Ok(intents.is_dir().then_some(())))?;
         let part = home.path().join("question");
         fs::write(&part, self.question(seed).to_string())?;
         fs::rename(part, intents.join("question.json"))?;
         let end = daemon.until("the experiment ends", || {
-            let experiments = kloros(home.path(), &["experiments"])?;
+            let experiments = self.kloros(home.path(), &["experiments"])?;
             Ok(experiments.get(0).map(|found| found["end"].clone()).filter(|end| !end.is_null()))
         })?;
         if end["how"] == "won" {
@@ -289,8 +363,7 @@ fn words(metrics: &Metrics) -> String {
 struct Daemon(std::cell::RefCell<Child>);
 
 impl Daemon {
-    fn start(home: &Path, seed: u64) -> std::io::Result<Self> {
-        let mut command = program(home);
+    fn start(mut command: Command, seed: u64) -> std::io::Result<Self> {
         command.args(["run", "--seed", &seed.to_string()]).stdin(Stdio::null()).stdout(Stdio::null());
         Ok(Self(command.spawn()?.into()))
     }
@@ -321,23 +394,6 @@ impl Drop for Daemon {
             child.kill().ok();
         }
         child.wait().ok();
-    }
-}
-
-fn program(home: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kloros"));
-    command.arg("--home").arg(home);
-    command
-}
-
-/// Runs a command of the program and returns the JSON it prints, also where its answer is no.
-fn kloros(home: &Path, arguments: &[&str]) -> std::io::Result<Json> {
-    let output = program(home).arg("--json").args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output()?;
-    let text = String::from_utf8(output.stdout).map_err(Error::other)?;
-    let found: Json = serde_json::from_str(text.trim()).map_err(Error::other)?;
-    match found.get("error") {
-        Some(error) => Err(Error::other(format!("kloros {}: {error}", arguments.join(" ")))),
-        None => Ok(found),
     }
 }
 
