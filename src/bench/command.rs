@@ -10,7 +10,10 @@ use serde::{
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{chat::Measured, fail, runner::NICE};
-use crate::process::{Instance, Launch, Remains, Secrets, fill};
+use crate::{
+    lease::measuring,
+    process::{Instance, Launch, Remains, Secrets, fill},
+};
 
 /// How much a program may print to stdout, in bytes.
 const STDOUT_BYTES_MAX: usize = 64 * 1024;
@@ -54,7 +57,7 @@ pub(crate) async fn measure(
     let start = Instant::now();
     let mut instance = Instance::spawn(Launch {
         argv: filled,
-        env: Vec::new(),
+        env: vec![measuring()],
         nice: NICE,
         secrets: secrets.clone(),
         remains: Remains::Killed,

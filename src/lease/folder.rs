@@ -3,7 +3,10 @@
 use std::{
     fs::File,
     io::{self, Read as _, Write as _},
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::Path,
 };
 
@@ -126,6 +129,11 @@ impl Folder {
 }
 
 impl Held {
+    /// Returns whether the file still has its name, so that nobody else can hold another one under it.
+    pub(super) fn has_its_name(&self) -> bool {
+        self.0.metadata().is_ok_and(|metadata| metadata.nlink() > 0)
+    }
+
     /// Says in the file who has it. That only helps others to wait, so a full disk stops nobody.
     pub(super) fn say(&mut self, party: &Party) {
         let text = serde_json::to_vec(party).unwrap_or_default();

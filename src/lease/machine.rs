@@ -30,12 +30,31 @@ pub(crate) struct Machine {
     folder: PathBuf,
     patience: Duration,
     unproven_patience: Duration,
+    /// The process of whose measurement this one is a part.
+    part_of: Option<u32>,
+}
+
+/// The variable that tells what a measurement starts whose measurement that is: the process that has the lease.
+const MEASURING: &str = "KLOROS_MEASURING";
+
+/// Returns the variable, with its value, that whatever this process starts to measure with is to find in its environment.
+/// It then need not wait for itself.
+pub(crate) fn measuring() -> (String, String) {
+    (MEASURING.to_owned(), std::process::id().to_string())
 }
 
 /// The right to measure. The kernel takes it back when the process ends, however it ends.
 #[derive(Debug)]
 pub(crate) struct Lease {
-    _slot: Held,
+    /// Absent for a part of what somebody else measures, who has it.
+    slot: Option<Held>,
+}
+
+impl Lease {
+    /// Returns whether nobody else can have had the lease meanwhile: that is so unless its file was removed.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.slot.as_ref().is_none_or(Held::has_its_name)
+    }
 }
 
 /// Why the machine could not be leased: never for what was to be measured.
@@ -68,7 +87,8 @@ pub(crate) enum LeaseError {
 impl Machine {
     /// Returns the machine whose lease lies in `folder`, for which one waits at most as long as `patience`.
     pub(crate) fn new(folder: &Path, patience: Duration) -> Self {
-        Self { folder: folder.to_owned(), patience, unproven_patience: patience }
+        let part_of = std::env::var(MEASURING).ok().and_then(|pid| pid.parse().ok());
+        Self { folder: folder.to_owned(), patience, unproven_patience: patience, part_of }
     }
 
     /// Lets what judges a live change wait no longer than this: an unproven change must not stay for want of a turn.
@@ -87,6 +107,10 @@ impl Machine {
         mut hear: impl FnMut(&Standing),
     ) -> Result<Lease, LeaseError> {
         let folder = self.open()?;
+        let holder = folder.holder(SLOT).map_err(|source| self.unusable(source))?;
+        if self.part_of.is_some() && holder.map(|party| party.pid()) == self.part_of {
+            return Ok(Lease { slot: None });
+        }
         let (patience, key) = match urgency {
             Urgency::Unproven => (self.unproven_patience, "unproven_wait_s"),
             Urgency::Ordinary => (self.patience, "lease_wait_s"),
@@ -141,7 +165,7 @@ impl Machine {
         }
         let Some(mut slot) = folder.take(SLOT).map_err(|source| self.unusable(source))? else { return Ok(None) };
         slot.say(&party.clone().measuring(now_us));
-        Ok(Some(Lease { _slot: slot }))
+        Ok(Some(Lease { slot: Some(slot) }))
     }
 
     fn sit(&self, folder: &Folder) -> Result<Option<(u32, Held)>, LeaseError> {
@@ -371,6 +395,28 @@ mod tests {
         let _lease = machine.lease("a trial", Urgency::Ordinary, |_| {}).await.unwrap();
         let why = machine.lease("a run", Urgency::Unproven, |_| {}).await.unwrap_err().to_string();
         assert!(why.contains("measuring.unproven_wait_s"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn a_part_of_a_measurement_does_not_wait_for_it_and_whoever_only_says_so_does() {
+        let (_above, machine) = machine(Duration::from_millis(1));
+        let part = |pid| Machine { part_of: Some(pid), ..machine.clone() };
+        let own = std::process::id();
+        drop(part(own).lease("nobody measures", Urgency::Ordinary, |_| {}).await.unwrap());
+        let whole = machine.lease("a trial", Urgency::Ordinary, |_| {}).await.unwrap();
+        drop(part(own).lease("a part of it", Urgency::Ordinary, |_| {}).await.unwrap());
+        assert!(machine.look().unwrap().measures.is_some(), "a part takes nothing from the whole");
+        part(own + 1).lease("another's", Urgency::Ordinary, |_| {}).await.unwrap_err();
+        assert!(whole.is_whole());
+    }
+
+    #[tokio::test]
+    async fn a_lease_whose_file_was_removed_is_not_whole() {
+        let (_above, machine) = machine(LONG);
+        let first = machine.lease("a", Urgency::Ordinary, |_| {}).await.unwrap();
+        std::fs::remove_file(machine.folder.join(SLOT)).unwrap();
+        let second = machine.lease("b", Urgency::Ordinary, |_| {}).await.unwrap();
+        assert!(!first.is_whole() && second.is_whole());
     }
 
     #[tokio::test]

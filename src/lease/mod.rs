@@ -4,7 +4,7 @@
 //! hold its lock, which the kernel takes back when a process ends, however it ends; what stands in a file is only there to be
 //! read. A machine is leased before anything is started, so nobody waits with a service in memory.
 //!
-//! Invariants: one lease at a time; files are never removed; who waits is let in by rank (a change that is live and not
+//! Invariants: one lease at a time; kloros removes no file, and whoever had the lease sees that somebody else did; who waits is let in by rank (a change that is live and not
 //! proven first, then by how long they wait), and after half of the patience everybody is as urgent; waiting ends with the
 //! lease, or after a time that has a name, with a reason.
 
@@ -14,5 +14,5 @@ mod queue;
 
 mod folder;
 
-pub(crate) use machine::{Lease, Machine, Shared};
+pub(crate) use machine::{Lease, Machine, Shared, measuring};
 pub(crate) use queue::{Seen, Standing, Urgency};

@@ -49,6 +49,11 @@ impl Party {
         rank(self) < rank(other)
     }
 
+    /// Returns the process that it is.
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// Returns it as it is shown.
     pub(super) fn seen(&self, now_us: u64) -> Seen {
         let for_s = now_us.saturating_sub(self.since_us) as f64 / 1e6;

@@ -11,7 +11,10 @@ use serde::{
 use tokio::time::{Instant, timeout};
 
 use super::plan::Plan;
-use crate::process::{Instance, Launch, Remains, Secrets};
+use crate::{
+    lease::measuring,
+    process::{Instance, Launch, Remains, Secrets},
+};
 
 /// How long a command that ran out of time may take to end by itself.
 const GRACE: Duration = Duration::from_secs(2);
@@ -91,7 +94,7 @@ fn environment(plan: &Plan, candidate: &Candidate) -> Vec<(String, String)> {
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let set = candidate.config.iter().map(|(name, value)| (name.clone(), value.to_string()));
     let trial = ("KLOROS_TRIAL".to_owned(), candidate.id.to_string());
-    own.filter(|(name, _)| !is_param(name)).chain(set).chain([trial]).collect()
+    own.filter(|(name, _)| !is_param(name)).chain(set).chain([trial, measuring()]).collect()
 }
 
 /// Returns the value of `metric` and all numbers in the last line of `stdout` that begins an object, or what is wrong.
