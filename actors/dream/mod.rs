@@ -55,6 +55,9 @@ pub struct Config {
     pub confirm_runs: u32,
     /// The experiment is void when a larger share of its first generation failed.
     pub failed_max_ratio: f64,
+    /// After how many trials in a row that others disturbed, each measured again in vain, the search ends with what it has:
+    /// a load that came to stay would cost all the rest of the budget.
+    pub disturbed_max: u32,
     /// How many candidates far apart it takes to find that the service may not apply its parameters.
     pub flat_candidates_min: u32,
     /// Candidates that spread less than so many times the noise count as alike, and the experiment as void.
@@ -78,6 +81,7 @@ impl Default for Config {
             gain_min: 0.03,
             confirm_runs: 2,
             failed_max_ratio: 0.7,
+            disturbed_max: 3,
             flat_candidates_min: 6,
             flat_max_ratio: 1.5,
             flat_alpha: 0.05,
@@ -99,6 +103,7 @@ impl Config {
         check.between("gain_min", self.gain_min, 0.0, 10.0);
         check.between("confirm_runs", f64::from(self.confirm_runs), 0.0, 20.0);
         check.between("failed_max_ratio", self.failed_max_ratio, 0.0, 1.0);
+        check.between("disturbed_max", f64::from(self.disturbed_max), 1.0, 1000.0);
         check.between("flat_candidates_min", f64::from(self.flat_candidates_min), 2.0, 1000.0);
         check.between("flat_max_ratio", self.flat_max_ratio, 0.0, 100.0);
         check.between("flat_alpha", self.flat_alpha, 0.0, 0.5);

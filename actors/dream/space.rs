@@ -96,7 +96,13 @@ impl SearchSpace {
             return vec![SpaceProblem { part, what: error.to_string() }];
         }
         let constraints = (0..self.constraints.len()).filter_map(|index| self.constraint_problem(index));
-        constraints.chain((0..self.forbidden.len()).filter_map(|index| self.forbidden_problem(index))).collect()
+        let forbidden = (0..self.forbidden.len()).filter_map(|index| self.forbidden_problem(index));
+        let problems: Vec<SpaceProblem> = constraints.chain(forbidden).collect();
+        if problems.is_empty() && self.engine().is_ok_and(|space| space.is_empty()) {
+            let what = "no combination is left that constraints and forbidden allow: take one of them out".to_owned();
+            return vec![SpaceProblem { part: Part::Whole, what }];
+        }
+        problems
     }
 
     /// Returns the space as the engine knows it, or what is wrong with it.
@@ -104,6 +110,10 @@ impl SearchSpace {
         if let Some(problem) = self.problems().first() {
             return Err(problem.to_string());
         }
+        self.engine()
+    }
+
+    fn engine(&self) -> Result<Space, String> {
         let constraints = self.constraints.iter().cloned().map(Constraint::try_from);
         let spec = SpaceSpec {
             params: self.engine_params(|_| true),
@@ -407,6 +417,19 @@ mod tests {
         );
         let own = when("a", "true");
         check(&space(&[("a", &own)]), &["search_space.a.when: a depends on itself: remove one `when` of the circle"]);
+    }
+
+    #[test]
+    fn a_space_of_which_nothing_is_left_is_refused() {
+        let mut space = space(&[SPEC]);
+        let only = |value| Params::from([("spec".to_owned(), Value::Boolean(value))]);
+        space.forbidden = vec![only(true)];
+        check(&space, &[]);
+        space.forbidden = vec![only(true), only(false)];
+        check(
+            &space,
+            &["search_space: no combination is left that constraints and forbidden allow: take one of them out"],
+        );
     }
 
     #[test]

@@ -454,3 +454,21 @@ async fn a_noisy_service_that_does_not_apply_its_parameters_voids_the_experiment
     assert_eq!((of(3), of(4)), (8, 4));
     assert_eq!(room.questions.next(SOON).await.unwrap().how, "void");
 }
+
+/// Once every further trial was measured four times in vain until the budget was spent.
+#[tokio::test]
+async fn a_load_that_came_to_stay_ends_the_search_with_what_was_measured_before() {
+    let world = World::with_env("SEQS=2\n");
+    let calls = AtomicU32::new(0);
+    world.bench.script(move |assignment| {
+        if calls.fetch_add(1, Ordering::SeqCst) >= 5 {
+            return Err(failure(FailureKind::Disturbed));
+        }
+        Ok(rate(10.0 * number(&assignment.settings, "SEQS"), assignment))
+    });
+    let room = open(&world).await;
+    room.run_with(experiment(), Config { disturbed_max: 2, ..Config::default() }).await;
+    let ended = room.ended.next(SOON).await.unwrap();
+    assert!(matches!(ended, ExperimentEnd::Won { .. }), "{ended:?}");
+    assert_eq!(room.trials().len(), 7);
+}

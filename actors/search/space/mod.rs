@@ -89,6 +89,12 @@ impl Space {
         self.axes.iter().try_fold(1_u64, |size, axis| size.checked_mul(axis.levels()?))
     }
 
+    /// Returns whether nothing at all is valid, as far as that can be counted: where there are more than 4096 combinations,
+    /// or infinitely many, it is not known and this is false.
+    pub fn is_empty(&self) -> bool {
+        self.points(&self.center()).is_some_and(|points| points.is_empty())
+    }
+
     pub(crate) fn dims(&self) -> usize {
         self.axes.len()
     }
