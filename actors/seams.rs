@@ -11,8 +11,8 @@ pub use kloros_supervision::{Collected, Down, Outlet, Socket};
 use ractor::RpcReplyPort;
 
 use crate::facts::{
-    CycleId, Domain, Entry, Incarnation, Kind, Measurement, Others, Promotion, Proposal, Reading, Recorded, Settings,
-    TrialFailure,
+    CycleId, DeploymentId, Domain, Entry, Incarnation, Key, Kind, Measurement, Others, Promotion, Proposal, Reading,
+    Recorded, Settings, TrialFailure,
 };
 
 /// Everything that is plugged in.
@@ -143,6 +143,13 @@ pub trait Bench: Send + Sync {
     /// A wait that is too long is an infrastructure failure; what takes longer than `within` once it is its turn has timed out.
     /// What others disturbed is thrown away and measured again after a pause; disturbed again and again it has failed for that.
     async fn measure(&self, domain: &Domain, assignment: Assignment) -> Result<Measurement, TrialFailure>;
+
+    /// Waits for the turn of `deployment` to measure, and keeps it until its first run takes it over: nothing is changed
+    /// that could not be proven at once. A wait that is too long is an infrastructure failure.
+    async fn reserve(&self, deployment: &DeploymentId) -> Result<(), TrialFailure>;
+
+    /// Gives back every turn that is kept, but those of `deployments`.
+    fn keep(&self, deployments: &[DeploymentId]);
 }
 
 /// What is to be measured.
@@ -152,6 +159,8 @@ pub struct Assignment {
     pub label: String,
     /// The values to run with, laid over the env file of the service.
     pub settings: Settings,
+    /// The keys that are taken out of it.
+    pub unset: Vec<Key>,
     /// The seed of the load: equal seeds send equal requests.
     pub seed: u64,
     /// Whose turn it is first when several wait for the machine.
@@ -163,10 +172,10 @@ pub struct Assignment {
 }
 
 /// What a measurement is made for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// To judge a change that is live and not proven: it goes first.
-    Validation,
+    /// To judge this deployment, which is live and not proven: it goes first.
+    Validation(DeploymentId),
     /// To find better settings.
     Experiment,
 }

@@ -233,9 +233,29 @@ pub(crate) struct ScriptedBench {
     /// What each measurement was told to be usual.
     usual: Mutex<Vec<Option<Others>>>,
     dropped: Arc<AtomicU64>,
+    /// Whose turn to measure is kept.
+    reserved: Mutex<Option<DeploymentId>>,
+    /// Why nobody gets a turn.
+    busy: Mutex<Option<TrialFailure>>,
+    hesitates: AtomicBool,
 }
 
 impl ScriptedBench {
+    /// From now on nobody gets a turn to measure.
+    pub(crate) fn busy(&self, failure: TrialFailure) {
+        *self.busy.lock().unwrap() = Some(failure);
+    }
+
+    /// From now on whoever wants a turn waits for it for ever, until told otherwise.
+    pub(crate) fn hesitate(&self, hesitates: bool) {
+        self.hesitates.store(hesitates, Ordering::SeqCst);
+    }
+
+    /// Returns whose turn to measure is kept.
+    pub(crate) fn reserved(&self) -> Option<DeploymentId> {
+        self.reserved.lock().unwrap().clone()
+    }
+
     pub(crate) fn script(&self, script: impl Fn(&Assignment) -> Result<Metrics, TrialFailure> + Send + Sync + 'static) {
         *self.script.lock().unwrap() = Some(Arc::new(Box::new(script)));
     }
@@ -294,6 +314,21 @@ impl Bench for ScriptedBench {
         self.usual.lock().unwrap().push(assignment.usual);
         let (source, discarded) = ("a script".into(), 0);
         Ok(Measurement { metrics, samples: 50, window_ms: 1000, in_effect, source, at_ms: 0, others, discarded })
+    }
+
+    async fn reserve(&self, deployment: &DeploymentId) -> Result<(), TrialFailure> {
+        if let Some(failure) = self.busy.lock().unwrap().clone() {
+            return Err(failure);
+        }
+        while self.hesitates.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
+        *self.reserved.lock().unwrap() = Some(deployment.clone());
+        Ok(())
+    }
+
+    fn keep(&self, deployments: &[DeploymentId]) {
+        self.reserved.lock().unwrap().take_if(|of| !deployments.contains(of));
     }
 }
 
@@ -677,7 +712,7 @@ pub(crate) fn experiment() -> Experiment {
 pub(crate) fn promotion(to: &[(&str, i64)]) -> Promotion {
     let change = |(name, to): &(&str, i64)| {
         let in_file = *name == "SEQS";
-        let from = Value::Integer(if in_file { 2 } else { 20 });
+        let from = Some(Value::Integer(if in_file { 2 } else { 20 }));
         (key(name), Change { from, in_file, to: Value::Integer(*to) })
     };
     let changes: BTreeMap<Key, Change> = to.iter().map(change).collect();

@@ -1,13 +1,14 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::task::JoinSet;
 
 use super::{Config, saga::Saga};
 use crate::{
     config::Catalogue,
     facts::{
         Approved, Authority, Deployment, DeploymentId, Domain, Fact, Kind, Promotion, QuestionEnd, Reason, Ruled,
-        Stage, Verdict,
+        Stage, TrialFailure, Verdict,
     },
     meters,
     record::{open_deployments, record_once, record_verdict, standing, wake},
@@ -38,6 +39,8 @@ pub enum Msg {
     Proposed(Planning),
     /// The gate let a promotion through.
     Cleared(Approved<Promotion>),
+    /// A deployment can be measured at once, or cannot be.
+    Turn(DeploymentId, Result<(), TrialFailure>),
     /// The validator judged a deployment.
     Judged(Verdict),
     /// What a deployment measures cannot be written down: there will be no verdict.
@@ -77,6 +80,8 @@ pub struct State {
     catalogue: Arc<Catalogue>,
     pub(super) rest_s: u64,
     open: BTreeMap<DeploymentId, (Deployment, Stage)>,
+    /// What waits for its turn to be measured; ends with this room.
+    waiting: JoinSet<()>,
     /// What could not be undone: how many sweeps passed since it was tried, and how many must.
     stuck: BTreeMap<DeploymentId, (u32, u32)>,
 }
@@ -100,8 +105,10 @@ impl Actor for Deployer {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
         let Arguments { seams, exits, config, catalogue, rest_s } = arguments;
-        let (open, stuck) = (BTreeMap::new(), BTreeMap::new());
-        let mut state = State { seams, exits, config, catalogue, rest_s, open, stuck };
+        // What an earlier room waited for is nobody's.
+        seams.bench.keep(&[]);
+        let (open, waiting, stuck) = (BTreeMap::new(), JoinSet::new(), BTreeMap::new());
+        let mut state = State { seams, exits, config, catalogue, rest_s, open, waiting, stuck };
         let resumed = state.resume().await;
         state.or_take_back(resumed).await?;
         myself.send_after(SWEEP_EVERY, || Msg::Sweep);
@@ -112,7 +119,8 @@ impl Actor for Deployer {
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         let handled = match msg {
             Msg::Proposed(planning) => state.plan(planning).await,
-            Msg::Cleared(approved) => state.accept(approved).await,
+            Msg::Cleared(approved) => state.accept(&myself, approved).await,
+            Msg::Turn(id, turn) => state.take_turn(&id, turn).await,
             Msg::Judged(verdict) => state.settle(&verdict).await,
             Msg::Unrecorded(id) => state.give_up(&id).await,
             Msg::Recalled(id, uid, reply) => state.recall(&id, uid, reply).await,
@@ -187,7 +195,7 @@ impl State {
 
     /// Deploys what the gate let through. One deployment a domain at a time: what finds its domain busy is not kept
     /// here, the gate rules on it anew and offers it again.
-    async fn accept(&mut self, approved: Approved<Promotion>) -> Result<(), JournalError> {
+    async fn accept(&mut self, myself: &ActorRef<Msg>, approved: Approved<Promotion>) -> Result<(), JournalError> {
         let (promotion, authority) = approved.into_parts();
         if self.is_busy(&promotion.domain) {
             tracing::debug!(promotion = %promotion.id, domain = %promotion.domain, "domain is busy");
@@ -197,14 +205,20 @@ impl State {
         if self.is_overtaken(&promotion, &domain).await? {
             return self.plan_anew(&promotion).await;
         }
-        self.deploy(promotion, authority, domain).await
+        self.begin(myself, promotion, authority).await
     }
 
     fn is_busy(&self, domain: &str) -> bool {
         self.open.values().any(|(deployment, _)| deployment.promotion.domain == domain)
     }
 
-    async fn deploy(&mut self, promotion: Promotion, authority: Authority, domain: Domain) -> Result<(), JournalError> {
+    /// Opens a deployment, and lets it wait for its turn: a change that cannot be measured at once is not made.
+    async fn begin(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        promotion: Promotion,
+        authority: Authority,
+    ) -> Result<(), JournalError> {
         let digits = promotion.id.as_str().trim_start_matches("p-");
         let at_ms = self.seams.clock.now_ms();
         let deployment = Deployment { id: DeploymentId::new(format!("d-{digits}")), promotion, authority, at_ms };
@@ -216,7 +230,42 @@ impl State {
         }
         metrics::counter!(meters::DEPLOYMENTS_TOTAL).increment(1);
         tracing::info!(cycle = %deployment.promotion.cycle, deployment = %deployment.id, "deployment begins");
-        self.open.insert(deployment.id.clone(), (deployment.clone(), Stage::Planned));
+        let id = deployment.id.clone();
+        self.open.insert(id.clone(), (deployment, Stage::Planned));
+        let (bench, myself) = (Arc::clone(&self.seams.bench), myself.clone());
+        while self.waiting.try_join_next().is_some() {}
+        self.waiting.spawn(async move {
+            let turn = bench.reserve(&id).await;
+            // A deployer that is gone gave up what was not begun.
+            myself.send_message(Msg::Turn(id, turn)).ok();
+        });
+        Ok(())
+    }
+
+    /// Makes the change whose turn it is, unless it was recalled meanwhile.
+    async fn take_turn(&mut self, id: &DeploymentId, turn: Result<(), TrialFailure>) -> Result<(), JournalError> {
+        let begun = match self.open.get(id).cloned() {
+            Some((deployment, Stage::Planned)) => match turn {
+                Ok(()) => self.deploy(deployment).await,
+                Err(failure) => {
+                    let why = format!("it could not be measured, so nothing was changed: {}", failure.detail);
+                    self.condemn(&deployment, Reason::Aborted { why }).await
+                }
+            },
+            _ => Ok(()),
+        };
+        self.keep_turns();
+        begun
+    }
+
+    /// Gives back the turns of what needs none any more.
+    fn keep_turns(&self) {
+        let unproven = self.open.iter().filter(|(_, (_, stage))| stage.is_before_verdict());
+        self.seams.bench.keep(&unproven.map(|(id, _)| id.clone()).collect::<Vec<_>>());
+    }
+
+    async fn deploy(&mut self, deployment: Deployment) -> Result<(), JournalError> {
+        let Some(domain) = self.domain(&deployment.promotion.domain) else { return Ok(()) };
         wake(&self.exits.begun, domain.name.clone());
         match self.saga().apply(&deployment, &domain).await? {
             Ok(()) => {
@@ -276,6 +325,7 @@ impl State {
         } else {
             self.open.insert(id.clone(), (deployment, stage));
         }
+        self.keep_turns();
         let stuck = self.open.values().filter(|(_, stage)| *stage == Stage::Stuck).count();
         metrics::gauge!(meters::DOMAINS_STUCK).set(stuck as f64);
         Ok(())

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use crate::facts::{
-    Change, Domain, Key, Knob, MappingProblem, Promotion, Ruled, Settings, Value, Verdict, is_same, means, meant, says,
+    Change, Domain, Key, MappingProblem, Promotion, ReadBack, Ruled, Settings, Value, Verdict, is_same, means, meant,
+    says,
 };
 
 /// What a service runs with before a change: by its env file, and by its own word.
@@ -18,37 +19,49 @@ pub struct Base {
 }
 
 impl Base {
-    /// Returns the value that the service runs with under `key`, and whether the env file names it.
+    /// Returns the value that the service runs with under `key`, and whether the env file names it; no value where the
+    /// env file is silent and the service, which reports other keys, does not report this one: it runs without it.
     ///
     /// The service has the last word: where the file says something else it was edited and the service not restarted,
     /// which is a problem; where the file is silent, the service's own word stands, whatever the domain file takes for
     /// its default. What neither says is not guessed.
-    fn standing(&self, key: &Key, knob: &Knob) -> Result<(Value, bool), MappingProblem> {
+    fn standing(&self, key: &Key, domain: &Domain) -> Result<(Option<Value>, bool), MappingProblem> {
+        let Some(knob) = domain.knobs.get(key) else { return Ok((None, false)) };
         let out_of_range = |why: String| MappingProblem::OutOfRange { key: key.clone(), why };
         let running = self.in_effect.get(key.as_str()).ok_or_else(|| MappingProblem::Unsaid { key: key.clone() });
         let Some(text) = self.file.get(key).and_then(Option::as_deref) else {
-            let running = running?;
+            let running = match running {
+                Err(_) if self.says_anything(domain) => return Ok((None, false)),
+                running => running?,
+            };
             let wrong =
                 || format!("the service runs with {running:?}, which this knob cannot mean: correct the domain file");
             let is_default = says(running, &knob.default);
             let value = if is_default { Some(knob.default.clone()) } else { meant(running, &knob.range) };
-            return value.map(|value| (value, false)).ok_or_else(|| out_of_range(wrong()));
+            return value.map(|value| (Some(value), false)).ok_or_else(|| out_of_range(wrong()));
         };
         let file = knob.range.parse(text).ok_or_else(|| {
             out_of_range(format!("the env file holds {text:?}, which this knob cannot mean: correct it by hand"))
         })?;
         let running = running?;
         if says(running, &file) {
-            Ok((file, true))
+            Ok((Some(file), true))
         } else {
             Err(MappingProblem::NotRestarted { key: key.clone(), file: file.to_string(), running: running.clone() })
         }
     }
 
+    /// Returns whether the service's word can be relied on. An environment holds what was set and nothing else; of a
+    /// read-back that knows none of the knobs it is more likely that it is the wrong one.
+    fn says_anything(&self, domain: &Domain) -> bool {
+        let is_said = |key: &Key| self.in_effect.contains_key(key.as_str());
+        domain.service.read_back == ReadBack::ProcEnviron || domain.knobs.keys().any(is_said)
+    }
+
     /// Returns the first key, of all knobs, that the env file was given while the service was not restarted: a restart
     /// of ours would bring a person's edit into effect, and what was measured then would not be our change alone.
     fn edited(&self, domain: &Domain) -> Option<MappingProblem> {
-        let problems = domain.knobs.iter().filter_map(|(key, knob)| self.standing(key, knob).err());
+        let problems = domain.knobs.keys().filter_map(|key| self.standing(key, domain).err());
         problems.into_iter().find(|problem| matches!(problem, MappingProblem::NotRestarted { .. }))
     }
 }
@@ -75,9 +88,8 @@ pub fn changes(target: &Settings, base: &Base, domain: &Domain) -> Result<BTreeM
     allowed(target, domain)?;
     let mut changes = BTreeMap::new();
     for (key, wanted) in target {
-        let Some(knob) = domain.knobs.get(key) else { continue };
-        let (from, in_file) = base.standing(key, knob)?;
-        if !is_same(&from, wanted) {
+        let (from, in_file) = base.standing(key, domain)?;
+        if !from.as_ref().is_some_and(|from| is_same(from, wanted)) {
             changes.insert(key.clone(), Change { from, in_file, to: wanted.clone() });
         }
     }
@@ -91,16 +103,29 @@ pub fn changes(target: &Settings, base: &Base, domain: &Domain) -> Result<BTreeM
 /// still fits.
 pub fn stale(promotion: &Promotion, base: &Base, domain: &Domain) -> Vec<Key> {
     let is_stale = |key: &&Key| {
-        let Some(knob) = domain.knobs.get(key) else { return true };
-        match (base.standing(key, knob), promotion.changes.get(key)) {
-            (Ok((from, in_file)), Some(change)) => in_file != change.in_file || !is_same(&from, &change.from),
+        if !domain.knobs.contains_key(key) {
+            return true;
+        }
+        match (base.standing(key, domain), promotion.changes.get(key)) {
+            (Ok((from, in_file)), Some(change)) => {
+                in_file != change.in_file || !runs(from.as_ref(), change.from.as_ref())
+            }
             // It ran already when the change was planned.
-            (Ok((from, _)), None) => promotion.settings.get(key).is_some_and(|wanted| !is_same(&from, wanted)),
+            (Ok((from, _)), None) => {
+                promotion.settings.get(key).is_some_and(|wanted| !runs(from.as_ref(), Some(wanted)))
+            }
             (Err(_), _) => true,
         }
     };
     let unchanged = promotion.settings.keys().filter(|key| !promotion.changes.contains_key(*key));
     promotion.changes.keys().chain(unchanged).filter(is_stale).cloned().collect()
+}
+
+fn runs(one: Option<&Value>, other: Option<&Value>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => is_same(one, other),
+        (one, other) => one.is_none() && other.is_none(),
+    }
 }
 
 /// Returns whether `text`, as the env file holds it under `key`, is what a deployment of ours left there that was judged
@@ -110,7 +135,7 @@ pub fn was_left_by_us(verdicts: &[Verdict], key: &Key, text: Option<&str>) -> bo
         let change = verdict.changes.get(key)?;
         let value = match verdict.outcome {
             Ruled::Success | Ruled::Neutral => Some(&change.to),
-            Ruled::Rollback => change.in_file.then_some(&change.from),
+            Ruled::Rollback => change.from.as_ref().filter(|_| change.in_file),
         };
         Some(match (value, text) {
             (Some(value), Some(text)) => means(text, value, 0.0),
@@ -232,7 +257,7 @@ mod tests {
         ]);
         let base = base(&[("SEQS", Some("2")), ("SHARE", Some("0.70")), ("CACHE", Some("1")), ("KIND", None)]);
         let changes = changes(&target, &base, &domain()).unwrap();
-        let change = Change { from: Value::Integer(2), in_file: true, to: Value::Integer(12) };
+        let change = Change { from: Some(Value::Integer(2)), in_file: true, to: Value::Integer(12) };
         assert_eq!(changes, BTreeMap::from([(key("SEQS"), change)]));
     }
 
@@ -242,21 +267,22 @@ mod tests {
     fn what_the_service_says_is_the_old_value_whatever_the_domain_file_takes_for_its_default() {
         let planned = |text, running| {
             changes(&settings(&[("SEQS", Value::Integer(12))]), &seqs(text, running), &domain())
-                .map(|changes| (changes[&key("SEQS")].from.to_string(), changes[&key("SEQS")].in_file))
+                .map(|changes| (changes[&key("SEQS")].to_string(), changes[&key("SEQS")].in_file))
                 .map_err(|problem| problem.to_string())
         };
         let table = [
-            (None, Some("2"), Ok(("2", false))),
-            (None, Some("8"), Ok(("8", false))),
-            (None, Some(" 8.0 "), Ok(("8", false))),
-            (Some("8"), Some("8"), Ok(("8", true))),
-            (Some("08"), Some("8.0"), Ok(("8", true))),
+            (None, Some("2"), Ok(("unset (2) -> 12", false))),
+            (None, Some("8"), Ok(("unset (8) -> 12", false))),
+            (None, Some(" 8.0 "), Ok(("unset (8) -> 12", false))),
+            (Some("8"), Some("8"), Ok(("8 -> 12", true))),
+            (Some("08"), Some("8.0"), Ok(("8 -> 12", true))),
+            // It reports other knobs, and not this one, which it does not use: it runs without.
+            (None, None, Ok(("unset -> 12", false))),
             (None, Some("12"), Err("nothing would change")),
             (Some("12"), Some("2"), Err("the env file says 12, and the service runs with \"2\": restart it")),
             (Some("8"), Some("2"), Err("the env file says 8, and the service runs with \"2\": restart it")),
             (None, Some("900"), Err("the service runs with \"900\", which this knob cannot mean")),
             (None, Some("many"), Err("the service runs with \"many\", which this knob cannot mean")),
-            (None, None, Err("the service does not say what it runs with")),
             (Some("8"), None, Err("the service does not say what it runs with")),
         ];
         for (text, running, expected) in table {
@@ -267,6 +293,26 @@ mod tests {
                 (Err(problem), Err(part)) => assert!(problem.contains(part), "{problem}"),
                 (planned, expected) => panic!("{text:?} {running:?}: {planned:?}, not {expected:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_read_back_that_knows_no_knob_is_not_taken_for_a_service_that_runs_without_them() {
+        let target = settings(&[("SEQS", Value::Integer(12))]);
+        let (silent, mut domain) = (Base::default(), domain());
+        assert_eq!(changes(&target, &silent, &domain).unwrap()[&key("SEQS")].to_string(), "unset -> 12");
+        domain.service.read_back = ReadBack::HttpJson("/config".into());
+        let problem = changes(&target, &silent, &domain).unwrap_err();
+        assert!(matches!(problem, MappingProblem::Unsaid { .. }), "{problem}");
+    }
+
+    #[test]
+    fn a_plan_for_a_key_that_nothing_named_is_stale_once_something_does() {
+        let (target, domain) = (settings(&[("SEQS", Value::Integer(12))]), domain());
+        let promotion = promotion(changes(&target, &seqs(None, None), &domain).unwrap());
+        assert_eq!(stale(&promotion, &seqs(None, None), &domain), []);
+        for (text, running) in [(None, Some("2")), (Some("2"), Some("2")), (Some("2"), None)] {
+            assert_eq!(stale(&promotion, &seqs(text, running), &domain), [key("SEQS")], "{text:?} {running:?}");
         }
     }
 
@@ -335,7 +381,7 @@ mod tests {
     #[test]
     fn a_plan_is_stale_when_its_base_is_not_what_it_was() {
         let planned = |from: Value, in_file| {
-            promotion(BTreeMap::from([(key("SEQS"), Change { from, in_file, to: Value::Integer(12) })]))
+            promotion(BTreeMap::from([(key("SEQS"), Change { from: Some(from), in_file, to: Value::Integer(12) })]))
         };
         let two = Value::Integer(2);
         let table = [
@@ -371,7 +417,7 @@ mod tests {
             ..crate::testing::rollback(
                 &crate::testing::deployment_of(promotion(BTreeMap::from([(
                     key("SEQS"),
-                    Change { from: Value::Integer(2), in_file, to: Value::Integer(12) },
+                    Change { from: Some(Value::Integer(2)), in_file, to: Value::Integer(12) },
                 )]))),
                 crate::facts::Reason::Improved,
             )

@@ -226,8 +226,8 @@ mod tests {
     #[test]
     fn what_is_pending_holds_the_old_text_as_it_stood() {
         let changes = BTreeMap::from([
-            (key("A"), Change { from: Value::Integer(2), in_file: true, to: Value::Integer(12) }),
-            (key("B"), Change { from: Value::Float(0.9), in_file: false, to: Value::Float(0.5) }),
+            (key("A"), Change { from: Some(Value::Integer(2)), in_file: true, to: Value::Integer(12) }),
+            (key("B"), Change { from: Some(Value::Float(0.9)), in_file: false, to: Value::Float(0.5) }),
         ]);
         let promotion = Promotion {
             id: PromotionId::new("p-1"),

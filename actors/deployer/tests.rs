@@ -5,13 +5,13 @@ use kloros_supervision::{ChildSpec, Collected, Outlet, Socket, Tree};
 use super::{Config, Deployer, Exits, Msg, pending::Pending, recover};
 use crate::{
     facts::{
-        Approved, Authority, Autonomy, Change, Deployment, Fact, Kind, Origin, Promotion, Proposal, QuestionEnd,
-        Reason, Ruled, Ruling, Settings, Stage, Step, Value, Verdict,
+        Approved, Authority, Autonomy, Change, Deployment, DeploymentId, Fact, FailureKind, Kind, Origin, Promotion,
+        Proposal, QuestionEnd, Reason, Ruled, Ruling, Settings, Stage, Step, Value, Verdict,
     },
     seams::{Planning, ServiceError},
     testing::{
-        Ailment, SOON, World, catalogue, cycle, deployment_of, domain, eventually, experiment, house, key, promotion,
-        question,
+        Ailment, SOON, World, catalogue, cycle, deployment_of, domain, eventually, experiment, failure, house, key,
+        promotion, question,
     },
 };
 
@@ -475,7 +475,7 @@ async fn a_silent_env_file_is_planned_from_what_the_service_says_and_is_silent_a
     world.services.set_default("WAIT", "60");
     let room = open(&world).await;
     let planned = plan(&room, proposal(&[("WAIT", 20)])).await.unwrap();
-    let change = Change { from: Value::Integer(60), in_file: false, to: Value::Integer(20) };
+    let change = Change { from: Some(Value::Integer(60)), in_file: false, to: Value::Integer(20) };
     assert_eq!(planned.changes[&key("WAIT")], change);
     room.clear(planned);
     let deployment = room.deployed.next(SOON).await.unwrap();
@@ -657,7 +657,7 @@ async fn a_promotion_that_a_change_of_ours_overtook_is_planned_anew_and_goes_thr
     assert_ne!(next.id, waiting.id);
     assert_eq!(next.replaces, Some(waiting.id));
     assert_eq!(next.settings, waiting.settings);
-    let change = |from, to| Change { from: Value::Integer(from), in_file: true, to: Value::Integer(to) };
+    let change = |from, to| Change { from: Some(Value::Integer(from)), in_file: true, to: Value::Integer(to) };
     // What ran already when it was first planned, and does not any more, was part of what was proposed.
     assert_eq!(next.changes, [(key("SEQS"), change(12, 16)), (key("WAIT"), change(5, 20))].into());
     assert_eq!(world.journal.count(Kind::Deployment), 1);
@@ -703,4 +703,42 @@ async fn a_person_who_edits_after_a_change_of_ours_still_wins() {
     eventually(|| world.verdicts().len() == 2).await;
     assert_eq!(world.verdicts()[1].reason, Reason::HumanOverride { key: key("SEQS") });
     assert_eq!(world.env.text(), "SEQS=9\n");
+}
+
+#[tokio::test]
+async fn what_cannot_be_measured_at_once_is_not_made_and_touches_nothing() {
+    let world = World::with_env(OLD);
+    world.bench.busy(failure(FailureKind::Infrastructure));
+    check_rollback(&world, OLD, "aborted").await;
+    assert_eq!(world.services.restarts(), 0);
+    assert_eq!(world.pending.text(), None);
+    let Reason::Aborted { why } = &world.verdicts()[0].reason else { panic!() };
+    assert!(why.contains("nothing was changed") && why.contains("as the script says"), "{why}");
+}
+
+#[tokio::test]
+async fn a_change_keeps_its_turn_to_be_measured_until_it_is_judged() {
+    let world = World::with_env(OLD);
+    let room = open(&world).await;
+    room.clear(promotion(&[("SEQS", 12)]));
+    let deployment = room.deployed.next(SOON).await.unwrap();
+    assert_eq!(world.bench.reserved(), Some(deployment.id.clone()));
+    room.judge(&deployment, Ruled::Neutral);
+    eventually(|| world.stage() == Stage::Closed).await;
+    eventually(|| world.bench.reserved().is_none()).await;
+}
+
+#[tokio::test]
+async fn a_change_that_waits_for_its_turn_can_be_recalled_and_is_never_made() {
+    let world = World::with_env(OLD);
+    world.bench.hesitate(true);
+    let room = open(&world).await;
+    room.clear(promotion(&[("SEQS", 12)]));
+    eventually(|| world.journal.count(Kind::Deployment) == 1).await;
+    let id = DeploymentId::new(format!("d-{}", promotion(&[("SEQS", 12)]).id.as_str().trim_start_matches("p-")));
+    let answer = room.socket.call(|reply| Msg::Recalled(id, 7, reply), SOON).await;
+    assert_eq!(answer.unwrap().unwrap().outcome, Ruled::Rollback);
+    world.bench.hesitate(false);
+    eventually(|| world.stage() == Stage::Closed && world.bench.reserved().is_none()).await;
+    assert_eq!((world.env.text().as_str(), world.services.restarts()), (OLD, 0));
 }

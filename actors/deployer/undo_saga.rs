@@ -228,6 +228,8 @@ impl Saga<'_> {
 /// not how they were spelled.
 fn from_the_plan(deployment: &Deployment, domain: &Domain) -> Pending {
     let changes = &deployment.promotion.changes;
-    let old = changes.iter().map(|(key, change)| (key.clone(), change.in_file.then(|| change.from.to_string())));
+    let old = changes
+        .iter()
+        .map(|(key, change)| (key.clone(), change.from.as_ref().filter(|_| change.in_file).map(ToString::to_string)));
     Pending::of(deployment, domain.service.env_file.clone(), &old.collect(), String::new())
 }

@@ -46,6 +46,7 @@ pub(super) fn assignment<'a>(
         settings,
         // Every candidate of an experiment meets the same load, so that they differ by their settings alone.
         seed: experiment.seed,
+        unset: Vec::new(),
         purpose: Purpose::Experiment,
         within: Duration::from_secs(config.trial_timeout_s),
         usual: usual(before.filter_map(others)),

@@ -105,8 +105,10 @@ pub enum Origin {
 /// One key's old and new value.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Change {
-    /// The value that the service said it ran with when the change was planned.
-    pub from: Value,
+    /// The value that the service said it ran with when the change was planned; absent where the env file did not name
+    /// the key and the service does not report it, as it may do with what it does not use.
+    #[serde(default)]
+    pub from: Option<Value>,
     /// Whether the env file named the key; where it did not, undoing takes the key out again.
     pub in_file: bool,
     /// The value to be set.
@@ -116,7 +118,11 @@ pub struct Change {
 impl fmt::Display for Change {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { from, in_file, to } = self;
-        if *in_file { write!(formatter, "{from} -> {to}") } else { write!(formatter, "unset ({from}) -> {to}") }
+        match from {
+            Some(from) if *in_file => write!(formatter, "{from} -> {to}"),
+            Some(from) => write!(formatter, "unset ({from}) -> {to}"),
+            None => write!(formatter, "unset -> {to}"),
+        }
     }
 }
 
@@ -154,7 +160,7 @@ pub enum MappingProblem {
     },
     /// The service does not say what it runs with under this key, so there is nothing to compare with.
     #[error(
-        "{key}: the service does not say what it runs with: let its read-back report the key, or write it into the env file"
+        "{key}: the service does not say what it runs with: let its read-back report the key; if it reports only what it uses, take the key out of the env file"
     )]
     Unsaid {
         /// The key.

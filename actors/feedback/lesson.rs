@@ -85,7 +85,7 @@ mod tests {
     use crate::facts::{Change, CycleId, DeploymentId, Key, Metrics, Value};
 
     fn verdict(outcome: Ruled, reason: Reason, improvement: Option<(f64, f64, f64)>) -> Verdict {
-        let change = Change { from: Value::Integer(2), in_file: true, to: Value::Integer(12) };
+        let change = Change { from: Some(Value::Integer(2)), in_file: true, to: Value::Integer(12) };
         Verdict {
             deployment: DeploymentId::new("d-1"),
             cycle: CycleId::new("c-1"),
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(lesson.fingerprint, Promotion::fingerprint_of("lab", &changes));
         // On another base it is still the same target.
         for change in changes.values_mut() {
-            change.from = Value::Integer(3);
+            change.from = Some(Value::Integer(3));
         }
         assert_eq!(lesson.fingerprint, Promotion::fingerprint_of("lab", &changes));
         assert_ne!(lesson.fingerprint, Promotion::fingerprint_of("tts", &changes));

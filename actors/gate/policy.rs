@@ -75,7 +75,8 @@ fn risk_of_domain(name: &str) -> Risk {
 fn step_beyond(knob: &Knob, change: &Change) -> Option<(f64, f64)> {
     let factor_max = knob.step_max?;
     let number = |value: &Value| if matches!(value, Value::Boolean(_)) { None } else { value.as_number() };
-    let from = number(&change.from)?;
+    // Where nothing says what it is, it should be what the domain file says of a silent env file.
+    let from = number(change.from.as_ref().unwrap_or(&knob.default))?;
     let to = number(&change.to)?;
     if from == to {
         return None;
@@ -110,7 +111,7 @@ pub fn refusals(promotion: &Promotion, domain: &Domain) -> Vec<String> {
                 .push(format!("{key}: the value holds characters that a shell or an env file reads as more than text"));
         }
     }
-    let changes_nothing = |change: &Change| change.from == change.to;
+    let changes_nothing = |change: &Change| change.from.as_ref() == Some(&change.to);
     if !promotion.changes.is_empty() && promotion.changes.values().all(changes_nothing) {
         refusals.push("it changes nothing: every new value is the old one".to_owned());
     }
@@ -375,7 +376,7 @@ mod tests {
                 .iter()
                 .map(|(name, from, to)| {
                     let (in_file, from) = (from.is_some(), from.clone().unwrap_or(Value::Integer(2)));
-                    (key(name), Change { from, in_file, to: to.clone() })
+                    (key(name), Change { from: Some(from), in_file, to: to.clone() })
                 })
                 .collect(),
             settings: changes.iter().map(|(name, _, to)| (key(name), to.clone())).collect(),

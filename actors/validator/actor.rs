@@ -12,8 +12,8 @@ use crate::{
     config::Catalogue,
     env_file,
     facts::{
-        Change, Deployment, DeploymentId, Domain, Entry, Fact, FailureKind, Incarnation, Kind, Measurement, Metrics,
-        Others, Reason, Ruled, Settings, Stage, Step, TrialFailure, Verdict, agrees, means, short_hash, usual,
+        Change, Deployment, DeploymentId, Domain, Entry, Fact, FailureKind, Incarnation, Key, Kind, Measurement,
+        Metrics, Others, Reason, Ruled, Settings, Stage, Step, TrialFailure, Verdict, agrees, means, short_hash, usual,
     },
     record::{open_deployments, proven, record, record_verdict, standing, wake},
     seams::{Assignment, JournalError, Outlet, Purpose, Query, Seams},
@@ -308,9 +308,10 @@ fn measure(
     let assignment = Assignment {
         label: format!("{id}.b{block}.r{place}"),
         settings: arm(judging, candidate),
+        unset: if candidate { Vec::new() } else { unset(judging) },
         // One load for all four runs of a block: what differs is the settings alone.
         seed: seed(id, block),
-        purpose: Purpose::Validation,
+        purpose: Purpose::Validation(id.clone()),
         within,
         // Old and new are compared block by block, so that is where they meet the same load.
         usual: usual(judging.others.iter().filter(|(of, _)| *of == block).map(|(_, others)| others)),
@@ -321,8 +322,14 @@ fn measure(
 /// Returns what the service ran with before the change, as it said itself, or runs with after it, of the keys that change.
 fn arm(judging: &Judging, candidate: bool) -> Settings {
     let changes = &judging.deployment.promotion.changes;
-    let value = |change: &Change| if candidate { change.to.clone() } else { change.from.clone() };
-    changes.iter().map(|(key, change)| (key.clone(), value(change))).collect()
+    let value = |change: &Change| if candidate { Some(change.to.clone()) } else { change.from.clone() };
+    changes.iter().filter_map(|(key, change)| Some((key.clone(), value(change)?))).collect()
+}
+
+/// Returns the keys of which nothing said what the service ran with before the change: it ran without them.
+fn unset(judging: &Judging) -> Vec<Key> {
+    let changes = &judging.deployment.promotion.changes;
+    changes.iter().filter(|(_, change)| change.from.is_none()).map(|(key, _)| key.clone()).collect()
 }
 
 fn run(block: u32, place: u32, candidate: bool, outcome: &Result<Measurement, TrialFailure>) -> Run {

@@ -225,7 +225,7 @@ async fn a_service_that_is_not_ready_in_the_end_is_rolled_back() {
 async fn the_old_settings_that_are_measured_are_what_the_service_said_it_ran_with() {
     let world = World::with_env("SEQS=2\nWAIT=5\n");
     let mut promotion = promotion(&[("WAIT", 5)]);
-    promotion.changes.get_mut(&key("WAIT")).unwrap().from = crate::facts::Value::Integer(30);
+    promotion.changes.get_mut(&key("WAIT")).unwrap().from = Some(crate::facts::Value::Integer(30));
     let incarnation = Some(crate::facts::Incarnation::new("run 1"));
     let steps = [Step::Intended, Step::Armed, Step::Applied, Step::Restarted, Step::Proven { incarnation }];
     world.write_deployment(&deployment_of(promotion), &steps);
@@ -244,4 +244,23 @@ async fn a_run_is_told_what_others_usually_did_in_its_own_block() {
     let room = open(&world).await;
     room.verdicts.next(SOON).await.unwrap();
     assert_eq!(world.bench.usual()[..6], [None, Some(0.5), Some(0.5), Some(0.6), None, Some(0.2)]);
+}
+
+#[tokio::test]
+async fn a_key_that_the_service_ran_without_is_taken_out_for_the_old_runs() {
+    let world = World::with_env("SEQS=2\nWAIT=5\n");
+    let mut promotion = promotion(&[("WAIT", 5)]);
+    promotion.changes.get_mut(&key("WAIT")).unwrap().from = None;
+    let incarnation = Some(crate::facts::Incarnation::new("run 1"));
+    let steps = [Step::Intended, Step::Armed, Step::Applied, Step::Restarted, Step::Proven { incarnation }];
+    world.write_deployment(&deployment_of(promotion), &steps);
+    world.bench.script(|assignment| {
+        let is_old = assignment.unset == [key("WAIT")] && assignment.settings.is_empty();
+        let is_new = assignment.unset.is_empty() && assignment.settings.contains_key(&key("WAIT"));
+        assert!(is_old != is_new, "{assignment:?}");
+        Ok(rate(if is_new { 120.0 } else { 100.0 }, assignment))
+    });
+    let room = open(&world).await;
+    let verdict = room.verdicts.next(SOON).await.unwrap();
+    assert_eq!(verdict.outcome, Ruled::Success);
 }

@@ -6,14 +6,14 @@ use std::{
     io,
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use kloros_actors::{
     env_file,
-    facts::{BenchSpec, Domain, FailureKind, Key, Measurement, Others, Quiet, ReadBack, TrialFailure},
+    facts::{BenchSpec, DeploymentId, Domain, FailureKind, Key, Measurement, Others, Quiet, ReadBack, TrialFailure},
     seams::{Assignment, Bench, Clock, GpuUsers, Purpose},
 };
 use tokio::time::{sleep, timeout};
@@ -39,6 +39,9 @@ pub(super) const NICE: i32 = 5;
 /// The longest pause before a disturbed measurement is made again.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
+/// Why a measurement does not count whose turn somebody else may have had as well.
+const LOST: &str = "the file of the lease was removed, so that somebody else may have measured meanwhile";
+
 /// How long an instance may take to end by itself.
 const STOP_MAX: Duration = Duration::from_secs(10);
 
@@ -62,6 +65,8 @@ pub(crate) struct Runner {
     kloros: PathBuf,
     clock: Arc<dyn Clock>,
     machine: Machine,
+    /// The turn of a deployment that is not measured yet.
+    reserved: Mutex<Option<(DeploymentId, Lease)>>,
     repeats: Repeats,
     gpus: Arc<dyn GpuUsers>,
     /// Is told in words why a measurement waits or is repeated.
@@ -79,7 +84,8 @@ impl Runner {
         machine: Machine,
         repeats: Repeats,
     ) -> Self {
-        Self { home, kloros, clock, machine, repeats, gpus: Arc::new(NoGpus), hear: Box::new(|_| {}) }
+        let (reserved, gpus) = (Mutex::default(), Arc::new(NoGpus));
+        Self { home, kloros, clock, machine, reserved, repeats, gpus, hear: Box::new(|_| {}) }
     }
 
     /// Watches who else uses the GPUs, too.
@@ -99,20 +105,32 @@ impl Runner {
 
     /// Waits for the turn of this measurement. Nothing is started before.
     async fn turn(&self, domain: &Domain, assignment: &Assignment) -> Result<Lease, TrialFailure> {
-        let urgency = match assignment.purpose {
-            Purpose::Validation => Urgency::Unproven,
+        let urgency = match &assignment.purpose {
+            Purpose::Validation(deployment) => {
+                if let Some((_, lease)) = self.reserved().take_if(|(of, _)| of == deployment) {
+                    return Ok(lease);
+                }
+                Urgency::Unproven
+            }
             Purpose::Experiment => Urgency::Ordinary,
         };
-        let what = format!("{} of {}", assignment.label, domain.name);
-        let waiting = self.machine.lease(&what, urgency, |standing| {
+        self.lease(&format!("{} of {}", assignment.label, domain.name), urgency).await
+    }
+
+    async fn lease(&self, what: &str, urgency: Urgency) -> Result<Lease, TrialFailure> {
+        let waiting = self.machine.lease(what, urgency, |standing| {
             let in_the_way = standing.in_the_way();
-            tracing::info!(label = assignment.label, in_the_way, "measurement waits for the machine");
+            tracing::info!(what, in_the_way, "measurement waits for the machine");
             (self.hear)(&format!("waits: {in_the_way}"));
         });
         waiting.await.map_err(|error| {
-            tracing::warn!(label = assignment.label, %error, "measurement was not made");
+            tracing::warn!(what, %error, "measurement was not made");
             fail(FailureKind::Infrastructure, chain(&error))
         })
+    }
+
+    fn reserved(&self) -> MutexGuard<'_, Option<(DeploymentId, Lease)>> {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Measures on an instance of its own, and ends it.
@@ -120,8 +138,9 @@ impl Runner {
         // Dropped after the instance, which may still write there.
         let dir = TrialDir::create(&self.home, &assignment.label).map_err(infrastructure("cannot make a directory"))?;
         let live = self.home.join(&domain.service.env_file);
-        let env_file =
-            dir.write_env(&live, &assignment.settings).map_err(infrastructure("cannot write the env file"))?;
+        let env_file = dir
+            .write_env(&live, &assignment.settings, &assignment.unset)
+            .map_err(infrastructure("cannot write the env file"))?;
         let mut trial = Trial::start(domain, &self.kloros, &env_file).await?;
         let in_effect = trial.read_back(domain, assignment).await?;
         let own = match domain.bench {
@@ -161,7 +180,8 @@ impl Bench for Runner {
             let within = assignment.within;
             let late = |_| fail(FailureKind::TimedOut, format!("not measured within {} s", within.as_secs_f64()));
             let measurement = timeout(within, self.attempt(domain, &assignment)).await.map_err(late)??;
-            let Some(why) = self.disturbed(domain, &assignment, &measurement) else {
+            let disturbed = self.disturbed(domain, &assignment, &measurement);
+            let Some(why) = disturbed.or_else(|| (!turn.is_whole()).then(|| LOST.to_owned())) else {
                 return Ok(Measurement { discarded, ..measurement });
             };
             discarded += 1;
@@ -180,6 +200,17 @@ impl Bench for Runner {
             sleep(pause).await;
             pause = pause.saturating_mul(2).min(PAUSE_MAX);
         }
+    }
+
+    async fn reserve(&self, deployment: &DeploymentId) -> Result<(), TrialFailure> {
+        // What is not made yet has no right to go first.
+        let lease = self.lease(&format!("the change {deployment}"), Urgency::Ordinary).await?;
+        *self.reserved() = Some((deployment.clone(), lease));
+        Ok(())
+    }
+
+    fn keep(&self, deployments: &[DeploymentId]) {
+        drop(self.reserved().take_if(|(of, _)| !deployments.contains(of)));
     }
 }
 

@@ -51,12 +51,12 @@ impl TrialDir {
         Ok(Self { path, _locked: locked })
     }
 
-    /// Writes the env file: what stands in `live`, if that is there, changed to `settings`.
+    /// Writes the env file: what stands in `live`, if that is there, changed to `settings` and without the keys in `unset`.
     ///
     /// It is changed as the deployer would change it, so that what is measured is what would be deployed.
-    pub(super) fn write_env(&self, live: &Path, settings: &Settings) -> io::Result<PathBuf> {
-        let changes: Vec<(Key, Option<String>)> =
-            settings.iter().map(|(key, value)| (key.clone(), Some(value.to_string()))).collect();
+    pub(super) fn write_env(&self, live: &Path, settings: &Settings, unset: &[Key]) -> io::Result<PathBuf> {
+        let set = settings.iter().map(|(key, value)| (key.clone(), Some(value.to_string())));
+        let changes: Vec<(Key, Option<String>)> = set.chain(unset.iter().map(|key| (key.clone(), None))).collect();
         let bytes = env_file::edit(&read(live)?, &changes)
             .map_err(|problem| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {problem}", live.display())))?;
         let path = self.path.join(ENV_FILE);
@@ -134,7 +134,7 @@ mod tests {
         let settings = [("LAB_POLICY", Value::Choice("fair".to_owned())), ("LAB_SLOTS", Value::Integer(8))];
         let settings = settings.map(|(key, value)| (Key::new(key).unwrap(), value)).into();
         let dir = TrialDir::create(home.path(), "x").unwrap();
-        let written = dir.write_env(&path, &settings).map(|path| std::fs::read_to_string(path).unwrap());
+        let written = dir.write_env(&path, &settings, &[]).map(|path| std::fs::read_to_string(path).unwrap());
         assert_eq!(written.ok().as_deref(), expected, "{live:?}");
     }
 
@@ -159,7 +159,7 @@ mod tests {
         let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&dir.path), 0o700);
         assert_eq!(dir.path.parent(), Some(home.path().join(TRIALS).as_path()));
-        let env_file = dir.write_env(&live, &Settings::new()).unwrap();
+        let env_file = dir.write_env(&live, &Settings::new(), &[]).unwrap();
         assert_eq!(mode(&env_file), 0o600);
         assert_eq!(std::fs::read(&env_file).unwrap(), b"SECRET=1\n");
         let path = dir.path.clone();
@@ -183,5 +183,15 @@ mod tests {
         assert!(in_use.path.exists(), "its process lives");
         assert!(kept.join("file").exists());
         remove_stale(&home.path().join("no home"));
+    }
+
+    #[test]
+    fn keys_that_the_service_ran_without_are_taken_out() {
+        let (home, live) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
+        std::fs::write(live.path(), "A=1\nLAB_SLOTS=8\nB=2\n").unwrap();
+        let dir = TrialDir::create(home.path(), "x").unwrap();
+        let path =
+            dir.write_env(live.path(), &Settings::new(), &["LAB_SLOTS", "GONE"].map(|key| Key::new(key).unwrap()));
+        assert_eq!(std::fs::read_to_string(path.unwrap()).unwrap(), "A=1\nB=2\n");
     }
 }

@@ -114,8 +114,8 @@ async fn measure(
             }
             let settings = if is_given { report.settings.clone() } else { Settings::new() };
             let label = format!("bench.{run}.{}", if is_given { "then" } else { "now" });
-            let (purpose, usual) = (Purpose::Experiment, usual(&others));
-            match runner.measure(domain, Assignment { label, settings, seed, purpose, within, usual }).await {
+            let (purpose, usual, unset) = (Purpose::Experiment, usual(&others), Vec::new());
+            match runner.measure(domain, Assignment { label, settings, unset, seed, purpose, within, usual }).await {
                 Ok(measurement) => {
                     others.extend(measurement.others);
                     report.discarded += measurement.discarded;

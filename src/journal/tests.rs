@@ -161,7 +161,7 @@ fn promotion() -> Promotion {
 }
 
 fn changes() -> BTreeMap<Key, Change> {
-    let change = Change { from: Value::Integer(4), in_file: true, to: Value::Integer(16) };
+    let change = Change { from: Some(Value::Integer(4)), in_file: true, to: Value::Integer(16) };
     BTreeMap::from([(Key::new("LAB_BATCH").unwrap(), change)])
 }
 

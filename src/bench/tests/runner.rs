@@ -11,8 +11,9 @@ use axum::{
 };
 use kloros_actors::{
     facts::{
-        Apply, BenchSpec, ChatLoad, ChatSlo, Direction, Domain, FailureKind, Isolation, Key, Knob, KnobKind, Manager,
-        Measurement, MetricSpec, Quiet, ReadBack, Ready, ServiceSpec, Settings, TokenRange, TrialFailure, Value,
+        Apply, BenchSpec, ChatLoad, ChatSlo, DeploymentId, Direction, Domain, FailureKind, Isolation, Key, Knob,
+        KnobKind, Manager, Measurement, MetricSpec, Quiet, ReadBack, Ready, ServiceSpec, Settings, TokenRange,
+        TrialFailure, Value,
     },
     seams::{Assignment, Bench, Clock, Purpose},
 };
@@ -130,7 +131,15 @@ fn machine(home: &Path) -> Machine {
 
 fn assignment(label: &str, settings: Settings) -> Assignment {
     let within = Duration::from_secs(120);
-    Assignment { label: label.to_owned(), settings, seed: 7, purpose: Purpose::Experiment, within, usual: None }
+    Assignment {
+        label: label.to_owned(),
+        settings,
+        unset: Vec::new(),
+        seed: 7,
+        purpose: Purpose::Experiment,
+        within,
+        usual: None,
+    }
 }
 
 struct House {
@@ -404,4 +413,28 @@ async fn what_the_measured_instance_and_its_bench_use_is_not_the_load_of_others(
     }
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as f64;
     assert!(least[0] - least[1] < 0.5 / cores, "{least:?} on {cores} cores");
+}
+
+#[tokio::test]
+async fn a_turn_that_was_kept_for_a_change_is_its_first_runs_and_nobody_elses() {
+    let house = House::new("SLOTS=1\n");
+    let (change, domain) = (DeploymentId::new("d-1"), domain(instance(), chat()));
+    house.runner.reserve(&change).await.unwrap();
+    let other = house.runner.measure(&domain, assignment("x-1.g1.c1", Settings::new()));
+    assert!(timeout(Duration::from_millis(300), other).await.is_err(), "it is not its turn");
+    let own = Assignment { purpose: Purpose::Validation(change), ..assignment("d-1.b1.r1", Settings::new()) };
+    house.runner.measure(&domain, own).await.unwrap();
+    // The run gave it back.
+    house.measure(&domain).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_turn_that_was_kept_is_given_back_when_the_change_is_over() {
+    let house = House::new("SLOTS=1\n");
+    let (change, measures) = (DeploymentId::new("d-1"), || machine(house.home.path()).look().unwrap().measures);
+    house.runner.reserve(&change).await.unwrap();
+    house.runner.keep(std::slice::from_ref(&change));
+    assert_eq!(measures().unwrap().what, "the change d-1");
+    house.runner.keep(&[DeploymentId::new("d-2")]);
+    assert_eq!(measures(), None);
 }
