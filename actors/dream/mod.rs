@@ -55,8 +55,8 @@ pub struct Config {
     pub confirm_runs: u32,
     /// The experiment is void when a larger share of its first generation failed.
     pub failed_max_ratio: f64,
-    /// After how many trials in a row that others disturbed, each measured again in vain, the search ends with what it has:
-    /// a load that came to stay would cost all the rest of the budget.
+    /// After how many trials in a row that others disturbed, each measured again in vain, the experiment ends: a load that
+    /// came to stay would cost all the rest of the budget.
     pub disturbed_max: u32,
     /// How many candidates far apart it takes to find that the service may not apply its parameters.
     pub flat_candidates_min: u32,
