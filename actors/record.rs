@@ -178,6 +178,16 @@ pub(crate) async fn standing(seams: &Seams, id: &DeploymentId) -> Result<Standin
     Ok(Standing { stage, was_armed, was_applied })
 }
 
+/// Returns whether somebody outside took over the deployment, because this process was late: then nothing more may be said
+/// of it but that it is undone. Where that cannot be looked up, it was.
+pub(crate) async fn is_taken_over(seams: &Seams, domain: &str, id: &DeploymentId) -> bool {
+    let claimed = seams.pending.claimed(domain).await;
+    claimed.map_or(true, |claimed| claimed.is_some_and(|claimed| claimed.deployment == *id))
+}
+
+/// Why a deployment is given up that somebody outside took over.
+pub(crate) const TAKEN_OVER: &str = "the guard took it back, because kloros did not say in time that it still works";
+
 /// Returns which run of the service was proven to run with a deployment; `None` where that could not be told.
 pub(crate) async fn proven(seams: &Seams, id: &DeploymentId) -> Result<Option<Incarnation>, JournalError> {
     let recorded = seams.journal.read(Query::kinds(&[Kind::Step]).about(id.as_str())).await?;

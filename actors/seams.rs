@@ -30,6 +30,8 @@ pub struct Seams {
     pub services: Arc<dyn ServiceControl>,
     /// Where what undoes a deployment lies, outside the journal.
     pub pending: Arc<dyn PendingStore>,
+    /// Who undoes a deployment when this process does not.
+    pub guard: Arc<dyn Guard>,
 }
 
 /// Where facts become durable. A fact is durable before anyone acts on it.
@@ -208,6 +210,12 @@ pub trait EnvStore: Send + Sync {
 
     /// Replaces the file by `bytes`, whole or not at all, if it still is what `expected` says, keeping owner and mode.
     async fn replace(&self, file: &Path, expected: &EnvFile, bytes: Vec<u8>) -> Result<(), EnvStoreError>;
+
+    /// Sets aside, beside the file, space for `bytes` bytes: a later [`EnvStore::replace`] by no more needs no free disk.
+    async fn reserve(&self, file: &Path, bytes: usize) -> Result<(), EnvStoreError>;
+
+    /// Gives back what was set aside.
+    async fn release(&self, file: &Path) -> Result<(), EnvStoreError>;
 }
 
 /// The bytes of an env file. They may hold secrets, so they are not printed.
@@ -294,14 +302,51 @@ pub enum ServiceError {
 /// Where what undoes a deployment lies, outside the journal: it needs no database and no free disk to be used.
 #[async_trait]
 pub trait PendingStore: Send + Sync {
-    /// Writes the text of the pending file of `domain`, durably, before anything is touched.
-    async fn arm(&self, domain: &str, text: String) -> Result<(), EnvStoreError>;
+    /// Writes the text of the pending file of `domain` and the terms on which it is undone, durably, before anything is touched.
+    async fn arm(&self, domain: &str, text: String, terms: Terms) -> Result<(), EnvStoreError>;
 
-    /// Returns the text of the pending file of `domain`, if there is one.
+    /// Returns the text of the pending file of `domain`, if there is one that nobody outside took over.
     async fn armed(&self, domain: &str) -> Result<Option<String>, EnvStoreError>;
 
-    /// Removes the pending file of `domain`.
+    /// Returns what somebody outside the daemon took over: from then on the daemon may only go back with it.
+    async fn claimed(&self, domain: &str) -> Result<Option<Claimed>, EnvStoreError>;
+
+    /// Puts off the deadline of everything that is armed until `within` from now.
+    async fn extend(&self, within: Duration) -> Result<(), EnvStoreError>;
+
+    /// Removes the pending file of `domain`, also one that was taken over.
     async fn disarm(&self, domain: &str) -> Result<(), EnvStoreError>;
+}
+
+/// On which terms a change is undone from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// How long the daemon has before others act, unless it says that it still works.
+    pub within: Duration,
+    /// How often the service may be restarted for an undo by whoever acts unasked.
+    pub tries: u32,
+}
+
+/// A pending file that somebody outside the daemon took over, because the daemon was dead or late.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// The text of its pending file.
+    pub text: String,
+    /// Whether env file and service are back on the old values.
+    pub is_undone: bool,
+}
+
+/// Who undoes a deployment when the daemon does not: a process that outlives it.
+#[async_trait]
+pub trait Guard: Send + Sync {
+    /// Has the armed deployment of `domain` watched from outside, and returns when it is. The error says in words why it
+    /// cannot be: then nothing may be changed.
+    async fn watch(&self, domain: &str, deployment: &DeploymentId) -> Result<(), String>;
+
+    /// Ends the watch over `domain`, whose pending file is gone.
+    async fn relieve(&self, domain: &str);
 }
 
 /// A proposal on its way to the deployer, which compares it with what runs.

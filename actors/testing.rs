@@ -24,8 +24,8 @@ use crate::{
         Verdict, stages,
     },
     seams::{
-        Appended, Assignment, Bench, Clock, EnvFile, EnvStore, EnvStoreError, Journal, JournalError, PendingStore,
-        Query, Seams, ServiceControl, ServiceError,
+        Appended, Assignment, Bench, Claimed, Clock, EnvFile, EnvStore, EnvStoreError, Guard, Journal, JournalError,
+        PendingStore, Query, Seams, ServiceControl, ServiceError, Terms,
     },
 };
 
@@ -41,6 +41,7 @@ pub(crate) struct World {
     pub(crate) env: Arc<MemoryEnv>,
     pub(crate) services: Arc<ScriptedServices>,
     pub(crate) pending: Arc<MemoryPending>,
+    pub(crate) guard: Arc<MemoryGuard>,
 }
 
 impl World {
@@ -56,6 +57,7 @@ impl World {
             env,
             services,
             pending: Arc::default(),
+            guard: Arc::default(),
         }
     }
 
@@ -67,6 +69,7 @@ impl World {
             env: self.env.clone(),
             services: self.services.clone(),
             pending: self.pending.clone(),
+            guard: self.guard.clone(),
         }
     }
 
@@ -355,12 +358,19 @@ pub(crate) struct MemoryEnv {
     edit: Mutex<Option<(usize, String)>>,
     reads: AtomicU64,
     refuses: AtomicBool,
+    reserved: AtomicBool,
 }
 
 impl MemoryEnv {
     fn holding(text: &str) -> Self {
         let bytes = Mutex::new(text.as_bytes().to_vec());
-        Self { bytes, edit: Mutex::default(), reads: AtomicU64::new(0), refuses: AtomicBool::new(false) }
+        let (refuses, reserved) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { bytes, edit: Mutex::default(), reads: AtomicU64::new(0), refuses, reserved }
+    }
+
+    /// Returns whether space is set aside for an undo.
+    pub(crate) fn is_reserved(&self) -> bool {
+        self.reserved.load(Ordering::SeqCst)
     }
 
     pub(crate) fn text(&self) -> String {
@@ -403,6 +413,20 @@ impl EnvStore for MemoryEnv {
             return Err(EnvStoreError::Raced { path });
         }
         *held = bytes;
+        Ok(())
+    }
+
+    async fn reserve(&self, path: &Path, _: usize) -> Result<(), EnvStoreError> {
+        if self.refuses.load(Ordering::SeqCst) {
+            let path = path.display().to_string();
+            return Err(EnvStoreError::Write { path, why: "no space left on device".to_owned() });
+        }
+        self.reserved.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
+    async fn release(&self, _: &Path) -> Result<(), EnvStoreError> {
+        self.reserved.store(false, Ordering::SeqCst);
         Ok(())
     }
 }
@@ -547,6 +571,8 @@ impl ServiceControl for ScriptedServices {
 #[derive(Default)]
 pub(crate) struct MemoryPending {
     texts: Mutex<BTreeMap<String, String>>,
+    claimed: Mutex<Option<Claimed>>,
+    extensions: Mutex<Vec<Duration>>,
     refuses: AtomicBool,
 }
 
@@ -564,15 +590,27 @@ impl MemoryPending {
     pub(crate) fn refuse(&self, refuses: bool) {
         self.refuses.store(refuses, Ordering::SeqCst);
     }
+
+    /// Somebody outside takes over what is armed, and has undone it or is about to.
+    pub(crate) fn claim(&self, deployment: &DeploymentId, is_undone: bool) {
+        let text = self.texts.lock().unwrap().remove("lab").unwrap();
+        *self.claimed.lock().unwrap() = Some(Claimed { deployment: deployment.clone(), text, is_undone });
+    }
+
+    /// Returns how far the deadline was put off, each time.
+    pub(crate) fn extensions(&self) -> Vec<Duration> {
+        self.extensions.lock().unwrap().clone()
+    }
 }
 
 #[async_trait]
 impl PendingStore for MemoryPending {
-    async fn arm(&self, domain: &str, text: String) -> Result<(), EnvStoreError> {
+    async fn arm(&self, domain: &str, text: String, _: Terms) -> Result<(), EnvStoreError> {
         if self.refuses.load(Ordering::SeqCst) {
             return Err(EnvStoreError::Write { path: domain.to_owned(), why: "no space left on device".to_owned() });
         }
         self.texts.lock().unwrap().insert(domain.to_owned(), text);
+        *self.claimed.lock().unwrap() = None;
         Ok(())
     }
 
@@ -580,9 +618,52 @@ impl PendingStore for MemoryPending {
         Ok(self.texts.lock().unwrap().get(domain).cloned())
     }
 
+    async fn claimed(&self, _: &str) -> Result<Option<Claimed>, EnvStoreError> {
+        Ok(self.claimed.lock().unwrap().clone())
+    }
+
+    async fn extend(&self, within: Duration) -> Result<(), EnvStoreError> {
+        self.extensions.lock().unwrap().push(within);
+        Ok(())
+    }
+
     async fn disarm(&self, domain: &str) -> Result<(), EnvStoreError> {
         self.texts.lock().unwrap().remove(domain);
+        *self.claimed.lock().unwrap() = None;
         Ok(())
+    }
+}
+
+/// A guard that watches when it is told to, unless it cannot.
+#[derive(Default)]
+pub(crate) struct MemoryGuard {
+    watches: Mutex<Vec<String>>,
+    refuses: AtomicBool,
+}
+
+impl MemoryGuard {
+    pub(crate) fn refuse(&self) {
+        self.refuses.store(true, Ordering::SeqCst);
+    }
+
+    /// Returns over which deployments it was set, and not yet relieved.
+    pub(crate) fn watches(&self) -> Vec<String> {
+        self.watches.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl Guard for MemoryGuard {
+    async fn watch(&self, _: &str, deployment: &DeploymentId) -> Result<(), String> {
+        if self.refuses.load(Ordering::SeqCst) {
+            return Err("it does not start".to_owned());
+        }
+        self.watches.lock().unwrap().push(deployment.to_string());
+        Ok(())
+    }
+
+    async fn relieve(&self, _: &str) {
+        self.watches.lock().unwrap().clear();
     }
 }
 

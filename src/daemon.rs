@@ -29,12 +29,14 @@ use crate::{
     clock::SystemClock,
     demo,
     env_store::EnvFiles,
+    guard::Guards,
     home::{Home, HomeLock},
     host::HostProbe,
     inbox::Inbox,
     journal::{self, Store},
     nvml::{GpuProbe, GpuTable},
     pending::PendingFiles,
+    recover,
     scrape::ServiceProbe,
     service::Services,
     settings::Settings,
@@ -77,6 +79,8 @@ pub(crate) const SOCKET: &str = "control.sock";
 pub(crate) async fn run<W: FnMut(&Recorded) + Send>(options: Options, mut watch: W) -> anyhow::Result<End> {
     let Options { home, config, cycles, seed, looked_on } = options;
     home.create()?;
+    // Whoever undoes in our place just now is let finish.
+    let undoing = home.undo_lock(recover::UNDO_MAX)?;
     let lock = home.lock()?;
     let settings = Settings::load(home.root(), config.as_deref())?;
     telemetry::start_logs(&settings.shell.log, looked_on);
@@ -95,6 +99,7 @@ pub(crate) async fn run<W: FnMut(&Recorded) + Send>(options: Options, mut watch:
     let house = House::new(&home, store, settings, seed)?;
 
     deployer::recover(&house.seams, &house.catalogue, &house.settings.rooms.deployer).await?;
+    drop(undoing);
     house.start_services().await;
     let (load, since) = (house.demo_load(), house.last_seq().await?);
     let ended = match house.open(metrics).await {
@@ -261,7 +266,7 @@ impl House {
 
     /// Leaves the machine in a proven state: what was not judged is undone, what kloros started is ended.
     async fn close(&self) -> anyhow::Result<()> {
-        let recovered = deployer::recover(&self.seams, &self.catalogue, &self.settings.rooms.deployer).await;
+        let recovered = deployer::wind_up(&self.seams, &self.catalogue, &self.settings.rooms.deployer).await;
         self.services.stop_all().await;
         recovered?;
         self.store.flush().await.context("projected files wait for the next start")?;
@@ -295,6 +300,7 @@ fn adapters(home: &Home, settings: &Settings, journal: Arc<dyn Journal>) -> anyh
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let services = Arc::new(Services::new(home.root().to_path_buf(), exe.clone()));
     let (machine, repeats) = (settings.measuring.machine(), settings.measuring.repeats());
+    let guard_exe = exe.clone();
     let runner = Runner::new(home.root().to_path_buf(), exe, Arc::clone(&clock), machine, repeats);
     let runner = runner.watching(Arc::new(GpuTable::new(None)));
     runner.sweep();
@@ -305,6 +311,7 @@ fn adapters(home: &Home, settings: &Settings, journal: Arc<dyn Journal>) -> anyh
         env: Arc::new(EnvFiles::default()),
         services: services.clone(),
         pending: Arc::new(PendingFiles::new(&home.pending_folder())),
+        guard: Arc::new(Guards::new(home, guard_exe)),
     };
     Ok((seams, services))
 }

@@ -26,6 +26,14 @@ use rustix::{
 };
 use sha2::{Digest, Sha256};
 
+mod fault;
+
+mod reserve;
+
+use fault::Fault;
+
+use crate::crash;
+
 /// The largest env file that is read or written, in bytes.
 pub(crate) const FILE_BYTES_MAX: usize = 1024 * 1024;
 
@@ -86,6 +94,14 @@ impl EnvStore for EnvFiles {
         let expected = expected.clone();
         self.alone(file, move |file| replace(file, &expected, &bytes).map_err(|fault| fault.while_writing(file))).await
     }
+
+    async fn reserve(&self, file: &Path, bytes: usize) -> Result<(), EnvStoreError> {
+        self.alone(file, move |file| reserve::set_aside(file, bytes).map_err(|fault| fault.while_writing(file))).await
+    }
+
+    async fn release(&self, file: &Path) -> Result<(), EnvStoreError> {
+        self.alone(file, |file| reserve::give_back(file).map_err(|fault| fault.while_writing(file))).await
+    }
 }
 
 fn absent() -> EnvFile {
@@ -107,45 +123,6 @@ fn replace(file: &Path, expected: &EnvFile, bytes: &[u8]) -> Result<(), Fault> {
     } else {
         let part = place.prepare(None, bytes)?;
         place.create(&part)
-    }
-}
-
-/// Why something about a file failed, before it is said which file and what for.
-#[derive(Debug)]
-enum Fault {
-    Failed(String),
-    Refused(String),
-    Raced,
-}
-
-impl Fault {
-    fn while_reading(self, file: &Path) -> EnvStoreError {
-        self.named(file, |path, why| EnvStoreError::Read { path, why })
-    }
-
-    fn while_writing(self, file: &Path) -> EnvStoreError {
-        self.named(file, |path, why| EnvStoreError::Write { path, why })
-    }
-
-    fn named(self, file: &Path, failed: impl FnOnce(String, String) -> EnvStoreError) -> EnvStoreError {
-        let path = file.display().to_string();
-        match self {
-            Fault::Failed(why) => failed(path, why),
-            Fault::Refused(why) => EnvStoreError::Refused { path, why },
-            Fault::Raced => EnvStoreError::Raced { path },
-        }
-    }
-}
-
-impl From<Errno> for Fault {
-    fn from(error: Errno) -> Self {
-        Fault::Failed(error.to_string())
-    }
-}
-
-impl From<std::io::Error> for Fault {
-    fn from(error: std::io::Error) -> Self {
-        Fault::Failed(error.to_string())
     }
 }
 
@@ -224,17 +201,26 @@ impl Place {
     /// the exchange was made.
     fn prepare(&self, old: Option<&[u8]>, bytes: &[u8]) -> Result<OsString, Fault> {
         let part = self.beside("part");
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = rustix::fs::openat(&self.folder, &part, flags, Mode::RUSR | Mode::WUSR)?;
-        let written = self.write(File::from(opened), old.is_some(), bytes).and_then(|()| match old {
+        let fresh = self.fresh(&part).and_then(|opened| self.write(opened, old.is_some(), bytes));
+        let filled = match fresh {
+            Err(Fault::Full(why)) => self.write_into_reserve(&part, old.is_some(), bytes, why),
+            other => other,
+        };
+        let written = filled.and_then(|()| match old {
             None => Ok(part.clone()),
             Some(old) => {
                 let swap = self.beside(&format!("swap-{}-{}", digest(old), digest(bytes)));
+                crash::here("env: rename what was written beside");
                 rustix::fs::renameat(&self.folder, &part, &self.folder, &swap)?;
                 Ok(swap)
             }
         });
         written.inspect_err(|_| self.remove(&part))
+    }
+
+    fn fresh(&self, name: &OsStr) -> Result<File, Fault> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(File::from(rustix::fs::openat(&self.folder, name, flags, Mode::RUSR | Mode::WUSR)?))
     }
 
     fn write(&self, mut part: File, like_the_old: bool, bytes: &[u8]) -> Result<(), Fault> {
@@ -250,12 +236,17 @@ impl Place {
             copy_attributes(&old, &part)
                 .map_err(|error| Fault::Failed(format!("its extended attributes cannot be kept: {error}")))?;
         }
+        crash::here("env: write beside");
         part.write_all(bytes)?;
+        crash::here("env: sync what was written beside");
+        // A reserve is longer than what is written into it.
+        part.set_len(bytes.len() as u64)?;
         // After an error here nothing is known about what is on disk, so this copy is given up.
         Ok(part.sync_all()?)
     }
 
     fn exchange(&self, swap: &OsStr, expected: &EnvFile, bytes: &[u8]) -> Result<(), Fault> {
+        crash::here("env: exchange");
         match self.rename(swap, &self.name, RenameFlags::EXCHANGE) {
             Ok(()) => {}
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => return self.replace_by_rename(swap, expected),
@@ -265,9 +256,12 @@ impl Place {
                 return Err(if error == Errno::NOENT { Fault::Raced } else { error.into() });
             }
         }
+        crash::here("env: sync the exchange");
         rustix::fs::fsync(&self.folder)?;
+        crash::here("env: compare what came out");
         if matches!(self.look(swap), Ok(came_out) if came_out == *expected) {
             self.remove(swap);
+            crash::here("env: sync the removal of what came out");
             return Ok(rustix::fs::fsync(&self.folder)?);
         }
         self.exchange_back(swap, bytes)?;
@@ -318,7 +312,7 @@ impl Place {
         let mut strays = Vec::new();
         for entry in Dir::read_from(&self.folder)? {
             let name = OsString::from_vec(entry?.file_name().to_bytes().to_vec());
-            if name.as_bytes().starts_with(prefix.as_bytes()) {
+            if name.as_bytes().starts_with(prefix.as_bytes()) && name != self.beside(reserve::ROLE) {
                 strays.push(name);
             }
         }
@@ -326,6 +320,7 @@ impl Place {
     }
 
     fn settle_one(&self, stray: &OsStr, role: &[u8]) -> Result<(), Fault> {
+        crash::here("env: settle what a crash left");
         let role = String::from_utf8_lossy(role);
         let hashes = role.strip_prefix("swap-").and_then(|hashes| hashes.split_once('-'));
         if let (Some((old, new)), Ok(left)) = (hashes, self.look(stray)) {

@@ -8,6 +8,7 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use rustix::fs::{Access, FlockOperation, OFlags};
@@ -17,6 +18,12 @@ const UNDER_SYSTEMD: &str = "/var/lib/kloros";
 
 /// Folders hold what runs as the owner's services, so nobody else looks into them.
 const FOLDER_MODE: u32 = 0o700;
+
+/// A lock that several users may wait for: in a folder that is its owner's and root's alone.
+const LOCK_MODE: u32 = 0o644;
+
+/// How long between two attempts to get a lock that is waited for.
+const LOCK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How many bytes of the lock file are read to learn who holds it.
 const LOCK_TEXT_MAX: u64 = 32;
@@ -170,6 +177,52 @@ impl Home {
         })
     }
 
+    /// Returns whether a daemon works in the home, or is frozen in it. To be asked by who holds [`Home::undo_lock`] alone, which a
+    /// daemon takes before its own lock: for a moment nobody else could get that one.
+    pub(crate) fn is_in_use(&self) -> Result<bool, HomeError> {
+        let path = self.lock_file();
+        let unusable = |source| HomeError::Unusable { path: path.clone(), source };
+        let file = match OpenOptions::new().read(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(unusable(error)),
+        };
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+            Err(errno) => Err(unusable(errno.into())),
+        }
+    }
+
+    /// Waits for the right to undo what is pending, which one process has at a time, until the answer is dropped.
+    pub(crate) fn undo_lock(&self, within: Duration) -> Result<UndoLock, HomeError> {
+        let path = self.state_folder().join("undo.lock");
+        let unusable = |source| HomeError::Unusable { path: path.clone(), source };
+        let options = |is_new: bool| {
+            let mut options = OpenOptions::new();
+            options.read(true).write(is_new).create_new(is_new).mode(LOCK_MODE);
+            options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(&path)
+        };
+        // Whichever user came first has made it, and reading it is enough to lock it.
+        let file = match options(false) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => options(true).or_else(|_| options(false)),
+            other => other,
+        };
+        let file = file.map_err(unusable)?;
+        let deadline = Instant::now() + within;
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(UndoLock { _file: file }),
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(LOCK_INTERVAL),
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    let why = format!("another process undoes what is pending, since more than {} s", within.as_secs());
+                    return Err(unusable(io::Error::new(io::ErrorKind::TimedOut, why)));
+                }
+                Err(errno) => return Err(unusable(errno.into())),
+            }
+        }
+    }
+
     fn lock_at(&self, path: &Path) -> Result<HomeLock, Refusal> {
         for _ in 0..LOCK_TRIES {
             let mut file = OpenOptions::new()
@@ -206,6 +259,12 @@ impl From<io::Error> for Refusal {
     fn from(source: io::Error) -> Self {
         Self::Failed(source)
     }
+}
+
+/// The right to undo what is pending. The kernel takes it back when the process ends, however it ends.
+#[derive(Debug)]
+pub(crate) struct UndoLock {
+    _file: File,
 }
 
 /// The right to write into a home. The kernel takes it back when the process ends, however it ends.
@@ -340,6 +399,22 @@ mod tests {
         drop(first);
         assert!(home.lock_file().exists());
         home.lock().unwrap();
+    }
+
+    #[test]
+    fn a_home_is_in_use_while_its_lock_is_held_and_one_process_undoes_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path()).unwrap();
+        home.create().unwrap();
+        let undo = home.undo_lock(Duration::ZERO).unwrap();
+        let message = home.undo_lock(Duration::from_millis(20)).unwrap_err();
+        assert!(matches!(&message, HomeError::Unusable { source, .. } if source.kind() == io::ErrorKind::TimedOut));
+        assert!(!home.is_in_use().unwrap());
+        let lock = home.lock().unwrap();
+        assert!(home.is_in_use().unwrap());
+        drop((lock, undo));
+        assert!(!home.is_in_use().unwrap());
+        home.undo_lock(Duration::ZERO).unwrap();
     }
 
     #[test]

@@ -20,9 +20,12 @@ use kloros_actors::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::process::{
-    Instance, Launch, ReadyError, Remains, Secrets, answers, ask, environment, fill, free_port, is_well, of_metrics,
-    of_port, of_process, ready, shown,
+use crate::{
+    crash,
+    process::{
+        Instance, Launch, ReadyError, Remains, Secrets, answers, ask, environment, fill, free_port, is_well,
+        of_metrics, of_port, of_process, ready, shown,
+    },
 };
 
 mod look;
@@ -235,8 +238,12 @@ impl ServiceControl for Services {
             }
             Manager::Command { restart } => {
                 let secrets = secrets(domain, &self.home.join(&domain.service.env_file)).await;
+                crash::here("service: restart");
                 run_restart(restart, secrets).await?;
-                answer(domain, &place).await
+                crash::here("service: wait for its answer");
+                answer(domain, &place).await?;
+                crash::here("service: answers");
+                Ok(())
             }
         }
     }

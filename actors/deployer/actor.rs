@@ -1,7 +1,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 
 use super::{Config, saga::Saga};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
         Stage, TrialFailure, Verdict,
     },
     meters,
-    record::{open_deployments, record_once, record_verdict, standing, wake},
+    record::{TAKEN_OVER, is_taken_over, open_deployments, record_once, record_verdict, standing, wake},
     seams::{JournalError, Outlet, Planning, Query, Seams},
 };
 
@@ -84,10 +84,15 @@ pub struct State {
     waiting: JoinSet<()>,
     /// What could not be undone: how many sweeps passed since it was tried, and how many must.
     stuck: BTreeMap<DeploymentId, (u32, u32)>,
+    /// When the guard was last told that this process still works.
+    sign_of_life: Option<Instant>,
 }
 
 /// How often it is looked whether the journal is still there.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often the guard is told that this process still works, in the time that it waits.
+const SIGNS_OF_LIFE: f64 = 4.0;
 
 /// How often it is tried again what could not be undone.
 const SWEEP_EVERY: Duration = Duration::from_secs(15);
@@ -107,8 +112,8 @@ impl Actor for Deployer {
         let Arguments { seams, exits, config, catalogue, rest_s } = arguments;
         // What an earlier room waited for is nobody's.
         seams.bench.keep(&[]);
-        let (open, waiting, stuck) = (BTreeMap::new(), JoinSet::new(), BTreeMap::new());
-        let mut state = State { seams, exits, config, catalogue, rest_s, open, waiting, stuck };
+        let (open, waiting, stuck, sign_of_life) = (BTreeMap::new(), JoinSet::new(), BTreeMap::new(), None);
+        let mut state = State { seams, exits, config, catalogue, rest_s, open, waiting, stuck, sign_of_life };
         let resumed = state.resume().await;
         state.or_take_back(resumed).await?;
         myself.send_after(SWEEP_EVERY, || Msg::Sweep);
@@ -126,7 +131,7 @@ impl Actor for Deployer {
             Msg::Recalled(id, uid, reply) => state.recall(&id, uid, reply).await,
             Msg::Look => {
                 myself.send_after(LOOK_EVERY, || Msg::Look);
-                state.look()
+                state.look().await
             }
             Msg::Sweep => {
                 myself.send_after(SWEEP_EVERY, || Msg::Sweep);
@@ -143,7 +148,7 @@ impl Actor for Deployer {
 
 impl State {
     pub(super) fn saga(&self) -> Saga<'_> {
-        Saga { seams: &self.seams, config: &self.config }
+        Saga { seams: &self.seams, config: &self.config, is_fresh: false }
     }
 
     pub(super) fn domain(&self, name: &str) -> Option<Domain> {
@@ -159,10 +164,26 @@ impl State {
         done
     }
 
-    /// A journal that was removed or damaged is found even when nobody writes for a while.
-    fn look(&self) -> Result<(), JournalError> {
-        let is_unproven = self.open.values().any(|(_, stage)| stage.is_before_verdict());
-        if is_unproven { self.seams.journal.check() } else { Ok(()) }
+    /// A journal that was removed or damaged is found even when nobody writes for a while. What the guard took over while
+    /// this process was late is brought to its end, and the rest is told that it is not late.
+    async fn look(&mut self) -> Result<(), JournalError> {
+        let open = self.open.values().filter(|(_, stage)| stage.is_before_verdict());
+        let unproven: Vec<Deployment> = open.map(|(deployment, _)| deployment.clone()).collect();
+        if unproven.is_empty() {
+            return Ok(());
+        }
+        self.seams.journal.check()?;
+        for deployment in unproven {
+            if self.is_lost(&deployment).await {
+                self.condemn(&deployment, Reason::Aborted { why: TAKEN_OVER.to_owned() }).await?;
+            }
+        }
+        let every = Duration::from_secs_f64(self.config.guard_within_s / SIGNS_OF_LIFE);
+        if self.sign_of_life.is_none_or(|last| last.elapsed() >= every) {
+            self.saga().takes(Duration::ZERO).await;
+            self.sign_of_life = Some(Instant::now());
+        }
+        Ok(())
     }
 
     /// Goes on where the journal says. A change that this room was making when it failed is taken back; one that is
@@ -172,6 +193,9 @@ impl State {
         for (deployment, stage) in open_deployments(&self.seams).await? {
             self.open.insert(deployment.id.clone(), (deployment.clone(), stage));
             match stage {
+                Stage::Healthy | Stage::Measuring if self.is_lost(&deployment).await => {
+                    self.condemn(&deployment, Reason::Aborted { why: TAKEN_OVER.to_owned() }).await?;
+                }
                 Stage::Healthy | Stage::Measuring if self.was_taken_back(&deployment).await => {
                     self.condemn(&deployment, Reason::Aborted { why: UNRECORDED.to_owned() }).await?;
                 }
@@ -184,6 +208,10 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    async fn is_lost(&self, deployment: &Deployment) -> bool {
+        is_taken_over(&self.seams, &deployment.promotion.domain, &deployment.id).await
     }
 
     async fn was_taken_back(&self, deployment: &Deployment) -> bool {
@@ -301,7 +329,7 @@ impl State {
             && verdict.outcome != Ruled::Rollback
             && let Some((deployment, _)) = self.open.get(&verdict.deployment)
             && let Some(domain) = self.domain(&verdict.domain)
-            && let Err(error) = self.saga().disarm(deployment, &domain).await
+            && let Err(error) = self.saga().disarm(deployment, &domain, true).await
         {
             // It is proven, and whoever cannot read the journal must not take it back.
             tracing::error!(deployment = %deployment.id, %error, "pending file of a proven change stays");

@@ -1,7 +1,8 @@
 //! The deployer: changes a running service, and can always change it back.
 //!
 //! Hears `Approved<Promotion>` from the gate and `Verdict`s from the validator. Says `Deployment` to the validator.
-//! Invariants: what undoes a change lies on disk before the change is made; a person's edit always wins; a deployment
+//! Invariants: what undoes a change lies on disk, and somebody outside watches over it, before the change is made; what that
+//! one took over only goes back; a person's edit always wins; a deployment
 //! without a durable verdict is undone, at once when there is no journal to write one to; what is changed, and back to
 //! what, is what the service itself said that it ran with.
 
@@ -13,6 +14,8 @@ mod saga;
 
 mod undo_saga;
 
+mod restore_saga;
+
 #[cfg(test)]
 mod tests;
 
@@ -21,8 +24,9 @@ pub mod mapping;
 pub mod pending;
 
 pub use actor::{Arguments, Deployer, Exits, Msg};
+pub use restore_saga::Restorer;
 use serde::{Deserialize, Serialize};
-pub use undo_saga::recover;
+pub use undo_saga::{recover, wind_up};
 
 use crate::config::{Check, Problem};
 
@@ -34,11 +38,13 @@ pub struct Config {
     pub bake_s: f64,
     /// How often an undo is tried before the domain is called stuck.
     pub undo_attempts_max: u32,
+    /// How long a change may be unproven without a sign of life of the daemon, in seconds; then the guard takes it back.
+    pub guard_within_s: f64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { bake_s: 1.0, undo_attempts_max: 3 }
+        Self { bake_s: 1.0, undo_attempts_max: 3, guard_within_s: 60.0 }
     }
 }
 
@@ -48,6 +54,7 @@ impl Config {
         let mut check = Check::of("deployer");
         check.between("bake_s", self.bake_s, 0.0, 86_400.0);
         check.between("undo_attempts_max", f64::from(self.undo_attempts_max), 1.0, 100.0);
+        check.between("guard_within_s", self.guard_within_s, 1.0, 86_400.0);
         check.problems()
     }
 }

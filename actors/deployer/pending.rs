@@ -7,16 +7,19 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::facts::{CycleId, Deployment, DeploymentId, Key, content_hash};
+use crate::facts::{CycleId, Deployment, DeploymentId, Domain, Key, content_hash};
 
-/// The version of the text that this program writes; it reads no other.
-pub const VERSION: u32 = 1;
+/// The version of the text that this program writes.
+pub const VERSION: u32 = 2;
+
+/// The oldest version that it reads: the first one did not say how the service is restarted.
+pub const VERSION_MIN: u32 = 1;
 
 /// A change of an env file that is not yet proven.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pending {
-    /// Always [`VERSION`].
+    /// From [`VERSION_MIN`] to [`VERSION`].
     pub version: u32,
     /// The deployment.
     pub deployment: DeploymentId,
@@ -32,6 +35,9 @@ pub struct Pending {
     pub hash_before: String,
     /// When the change was planned, in milliseconds since the Unix epoch.
     pub at_ms: u64,
+    /// How the service is restarted, found ready and read back; absent in files of the first version.
+    #[serde(default)]
+    pub how: Option<Domain>,
 }
 
 /// One key's text before and after.
@@ -59,7 +65,9 @@ pub enum PendingProblem {
         found: String,
     },
     /// Another version of kloros wrote it.
-    #[error("the pending file has version {0}: use the kloros that wrote it, this one reads version {VERSION}")]
+    #[error(
+        "the pending file has version {0}: use the kloros that wrote it, this one reads versions {VERSION_MIN} to {VERSION}"
+    )]
     OtherVersion(u32),
 }
 
@@ -81,11 +89,11 @@ pub struct Undo {
 }
 
 impl Pending {
-    /// Returns what is pending while `deployment` changes `env_file`, which holds `current` for its keys and hashes to
-    /// `hash_before`.
+    /// Returns what is pending while `deployment` changes the env file of `domain`, which holds `current` for its keys and
+    /// hashes to `hash_before`.
     pub fn of(
         deployment: &Deployment,
-        env_file: PathBuf,
+        domain: &Domain,
         current: &BTreeMap<Key, Option<String>>,
         hash_before: String,
     ) -> Self {
@@ -98,10 +106,11 @@ impl Pending {
             deployment: deployment.id.clone(),
             cycle: promotion.cycle.clone(),
             domain: promotion.domain.clone(),
-            env_file,
+            env_file: domain.service.env_file.clone(),
             keys: promotion.changes.iter().map(held).collect(),
             hash_before,
             at_ms: deployment.at_ms,
+            how: Some(domain.clone()),
         }
     }
 
@@ -121,7 +130,7 @@ impl Pending {
         }
         // Another version may have other fields, so the version is looked at first.
         let version = pending.get("version").and_then(serde_json::Value::as_u64).unwrap_or_default();
-        if version != u64::from(VERSION) {
+        if !(u64::from(VERSION_MIN)..=u64::from(VERSION)).contains(&version) {
             return Err(PendingProblem::OtherVersion(u32::try_from(version).unwrap_or(u32::MAX)));
         }
         serde_json::from_value(pending).map_err(PendingProblem::Unreadable)
@@ -152,6 +161,14 @@ pub fn undo_plan(pending: &Pending, current: &BTreeMap<Key, Option<String>>) -> 
     undo
 }
 
+/// Returns how to make `pending` again, after it was undone, in an env file that holds `current` for its keys: where the
+/// old text stands ours is written, and anything else is a person's edit, which wins.
+pub fn redo_plan(pending: &Pending, current: &BTreeMap<Key, Option<String>>) -> Vec<(Key, Option<String>)> {
+    let is_undone = |key: &Key, held: &Held| current.get(key).and_then(Option::as_deref) == held.old.as_deref();
+    let undone = pending.keys.iter().filter(|(key, held)| is_undone(key, held));
+    undone.map(|(key, held)| (key.clone(), Some(held.new.clone()))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -176,6 +193,7 @@ mod tests {
                 .collect(),
             hash_before: "0123abcd".into(),
             at_ms: 7,
+            how: None,
         }
     }
 
@@ -246,9 +264,12 @@ mod tests {
         };
         let authority = Authority::Policy(Autonomy::Full);
         let deployment = Deployment { id: DeploymentId::new("d-1"), promotion, authority, at_ms: 7 };
-        let env_file = PathBuf::from("/var/lib/kloros/.kloros_env");
-        let made = Pending::of(&deployment, env_file, &texts(&[("A", Some("02"))]), "0123abcd".into());
-        assert_eq!(made, pending(&[("A", Some("02"), "12"), ("B", None, "0.5")]));
+        let mut domain = crate::testing::domain("lab");
+        domain.service.env_file = PathBuf::from("/var/lib/kloros/.kloros_env");
+        let made = Pending::of(&deployment, &domain, &texts(&[("A", Some("02"))]), "0123abcd".into());
+        let expected = pending(&[("A", Some("02"), "12"), ("B", None, "0.5")]);
+        assert_eq!(made, Pending { how: Some(domain), ..expected });
+        assert_eq!(Pending::from_text(&made.to_text().unwrap()).unwrap(), made);
     }
 
     #[test]
@@ -265,8 +286,27 @@ mod tests {
 
     #[test]
     fn another_version_is_named_and_not_guessed_at() {
-        let text = Pending { version: 2, ..pending(&[]) }.to_text().unwrap();
-        assert!(matches!(Pending::from_text(&text), Err(PendingProblem::OtherVersion(2))));
+        for other in [0, 3] {
+            let text = Pending { version: other, ..pending(&[]) }.to_text().unwrap();
+            assert!(matches!(Pending::from_text(&text), Err(PendingProblem::OtherVersion(found)) if found == other));
+        }
+    }
+
+    #[test]
+    fn a_file_of_the_first_version_is_still_read() {
+        let first = Pending { version: 1, ..pending(&[("A", Some("2"), "12")]) };
+        let mut old = serde_json::to_value(&first).unwrap();
+        old.as_object_mut().unwrap().remove("how");
+        let text = serde_json::json!({"checksum": checksum(&old), "pending": old}).to_string();
+        assert_eq!(Pending::from_text(&text).unwrap(), first);
+    }
+
+    #[test]
+    fn what_was_undone_is_made_again_only_where_the_old_text_stands() {
+        let pending = pending(&[("A", Some("2"), "12"), ("B", None, "5"), ("C", Some("1"), "9")]);
+        let now = texts(&[("A", Some("2")), ("B", None), ("C", Some("7"))]);
+        let expected = [(key("A"), Some("12".to_owned())), (key("B"), Some("5".to_owned()))];
+        assert_eq!(redo_plan(&pending, &now), expected);
     }
 
     fn any_text() -> impl Strategy<Value = Option<String>> {

@@ -14,14 +14,16 @@ use crate::{
     facts::{
         Deployment, Domain, Entry, Fact, Incarnation, Key, Metrics, Reason, Ruled, Step, Verdict, agrees, content_hash,
     },
-    record::record,
-    seams::{EnvStoreError, JournalError, Seams, ServiceError},
+    record::{TAKEN_OVER, is_taken_over, record},
+    seams::{EnvStoreError, JournalError, Seams, ServiceError, Terms},
 };
 
 /// Carries deployments out.
 pub(crate) struct Saga<'a> {
     pub(crate) seams: &'a Seams,
     pub(crate) config: &'a Config,
+    /// Whether this process has deployed nothing yet.
+    pub(crate) is_fresh: bool,
 }
 
 /// How often an edit is tried again when somebody else edited the file at the same moment.
@@ -54,17 +56,17 @@ impl Saga<'_> {
         if let Err(reason) = self.write(deployment, domain, &pending).await {
             return Ok(Err(reason));
         }
+        if let Err(reason) = self.still_ours(deployment).await {
+            return Ok(Err(reason));
+        }
         self.step(deployment, Step::Applied).await?;
         progress();
-        if let Err(error) = self.seams.services.restart(domain).await {
-            return Ok(Err(not_healthy(&error)));
-        }
-        // Whatever dies from here on was running with the new values.
-        let incarnation = match self.seams.services.incarnation(domain).await {
+        let incarnation = match self.restart(deployment, domain).await {
             Ok(incarnation) => incarnation,
-            Err(error) => return Ok(Err(not_healthy(&error))),
+            Err(reason) => return Ok(Err(reason)),
         };
         self.step(deployment, Step::Restarted).await?;
+        self.takes(Duration::from_secs_f64(self.config.bake_s)).await;
         if let Err(reason) = self.bake(domain, incarnation.as_ref()).await? {
             return Ok(Err(reason));
         }
@@ -73,6 +75,30 @@ impl Saga<'_> {
         }
         self.step(deployment, Step::Proven { incarnation }).await?;
         Ok(Ok(()))
+    }
+
+    async fn restart(&self, deployment: &Deployment, domain: &Domain) -> Result<Option<Incarnation>, Reason> {
+        self.takes(restart_max(domain)).await;
+        self.seams.services.restart(domain).await.map_err(|error| not_healthy(&error))?;
+        // Whatever dies from here on was running with the new values.
+        let incarnation = self.seams.services.incarnation(domain).await.map_err(|error| not_healthy(&error))?;
+        self.still_ours(deployment).await?;
+        Ok(incarnation)
+    }
+
+    /// Says to the guard that this process still works, and how long its next step may take.
+    pub(super) async fn takes(&self, step: Duration) {
+        let within = Duration::from_secs_f64(self.config.guard_within_s) + step;
+        if let Err(error) = self.seams.pending.extend(within).await {
+            // The guard then acts at the deadline that it knows, which harms nobody.
+            tracing::warn!(%error, "deadline is not put off");
+        }
+    }
+
+    /// A process that was frozen beyond its deadline, and then thaws, finds that it has nothing more to say.
+    async fn still_ours(&self, deployment: &Deployment) -> Result<(), Reason> {
+        let is_lost = is_taken_over(self.seams, &deployment.promotion.domain, &deployment.id).await;
+        if is_lost { Err(Reason::Aborted { why: TAKEN_OVER.to_owned() }) } else { Ok(()) }
     }
 
     /// Returns what the service of `domain` runs with, by its env file and by its own word.
@@ -95,7 +121,8 @@ impl Saga<'_> {
         }
         let armed = self.seams.pending.armed(&domain.name).await.map_err(|error| aborted(error.to_string()))?;
         let is_ours = |text: &String| Pending::from_text(text).is_ok_and(|other| other.deployment == deployment.id);
-        if armed.is_some_and(|text| !is_ours(&text)) {
+        let claimed = self.seams.pending.claimed(&domain.name).await.map_err(|error| aborted(error.to_string()))?;
+        if armed.is_some_and(|text| !is_ours(&text)) || claimed.is_some_and(|claimed| !claimed.is_undone) {
             return Err(aborted("the pending file of an earlier change lies there still: look at it".to_owned()));
         }
         let file = self.seams.env.read(&domain.service.env_file).await.map_err(|error| aborted(error.to_string()))?;
@@ -104,10 +131,22 @@ impl Saga<'_> {
             return Err(Reason::HumanOverride { key: key.clone() });
         }
         let before = content_hash(&file.bytes);
-        let pending = Pending::of(deployment, domain.service.env_file.clone(), &current, before);
+        let pending = Pending::of(deployment, domain, &current, before);
         let text = pending.to_text().map_err(|problem| aborted(problem.to_string()))?;
-        self.seams.pending.arm(&domain.name, text).await.map_err(|error| aborted(error.to_string()))?;
+        self.watch(deployment, domain, text, file.bytes.len()).await.map_err(aborted)?;
         Ok(pending)
+    }
+
+    /// Sets aside what the undo takes, writes the pending file, and has it watched from outside.
+    async fn watch(&self, deployment: &Deployment, domain: &Domain, text: String, size: usize) -> Result<(), String> {
+        let (env_file, pending) = (&domain.service.env_file, &self.seams.pending);
+        let bytes = size.saturating_add(UNDO_GROWTH_MAX);
+        self.seams.env.reserve(env_file, bytes).await.map_err(|error| error.to_string())?;
+        let within = Duration::from_secs_f64(self.config.guard_within_s);
+        let terms = Terms { within, tries: self.config.undo_attempts_max };
+        pending.arm(&domain.name, text, terms).await.map_err(|error| error.to_string())?;
+        let watched = self.seams.guard.watch(&domain.name, &deployment.id).await;
+        watched.map_err(|why| format!("nobody outside can watch over the change, so it is not made: {why}"))
     }
 
     async fn write(&self, deployment: &Deployment, domain: &Domain, pending: &Pending) -> Result<(), Reason> {
@@ -125,6 +164,7 @@ impl Saga<'_> {
             }
             let bytes =
                 env_file::edit(&file.bytes, &edits).map_err(|problem| Reason::Aborted { why: problem.to_string() })?;
+            self.still_ours(deployment).await?;
             match self.seams.env.replace(path, &file, bytes).await {
                 Ok(()) => return Ok(()),
                 Err(EnvStoreError::Raced { .. }) => {}
@@ -196,6 +236,17 @@ impl Saga<'_> {
             at_ms: now_ms,
         }
     }
+}
+
+/// How much larger than now an env file may become, in bytes, for its undo to need no free disk: people edit it meanwhile.
+const UNDO_GROWTH_MAX: usize = 4096;
+
+/// How long a restart may take beside its getting ready: the restart command, or the end of the old instance.
+const RESTART_MAX: Duration = Duration::from_secs(330);
+
+/// Returns how long a restart of the service of `domain` may take.
+pub(super) fn restart_max(domain: &Domain) -> Duration {
+    RESTART_MAX + Duration::from_secs(domain.service.ready.within_s)
 }
 
 fn not_healthy(error: &ServiceError) -> Reason {

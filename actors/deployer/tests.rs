@@ -1,5 +1,7 @@
 //! The deployer against scripted files, services and journals.
 
+mod guarded;
+
 use kloros_supervision::{ChildSpec, Collected, Outlet, Socket, Tree};
 
 use super::{Config, Deployer, Exits, Msg, pending::Pending, recover};
@@ -28,7 +30,7 @@ struct Room {
 }
 
 fn config() -> Config {
-    Config { bake_s: 0.0, undo_attempts_max: 2 }
+    Config { bake_s: 0.0, undo_attempts_max: 2, guard_within_s: 60.0 }
 }
 
 async fn open(world: &World) -> Room {
@@ -334,8 +336,7 @@ fn interrupted(steps: usize) -> (World, Deployment) {
     world.write_deployment(&deployment, &FORWARD[..steps]);
     if steps >= 2 {
         let current = [(key("SEQS"), Some("2".to_owned())), (key("WAIT"), None)].into();
-        let path = domain("lab").service.env_file;
-        let pending = Pending::of(&deployment, path, &current, String::new());
+        let pending = Pending::of(&deployment, &domain("lab"), &current, String::new());
         world.pending.set(Some(pending.to_text().unwrap()));
     }
     (world, deployment)
@@ -385,7 +386,7 @@ async fn a_pending_file_that_is_lost_damaged_or_anothers_is_made_up_for_by_the_j
     let (_, other) = interrupted(2);
     let other = Deployment { id: crate::facts::DeploymentId::new("d-other"), ..other };
     let current = [(key("SEQS"), Some("40".to_owned())), (key("WAIT"), Some("40".to_owned()))].into();
-    let others = Pending::of(&other, domain("lab").service.env_file, &current, String::new()).to_text().unwrap();
+    let others = Pending::of(&other, &domain("lab"), &current, String::new()).to_text().unwrap();
     for text in [None, Some("{\"torn".to_owned()), Some(others)] {
         let (world, _) = interrupted(4);
         world.env.set(NEW);
@@ -547,6 +548,8 @@ async fn a_change_is_not_made_while_the_pending_file_of_another_lies_there() {
         eventually(|| world.journal.count(Kind::Deployment) == 1 && !world.verdicts().is_empty()).await;
         assert_eq!(world.verdicts()[0].reason.label(), "aborted");
         assert_eq!(world.env.text(), OLD);
+        eventually(|| world.stage() == Stage::Closed).await;
+        assert_eq!(world.pending.text(), text, "it is not ours to remove");
     }
 }
 

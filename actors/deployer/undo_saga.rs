@@ -6,23 +6,22 @@ use std::collections::BTreeSet;
 use kloros_supervision::progress;
 
 use super::{
-    Config,
-    pending::{Pending, undo_plan},
-    saga::{Saga, values},
+    Config, Restorer,
+    pending::Pending,
+    saga::{Saga, restart_max, values},
 };
 use crate::{
     config::Catalogue,
-    env_file,
-    facts::{Deployment, Domain, Reason, Ruled, Stage, Step, says},
+    facts::{Deployment, Domain, Reason, Ruled, Stage, Step},
     record::{Standing, open_deployments, record_verdict, standing},
-    seams::{EnvStoreError, JournalError, Seams},
+    seams::{Claimed, EnvStoreError, JournalError, Seams},
 };
 
 impl Saga<'_> {
     /// Brings a judged deployment as far as it can be brought, and returns the stage it then stands at.
     pub(crate) async fn finish(&self, deployment: &Deployment, domain: &Domain) -> Result<Stage, JournalError> {
         let standing = standing(self.seams, &deployment.id).await?;
-        let mut stage = standing.stage;
+        let (mut stage, was_armed) = (standing.stage, standing.was_armed);
         if matches!(stage, Stage::Judged(Ruled::Rollback) | Stage::Stuck) {
             let step = match self.undo(deployment, domain, standing).await {
                 Ok(()) => Step::Restored,
@@ -37,9 +36,12 @@ impl Saga<'_> {
             };
             stage = self.advance(deployment, stage, step).await?;
         }
-        let is_over = matches!(stage, Stage::Restored | Stage::Judged(Ruled::Success | Ruled::Neutral));
-        if is_over {
-            if let Err(error) = self.disarm(deployment, domain).await {
+        let is_kept = matches!(stage, Stage::Judged(Ruled::Success | Ruled::Neutral));
+        if is_kept {
+            self.redo(deployment, domain).await;
+        }
+        if is_kept || stage == Stage::Restored {
+            if let Err(error) = self.disarm(deployment, domain, was_armed).await {
                 tracing::warn!(%error, "pending file cannot be removed, it is tried again");
                 return Ok(stage);
             }
@@ -49,13 +51,54 @@ impl Saga<'_> {
         Ok(stage)
     }
 
-    /// Removes the pending file, unless it belongs to another deployment.
-    pub(crate) async fn disarm(&self, deployment: &Deployment, domain: &Domain) -> Result<(), EnvStoreError> {
+    /// A verdict that is durable stands. Whoever took the change back meanwhile could not read it.
+    async fn redo(&self, deployment: &Deployment, domain: &Domain) {
+        let claimed = self.claimed(deployment, domain).await;
+        let Some(pending) = claimed.and_then(|claimed| Pending::from_text(&claimed.text).ok()) else { return };
+        tracing::warn!(deployment = %deployment.id, "proven change was taken back by the guard and is made again");
+        if let Err(why) = self.restorer().redo(domain, &pending).await {
+            tracing::error!(deployment = %deployment.id, %why, "proven change is not live");
+        }
+    }
+
+    /// Returns what the guard took over of this deployment.
+    async fn claimed(&self, deployment: &Deployment, domain: &Domain) -> Option<Claimed> {
+        let claimed = self.seams.pending.claimed(&domain.name).await.ok().flatten();
+        claimed.filter(|claimed| claimed.deployment == deployment.id)
+    }
+
+    fn restorer(&self) -> Restorer<'_> {
+        Restorer { env: self.seams.env.as_ref(), services: self.seams.services.as_ref() }
+    }
+
+    /// Removes the pending file and what was set aside for the undo. What another deployment left stays, and so does a damaged
+    /// file, unless this deployment `was_armed`: then nobody else's can lie there.
+    pub(crate) async fn disarm(
+        &self,
+        deployment: &Deployment,
+        domain: &Domain,
+        was_armed: bool,
+    ) -> Result<(), EnvStoreError> {
         let text = self.seams.pending.armed(&domain.name).await?;
-        let is_anothers = text
-            .and_then(|text| Pending::from_text(&text).ok())
-            .is_some_and(|pending| pending.deployment != deployment.id);
-        if is_anothers { Ok(()) } else { self.seams.pending.disarm(&domain.name).await }
+        let owner = |text: String| Pending::from_text(&text).ok().map(|pending| pending.deployment);
+        let is_anothers = match text.map(owner) {
+            Some(Some(owner)) => owner != deployment.id,
+            Some(None) => !was_armed,
+            None => {
+                let claimed = self.seams.pending.claimed(&domain.name).await?;
+                claimed.is_some_and(|claimed| claimed.deployment != deployment.id && !claimed.is_undone)
+            }
+        };
+        if is_anothers { Ok(()) } else { self.clear(domain).await }
+    }
+
+    async fn clear(&self, domain: &Domain) -> Result<(), EnvStoreError> {
+        if let Err(error) = self.seams.env.release(&domain.service.env_file).await {
+            tracing::warn!(%error, "space for an undo stays set aside");
+        }
+        self.seams.pending.disarm(&domain.name).await?;
+        self.seams.guard.relieve(&domain.name).await;
+        Ok(())
     }
 
     async fn advance(&self, deployment: &Deployment, stage: Stage, step: Step) -> Result<Stage, JournalError> {
@@ -70,7 +113,16 @@ impl Saga<'_> {
         if !standing.was_armed {
             return Ok(());
         }
-        let text = self.seams.pending.armed(&domain.name).await.map_err(|error| error.to_string())?;
+        let claimed = self.claimed(deployment, domain).await;
+        if self.is_fresh && claimed.as_ref().is_some_and(|claimed| claimed.is_undone) {
+            // Whatever stands there by now is a person's.
+            return Ok(());
+        }
+        let was_claimed = claimed.is_some();
+        let text = match claimed {
+            Some(claimed) => Some(claimed.text),
+            None => self.seams.pending.armed(&domain.name).await.map_err(|error| error.to_string())?,
+        };
         let armed = text.as_deref().map(Pending::from_text).transpose().unwrap_or_else(|problem| {
             tracing::error!(deployment = %deployment.id, %problem, "pending file is not used, the journal is");
             None
@@ -79,7 +131,9 @@ impl Saga<'_> {
             Some(pending) => pending,
             None => from_the_plan(deployment, domain),
         };
-        self.restore(domain, &pending, standing.was_applied).await
+        // The guard may have restarted it already.
+        let still_runs = standing.was_applied && (!was_claimed || self.restorer().runs_with(domain, &pending).await);
+        self.restore(domain, &pending, still_runs).await
     }
 
     /// Takes back, by the pending files alone, every change that is not known to be proven: for when the journal cannot
@@ -103,21 +157,18 @@ impl Saga<'_> {
             return Ok(());
         }
         tracing::warn!(deployment = %pending.deployment, domain = %domain.name, "unproven change is taken back without the journal");
-        let still_runs = self.runs_with(domain, &pending).await;
-        self.restore(domain, &pending, still_runs).await
-    }
-
-    /// Returns whether the service may run with one of our values still: it says so, or does not say.
-    async fn runs_with(&self, domain: &Domain, pending: &Pending) -> bool {
-        let Ok(in_effect) = self.seams.services.in_effect(domain).await else { return true };
-        pending.keys.iter().any(|(key, held)| {
-            let ours = domain.knobs.get(key).and_then(|knob| knob.range.parse(&held.new));
-            ours.is_none_or(|ours| in_effect.get(key.as_str()).is_none_or(|text| says(text, &ours)))
-        })
+        let still_runs = self.restorer().runs_with(domain, &pending).await;
+        self.restore(domain, &pending, still_runs).await?;
+        // Nothing is left to be watched over, though its file stays until the journal can say so.
+        self.seams.guard.relieve(&domain.name).await;
+        Ok(())
     }
 
     /// Returns whether a deployment that the journal takes for live was taken back without it.
     pub(crate) async fn was_taken_back(&self, deployment: &Deployment, domain: &Domain) -> bool {
+        if self.claimed(deployment, domain).await.is_some() {
+            return true;
+        }
         let text = self.seams.pending.armed(&domain.name).await.ok().flatten();
         let pending = text.and_then(|text| Pending::from_text(&text).ok());
         let Some(pending) = pending.filter(|pending| pending.deployment == deployment.id) else { return false };
@@ -131,6 +182,7 @@ impl Saga<'_> {
         let mut last = String::new();
         for _ in 0..self.config.undo_attempts_max.max(1) {
             progress();
+            self.takes(restart_max(domain)).await;
             match self.restore_once(domain, pending, &mut needs_restart).await {
                 Ok(()) => return Ok(()),
                 Err(why) => last = why,
@@ -139,26 +191,10 @@ impl Saga<'_> {
         Err(last)
     }
 
-    /// Restores, key by key, what still holds our value; a person's edit stays. The service is restarted when it may run
-    /// with anything but what the file then holds.
+    /// Puts the env file back, and restarts the service when it may run with anything but what the file then holds.
     async fn restore_once(&self, domain: &Domain, pending: &Pending, needs_restart: &mut bool) -> Result<(), String> {
-        let path = &pending.env_file;
-        let file = self.seams.env.read(path).await.map_err(|error| error.to_string())?;
-        let current = values(&file.bytes, pending.keys.keys())?;
-        let undo = undo_plan(pending, &current);
-        for key in &undo.kept_human {
-            tracing::warn!(%key, "edited by hand meanwhile, the edit stays");
-        }
-        if !undo.restore.is_empty() {
-            let bytes = env_file::edit(&file.bytes, &undo.restore).map_err(|problem| problem.to_string())?;
-            self.seams.env.replace(path, &file, bytes).await.map_err(|error| error.to_string())?;
-            *needs_restart = true;
-        }
-        progress();
-        if *needs_restart {
-            self.seams.services.restart(domain).await.map_err(|error| error.to_string())?;
-        }
-        Ok(())
+        *needs_restart |= self.restorer().put_back(pending).await?;
+        if *needs_restart { self.restorer().restart(domain).await } else { Ok(()) }
     }
 }
 
@@ -168,16 +204,25 @@ impl Saga<'_> {
 /// Where the journal cannot be used, what is not known to be proven is undone by its pending file, and the journal's
 /// error is returned.
 pub async fn recover(seams: &Seams, catalogue: &Catalogue, config: &Config) -> Result<usize, JournalError> {
-    let saga = Saga { seams, config };
-    let recovered = saga.recover(catalogue).await;
-    if recovered.is_err() {
-        // Going back is right for whatever is not proven, and it needs no journal.
-        saga.take_back_unproven(catalogue).await;
-    }
-    recovered
+    Saga { seams, config, is_fresh: true }.recover_or_take_back(catalogue).await
+}
+
+/// Does what [`recover`] does when everything else has stopped: what this process did itself since the guard acted is undone
+/// as well.
+pub async fn wind_up(seams: &Seams, catalogue: &Catalogue, config: &Config) -> Result<usize, JournalError> {
+    Saga { seams, config, is_fresh: false }.recover_or_take_back(catalogue).await
 }
 
 impl Saga<'_> {
+    async fn recover_or_take_back(&self, catalogue: &Catalogue) -> Result<usize, JournalError> {
+        let recovered = self.recover(catalogue).await;
+        if recovered.is_err() {
+            // Going back is right for whatever is not proven, and it needs no journal.
+            self.take_back_unproven(catalogue).await;
+        }
+        recovered
+    }
+
     async fn recover(&self, catalogue: &Catalogue) -> Result<usize, JournalError> {
         self.seams.journal.check()?;
         let open = open_deployments(self.seams).await?;
@@ -203,24 +248,25 @@ impl Saga<'_> {
 
     /// A pending file without an open deployment is the trace of a journal that was lost: it alone knows how to undo.
     async fn undo_orphan(&self, domain: &Domain) {
-        let problem = match self.seams.pending.armed(&domain.name).await {
-            Ok(None) => return,
-            Ok(Some(text)) => match Pending::from_text(&text) {
-                Ok(pending) => {
-                    tracing::warn!(domain = %domain.name, "pending file without a deployment in the journal is undone");
-                    match self.restore(domain, &pending, true).await {
-                        Ok(()) => self.seams.pending.disarm(&domain.name).await.err().map(|error| error.to_string()),
-                        Err(why) => Some(why),
-                    }
-                }
-                // Never guess: the file stays for a person.
-                Err(problem) => Some(problem.to_string()),
-            },
-            Err(error) => Some(error.to_string()),
-        };
-        if let Some(problem) = problem {
+        if let Err(problem) = self.try_undo_orphan(domain).await {
             tracing::error!(domain = %domain.name, %problem, "pending file is not cleared away");
         }
+    }
+
+    async fn try_undo_orphan(&self, domain: &Domain) -> Result<(), String> {
+        let claimed = self.seams.pending.claimed(&domain.name).await.map_err(|error| error.to_string())?;
+        let (text, is_undone) = match claimed {
+            Some(claimed) => (Some(claimed.text), claimed.is_undone),
+            None => (self.seams.pending.armed(&domain.name).await.map_err(|error| error.to_string())?, false),
+        };
+        let Some(text) = text else { return Ok(()) };
+        if !is_undone {
+            // Never guess: a damaged file stays for a person.
+            let pending = Pending::from_text(&text).map_err(|problem| problem.to_string())?;
+            tracing::warn!(domain = %domain.name, "pending file without a deployment in the journal is undone");
+            self.restore(domain, &pending, true).await?;
+        }
+        self.clear(domain).await.map_err(|error| error.to_string())
     }
 }
 
@@ -231,5 +277,5 @@ fn from_the_plan(deployment: &Deployment, domain: &Domain) -> Pending {
     let old = changes
         .iter()
         .map(|(key, change)| (key.clone(), change.from.as_ref().filter(|_| change.in_file).map(ToString::to_string)));
-    Pending::of(deployment, domain.service.env_file.clone(), &old.collect(), String::new())
+    Pending::of(deployment, domain, &old.collect(), String::new())
 }

@@ -15,7 +15,7 @@ use crate::{
         Change, Deployment, DeploymentId, Domain, Entry, Fact, FailureKind, Incarnation, Key, Kind, Measurement,
         Metrics, Others, Reason, Ruled, Settings, Stage, Step, TrialFailure, Verdict, agrees, means, short_hash, usual,
     },
-    record::{open_deployments, proven, record, record_verdict, standing, wake},
+    record::{TAKEN_OVER, is_taken_over, open_deployments, proven, record, record_verdict, standing, wake},
     seams::{Assignment, JournalError, Outlet, Purpose, Query, Seams},
 };
 
@@ -180,6 +180,12 @@ impl State {
         let Some(judging) = self.judging.get_mut(id) else { return Ok(()) };
         let Some((block, place, candidate)) = judging.next.take() else { return Ok(()) };
         judging.task = None;
+        if is_taken_over(&self.seams, &judging.domain.name, id).await {
+            // This process was late: nothing that it measured counts, and nothing more is said of it.
+            let reason = Reason::Aborted { why: TAKEN_OVER.to_owned() };
+            let judgement = condemned(&judging.domain.metrics, &judging.runs, reason);
+            return self.conclude(id, judgement).await;
+        }
         judging.runs.push(run(block, place, candidate, &outcome));
         judging.others.extend(others_in(block, &outcome));
         let fact = Fact::Run { deployment: id.clone(), block, place, candidate, outcome };
@@ -265,6 +271,9 @@ impl State {
 
     async fn objection(&self, judging: &Judging) -> Option<Reason> {
         let Judging { deployment, domain, .. } = judging;
+        if is_taken_over(&self.seams, &domain.name, &deployment.id).await {
+            return Some(Reason::Aborted { why: TAKEN_OVER.to_owned() });
+        }
         let file = match self.seams.env.read(&domain.service.env_file).await {
             Ok(file) => file,
             Err(error) => return Some(Reason::Aborted { why: error.to_string() }),

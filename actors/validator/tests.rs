@@ -264,3 +264,21 @@ async fn a_key_that_the_service_ran_without_is_taken_out_for_the_old_runs() {
     let verdict = room.verdicts.next(SOON).await.unwrap();
     assert_eq!(verdict.outcome, Ruled::Success);
 }
+
+#[tokio::test]
+async fn what_the_guard_took_over_is_not_measured_on_and_never_kept() {
+    let (world, deployment) = live();
+    world.pending.set(Some("whatever it says".to_owned()));
+    let (guard, id) = (world.clone(), deployment.id.clone());
+    world.bench.script(move |assignment| {
+        // While the third run is measured, this process is frozen and the guard acts.
+        if guard.bench.begun().len() == 3 {
+            guard.pending.claim(&id, true);
+        }
+        Ok(rate(if number(&assignment.settings, "SEQS") == 12.0 { 200.0 } else { 100.0 }, assignment))
+    });
+    let room = open(&world).await;
+    let verdict = room.verdicts.next(SOON).await.unwrap();
+    assert_eq!((verdict.outcome, verdict.reason.label()), (Ruled::Rollback, "aborted"));
+    assert_eq!(world.journal.count(Kind::Run), 2, "the run that it was frozen in is not written down");
+}

@@ -9,6 +9,7 @@ mod list;
 mod out;
 mod picture;
 mod progress;
+mod recover;
 mod run;
 mod show;
 mod status;
@@ -82,6 +83,11 @@ enum Command {
         /// The deployment's id, or its beginning
         id: String,
     },
+    /// Undo what is pending and unproven, without the daemon and without the journal
+    Recover(recover::RecoverArgs),
+    /// Watch over an unproven change from outside the daemon; the daemon starts it
+    #[command(hide = true)]
+    Guard(recover::GuardArgs),
     /// Propose settings of your own, through the same gate, deployment and validation
     Try(ask::TryArgs),
     /// Measure settings beside what serves, as an experiment would; changes nothing
@@ -221,6 +227,8 @@ async fn obey(cli: Cli) -> anyhow::Result<Answer> {
         Command::Approve(args) => ask::answer(&home()?, args.id, true, args.reason, &mut out).await,
         Command::Reject(args) => ask::answer(&home()?, args.id, false, args.reason, &mut out).await,
         Command::Rollback { id } => ask::rollback(&home()?, &id, &mut out).await,
+        Command::Recover(args) => recover::recover(&home()?, &args, &mut out).await,
+        Command::Guard(args) => recover::guard(&home()?, &args, &mut out).await,
         Command::Try(args) => ask::propose(&home()?, args, &mut out).await,
         Command::Bench(args) => bench::bench(&home()?, args, &mut out).await,
         Command::Tune(args) => tune::tune(home, args, &mut out).await,

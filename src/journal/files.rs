@@ -10,7 +10,7 @@ use std::{
 
 use rustix::fs::OFlags;
 
-use crate::home::create_folder;
+use crate::{crash, home::create_folder};
 
 /// How much of a file's end is searched for lines that stand there already, besides as much as is to be written.
 const TAIL_BYTES: u64 = 64 << 10;
@@ -30,7 +30,10 @@ pub(super) fn append_lines(path: &Path, lines: &[&str]) -> io::Result<()> {
     let missing: Vec<_> = lines.iter().filter(|line| !standing.contains(line.as_bytes())).collect();
     let text: String = missing.iter().flat_map(|line| [**line, "\n"]).collect();
     // Lines that stand there already may never have reached the disk, so the file is synced in any case.
-    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    crash::here("log: append");
+    let written = file.write_all(text.as_bytes());
+    crash::here("log: sync");
+    let written = written.and_then(|()| file.sync_all());
     if let Err(error) = written {
         // What a failed sync leaves in memory looks like a line that is safe. It goes, so that it is written anew.
         let _ = file.set_len(end);
@@ -78,7 +81,9 @@ impl Replacement {
     /// Puts the file in its place.
     pub(super) fn finish(mut self) -> io::Result<()> {
         self.file.flush()?;
+        crash::here("file: sync");
         self.file.get_ref().sync_all()?;
+        crash::here("file: rename");
         fs::rename(&self.beside, &self.path)?;
         self.placed = true;
         sync_folder(&self.path)

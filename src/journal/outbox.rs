@@ -20,6 +20,7 @@ use super::{
     reader::Reader,
     writer::{Job, current_feed},
 };
+use crate::crash;
 
 /// How many rows of one file are written with one wait for the disk.
 const ROWS_MAX: u32 = 256;
@@ -127,6 +128,7 @@ impl Pump {
             };
             put.map_err(|source| FlushError::File { path: path.clone(), source })?;
             written += rows.len();
+            crash::here("outbox: delivered");
             self.delivered(rows.iter().map(|row| row.id).collect())?;
         }
     }

@@ -16,6 +16,7 @@ use super::{
     projection::{self, FEED_QUESTIONS_MAX, Projected, Shape},
     schema::Identity,
 };
+use crate::crash;
 
 /// How many callers share one transaction, and so one wait for the disk.
 const GROUP_MAX: usize = 64;
@@ -176,6 +177,7 @@ impl Writer {
         callers: Vec<Vec<Encoded>>,
         delivered: &[i64],
     ) -> Result<(Vec<Vec<Appended>>, u64), Trouble> {
+        crash::here("journal: begin");
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let epoch: i64 = transaction.query_row("SELECT number FROM epoch", [], |row| row.get(0))?;
         if epoch != self.epoch {
@@ -190,7 +192,9 @@ impl Writer {
         for id in delivered {
             transaction.prepare_cached("DELETE FROM outbox WHERE id = ?1")?.execute([id])?;
         }
+        crash::here("journal: commit");
         transaction.commit()?;
+        crash::here("journal: committed");
         Ok((places, last))
     }
 }

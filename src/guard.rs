@@ -1,0 +1,239 @@
+//! The guard, as the daemon sees it: a process outside the daemon that undoes a change when the daemon does not.
+//!
+//! It is `kloros guard`. Where systemd started the daemon, systemd is asked to start it as a unit of its own, because what the
+//! daemon starts itself ends with the daemon's control group; anywhere else the daemon starts it, in a session of its own. Either
+//! way it watches once it holds the lock of its file with the deployment in it, and until it does nothing is changed.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use kloros_actors::{facts::DeploymentId, seams::Guard};
+use rustix::fs::FlockOperation;
+
+use crate::{crash, home::Home};
+
+/// How long the guard may take to begin its watch.
+const BEGIN_MAX: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether it has begun.
+const LOOK_INTERVAL: Duration = Duration::from_millis(2);
+
+/// What the guard inherits from the daemon.
+const INHERITED: [&str; 3] = ["PATH", "HOME", "LANG"];
+
+/// A log that is longer than this, in bytes, is begun anew.
+const LOG_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Where systemd says that it runs the machine.
+const SYSTEMD: &str = "/run/systemd/system";
+
+/// The guards of the domains of one home.
+#[derive(Clone, Debug)]
+pub(crate) struct Guards {
+    home: Home,
+    exe: PathBuf,
+    by: By,
+    children: Arc<Mutex<BTreeMap<String, Child>>>,
+}
+
+/// Who starts a guard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    /// The daemon itself.
+    Daemon,
+    /// systemd, which started the daemon as well.
+    Systemd,
+}
+
+impl By {
+    /// Returns who starts guards, for the process `pid` with these variables, on a machine that systemd runs or does not.
+    ///
+    /// What a unit starts inherits its variables. Since its version 248 systemd says in one of them whom it started itself.
+    fn choose(variable: impl Fn(&str) -> Option<String>, pid: u32, is_booted: bool) -> Self {
+        let is_unit = match variable("SYSTEMD_EXEC_PID") {
+            Some(started) => started == pid.to_string(),
+            None => variable("INVOCATION_ID").is_some(),
+        };
+        if is_unit && is_booted { By::Systemd } else { By::Daemon }
+    }
+}
+
+impl Guards {
+    /// Returns the guards of `home`; `exe` is this program.
+    pub(crate) fn new(home: &Home, exe: PathBuf) -> Self {
+        let variable = |name: &str| std::env::var(name).ok();
+        let by = By::choose(variable, std::process::id(), Path::new(SYSTEMD).is_dir());
+        Self { home: home.clone(), exe, by, children: Arc::default() }
+    }
+
+    fn file(&self, domain: &str) -> PathBuf {
+        self.home.pending_folder().join(format!("{domain}.guard"))
+    }
+
+    fn begin(&self, domain: &str, deployment: &DeploymentId) -> Result<(), String> {
+        let mut failures = Vec::new();
+        for start in self.starts(domain, deployment) {
+            match self.begin_by(&start, domain, deployment) {
+                Ok(()) => return Ok(()),
+                Err(why) => failures.push(why),
+            }
+        }
+        Err(failures.join("; "))
+    }
+
+    /// Returns the commands that start a guard, the best first.
+    fn starts(&self, domain: &str, deployment: &DeploymentId) -> Vec<Vec<String>> {
+        let home = self.home.root().display().to_string();
+        let exe = self.exe.display().to_string();
+        let own = [&exe, "guard", "--home", &home, "--domain", domain].map(str::to_owned).to_vec();
+        match self.by {
+            By::Daemon => vec![own],
+            By::Systemd => {
+                // An older guard of the domain may be about to end, so it is not only started.
+                let unit =
+                    ["systemctl", "restart", &format!("kloros-guard@{domain}.service")].map(str::to_owned).to_vec();
+                let name = format!("--unit=kloros-guard-{domain}-{deployment}");
+                let transient = ["systemd-run", "--quiet", "--collect", &name, "--property=Restart=on-failure", "--"];
+                // Who may not ask for a unit of any command, as only root may, has the first one.
+                vec![unit, transient.map(str::to_owned).into_iter().chain(own).collect()]
+            }
+        }
+    }
+
+    fn begin_by(&self, start: &[String], domain: &str, deployment: &DeploymentId) -> Result<(), String> {
+        let named = |why: String| format!("`{}` {why}", start.join(" "));
+        crash::here("guard: start");
+        let mut child = self.spawn(start).map_err(|error| named(format!("does not start: {error}")))?;
+        crash::here("guard: wait for its watch");
+        let deadline = Instant::now() + BEGIN_MAX;
+        let watched = loop {
+            if is_watched(&self.file(domain), deployment) {
+                break Ok(());
+            }
+            let ended = child.try_wait().ok().flatten();
+            if let Some(status) = ended.filter(|status| self.by == By::Daemon || !status.success()) {
+                break Err(named(format!("ended with {status}: see .kloros/guard.log in the home")));
+            }
+            if Instant::now() > deadline {
+                break Err(named(format!("has not begun the watch within {} s", BEGIN_MAX.as_secs())));
+            }
+            thread::sleep(LOOK_INTERVAL);
+        };
+        crash::here("guard: watches");
+        if watched.is_ok() {
+            self.children().insert(domain.to_owned(), child);
+        } else {
+            end(&mut child);
+        }
+        watched
+    }
+
+    fn spawn(&self, argv: &[String]) -> io::Result<Child> {
+        let (program, arguments) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+        let path = self.home.state_folder().join("guard.log");
+        if fs::metadata(&path).is_ok_and(|log| log.len() > LOG_BYTES_MAX) {
+            fs::remove_file(&path)?;
+        }
+        let log = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+        let mut command = Command::new(program);
+        command.args(arguments).env_clear().current_dir("/");
+        command.envs(INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()
+    }
+
+    fn children(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Child>> {
+        self.children.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns whether somebody holds the lock of `file` with `deployment` in it.
+fn is_watched(file: &Path, deployment: &DeploymentId) -> bool {
+    let says = fs::read_to_string(file).is_ok_and(|text| text.trim() == deployment.as_str());
+    let is_locked = |file: File| rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err();
+    says && File::open(file).is_ok_and(is_locked)
+}
+
+fn end(child: &mut Child) {
+    // One that has ended already cannot be killed, and is reaped here as well.
+    drop(child.kill());
+    drop(child.wait());
+}
+
+#[async_trait]
+impl Guard for Guards {
+    async fn watch(&self, domain: &str, deployment: &DeploymentId) -> Result<(), String> {
+        let (guards, domain, deployment) = (self.clone(), domain.to_owned(), deployment.clone());
+        let begun = tokio::task::spawn_blocking(move || guards.begin(&domain, &deployment)).await;
+        begun.unwrap_or_else(|error| Err(error.to_string()))
+    }
+
+    async fn relieve(&self, domain: &str) {
+        // One that another start of the daemon set, or systemd, sees by itself that its pending file is gone.
+        crash::here("guard: relieve");
+        let child = self.children().remove(domain);
+        if let Some(mut child) = child {
+            tokio::task::spawn_blocking(move || end(&mut child)).await.ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guards(by: By) -> (tempfile::TempDir, Guards) {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path()).unwrap();
+        home.create().unwrap();
+        (folder, Guards { by, ..Guards::new(&home, PathBuf::from("/usr/bin/kloros")) })
+    }
+
+    #[test]
+    fn a_guard_is_systemds_where_systemd_started_the_daemon_and_the_daemons_anywhere_else() {
+        let unit = ("INVOCATION_ID", "1f");
+        for (variables, is_booted, by) in [
+            (&[unit][..], true, By::Systemd),
+            (&[unit, ("SYSTEMD_EXEC_PID", "7")], true, By::Systemd),
+            (&[unit, ("SYSTEMD_EXEC_PID", "6")], true, By::Daemon),
+            (&[unit], false, By::Daemon),
+            (&[], true, By::Daemon),
+        ] {
+            let variable =
+                |name: &str| variables.iter().find(|(each, _)| *each == name).map(|(_, text)| (*text).to_owned());
+            assert_eq!(By::choose(variable, 7, is_booted), by, "{variables:?} {is_booted}");
+        }
+        let (_folder, guards) = guards(By::Systemd);
+        let starts = guards.starts("lab", &DeploymentId::new("d-1"));
+        assert_eq!(starts[0], ["systemctl", "restart", "kloros-guard@lab.service"]);
+        assert_eq!(starts[1][..2], ["systemd-run", "--quiet"]);
+        assert_eq!(starts[1][6..8], ["/usr/bin/kloros", "guard"]);
+    }
+
+    #[tokio::test]
+    async fn a_guard_that_does_not_start_ends_or_watches_something_else_is_none() {
+        let id = DeploymentId::new("d-1");
+        let (_folder, guards) = guards(By::Daemon);
+        for (exe, part) in [("/no/such", "does not start"), ("/bin/false", "ended with")] {
+            let guards = Guards { exe: PathBuf::from(exe), ..guards.clone() };
+            let why = guards.watch("lab", &id).await.unwrap_err();
+            assert!(why.contains(part), "{why}");
+        }
+        fs::write(guards.file("lab"), "d-0\n").unwrap();
+        let held = File::open(guards.file("lab")).unwrap();
+        rustix::fs::flock(&held, FlockOperation::LockExclusive).unwrap();
+        assert!(!is_watched(&guards.file("lab"), &id), "it watches over another deployment");
+        assert!(is_watched(&guards.file("lab"), &DeploymentId::new("d-0")));
+        drop(held);
+        assert!(!is_watched(&guards.file("lab"), &DeploymentId::new("d-0")), "nobody watches");
+    }
+}

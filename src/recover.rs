@@ -1,0 +1,229 @@
+//! Undoing what is pending without the daemon: `kloros recover`, and the guard.
+//!
+//! What it takes stands in the pending file. The journal is asked one thing alone, whether the change was proven after all, and
+//! where it does not answer the change was not.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::Context as _;
+use kloros_actors::{
+    deployer::{Restorer, pending::Pending},
+    facts::{DeploymentId, Domain, Kind, Manager, Ruled, Stage, stages},
+    seams::Query,
+};
+
+use crate::{env_store::EnvFiles, home::Home, journal::Reader, pending::PendingFiles, service::Services};
+
+mod watch;
+
+pub(crate) use watch::watch;
+
+/// How long somebody else may undo before it is given up to wait for: restarts of slow services.
+pub(crate) const UNDO_MAX: Duration = Duration::from_secs(1200);
+
+/// How long it is waited where a service's start waits for it.
+const UNDO_MAX_BEFORE_START: Duration = Duration::from_secs(5);
+
+/// When something is undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    /// A person or the guard asks for it: the service is restarted.
+    Now,
+    /// The service is about to be started, and is not restarted.
+    BeforeStart,
+}
+
+/// What became of one pending file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Report {
+    /// The domain.
+    pub(crate) domain: String,
+    /// The deployment, if its file can be read.
+    pub(crate) deployment: Option<String>,
+    /// What became of it.
+    pub(crate) outcome: Outcome,
+}
+
+/// What becomes of a pending file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// A daemon works on it and is not late.
+    Owned,
+    /// It was proven before the daemon died: it stays.
+    Proven,
+    /// Env file and service are back on the old values.
+    Undone,
+    /// The env file is back, and the service comes up with it when it is started.
+    UndoneAndDown,
+    /// The env file is back, and the service still has to be restarted.
+    FileOnly,
+    /// The undo failed and can be tried again.
+    Failed(String),
+    /// The undo failed, and nobody tries again unasked.
+    Stuck(String),
+    /// Nobody but a person can say what to do.
+    Unreadable(String),
+}
+
+impl Outcome {
+    /// Returns whether a person has to look.
+    pub(crate) fn needs_a_person(&self) -> bool {
+        matches!(self, Outcome::Failed(_) | Outcome::Stuck(_) | Outcome::Unreadable(_))
+    }
+
+    /// Returns the outcome as one word.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Outcome::Owned => "owned",
+            Outcome::Proven => "proven",
+            Outcome::Undone => "undone",
+            Outcome::UndoneAndDown => "undone_and_down",
+            Outcome::FileOnly => "file_only",
+            Outcome::Failed(_) => "failed",
+            Outcome::Stuck(_) => "stuck",
+            Outcome::Unreadable(_) => "unreadable",
+        }
+    }
+}
+
+/// Undoes what is pending in `home`, of `domain` alone if one is named, and returns what became of each.
+pub(crate) async fn recover(home: &Home, domain: Option<&str>, when: When) -> anyhow::Result<Vec<Report>> {
+    let pending = PendingFiles::new(&home.pending_folder());
+    let is_meant = |name: &String| domain.is_none_or(|domain| domain == name);
+    let list = || -> anyhow::Result<Vec<String>> {
+        let folder = home.pending_folder();
+        let domains = pending.domains().with_context(|| format!("cannot read {}", folder.display()))?;
+        Ok(domains.into_iter().filter(is_meant).collect())
+    };
+    if list()?.is_empty() {
+        return Ok(Vec::new());
+    }
+    let within = if when == When::Now { UNDO_MAX } else { UNDO_MAX_BEFORE_START };
+    let _alone = home.undo_lock(within)?;
+    let undo = Undo::new(home, pending.clone(), when, true)?;
+    let mut reports = Vec::new();
+    for domain in list()? {
+        reports.push(undo.one(&domain).await);
+    }
+    Ok(reports)
+}
+
+/// What undoing takes.
+struct Undo<'a> {
+    home: &'a Home,
+    pending: PendingFiles,
+    env: EnvFiles,
+    services: Services,
+    when: When,
+    /// Whether a person asked for it, who may try as often as they like.
+    is_asked: bool,
+}
+
+impl<'a> Undo<'a> {
+    fn new(home: &'a Home, pending: PendingFiles, when: When, is_asked: bool) -> anyhow::Result<Self> {
+        let exe: PathBuf = std::env::current_exe().context("cannot find this program's own file")?;
+        let services = Services::new(home.root().to_path_buf(), exe);
+        Ok(Self { home, pending, env: EnvFiles::default(), services, when, is_asked })
+    }
+
+    /// Undoes what is pending of `domain`. Only who holds the undo lock may ask for it.
+    async fn one(&self, domain: &str) -> Report {
+        let report = |deployment, outcome| Report { domain: domain.to_owned(), deployment, outcome };
+        let (text, is_ours) = match self.find(domain) {
+            Ok(Some(found)) => found,
+            Ok(None) => return report(None, Outcome::Undone),
+            Err(error) => return report(None, Outcome::Failed(error.to_string())),
+        };
+        let pending = match Pending::from_text(&text) {
+            Ok(pending) => pending,
+            Err(problem) => return report(None, Outcome::Unreadable(problem.to_string())),
+        };
+        let id = Some(pending.deployment.to_string());
+        let left = if is_ours { Ok(None) } else { self.take_over(domain, &pending) };
+        match left {
+            Ok(Some(outcome)) => report(id, outcome),
+            Ok(None) => report(id, self.undo(domain, &pending).await),
+            Err(error) => report(id, Outcome::Failed(format!("{error:#}"))),
+        }
+    }
+
+    /// Returns the text of what is pending, and whether it was taken over already.
+    fn find(&self, domain: &str) -> std::io::Result<Option<(String, bool)>> {
+        let claimed = self.pending.taken_over(domain)?.filter(|claimed| !claimed.is_undone);
+        if let Some(claimed) = claimed {
+            return Ok(Some((claimed.text, true)));
+        }
+        Ok(self.pending.read(domain)?.map(|text| (text, false)))
+    }
+
+    /// Takes the change over, unless it is not to be undone from here; then it says why.
+    fn take_over(&self, domain: &str, pending: &Pending) -> anyhow::Result<Option<Outcome>> {
+        if self.home.is_in_use()? && !self.pending.is_due(domain)? {
+            return Ok(Some(Outcome::Owned));
+        }
+        if is_proven(self.home, &pending.deployment) {
+            self.pending.remove(domain)?;
+            return Ok(Some(Outcome::Proven));
+        }
+        self.pending.take_over(domain, &pending.deployment)?;
+        Ok(None)
+    }
+
+    async fn undo(&self, domain: &str, pending: &Pending) -> Outcome {
+        let restorer = Restorer { env: &self.env, services: &self.services };
+        if let Err(why) = restorer.put_back(pending).await {
+            return Outcome::Failed(why);
+        }
+        let outcome = match &pending.how {
+            Some(how) if self.when == When::Now => self.restart(&restorer, domain, how, pending).await,
+            Some(how) if is_down(how).await => Outcome::UndoneAndDown,
+            Some(_) => Outcome::FileOnly,
+            None => Outcome::Unreadable("it does not say how its service is restarted: restart it".to_owned()),
+        };
+        if matches!(outcome, Outcome::Undone | Outcome::UndoneAndDown)
+            && let Err(error) = self.pending.undone(domain, &pending.deployment)
+        {
+            return Outcome::Failed(error.to_string());
+        }
+        outcome
+    }
+
+    async fn restart(&self, restorer: &Restorer<'_>, domain: &str, how: &Domain, pending: &Pending) -> Outcome {
+        if how.service.manager == Manager::Child {
+            // It went with the daemon, whose child it is, and comes back with it.
+            return Outcome::UndoneAndDown;
+        }
+        if !restorer.runs_with(how, pending).await {
+            return Outcome::Undone;
+        }
+        match self.pending.use_a_try(domain) {
+            Ok(true) => {}
+            Ok(false) if self.is_asked => {}
+            Ok(false) => return Outcome::Stuck("no try is left".to_owned()),
+            // A kloros that did not count them yet, or a disk that takes nothing: a person decides.
+            Err(_) if self.is_asked => {}
+            Err(error) => return Outcome::Stuck(format!("the tries cannot be counted: {error}")),
+        }
+        match restorer.restart(how).await {
+            Ok(()) => Outcome::Undone,
+            Err(why) => Outcome::Failed(why),
+        }
+    }
+}
+
+/// Returns whether the journal says that the change stays. The verdict is the commit point, and the daemon may have died
+/// between it and the end of the pending file.
+fn is_proven(home: &Home, deployment: &DeploymentId) -> bool {
+    let query = Query::kinds(&[Kind::Deployment, Kind::Step]).about(deployment.as_str());
+    let found = Reader::find(home).ok().flatten().and_then(|journal| journal.read(&query).ok());
+    let stage =
+        found.and_then(|found| stages(found.into_iter().map(|each| each.fact)).first().map(|(_, stage)| *stage));
+    matches!(stage, Some(Stage::Judged(Ruled::Success | Ruled::Neutral)))
+}
+
+/// Returns whether nobody listens where the service serves: then it comes up with what stands in its env file.
+async fn is_down(how: &Domain) -> bool {
+    let address = (std::net::Ipv4Addr::LOCALHOST, how.service.port);
+    let refused = |error: std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
+    how.service.manager == Manager::Child || tokio::net::TcpStream::connect(address).await.is_err_and(refused)
+}
