@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -20,12 +20,12 @@ use crate::{
         Apply, Authority, Autonomy, BenchSpec, Budget, Change, CycleId, Deployment, DeploymentId, Direction, Domain,
         Entry, Experiment, ExperimentId, ExperimentSpec, Fact, FailureKind, Incarnation, Isolation, Key, Kind, Knob,
         KnobKind, Manager, Measurement, MetricSpec, Metrics, Origin, Others, Promotion, PromotionId, Question,
-        QuestionId, ReadBack, Ready, Reason, Recorded, Ruled, ServiceSpec, Settings, Stage, Step, TrialFailure, Value,
-        Verdict, stages,
+        QuestionId, ReadBack, Ready, Reason, Recorded, Ruled, ServiceSpec, Settings, Stage, Step, Stop, TrialFailure,
+        Value, Verdict, stages,
     },
     seams::{
         Appended, Assignment, Bench, Clock, EnvFile, EnvStore, EnvStoreError, Journal, JournalError, PendingStore,
-        Query, Seams, ServiceControl, ServiceError,
+        Query, Seams, ServiceControl, ServiceError, StopSwitch,
     },
 };
 
@@ -41,6 +41,7 @@ pub(crate) struct World {
     pub(crate) env: Arc<MemoryEnv>,
     pub(crate) services: Arc<ScriptedServices>,
     pub(crate) pending: Arc<MemoryPending>,
+    pub(crate) switch: Arc<ScriptedSwitch>,
 }
 
 impl World {
@@ -51,11 +52,12 @@ impl World {
         let bench = Arc::new(ScriptedBench::default());
         Self {
             journal: Arc::default(),
-            clock: Arc::new(ManualClock(AtomicU64::new(1_000_000))),
+            clock: Arc::new(ManualClock(AtomicU64::new(1_000_000), AtomicI32::new(0))),
             bench,
             env,
             services,
             pending: Arc::default(),
+            switch: Arc::default(),
         }
     }
 
@@ -67,6 +69,7 @@ impl World {
             env: self.env.clone(),
             services: self.services.clone(),
             pending: self.pending.clone(),
+            switch: self.switch.clone(),
         }
     }
 
@@ -206,7 +209,7 @@ impl Journal for MemoryJournal {
     }
 }
 
-pub(crate) struct ManualClock(AtomicU64);
+pub(crate) struct ManualClock(AtomicU64, AtomicI32);
 
 impl ManualClock {
     pub(crate) fn pass(&self, seconds: u64) {
@@ -217,6 +220,32 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now_ms(&self) -> u64 {
         self.0.load(Ordering::SeqCst)
+    }
+
+    fn utc_offset_s(&self) -> i32 {
+        self.1.load(Ordering::SeqCst)
+    }
+}
+
+/// A switch that the test pulls.
+#[derive(Default)]
+pub(crate) struct ScriptedSwitch(Mutex<Option<Stop>>);
+
+impl ScriptedSwitch {
+    /// A person stops everything.
+    pub(crate) fn stop(&self, why: &str) {
+        *self.0.lock().unwrap() = Some(Stop { why: why.to_owned(), by_uid: Some(1000) });
+    }
+
+    /// A person lets everything go on.
+    pub(crate) fn go(&self) {
+        *self.0.lock().unwrap() = None;
+    }
+}
+
+impl StopSwitch for ScriptedSwitch {
+    fn stopped(&self) -> Option<Stop> {
+        self.0.lock().unwrap().clone()
     }
 }
 

@@ -38,6 +38,7 @@ use crate::{
     scrape::ServiceProbe,
     service::Services,
     settings::Settings,
+    stop::StopFile,
     telemetry,
 };
 
@@ -254,6 +255,7 @@ impl House {
             control: control.clone(),
             journal: Arc::clone(&self.seams.journal),
             clock: Arc::clone(&self.seams.clock),
+            switch: Arc::clone(&self.seams.switch),
             catalogue: Arc::clone(&self.catalogue),
         };
         background::child("inbox", move || inbox.clone().watch())
@@ -305,6 +307,7 @@ fn adapters(home: &Home, settings: &Settings, journal: Arc<dyn Journal>) -> anyh
         env: Arc::new(EnvFiles::default()),
         services: services.clone(),
         pending: Arc::new(PendingFiles::new(&home.pending_folder())),
+        switch: Arc::new(StopFile::of(home)),
     };
     Ok((seams, services))
 }

@@ -20,6 +20,7 @@ mod process;
 mod scrape;
 mod service;
 mod settings;
+mod stop;
 mod telemetry;
 mod tune;
 

@@ -44,7 +44,8 @@ const HOUSE_FILES: [&str; 9] =
     ["lib", "seams", "record", "meters", "config", "env_file", "circuit", "facts", "testing"];
 
 /// The modules of `src/` that plug the machine into a seam; none knows another.
-const ADAPTERS: [&str; 9] = ["bench", "journal", "env_store", "service", "host", "nvml", "scrape", "pending", "clock"];
+const ADAPTERS: [&str; 10] =
+    ["bench", "journal", "env_store", "service", "host", "nvml", "scrape", "pending", "clock", "stop"];
 
 /// What adapters share: processes with what they leave behind, the paths of the home, and whose turn it is to measure.
 const UTILITIES: [&str; 3] = ["process", "home", "lease"];

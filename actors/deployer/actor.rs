@@ -11,7 +11,7 @@ use crate::{
     },
     meters,
     record::{open_deployments, record_once, record_verdict, standing, wake},
-    seams::{JournalError, Outlet, Planning, Query, Seams},
+    seams::{JournalError, Outlet, Permit, Planning, Query, Seams},
 };
 
 /// What the deployer says.
@@ -19,6 +19,8 @@ use crate::{
 pub struct Exits {
     /// A change that somebody wants to make, for the gate.
     pub promotions: Outlet<Promotion>,
+    /// The question whether what was let through may still go on, for the gate.
+    pub permits: Outlet<Permit>,
     /// The domain whose service is about to be disturbed.
     pub begun: Outlet<String>,
     /// A change that is live and is to be judged.
@@ -87,6 +89,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often it is tried again what could not be undone.
 const SWEEP_EVERY: Duration = Duration::from_secs(15);
 
+/// How long the gate is waited for.
+const PERMIT_WITHIN: Duration = Duration::from_secs(10);
+
 /// Why a deployment is given up that nobody can judge.
 const UNRECORDED: &str = "the journal could not be written before it was proven";
 
@@ -118,7 +123,7 @@ impl Actor for Deployer {
             Msg::Recalled(id, uid, reply) => state.recall(&id, uid, reply).await,
             Msg::Look => {
                 myself.send_after(LOOK_EVERY, || Msg::Look);
-                state.look()
+                state.look().await
             }
             Msg::Sweep => {
                 myself.send_after(SWEEP_EVERY, || Msg::Sweep);
@@ -151,10 +156,21 @@ impl State {
         done
     }
 
-    /// A journal that was removed or damaged is found even when nobody writes for a while.
-    fn look(&self) -> Result<(), JournalError> {
-        let is_unproven = self.open.values().any(|(_, stage)| stage.is_before_verdict());
-        if is_unproven { self.seams.journal.check() } else { Ok(()) }
+    /// A journal that was removed or damaged is found even when nobody writes for a while, and so is a person's word to
+    /// stop: what is not proven is then brought back to what was.
+    async fn look(&mut self) -> Result<(), JournalError> {
+        let unproven = self.open.values().filter(|(_, stage)| stage.is_before_verdict());
+        let unproven: Vec<Deployment> = unproven.map(|(deployment, _)| deployment.clone()).collect();
+        if unproven.is_empty() {
+            return Ok(());
+        }
+        self.seams.journal.check()?;
+        if let Some(stop) = self.seams.switch.stopped() {
+            for deployment in unproven {
+                self.condemn(&deployment, Reason::Stopped { why: stop.to_string() }).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Goes on where the journal says. A change that this room was making when it failed is taken back; one that is
@@ -188,16 +204,34 @@ impl State {
     /// Deploys what the gate let through. One deployment a domain at a time: what finds its domain busy is not kept
     /// here, the gate rules on it anew and offers it again.
     async fn accept(&mut self, approved: Approved<Promotion>) -> Result<(), JournalError> {
-        let (promotion, authority) = approved.into_parts();
+        let (promotion, _) = approved.into_parts();
         if self.is_busy(&promotion.domain) {
             tracing::debug!(promotion = %promotion.id, domain = %promotion.domain, "domain is busy");
             return Ok(());
         }
+        // It may have lain here while another domain was changed: what was let through then may not be now.
+        let authority = match self.permitted(&promotion).await {
+            Ok(authority) => authority,
+            Err(why) => {
+                tracing::info!(promotion = %promotion.id, %why, "promotion may not go on now");
+                return Ok(());
+            }
+        };
         let Some(domain) = self.domain(&promotion.domain) else { return Ok(()) };
         if self.is_overtaken(&promotion, &domain).await? {
             return self.plan_anew(&promotion).await;
         }
         self.deploy(promotion, authority, domain).await
+    }
+
+    /// Asks the gate on whose authority a promotion may go on now. A gate that does not answer permits nothing, and offers
+    /// it again.
+    async fn permitted(&self, promotion: &Promotion) -> Result<Authority, String> {
+        let (reply, answer) = ractor::concurrency::oneshot();
+        let permit = Permit { promotion: promotion.id.clone(), reply: reply.into() };
+        self.exits.permits.send(permit).map_err(|down| down.to_string())?;
+        let silent = "the gate did not answer".to_owned();
+        tokio::time::timeout(PERMIT_WITHIN, answer).await.map_err(|_| silent.clone())?.map_err(|_| silent)?
     }
 
     fn is_busy(&self, domain: &str) -> bool {

@@ -51,11 +51,17 @@ impl Saga<'_> {
             Err(reason) => return Ok(Err(reason)),
         };
         self.step(deployment, Step::Armed).await?;
+        if let Err(reason) = self.may_go_on() {
+            return Ok(Err(reason));
+        }
         if let Err(reason) = self.write(deployment, domain, &pending).await {
             return Ok(Err(reason));
         }
         self.step(deployment, Step::Applied).await?;
         progress();
+        if let Err(reason) = self.may_go_on() {
+            return Ok(Err(reason));
+        }
         if let Err(error) = self.seams.services.restart(domain).await {
             return Ok(Err(not_healthy(&error)));
         }
@@ -73,6 +79,11 @@ impl Saga<'_> {
         }
         self.step(deployment, Step::Proven { incarnation }).await?;
         Ok(Ok(()))
+    }
+
+    /// Returns why a change that is being made is taken back: a person stopped everything.
+    fn may_go_on(&self) -> Result<(), Reason> {
+        self.seams.switch.stopped().map_or(Ok(()), |stop| Err(Reason::Stopped { why: stop.to_string() }))
     }
 
     /// Returns what the service of `domain` runs with, by its env file and by its own word.
@@ -146,6 +157,9 @@ impl Saga<'_> {
             progress();
             tokio::time::sleep(every).await;
             self.seams.journal.check()?;
+            if let Err(reason) = self.may_go_on() {
+                return Ok(Err(reason));
+            }
             if let Err(error) = self.seams.services.healthy(domain).await {
                 let why = format!("it was ready, and then it was not: {error}");
                 return Ok(Err(Reason::NotHealthy { why }));

@@ -8,7 +8,7 @@ use crate::{
         Approved, Authority, Autonomy, Change, Deployment, Fact, Kind, Origin, Promotion, Proposal, QuestionEnd,
         Reason, Ruled, Ruling, Settings, Stage, Step, Value, Verdict,
     },
-    seams::{Planning, ServiceError},
+    seams::{Permit, Planning, ServiceError, StopSwitch as _},
     testing::{
         Ailment, SOON, World, catalogue, cycle, deployment_of, domain, eventually, experiment, house, key, promotion,
         question,
@@ -31,7 +31,20 @@ fn config() -> Config {
     Config { bake_s: 0.0, undo_attempts_max: 2 }
 }
 
+/// The gate's word: what was let through may go on, while nobody stopped everything.
+fn permits(world: &World) -> Outlet<Permit> {
+    let switch = world.switch.clone();
+    Outlet::to(move |permit: Permit| {
+        let may = switch.stopped().map_or(Ok(Authority::Policy(Autonomy::Trusted)), |stop| Err(stop.to_string()));
+        permit.reply.send(may).unwrap();
+    })
+}
+
 async fn open(world: &World) -> Room {
+    open_with(world, permits(world)).await
+}
+
+async fn open_with(world: &World, permits: Outlet<Permit>) -> Room {
     let socket = Socket::new("deployer");
     let (promotions, heard_promotions) = Outlet::collecting();
     let (deployed, heard_deployed) = Outlet::collecting();
@@ -39,6 +52,7 @@ async fn open(world: &World) -> Room {
     let (ended, heard_ended) = Outlet::collecting();
     let exits = Exits {
         promotions,
+        permits,
         begun: Outlet::nowhere("observer"),
         deployed,
         withdrawn: Outlet::nowhere("validator"),
@@ -703,4 +717,48 @@ async fn a_person_who_edits_after_a_change_of_ours_still_wins() {
     eventually(|| world.verdicts().len() == 2).await;
     assert_eq!(world.verdicts()[1].reason, Reason::HumanOverride { key: key("SEQS") });
     assert_eq!(world.env.text(), "SEQS=9\n");
+}
+
+/// Fault 80, at each moment of a deployment: the change is taken back, and nothing new is begun.
+#[tokio::test]
+async fn a_person_who_stops_everything_gets_the_old_values_back_whatever_was_under_way() {
+    let world = World::with_env(OLD);
+    let switch = world.switch.clone();
+    // Before the service is restarted with the new values, and again while it bakes.
+    world.services.script(move |text| {
+        if text.contains("SEQS=12") {
+            switch.stop("smoke");
+        }
+        Ok(())
+    });
+    check_rollback(&world, OLD, "stopped").await;
+    assert!(world.verdicts()[0].reason.to_string().contains("smoke"));
+
+    let world = World::with_env(OLD);
+    let room = open(&world).await;
+    room.clear(promotion(&[("SEQS", 12)]));
+    room.deployed.next(SOON).await.unwrap();
+    world.switch.stop("");
+    eventually(|| world.stage() == Stage::Closed).await;
+    assert_eq!(world.verdicts()[0].reason.label(), "stopped");
+    assert_eq!(world.env.text(), OLD);
+    assert!(world.services.agrees_with_env());
+    assert_eq!(world.pending.text(), None);
+    // Nothing new is begun.
+    room.clear(promotion(&[("SEQS", 13)]));
+    eventually(|| room.tree.snapshot().walk().iter().all(|branch| branch.depth == 0)).await;
+    assert_eq!(world.journal.count(Kind::Deployment), 1);
+    assert_eq!(world.env.text(), OLD);
+}
+
+#[tokio::test]
+async fn what_the_gate_does_not_permit_any_more_is_not_touched() {
+    let world = World::with_env(OLD);
+    let room =
+        open_with(&world, Outlet::to(|permit: Permit| permit.reply.send(Err("the level is lower".into())).unwrap()))
+            .await;
+    room.clear(promotion(&[("SEQS", 12)]));
+    eventually(|| room.tree.snapshot().walk().iter().all(|branch| branch.depth == 0)).await;
+    assert_eq!(world.journal.count(Kind::Deployment), 0);
+    assert_eq!((world.env.text().as_str(), world.services.restarts()), (OLD, 0));
 }

@@ -454,3 +454,22 @@ async fn a_noisy_service_that_does_not_apply_its_parameters_voids_the_experiment
     assert_eq!((of(3), of(4)), (8, 4));
     assert_eq!(room.questions.next(SOON).await.unwrap().how, "void");
 }
+
+#[tokio::test]
+async fn a_trial_is_ended_when_a_person_stops_everything_and_measured_anew_when_it_may_go_on() {
+    let world = World::with_env("SEQS=2\n");
+    let room = open(&world).await;
+    world.bench.hang(true);
+    let socket = room.run().await;
+    eventually(|| world.bench.begun().len() == 1).await;
+    world.switch.stop("smoke");
+    socket.send(Msg::Look).unwrap();
+    eventually(|| world.bench.dropped() == 1).await;
+    world.bench.hang(false);
+    assert!(room.trials().is_empty(), "what was cut off says nothing of the settings");
+    world.switch.go();
+    let ExperimentEnd::Won { .. } = room.ended.next(SOON).await.unwrap() else { panic!("nothing won") };
+    let begun = world.bench.begun();
+    assert_eq!(begun[0], begun[1]);
+    assert_eq!(room.trials().len(), begun.len() - 1);
+}

@@ -1,8 +1,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Anomaly, Answer, CycleId, Deployment, DeploymentId, Experience, Experiment, ExperimentEnd, Generation, Lesson,
-    Measurement, Promotion, Question, QuestionEnd, Ruling, Step, Trial, TrialFailure, Verdict,
+    Adoption, Anomaly, Answer, CycleId, Deployment, DeploymentId, Experience, Experiment, ExperimentEnd, Generation,
+    Lesson, Measurement, Promotion, Question, QuestionEnd, Ruling, Step, Switch, Thaw, Trial, TrialFailure, Verdict,
 };
 
 /// A fact on its way into the journal.
@@ -98,6 +98,12 @@ pub enum Fact {
     Lesson(Lesson),
     /// A turn of a conversation.
     Turn(Turn),
+    /// Everything was stopped, or may go on.
+    Switch(Switch),
+    /// The knobs of a domain were seen as somebody else set them.
+    Adoption(Adoption),
+    /// A person lets a frozen domain go on.
+    Thaw(Thaw),
 }
 
 /// One turn of a conversation.
@@ -134,6 +140,9 @@ pub enum Kind {
     Verdict,
     Lesson,
     Turn,
+    Switch,
+    Adoption,
+    Thaw,
 }
 
 impl Kind {
@@ -157,6 +166,9 @@ impl Kind {
             Kind::Verdict => "verdict",
             Kind::Lesson => "lesson",
             Kind::Turn => "turn",
+            Kind::Switch => "switch",
+            Kind::Adoption => "adoption",
+            Kind::Thaw => "thaw",
         }
     }
 }
@@ -182,6 +194,9 @@ impl Fact {
             Fact::Verdict(_) => Kind::Verdict,
             Fact::Lesson(_) => Kind::Lesson,
             Fact::Turn(_) => Kind::Turn,
+            Fact::Switch(_) => Kind::Switch,
+            Fact::Adoption(_) => Kind::Adoption,
+            Fact::Thaw(_) => Kind::Thaw,
         }
     }
 
@@ -204,6 +219,9 @@ impl Fact {
             Fact::Verdict(verdict) => verdict.deployment.as_str(),
             Fact::Lesson(lesson) => &lesson.domain,
             Fact::Turn(turn) => &turn.conversation,
+            Fact::Switch(_) => "switch",
+            Fact::Adoption(adoption) => &adoption.domain,
+            Fact::Thaw(thaw) => &thaw.domain,
         }
     }
 }

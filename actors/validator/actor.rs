@@ -165,7 +165,7 @@ impl State {
         let recorded = self.seams.journal.read(Query::newest(&[Kind::Verdict], ANCHOR_LOOK_BACK)).await?;
         Ok(recorded.into_iter().find_map(|recorded| match recorded.fact {
             Fact::Verdict(verdict) if verdict.domain == domain && verdict.outcome == Ruled::Success => {
-                Some(verdict.after)
+                Some(verdict.certified())
             }
             _ => None,
         }))

@@ -14,6 +14,7 @@ use kloros_actors::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    audit,
     fault::Fault,
     files,
     projection::{self, Shape, unprintable},
@@ -126,6 +127,10 @@ impl Pump {
                 files::append_lines(&path, &rows.iter().map(|row| row.content.as_str()).collect::<Vec<_>>())
             };
             put.map_err(|source| FlushError::File { path: path.clone(), source })?;
+            if let Some(old) = audit::dropped_after(file) {
+                // One that is gone already, or cannot go yet, is tried again with the next lines.
+                fs::remove_file(self.root.join(old)).ok();
+            }
             written += rows.len();
             self.delivered(rows.iter().map(|row| row.id).collect())?;
         }

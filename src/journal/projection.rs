@@ -310,9 +310,12 @@ impl<'a> LessonLine<'a> {
 #[derive(Serialize)]
 struct Baseline<'a> {
     domain: &'a str,
-    metrics: &'a Metrics,
+    metrics: Metrics,
     updated_at: String,
     n: u64,
+    /// By how much it was better than what was before, and how far to trust that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    improvement: Option<Estimate>,
     fingerprint: String,
     deployment_id: &'a str,
     seq: u64,
@@ -322,9 +325,10 @@ impl<'a> Baseline<'a> {
     fn of(recorded: &Recorded, verdict: &'a Verdict) -> Self {
         Self {
             domain: &verdict.domain,
-            metrics: &verdict.after,
+            metrics: verdict.certified(),
             updated_at: rfc3339(recorded.at_ms),
             n: verdict.samples,
+            improvement: verdict.improvement,
             fingerprint: fingerprint(&verdict.domain, &verdict.changes),
             deployment_id: verdict.deployment.as_str(),
             seq: recorded.seq,

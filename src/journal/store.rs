@@ -13,7 +13,7 @@ use super::{
     outbox::{FlushError, Pump},
     reader::Reader,
     schema::{self, Identity},
-    writer::{Job, Shared, Writer, last_place, take_over},
+    writer::{Job, Shared, Writer, last_place, link_older, take_over},
 };
 use crate::home::Home;
 
@@ -37,7 +37,7 @@ pub(crate) struct Store {
 pub(crate) fn open(home: &Home) -> Result<Store, JournalError> {
     home.create().map_err(|error| Fault::Unwritable(chain(&error)))?;
     let path = home.journal();
-    let connection = schema::open_writer(&path)?;
+    let mut connection = schema::open_writer(&path)?;
     let told = |error: rusqlite::Error| Fault::of(&path, &error);
     let reader = Reader::at(path.clone())?;
     let verified = reader.verify_facts(Some(FACTS_CHECK_MAX))?;
@@ -46,6 +46,7 @@ pub(crate) fn open(home: &Home) -> Result<Store, JournalError> {
     }
     // Whoever had it before may no longer write, once it is known to be worth having.
     let epoch = take_over(&connection).map_err(told)?;
+    link_older(&mut connection).map_err(told)?;
     let last = last_place(&connection).map_err(told)?.cast_unsigned();
     let (identity, mark) = (Identity::of(&path)?, Mark::open(&path, last)?);
     let shared = Arc::new(Shared { identity, suspect: std::sync::OnceLock::new(), appended: watch::Sender::new(last) });
