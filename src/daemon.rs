@@ -91,6 +91,7 @@ pub(crate) async fn run<W: FnMut(&Recorded) + Send>(options: Options, mut watch:
     };
     // What a crash left half written outside the journal is mended before anything new is written.
     store.mend().await.context("cannot mend the projected files")?;
+    store.adopt_baselines(SystemClock.now_ms()).await.context("cannot look at the baselines")?;
     let metrics = telemetry::start_metrics()?;
     telemetry::check_address(settings.shell.metrics_address)?;
     let house = House::new(&home, store, settings, seed)?;

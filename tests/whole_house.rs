@@ -190,7 +190,9 @@ fn what_a_person_stops_is_taken_back_and_stands_still_until_it_may_go_on() {
     house.until("it is judged", 3 * MINUTE, |house| house.lines(VALIDATIONS).len() == 2);
 
     let audit = said(&house.kloros(&["audit"]));
-    for part in ["stopped    user", "the rack is being moved", "went on", "held back", "rolled back", "deployed"] {
+    for part in
+        ["stopped    user", "the rack is being moved", "went on", "held back", "judged     rollback", "deployed"]
+    {
         assert!(audit.contains(part), "{part} is missing in {audit}");
     }
     let verified = house.kloros(&["audit", "verify"]);
@@ -214,7 +216,8 @@ fn advice_changes_nothing_and_says_the_lines_to_set() {
     house.drop_file("artifacts/dream/winners", "mine.json", winner);
     house.until("advice is given", MINUTE, |house| said(&house.kloros(&["status"])).contains("advises    lab"));
     let status = said(&house.kloros(&["status"]));
-    for part in ["mine.json proposed it", " LAB_MAX_NUM_SEQS=8\n", " LAB_THREADS=2\n", "advice     nothing is deployed"] {
+    for part in ["mine.json proposed it", " LAB_MAX_NUM_SEQS=8\n", " LAB_THREADS=2\n", "advice     nothing is deployed"]
+    {
         assert!(status.contains(part), "{part} is missing in {status}");
     }
     assert_eq!(house.read(".kloros_env"), "LAB_MAX_NUM_SEQS=2\n");

@@ -1,8 +1,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Adoption, Anomaly, Answer, CycleId, Deployment, DeploymentId, Experience, Experiment, ExperimentEnd, Generation,
-    Lesson, Measurement, Promotion, Question, QuestionEnd, Ruling, Step, Switch, Thaw, Trial, TrialFailure, Verdict,
+    Adoption, Anchored, Anomaly, Answer, CycleId, Deployment, DeploymentId, Experience, Experiment, ExperimentEnd,
+    Generation, Lesson, Measurement, Promotion, Question, QuestionEnd, Ruling, Step, Switch, Thaw, Trial, TrialFailure,
+    Verdict,
 };
 
 /// A fact on its way into the journal.
@@ -104,6 +105,8 @@ pub enum Fact {
     Adoption(Adoption),
     /// A person lets a frozen domain go on.
     Thaw(Thaw),
+    /// A person wrote another baseline.
+    Anchored(Anchored),
 }
 
 /// One turn of a conversation.
@@ -143,6 +146,7 @@ pub enum Kind {
     Switch,
     Adoption,
     Thaw,
+    Anchored,
 }
 
 impl Kind {
@@ -169,6 +173,7 @@ impl Kind {
             Kind::Switch => "switch",
             Kind::Adoption => "adoption",
             Kind::Thaw => "thaw",
+            Kind::Anchored => "anchored",
         }
     }
 }
@@ -197,6 +202,7 @@ impl Fact {
             Fact::Switch(_) => Kind::Switch,
             Fact::Adoption(_) => Kind::Adoption,
             Fact::Thaw(_) => Kind::Thaw,
+            Fact::Anchored(_) => Kind::Anchored,
         }
     }
 
@@ -222,6 +228,7 @@ impl Fact {
             Fact::Switch(_) => "switch",
             Fact::Adoption(adoption) => &adoption.domain,
             Fact::Thaw(thaw) => &thaw.domain,
+            Fact::Anchored(anchored) => &anchored.domain,
         }
     }
 }

@@ -54,7 +54,7 @@ pub use ids::{
 pub use intent::{Evidence, Intent, Proposal, Question, QuestionEnd};
 pub use knob::{Apply, Knob, KnobKind};
 pub use lesson::Lesson;
-pub use policy::{Adoption, Held, Stop, Switch, Thaw};
+pub use policy::{Adoption, Anchored, Held, Stop, Switch, Thaw};
 pub use promotion::{
     Answer, Approved, Authority, Autonomy, Change, MappingProblem, Origin, Promotion, Risk, Ruling, map_params,
 };

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::Key;
+use super::{Key, Metrics};
 
 /// What a person said when they stopped everything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,15 @@ pub struct Adoption {
     pub values: BTreeMap<Key, Option<String>>,
     /// The keys that a person edited since they were seen last; none when they are seen for the first time.
     pub edited: BTreeSet<Key>,
+}
+
+/// A person wrote another baseline for a domain, and it is what losses are counted from now on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Anchored {
+    /// The domain.
+    pub domain: String,
+    /// The numbers; finite, none negative.
+    pub metrics: Metrics,
 }
 
 /// A person lets a domain that was frozen after too many rollbacks go on.

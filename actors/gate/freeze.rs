@@ -293,7 +293,7 @@ mod tests {
             let text = format!("tue {:02}:{:02}-{:02}:{:02}", from / 60, from % 60, to / 60, to % 60);
             let window: Window = text.parse().unwrap();
             let minutes = (0..7 * 1440_u64).filter(|minute| window.holds((week * 7 * 1440 + minute) * 60_000, 0)).count();
-            prop_assert_eq!(minutes as i64, (to - from).rem_euclid(1440));
+            prop_assert_eq!(i64::try_from(minutes).unwrap(), (to - from).rem_euclid(1440));
         }
     }
 }

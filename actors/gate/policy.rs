@@ -676,7 +676,7 @@ mod tests {
         let every_day = vec!["00:00-24:00".parse().unwrap()];
         let rule = |stop, freeze, advice, promotion: &Promotion, history: &History| {
             let circumstances = Circumstances { level: Autonomy::Full, stop, now_ms: 10, utc_offset_s: 0 };
-            inspect(promotion, &lab, history, &circumstances, &Config { freeze, advice, ..Config::default() })
+            inspect(promotion, &lab, history, &circumstances, &Config { advice, freeze, ..Config::default() })
         };
         let none = History::default();
         check_held(&rule(Some(&stop), every_day.clone(), true, &promotion, &history), Held::Stopped, "user 7 stopped");

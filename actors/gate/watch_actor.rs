@@ -24,9 +24,10 @@ impl State {
         if stop == self.stop {
             return Ok(());
         }
-        match &stop {
-            Some(stop) => tracing::warn!(%stop, "everything is stopped"),
-            None => tracing::warn!("everything may go on"),
+        if let Some(stop) = &stop {
+            tracing::warn!(%stop, "everything is stopped");
+        } else {
+            tracing::warn!("everything may go on");
         }
         self.note(Fact::Switch(Switch { stop: stop.clone() })).await?;
         self.stop = stop;

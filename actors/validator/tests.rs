@@ -245,3 +245,14 @@ async fn a_run_is_told_what_others_usually_did_in_its_own_block() {
     room.verdicts.next(SOON).await.unwrap();
     assert_eq!(world.bench.usual()[..6], [None, Some(0.5), Some(0.5), Some(0.6), None, Some(0.2)]);
 }
+
+/// Fault 77: what a person wrote into the baseline is what losses are counted from.
+#[tokio::test]
+async fn a_neutral_loss_is_kept_or_undone_by_the_baseline_that_a_person_wrote_last() {
+    for (rate, outcome) in [(100.0, Ruled::Neutral), (110.0, Ruled::Rollback)] {
+        let (world, _) = live();
+        let metrics = Metrics::from([("rate".to_owned(), rate)]);
+        world.write(vec![Fact::Anchored(crate::facts::Anchored { domain: "lab".to_owned(), metrics })]);
+        assert_eq!(judge(&world, 0.98).await.outcome, outcome, "{rate}");
+    }
+}

@@ -117,6 +117,7 @@ impl<'a> Progress<'a> {
                 None => "goes on   everything may go on".to_owned(),
             }),
             Fact::Adoption(adoption) => edited(adoption).map(|keys| format!("adopts    {keys}, edited by hand")),
+            Fact::Anchored(anchored) => Some(format!("adopts    the baseline of {}, edited by hand", anchored.domain)),
             Fact::Thaw(thaw) => Some(format!("thaws     {}, user {} says so", thaw.domain, thaw.by_uid)),
             Fact::Lesson(lesson) => {
                 Some(format!("learns    {}\n          kloros explain {}", lesson.says, lesson.cycle))

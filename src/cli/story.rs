@@ -194,6 +194,7 @@ pub(super) fn sentence(fact: &Fact, tried: u32, failed: usize, runs: u32) -> Opt
         }),
         Fact::Adoption(adoption) => progress::edited(adoption).map(|keys| format!("adopted    {keys}, edited by hand")),
         Fact::Thaw(thaw) => Some(format!("thawed     {} by user {}", thaw.domain, thaw.by_uid)),
+        Fact::Anchored(anchored) => Some(format!("adopted    the baseline of {}, edited by hand", anchored.domain)),
         Fact::Trial(_) | Fact::Run { .. } | Fact::Turn(_) => None,
     }
 }

@@ -24,7 +24,7 @@ use super::{
 use crate::home::{Home, files::AUDIT_FOLDER};
 
 /// What is audited.
-pub(crate) const AUDITED: [Kind; 9] = [
+pub(crate) const AUDITED: [Kind; 10] = [
     Kind::Promotion,
     Kind::Ruling,
     Kind::Answer,
@@ -34,6 +34,7 @@ pub(crate) const AUDITED: [Kind; 9] = [
     Kind::Switch,
     Kind::Adoption,
     Kind::Thaw,
+    Kind::Anchored,
 ];
 
 /// How many lines a file holds.

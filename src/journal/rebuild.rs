@@ -32,7 +32,8 @@ const HELD_MAX: usize = 1_000;
 const LOGS: [&str; 3] = [names::EXPERIMENTS, names::VALIDATIONS, names::FEEDBACK];
 
 /// The kinds of facts that become lines or files of their own.
-const PROJECTED: [Kind; 5] = [Kind::Experiment, Kind::Generation, Kind::ExperimentEnd, Kind::Verdict, Kind::Lesson];
+const PROJECTED: [Kind; 6] =
+    [Kind::Experiment, Kind::Generation, Kind::ExperimentEnd, Kind::Verdict, Kind::Lesson, Kind::Anchored];
 
 /// What a rebuild wrote.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,7 +2,7 @@ use std::{path::Path, sync::Arc, thread, time::Duration};
 
 use async_trait::async_trait;
 use kloros_actors::{
-    facts::{Entry, Recorded},
+    facts::{CycleId, Entry, Fact, Recorded},
     seams::{Appended, Journal, JournalError, Query},
 };
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
@@ -95,10 +95,21 @@ impl Store {
         self.pumped(Pump::mend).await
     }
 
-    async fn pumped(
+    /// Takes over the baselines that somebody edited soundly since they were written, and says so in the journal. For the
+    /// start.
+    pub(crate) async fn adopt_baselines(&self, now_ms: u64) -> Result<(), FlushError> {
+        let edited = self.pumped(Pump::edited).await?;
+        let entries = edited.into_iter().map(|anchored| {
+            tracing::warn!(domain = %anchored.domain, "baseline was edited by hand, and is taken over");
+            Entry::new(&CycleId::new("c-operator"), now_ms, Fact::Anchored(anchored))
+        });
+        Ok(self.append(entries.collect()).await.map(drop)?)
+    }
+
+    async fn pumped<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Pump) -> Result<usize, FlushError> + Send + 'static,
-    ) -> Result<usize, FlushError> {
+        work: impl FnOnce(&mut Pump) -> Result<T, FlushError> + Send + 'static,
+    ) -> Result<T, FlushError> {
         let mut pump = self.pump.clone().lock_owned().await;
         match tokio::task::spawn_blocking(move || work(&mut pump)).await {
             Ok(done) => done,

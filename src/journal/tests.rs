@@ -24,6 +24,8 @@ use crate::home::{Home, HomeError};
 
 mod audit;
 
+mod baselines;
+
 mod damage;
 
 const AT_MS: u64 = 1_762_011_720_000;
@@ -327,6 +329,7 @@ fn of_policy() -> Vec<Fact> {
             edited: [Key::new("LAB_BATCH").unwrap()].into(),
         }),
         Fact::Thaw(Thaw { domain: "lab".into(), by_uid: 1_000 }),
+        Fact::Anchored(Anchored { domain: "lab".into(), metrics: [("rate".to_owned(), 1.5)].into() }),
     ]
 }
 

@@ -20,7 +20,9 @@ fn main() {
         "{trials} simulated changes each: success/rollback/neutral in percent, mean runs; ! is wrong in more than 6 %"
     );
     print!("noise");
-    EFFECTS.iter().for_each(|effect| print!(" {:>16}", format!("{effect:+} %")));
+    for effect in EFFECTS {
+        print!(" {:>16}", format!("{effect:+} %"));
+    }
     println!();
     let (mut worst, mut found_ten) = (0.0_f64, 1.0_f64);
     for noise in NOISES {

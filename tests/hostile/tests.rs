@@ -128,9 +128,9 @@ fn a_hostile_env_file_is_left_as_it_is_by_the_program_too() {
     let elsewhere = house.path("elsewhere");
     for what in ["a link", "a second name", "a folder", "a pipe", "a huge file"] {
         if path.is_dir() {
-            fs::remove_dir(&path).unwrap()
+            fs::remove_dir(&path).unwrap();
         } else {
-            fs::remove_file(&path).unwrap()
+            fs::remove_file(&path).unwrap();
         }
         fs::write(&elsewhere, "LAB_MAX_NUM_SEQS=2\n").unwrap();
         match what {
