@@ -685,10 +685,11 @@ async fn at_the_start_a_baseline_or_feed_that_is_damaged_is_mended_and_an_edited
     fs::remove_file(house.home.feed()).unwrap();
     assert_eq!(store.mend().await.unwrap(), 2);
     assert_eq!(projected_files(&house.home), before);
-    fs::write(&baseline, "{\"domain\": \"lab\"}").unwrap();
+    let edited = r#"{"domain": "lab", "metrics": {"e2e_p95_ms": 70.0}}"#;
+    fs::write(&baseline, edited).unwrap();
     fs::remove_file(house.home.winners_folder().join("x-1.json")).unwrap();
     assert_eq!(store.mend().await.unwrap(), 0);
-    assert_eq!(fs::read_to_string(&baseline).unwrap(), "{\"domain\": \"lab\"}");
+    assert_eq!(fs::read_to_string(&baseline).unwrap(), edited);
 }
 
 /// Returns the message with which the journal is refused.
