@@ -263,6 +263,7 @@ impl Circuit {
     fn deployer(&self) -> ChildSpec {
         let exits = deployer::Exits {
             promotions: self.sockets.gate.outlet(gate::Msg::Proposed),
+            permits: self.sockets.gate.outlet(gate::Msg::Rechecked),
             begun: self.sockets.observer.outlet(observer::Msg::Disturbed),
             deployed: self.sockets.validator.outlet(validator::Msg::Deployed),
             withdrawn: self.sockets.validator.outlet(validator::Msg::Withdrawn),

@@ -26,6 +26,10 @@ pub const TRIAL_DURATION: &str = "kloros_trial_duration_seconds";
 pub const RULINGS_TOTAL: &str = "kloros_rulings_total";
 /// Promotions that wait for a person.
 pub const APPROVALS_PENDING: &str = "kloros_approvals_pending";
+/// Promotions that wait for something that no approval replaces.
+pub const PROMOTIONS_HELD: &str = "kloros_promotions_held";
+/// Whether a person stopped everything, as 1, or not, as 0.
+pub const STOPPED: &str = "kloros_stopped";
 /// The autonomy level in force.
 pub const AUTONOMY_LEVEL: &str = "kloros_autonomy_level";
 /// Deployments begun.
@@ -66,6 +70,8 @@ pub fn describe() {
     describe_histogram!(TRIAL_DURATION, Unit::Seconds, "How long a trial took, from start to stop of its instance.");
     describe_counter!(RULINGS_TOTAL, "Rulings of the gate, by ruling.");
     describe_gauge!(APPROVALS_PENDING, "Promotions that wait for a person.");
+    describe_gauge!(PROMOTIONS_HELD, "Promotions that wait for something that no approval replaces.");
+    describe_gauge!(STOPPED, "Whether a person stopped everything.");
     describe_gauge!(AUTONOMY_LEVEL, "The autonomy level in force, 0 to 3.");
     describe_counter!(DEPLOYMENTS_TOTAL, "Deployments begun.");
     describe_gauge!(DOMAINS_STUCK, "Domains whose undo failed and that wait for a person.");
@@ -88,7 +94,7 @@ pub fn describe() {
     for end in ["won", "no_better", "void"] {
         metrics::counter!(EXPERIMENTS_TOTAL, "end" => end).absolute(0);
     }
-    for ruling in ["allow", "ask", "refuse"] {
+    for ruling in ["allow", "ask", "refuse", "hold", "advise"] {
         metrics::counter!(RULINGS_TOTAL, "ruling" => ruling).absolute(0);
     }
 }

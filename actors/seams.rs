@@ -11,8 +11,8 @@ pub use kloros_supervision::{Collected, Down, Outlet, Socket};
 use ractor::RpcReplyPort;
 
 use crate::facts::{
-    CycleId, DeploymentId, Domain, Entry, Incarnation, Key, Kind, Measurement, Others, Promotion, Proposal, Reading,
-    Recorded, Settings, TrialFailure,
+    Authority, CycleId, DeploymentId, Domain, Entry, Incarnation, Key, Kind, Measurement, Others, Promotion,
+    PromotionId, Proposal, Reading, Recorded, Settings, Stop, TrialFailure,
 };
 
 /// Everything that is plugged in.
@@ -32,6 +32,8 @@ pub struct Seams {
     pub pending: Arc<dyn PendingStore>,
     /// Who undoes a deployment when this process does not.
     pub guard: Arc<dyn Guard>,
+    /// Whether a person stopped everything.
+    pub switch: Arc<dyn StopSwitch>,
 }
 
 /// Where facts become durable. A fact is durable before anyone acts on it.
@@ -112,6 +114,16 @@ pub enum JournalError {
 pub trait Clock: Send + Sync {
     /// Returns the wall clock, in milliseconds since the Unix epoch.
     fn now_ms(&self) -> u64;
+
+    /// Returns how far the local time of this machine is ahead of UTC now, in seconds; negative where it is behind.
+    fn utc_offset_s(&self) -> i32;
+}
+
+/// Whether a person stopped everything.
+pub trait StopSwitch: Send + Sync {
+    /// Returns what was said when everything was stopped; `None` while it may go on. Where that cannot be told, everything
+    /// is stopped. Cheap, to be asked before each side effect.
+    fn stopped(&self) -> Option<Stop>;
 }
 
 /// Something that can be read again and again.
@@ -356,4 +368,13 @@ pub struct Planning {
     pub proposal: Proposal,
     /// Who waits to hear what change it amounts to, or why there is none.
     pub reply: Option<RpcReplyPort<Result<Promotion, String>>>,
+}
+
+/// The deployer's question, right before it touches anything, whether what the gate let through may still go on.
+#[derive(Debug)]
+pub struct Permit {
+    /// The promotion.
+    pub promotion: PromotionId,
+    /// On whose authority it may go on now, or why it may not.
+    pub reply: RpcReplyPort<Result<Authority, String>>,
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -20,12 +20,12 @@ use crate::{
         Apply, Authority, Autonomy, BenchSpec, Budget, Change, CycleId, Deployment, DeploymentId, Direction, Domain,
         Entry, Experiment, ExperimentId, ExperimentSpec, Fact, FailureKind, Incarnation, Isolation, Key, Kind, Knob,
         KnobKind, Manager, Measurement, MetricSpec, Metrics, Origin, Others, Promotion, PromotionId, Question,
-        QuestionId, ReadBack, Ready, Reason, Recorded, Ruled, ServiceSpec, Settings, Stage, Step, TrialFailure, Value,
-        Verdict, stages,
+        QuestionId, ReadBack, Ready, Reason, Recorded, Ruled, ServiceSpec, Settings, Stage, Step, Stop, TrialFailure,
+        Value, Verdict, stages,
     },
     seams::{
         Appended, Assignment, Bench, Claimed, Clock, EnvFile, EnvStore, EnvStoreError, Guard, Journal, JournalError,
-        PendingStore, Query, Seams, ServiceControl, ServiceError, Terms,
+        PendingStore, Query, Seams, ServiceControl, ServiceError, StopSwitch, Terms,
     },
 };
 
@@ -42,6 +42,7 @@ pub(crate) struct World {
     pub(crate) services: Arc<ScriptedServices>,
     pub(crate) pending: Arc<MemoryPending>,
     pub(crate) guard: Arc<MemoryGuard>,
+    pub(crate) switch: Arc<ScriptedSwitch>,
 }
 
 impl World {
@@ -52,12 +53,13 @@ impl World {
         let bench = Arc::new(ScriptedBench::default());
         Self {
             journal: Arc::default(),
-            clock: Arc::new(ManualClock(AtomicU64::new(1_000_000))),
+            clock: Arc::new(ManualClock(AtomicU64::new(1_000_000), AtomicI32::new(0))),
             bench,
             env,
             services,
             pending: Arc::default(),
             guard: Arc::default(),
+            switch: Arc::default(),
         }
     }
 
@@ -70,6 +72,7 @@ impl World {
             services: self.services.clone(),
             pending: self.pending.clone(),
             guard: self.guard.clone(),
+            switch: self.switch.clone(),
         }
     }
 
@@ -209,7 +212,7 @@ impl Journal for MemoryJournal {
     }
 }
 
-pub(crate) struct ManualClock(AtomicU64);
+pub(crate) struct ManualClock(AtomicU64, AtomicI32);
 
 impl ManualClock {
     pub(crate) fn pass(&self, seconds: u64) {
@@ -220,6 +223,32 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now_ms(&self) -> u64 {
         self.0.load(Ordering::SeqCst)
+    }
+
+    fn utc_offset_s(&self) -> i32 {
+        self.1.load(Ordering::SeqCst)
+    }
+}
+
+/// A switch that the test pulls.
+#[derive(Default)]
+pub(crate) struct ScriptedSwitch(Mutex<Option<Stop>>);
+
+impl ScriptedSwitch {
+    /// A person stops everything.
+    pub(crate) fn stop(&self, why: &str) {
+        *self.0.lock().unwrap() = Some(Stop { why: why.to_owned(), by_uid: Some(1000) });
+    }
+
+    /// A person lets everything go on.
+    pub(crate) fn go(&self) {
+        *self.0.lock().unwrap() = None;
+    }
+}
+
+impl StopSwitch for ScriptedSwitch {
+    fn stopped(&self) -> Option<Stop> {
+        self.0.lock().unwrap().clone()
     }
 }
 
@@ -241,12 +270,24 @@ pub(crate) struct ScriptedBench {
     /// Why nobody gets a turn.
     busy: Mutex<Option<TrialFailure>>,
     hesitates: AtomicBool,
+    turns: AtomicU64,
+    refused: AtomicU64,
 }
 
 impl ScriptedBench {
-    /// From now on nobody gets a turn to measure.
-    pub(crate) fn busy(&self, failure: TrialFailure) {
-        *self.busy.lock().unwrap() = Some(failure);
+    /// From now on whoever wants a turn to measure is told that there is none, or gets one again.
+    pub(crate) fn busy(&self, failure: Option<TrialFailure>) {
+        *self.busy.lock().unwrap() = failure;
+    }
+
+    /// Returns how many got no turn to measure.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::SeqCst)
+    }
+
+    /// Returns how many got a turn to measure.
+    pub(crate) fn turns(&self) -> u64 {
+        self.turns.load(Ordering::SeqCst)
     }
 
     /// From now on whoever wants a turn waits for it for ever, until told otherwise.
@@ -321,12 +362,14 @@ impl Bench for ScriptedBench {
 
     async fn reserve(&self, deployment: &DeploymentId) -> Result<(), TrialFailure> {
         if let Some(failure) = self.busy.lock().unwrap().clone() {
+            self.refused.fetch_add(1, Ordering::SeqCst);
             return Err(failure);
         }
         while self.hesitates.load(Ordering::SeqCst) {
             tokio::task::yield_now().await;
         }
         *self.reserved.lock().unwrap() = Some(deployment.clone());
+        self.turns.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
 

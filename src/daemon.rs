@@ -40,6 +40,7 @@ use crate::{
     scrape::ServiceProbe,
     service::Services,
     settings::Settings,
+    stop::StopFile,
     telemetry,
 };
 
@@ -94,6 +95,7 @@ pub(crate) async fn run<W: FnMut(&Recorded) + Send>(options: Options, mut watch:
     };
     // What a crash left half written outside the journal is mended before anything new is written.
     store.mend().await.context("cannot mend the projected files")?;
+    store.adopt_baselines(SystemClock.now_ms()).await.context("cannot look at the baselines")?;
     let metrics = telemetry::start_metrics()?;
     telemetry::check_address(settings.shell.metrics_address)?;
     let house = House::new(&home, store, settings, seed)?;
@@ -259,6 +261,7 @@ impl House {
             control: control.clone(),
             journal: Arc::clone(&self.seams.journal),
             clock: Arc::clone(&self.seams.clock),
+            switch: Arc::clone(&self.seams.switch),
             catalogue: Arc::clone(&self.catalogue),
         };
         background::child("inbox", move || inbox.clone().watch())
@@ -312,6 +315,7 @@ fn adapters(home: &Home, settings: &Settings, journal: Arc<dyn Journal>) -> anyh
         services: services.clone(),
         pending: Arc::new(PendingFiles::new(&home.pending_folder())),
         guard: Arc::new(Guards::new(home, guard_exe)),
+        switch: Arc::new(StopFile::of(home)),
     };
     Ok((seams, services))
 }

@@ -1,7 +1,8 @@
 //! Env files: read whole, replaced whole or not at all, and never over somebody else's edit.
 //!
 //! The new content is written beside the file, made durable, and exchanged with it in one step; then what came out is
-//! compared with what was expected there. If somebody was faster, theirs is exchanged back. What a crash leaves beside
+//! compared with what was expected there, for a little while, in case somebody still writes into it. If somebody was faster,
+//! theirs is exchanged back. What a crash leaves beside
 //! the file is put right when the file is next read or replaced. A person who keeps the old file open and writes into
 //! it after it was compared writes into a file that is gone; no lock that editors respect exists against that.
 
@@ -21,15 +22,18 @@ use async_trait::async_trait;
 use kloros_actors::seams::{EnvFile, EnvStore, EnvStoreError};
 use rustix::{
     fd::OwnedFd,
-    fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Gid, Mode, OFlags, RenameFlags, Stat, Uid, XattrFlags},
+    fs::{AtFlags, CWD, Dir, FlockOperation, Gid, Mode, OFlags, RenameFlags, Stat, Uid},
     io::Errno,
 };
 use sha2::{Digest, Sha256};
+
+mod attributes;
 
 mod fault;
 
 mod reserve;
 
+use attributes::{copy_attributes, plain};
 use fault::Fault;
 
 use crate::crash;
@@ -37,14 +41,15 @@ use crate::crash;
 /// The largest env file that is read or written, in bytes.
 pub(crate) const FILE_BYTES_MAX: usize = 1024 * 1024;
 
-/// The largest extended attribute, and list of their names, that is copied, in bytes.
-const XATTR_BYTES_MAX: usize = 64 * 1024;
-
 /// How long another kloros process may hold the folder.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// How long between two attempts to get it.
 const LOCK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How long the file that came out of an exchange is watched for somebody who had it open and writes into it only now. A
+/// shell that appends a line is done within microseconds.
+const LATE_WRITES_WITHIN: Duration = Duration::from_millis(40);
 
 /// How often a file is exchanged back when it is changed again and again meanwhile.
 const EXCHANGES_BACK_MAX: u32 = 8;
@@ -259,7 +264,7 @@ impl Place {
         crash::here("env: sync the exchange");
         rustix::fs::fsync(&self.folder)?;
         crash::here("env: compare what came out");
-        if matches!(self.look(swap), Ok(came_out) if came_out == *expected) {
+        if self.stays(swap, expected) {
             self.remove(swap);
             crash::here("env: sync the removal of what came out");
             return Ok(rustix::fs::fsync(&self.folder)?);
@@ -268,16 +273,38 @@ impl Place {
         Err(Fault::Raced)
     }
 
+    /// Returns whether what came out of the exchange is what was expected, and nobody still writes into it.
+    fn stays(&self, swap: &OsStr, expected: &EnvFile) -> bool {
+        let deadline = Instant::now() + LATE_WRITES_WITHIN;
+        while matches!(self.look(swap), Ok(came_out) if came_out == *expected) {
+            if Instant::now() >= deadline {
+                return true;
+            }
+            thread::sleep(LOCK_INTERVAL);
+        }
+        false
+    }
+
     /// Puts back what came out of the exchange, and takes away what we had put in, `bytes`.
     fn exchange_back(&self, swap: &OsStr, bytes: &[u8]) -> Result<(), Fault> {
         for _ in 0..EXCHANGES_BACK_MAX {
             self.rename(swap, &self.name, RenameFlags::EXCHANGE)?;
             // What comes out now is ours, unless somebody replaced it in turn; then theirs is the newest and goes back.
             if self.look(swap).is_ok_and(|came_out| came_out.bytes == bytes) {
-                break;
+                self.remove(swap);
+                return Ok(rustix::fs::fsync(&self.folder)?);
             }
         }
-        self.remove(swap);
+        // Two edits in two files: neither is thrown away.
+        self.save(swap)
+    }
+
+    /// Keeps what a person wrote, and what is in nobody's way, beside the file.
+    fn save(&self, stray: &OsStr) -> Result<(), Fault> {
+        let left = self.look(stray)?;
+        let saved = [self.name.as_bytes(), b".kloros-saved-", digest(&left.bytes).as_bytes()].concat();
+        self.rename(stray, OsStr::from_bytes(&saved), RenameFlags::empty())?;
+        tracing::warn!(file = %self.name.display(), "an edit that was displaced was saved beside it");
         Ok(rustix::fs::fsync(&self.folder)?)
     }
 
@@ -331,9 +358,7 @@ impl Place {
                     self.rename(stray, &self.name, RenameFlags::EXCHANGE)?;
                     tracing::warn!(file = %self.name.display(), "an edit that a crash had displaced was put back");
                 } else {
-                    let saved = [self.name.as_bytes(), b".kloros-saved-", left.as_bytes()].concat();
-                    self.rename(stray, OsStr::from_bytes(&saved), RenameFlags::empty())?;
-                    tracing::warn!(file = %self.name.display(), "an edit that a crash had displaced was saved beside it");
+                    return self.save(stray);
                 }
             }
         }
@@ -355,37 +380,6 @@ impl Place {
     }
 }
 
-fn plain(stat: &Stat) -> Result<(), Fault> {
-    let why = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile if stat.st_nlink <= 1 => return Ok(()),
-        FileType::RegularFile => "it has more than one hard link",
-        FileType::Symlink => "it is a symbolic link",
-        FileType::Directory => "it is a folder",
-        _ => "it is no regular file",
-    };
-    Err(Fault::Refused(why.to_owned()))
-}
-
-fn copy_attributes(from: &File, to: &File) -> Result<(), Errno> {
-    let mut names = vec![0; XATTR_BYTES_MAX];
-    let length = match rustix::fs::flistxattr(from, names.as_mut_slice()) {
-        Ok(length) => length,
-        Err(Errno::NOTSUP) => 0,
-        Err(error) => return Err(error),
-    };
-    let (mut wanted, mut have) = (vec![0; XATTR_BYTES_MAX], vec![0; XATTR_BYTES_MAX]);
-    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        let wanted_length = rustix::fs::fgetxattr(from, name, wanted.as_mut_slice())?;
-        let wanted = &wanted[..wanted_length];
-        // A label that the system gave the new file already may need no right to be set.
-        let same = rustix::fs::fgetxattr(to, name, have.as_mut_slice()).is_ok_and(|length| &have[..length] == wanted);
-        if !same {
-            rustix::fs::fsetxattr(to, name, wanted, XattrFlags::empty())?;
-        }
-    }
-    Ok(())
-}
-
 fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
@@ -394,6 +388,7 @@ fn digest(bytes: &[u8]) -> String {
 mod tests {
     use std::{fs, os::unix::fs::PermissionsExt};
 
+    use rustix::fs::{FileType, XattrFlags};
     use tempfile::TempDir;
 
     use super::*;
@@ -618,5 +613,99 @@ mod tests {
             won += u32::from(writer.await.unwrap());
         }
         assert_eq!(won, 1);
+    }
+
+    /// How many files are edited at once, and how often each.
+    const EDITED_FILES: usize = 25;
+    const EDITS_EACH: usize = 40;
+
+    /// How long a person takes between two edits, at least.
+    const BREATH: Duration = Duration::from_millis(60);
+
+    /// Edits the file as people do, again and again: a line appended in place, and a value set as `sed -i` does, by a new file
+    /// that takes the place of the old one. Returns the lines that must be there in the end, and the last value.
+    fn edit_by_hand(path: &Path) -> (Vec<String>, String) {
+        let (mut appended, mut set) = (Vec::new(), String::new());
+        for edit in 0..EDITS_EACH {
+            if edit % 2 == 0 {
+                let line = format!("HAND_{edit}=1");
+                let mut open = fs::OpenOptions::new().append(true).open(path).unwrap();
+                open.write_all(format!("{line}\n").as_bytes()).unwrap();
+                appended.push(line);
+            } else {
+                set = format!("MINE={edit}");
+                let text = fs::read_to_string(path).unwrap();
+                let lines = text.lines().map(|line| if line.starts_with("MINE=") { set.as_str() } else { line });
+                let edited: String = lines.map(|line| format!("{line}\n")).collect();
+                let beside = path.with_extension("sed");
+                fs::write(&beside, edited).unwrap();
+                fs::rename(beside, path).unwrap();
+            }
+            thread::sleep(BREATH);
+        }
+        (appended, set)
+    }
+
+    /// Edits a value again and again, as the deployer does, until told to end; returns how often it was written.
+    fn deploy(path: &Path, ended: &std::sync::atomic::AtomicBool) -> usize {
+        let key = kloros_actors::facts::Key::new("OURS").unwrap();
+        let mut written = 0;
+        for number in 0.. {
+            if ended.load(std::sync::atomic::Ordering::SeqCst) {
+                break;
+            }
+            let place = Place::of(path).unwrap().unwrap();
+            place.settle().unwrap();
+            let read = place.look(&place.name).unwrap();
+            drop(place);
+            let edits = [(key.clone(), Some(number.to_string()))];
+            let bytes = kloros_actors::env_file::edit(&read.bytes, &edits).unwrap();
+            match replace(path, &read, &bytes) {
+                Ok(()) => written += 1,
+                Err(Fault::Raced) => {}
+                Err(fault) => panic!("{fault:?}"),
+            }
+        }
+        written
+    }
+
+    /// Fault 33, a thousand times.
+    #[test]
+    fn of_a_thousand_edits_by_hand_at_any_moment_of_our_own_none_is_lost() {
+        let (mut lost, mut saved, mut ours) = (Vec::new(), 0, 0);
+        let races: Vec<_> = (0..EDITED_FILES)
+            .map(|_| {
+                thread::spawn(|| {
+                    let (folder, path) = folder();
+                    fs::write(&path, "MINE=0\nOURS=0\n").unwrap();
+                    let ended = Arc::new(std::sync::atomic::AtomicBool::new(false));
+                    let (ours, told) = (path.clone(), Arc::clone(&ended));
+                    let deployer = thread::spawn(move || deploy(&ours, &told));
+                    let (mut wanted, set) = edit_by_hand(&path);
+                    ended.store(true, std::sync::atomic::Ordering::SeqCst);
+                    let written = deployer.join().unwrap();
+                    wanted.push(set);
+                    let text = fs::read_to_string(&path).unwrap();
+                    let names = entries(&folder);
+                    let beside = names.iter().filter(|name| name.contains("saved"));
+                    let beside: Vec<String> =
+                        beside.map(|name| fs::read_to_string(folder.path().join(name)).unwrap()).collect();
+                    let stands = |text: &str, line: &String| text.lines().any(|found| found == line);
+                    let missing: Vec<String> = wanted.into_iter().filter(|line| !stands(&text, line)).collect();
+                    let (kept, lost): (Vec<String>, Vec<String>) =
+                        missing.into_iter().partition(|line| beside.iter().any(|saved| stands(saved, line)));
+                    (lost, kept.len(), written)
+                })
+            })
+            .collect();
+        for race in races {
+            let (missing, kept, written) = race.join().unwrap();
+            lost.extend(missing);
+            (saved, ours) = (saved + kept, ours + written);
+        }
+        let edits = EDITED_FILES * EDITS_EACH;
+        println!("{edits} edits by hand against {ours} of ours: {} lost, {saved} saved beside the file", lost.len());
+        assert_eq!(lost, [""; 0]);
+        assert!(ours > EDITED_FILES, "there was no race");
     }
 }

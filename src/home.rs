@@ -293,6 +293,8 @@ pub(crate) mod files {
     pub(crate) const FEED: &str = ".kloros/curiosity_feed.json";
     /// One file a winner.
     pub(crate) const WINNERS_FOLDER: &str = "artifacts/dream/winners";
+    /// The audit trail.
+    pub(crate) const AUDIT_FOLDER: &str = "logs/audit";
     /// One file a domain.
     pub(crate) const BASELINES_FOLDER: &str = "baselines";
 }

@@ -10,7 +10,7 @@ use kloros_actors::{
     circuit::Control,
     config::Catalogue,
     facts::{CycleId, ExperimentId, Fact, Intent, Kind, Origin, Proposal, Question, Winner, map_params, short_hash},
-    seams::{Clock, Journal, Query},
+    seams::{Clock, Journal, Query, StopSwitch},
 };
 use serde::{Deserialize, de::IgnoredAny};
 
@@ -33,6 +33,7 @@ pub(crate) struct Inbox {
     pub(crate) control: Control,
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) switch: Arc<dyn StopSwitch>,
     pub(crate) catalogue: Arc<Catalogue>,
 }
 
@@ -60,6 +61,11 @@ impl Inbox {
         let mut intents = Folder::new(self.home.intents_folder());
         let mut winners = Folder::new(self.home.winners_folder());
         loop {
+            // What comes meanwhile lies there until everything may go on.
+            if self.switch.stopped().is_some() {
+                tokio::time::sleep(LOOK_EVERY).await;
+                continue;
+            }
             let (questions, proposals) = (intents.look(), winners.look());
             for path in &questions {
                 self.take_intent(path);

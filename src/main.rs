@@ -23,6 +23,7 @@ mod recover;
 mod scrape;
 mod service;
 mod settings;
+mod stop;
 mod telemetry;
 mod tune;
 

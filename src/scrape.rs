@@ -410,6 +410,10 @@ vllm:num_requests_waiting NaN
         fn now_ms(&self) -> u64 {
             43_200_000
         }
+
+        fn utc_offset_s(&self) -> i32 {
+            0
+        }
     }
 
     async fn serve(router: Router) -> String {

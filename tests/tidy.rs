@@ -44,8 +44,8 @@ const HOUSE_FILES: [&str; 9] =
     ["lib", "seams", "record", "meters", "config", "env_file", "circuit", "facts", "testing"];
 
 /// The modules of `src/` that plug the machine into a seam; none knows another.
-const ADAPTERS: [&str; 10] =
-    ["bench", "journal", "env_store", "service", "host", "nvml", "scrape", "pending", "clock", "guard"];
+const ADAPTERS: [&str; 11] =
+    ["bench", "journal", "env_store", "service", "host", "nvml", "scrape", "pending", "clock", "guard", "stop"];
 
 /// What adapters share: processes with what they leave behind, the paths of the home, whose turn it is to measure, and where
 /// a test may have the program die.

@@ -1,6 +1,10 @@
 //! The whole house on the real lab: the promises that only the running program can keep.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+#![allow(clippy::print_stdout, reason = "how many hostile files were tried is part of the answer")]
+
+#[path = "hostile/tests.rs"]
+mod hostile;
 
 mod house;
 
@@ -152,6 +156,72 @@ fn at_level_zero_nothing_changes_until_somebody_says_yes() {
     assert_eq!(house.kloros(&["approve", &id]).status.code(), Some(1), "an approval counts once");
     house.until("it is judged", 3 * MINUTE, |house| house.lines(FEEDBACK).len() == 1);
     assert!(house.env("KLR_AUTONOMY_LEVEL").is_some());
+}
+
+/// Fault 80, and the record of it.
+#[test]
+fn what_a_person_stops_is_taken_back_and_stands_still_until_it_may_go_on() {
+    let mut house = House::new(QUIET, "");
+    house.start(&[]);
+    house.kloros(&["try", "lab", "LAB_MAX_NUM_SEQS=8", "--no-wait"]);
+    house.until("it is live", MINUTE, |house| house.env("LAB_MAX_NUM_SEQS").as_deref() == Some("8"));
+    let stopped = house.kloros(&["stop", "--reason", "the rack is being moved"]);
+    assert!(stopped.status.success(), "{}", said(&stopped));
+    house.until("it is taken back", MINUTE, |house| {
+        house.env("LAB_MAX_NUM_SEQS").is_none() && house.lines(VALIDATIONS).len() == 1
+    });
+    assert_eq!(house.lines(VALIDATIONS)[0]["reason"], "stopped");
+    let status = house.kloros(&["status"]);
+    assert!(said(&status).starts_with("stopped"), "{}", said(&status));
+    assert!(said(&status).contains("stopped everything: the rack is being moved   kloros go"), "{}", said(&status));
+    // What comes meanwhile waits, and so does whoever proposes something.
+    house.drop_file(".kloros/intents", "late.json", "{}");
+    let tried = house.kloros(&["try", "lab", "LAB_MAX_NUM_SEQS=4"]);
+    assert!(said(&tried).contains("waits for its turn"), "{}", said(&tried));
+    assert!(said(&house.kloros(&["status"])).contains("held       LAB_MAX_NUM_SEQS"));
+    assert!(exists(&house.path(".kloros/intents/late.json")));
+    // The word to go on is taken without the daemon, too.
+    house.kill();
+    assert!(house.kloros(&["go"]).status.success());
+    assert_eq!(house.kloros(&["go"]).status.code(), Some(1), "there is nothing to let go on");
+    house.start(&[]);
+    house.until("what waited is live", MINUTE, |house| house.env("LAB_MAX_NUM_SEQS").as_deref() == Some("4"));
+    house.until("the inbox is read", MINUTE, |house| !exists(&house.path(".kloros/intents/late.json")));
+    house.until("it is judged", 3 * MINUTE, |house| house.lines(VALIDATIONS).len() == 2);
+
+    let audit = said(&house.kloros(&["audit"]));
+    for part in
+        ["stopped    user", "the rack is being moved", "went on", "held back", "judged     rollback", "deployed"]
+    {
+        assert!(audit.contains(part), "{part} is missing in {audit}");
+    }
+    let verified = house.kloros(&["audit", "verify"]);
+    assert!(verified.status.success() && said(&verified).starts_with("intact"), "{}", said(&verified));
+    assert_eq!(house.interrupt(), Some(0));
+    let trail = house.path("logs/audit/audit-000001.jsonl");
+    let text = fs::read_to_string(&trail).unwrap();
+    fs::write(&trail, text.replacen("rack", "rock", 1)).unwrap();
+    let verified = house.kloros(&["audit", "verify"]);
+    assert_eq!(verified.status.code(), Some(1), "{}", said(&verified));
+    assert!(said(&verified).starts_with("broken at line"), "{}", said(&verified));
+}
+
+#[test]
+fn advice_changes_nothing_and_says_the_lines_to_set() {
+    let mut house = House::new(QUIET, "[gate]\nadvice = true\nautonomy = 3");
+    fs::write(house.path(".kloros_env"), "LAB_MAX_NUM_SEQS=2\n").unwrap();
+    house.start(&[]);
+    let winner =
+        r#"{"experiment": "lab_tuning", "domain": "lab", "best": {"params": {"max_num_seqs": 8, "threads": 2}}}"#;
+    house.drop_file("artifacts/dream/winners", "mine.json", winner);
+    house.until("advice is given", MINUTE, |house| said(&house.kloros(&["status"])).contains("advises    lab"));
+    let status = said(&house.kloros(&["status"]));
+    for part in ["mine.json proposed it", " LAB_MAX_NUM_SEQS=8\n", " LAB_THREADS=2\n", "advice     nothing is deployed"]
+    {
+        assert!(status.contains(part), "{part} is missing in {status}");
+    }
+    assert_eq!(house.read(".kloros_env"), "LAB_MAX_NUM_SEQS=2\n");
+    assert_eq!(house.json(&["deployments"]).as_array().map(Vec::len), Some(0));
 }
 
 #[test]

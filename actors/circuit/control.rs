@@ -107,6 +107,19 @@ impl Control {
         answer.map_err(|error| ControlError::Silent(error.to_string()))
     }
 
+    /// Returns all that holds promotions back.
+    pub async fn standing(&self) -> Result<gate::Standing, ControlError> {
+        let answer = self.sockets.gate.call(gate::Msg::Looked, ANSWER_WITHIN).await;
+        answer.map_err(|error| ControlError::Silent(error.to_string()))
+    }
+
+    /// Lets a domain that was frozen after too many rollbacks go on, for the person `uid`.
+    pub async fn thaw(&self, domain: &str, uid: u32) -> Result<(), ControlError> {
+        let domain = domain.to_owned();
+        let answer = self.sockets.gate.call(|reply| gate::Msg::Thawed(domain, uid, reply), ANSWER_WITHIN).await;
+        answer.map_err(|error| ControlError::Silent(error.to_string()))?.map_err(ControlError::Refused)
+    }
+
     /// Returns the level in force in `domain`, the ceiling of the settings, and why the two differ where they do.
     pub async fn level(&self, domain: &Domain) -> (Autonomy, Autonomy, Option<String>) {
         let ceiling = self.live.of(|config| config.gate.autonomy);
@@ -114,15 +127,16 @@ impl Control {
         (level, ceiling, why)
     }
 
-    /// Answers for the person `uid` what waits under `promotion`.
+    /// Answers for the person `uid` what waits under `promotion`; a yes is bound to the `binding` that was shown.
     pub async fn answer(
         &self,
         promotion: PromotionId,
         approved: bool,
         uid: u32,
         why: Option<String>,
+        binding: String,
     ) -> Result<Promotion, ControlError> {
-        let answer = Answer { promotion, approved, by_uid: Some(uid), why };
+        let answer = Answer { promotion, approved, by_uid: Some(uid), why, binding };
         let make = |reply| gate::Msg::Answered(answer, reply);
         let answer = self.sockets.gate.call(make, ANSWER_WITHIN).await;
         answer.map_err(|error| ControlError::Silent(error.to_string()))?.map_err(ControlError::Refused)

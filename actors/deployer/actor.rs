@@ -12,7 +12,7 @@ use crate::{
     },
     meters,
     record::{TAKEN_OVER, is_taken_over, open_deployments, record_once, record_verdict, standing, wake},
-    seams::{JournalError, Outlet, Planning, Query, Seams},
+    seams::{JournalError, Outlet, Permit, Planning, Query, Seams},
 };
 
 /// What the deployer says.
@@ -20,6 +20,8 @@ use crate::{
 pub struct Exits {
     /// A change that somebody wants to make, for the gate.
     pub promotions: Outlet<Promotion>,
+    /// The question whether what was let through may still go on, for the gate.
+    pub permits: Outlet<Permit>,
     /// The domain whose service is about to be disturbed.
     pub begun: Outlet<String>,
     /// A change that is live and is to be judged.
@@ -39,7 +41,7 @@ pub enum Msg {
     Proposed(Planning),
     /// The gate let a promotion through.
     Cleared(Approved<Promotion>),
-    /// A deployment can be measured at once, or cannot be.
+    /// What is to be deployed can be measured at once, or cannot be.
     Turn(DeploymentId, Result<(), TrialFailure>),
     /// The validator judged a deployment.
     Judged(Verdict),
@@ -79,9 +81,11 @@ pub struct State {
     config: Config,
     catalogue: Arc<Catalogue>,
     pub(super) rest_s: u64,
-    open: BTreeMap<DeploymentId, (Deployment, Stage)>,
-    /// What waits for its turn to be measured; ends with this room.
-    waiting: JoinSet<()>,
+    pub(super) open: BTreeMap<DeploymentId, (Deployment, Stage)>,
+    /// What waits until it can be measured at once, and has not been touched.
+    pub(super) waiting: BTreeMap<DeploymentId, Promotion>,
+    /// Who waits for that; ends with this room.
+    pub(super) turns: JoinSet<()>,
     /// What could not be undone: how many sweeps passed since it was tried, and how many must.
     stuck: BTreeMap<DeploymentId, (u32, u32)>,
     /// When the guard was last told that this process still works.
@@ -112,8 +116,9 @@ impl Actor for Deployer {
         let Arguments { seams, exits, config, catalogue, rest_s } = arguments;
         // What an earlier room waited for is nobody's.
         seams.bench.keep(&[]);
-        let (open, waiting, stuck, sign_of_life) = (BTreeMap::new(), JoinSet::new(), BTreeMap::new(), None);
-        let mut state = State { seams, exits, config, catalogue, rest_s, open, waiting, stuck, sign_of_life };
+        let (open, waiting, turns) = (BTreeMap::new(), BTreeMap::new(), JoinSet::new());
+        let (stuck, sign_of_life) = (BTreeMap::new(), None);
+        let mut state = State { seams, exits, config, catalogue, rest_s, open, waiting, turns, stuck, sign_of_life };
         let resumed = state.resume().await;
         state.or_take_back(resumed).await?;
         myself.send_after(SWEEP_EVERY, || Msg::Sweep);
@@ -124,7 +129,10 @@ impl Actor for Deployer {
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         let handled = match msg {
             Msg::Proposed(planning) => state.plan(planning).await,
-            Msg::Cleared(approved) => state.accept(&myself, approved).await,
+            Msg::Cleared(approved) => {
+                state.accept(&myself, approved);
+                Ok(())
+            }
             Msg::Turn(id, turn) => state.take_turn(&id, turn).await,
             Msg::Judged(verdict) => state.settle(&verdict).await,
             Msg::Unrecorded(id) => state.give_up(&id).await,
@@ -164,18 +172,22 @@ impl State {
         done
     }
 
-    /// A journal that was removed or damaged is found even when nobody writes for a while. What the guard took over while
-    /// this process was late is brought to its end, and the rest is told that it is not late.
+    /// A journal that was removed or damaged is found even when nobody writes for a while, and so is a person's word to
+    /// stop: what is not proven is then brought back to what was. What the guard took over while this process was late is
+    /// brought to its end, and the rest is told that it is not late.
     async fn look(&mut self) -> Result<(), JournalError> {
-        let open = self.open.values().filter(|(_, stage)| stage.is_before_verdict());
-        let unproven: Vec<Deployment> = open.map(|(deployment, _)| deployment.clone()).collect();
+        let unproven = self.open.values().filter(|(_, stage)| stage.is_before_verdict());
+        let unproven: Vec<Deployment> = unproven.map(|(deployment, _)| deployment.clone()).collect();
         if unproven.is_empty() {
             return Ok(());
         }
         self.seams.journal.check()?;
+        let stop = self.seams.switch.stopped();
         for deployment in unproven {
             if self.is_lost(&deployment).await {
                 self.condemn(&deployment, Reason::Aborted { why: TAKEN_OVER.to_owned() }).await?;
+            } else if let Some(stop) = &stop {
+                self.condemn(&deployment, Reason::Stopped { why: stop.to_string() }).await?;
             }
         }
         let every = Duration::from_secs_f64(self.config.guard_within_s / SIGNS_OF_LIFE);
@@ -221,92 +233,8 @@ impl State {
         }
     }
 
-    /// Deploys what the gate let through. One deployment a domain at a time: what finds its domain busy is not kept
-    /// here, the gate rules on it anew and offers it again.
-    async fn accept(&mut self, myself: &ActorRef<Msg>, approved: Approved<Promotion>) -> Result<(), JournalError> {
-        let (promotion, authority) = approved.into_parts();
-        if self.is_busy(&promotion.domain) {
-            tracing::debug!(promotion = %promotion.id, domain = %promotion.domain, "domain is busy");
-            return Ok(());
-        }
-        let Some(domain) = self.domain(&promotion.domain) else { return Ok(()) };
-        if self.is_overtaken(&promotion, &domain).await? {
-            return self.plan_anew(&promotion).await;
-        }
-        self.begin(myself, promotion, authority).await
-    }
-
-    fn is_busy(&self, domain: &str) -> bool {
-        self.open.values().any(|(deployment, _)| deployment.promotion.domain == domain)
-    }
-
-    /// Opens a deployment, and lets it wait for its turn: a change that cannot be measured at once is not made.
-    async fn begin(
-        &mut self,
-        myself: &ActorRef<Msg>,
-        promotion: Promotion,
-        authority: Authority,
-    ) -> Result<(), JournalError> {
-        let digits = promotion.id.as_str().trim_start_matches("p-");
-        let at_ms = self.seams.clock.now_ms();
-        let deployment = Deployment { id: DeploymentId::new(format!("d-{digits}")), promotion, authority, at_ms };
-        let name = format!("deployment:{}", deployment.id);
-        let fact = Fact::Deployment(deployment.clone());
-        if !record_once(&self.seams, &deployment.promotion.cycle, name, fact).await? {
-            tracing::info!(deployment = %deployment.id, "promotion was deployed before and is not deployed again");
-            return Ok(());
-        }
-        metrics::counter!(meters::DEPLOYMENTS_TOTAL).increment(1);
-        tracing::info!(cycle = %deployment.promotion.cycle, deployment = %deployment.id, "deployment begins");
-        let id = deployment.id.clone();
-        self.open.insert(id.clone(), (deployment, Stage::Planned));
-        let (bench, myself) = (Arc::clone(&self.seams.bench), myself.clone());
-        while self.waiting.try_join_next().is_some() {}
-        self.waiting.spawn(async move {
-            let turn = bench.reserve(&id).await;
-            // A deployer that is gone gave up what was not begun.
-            myself.send_message(Msg::Turn(id, turn)).ok();
-        });
-        Ok(())
-    }
-
-    /// Makes the change whose turn it is, unless it was recalled meanwhile.
-    async fn take_turn(&mut self, id: &DeploymentId, turn: Result<(), TrialFailure>) -> Result<(), JournalError> {
-        let begun = match self.open.get(id).cloned() {
-            Some((deployment, Stage::Planned)) => match turn {
-                Ok(()) => self.deploy(deployment).await,
-                Err(failure) => {
-                    let why = format!("it could not be measured, so nothing was changed: {}", failure.detail);
-                    self.condemn(&deployment, Reason::Aborted { why }).await
-                }
-            },
-            _ => Ok(()),
-        };
-        self.keep_turns();
-        begun
-    }
-
-    /// Gives back the turns of what needs none any more.
-    fn keep_turns(&self) {
-        let unproven = self.open.iter().filter(|(_, (_, stage))| stage.is_before_verdict());
-        self.seams.bench.keep(&unproven.map(|(id, _)| id.clone()).collect::<Vec<_>>());
-    }
-
-    async fn deploy(&mut self, deployment: Deployment) -> Result<(), JournalError> {
-        let Some(domain) = self.domain(&deployment.promotion.domain) else { return Ok(()) };
-        wake(&self.exits.begun, domain.name.clone());
-        match self.saga().apply(&deployment, &domain).await? {
-            Ok(()) => {
-                self.open.insert(deployment.id.clone(), (deployment.clone(), Stage::Healthy));
-                wake(&self.exits.deployed, deployment);
-                Ok(())
-            }
-            Err(reason) => self.condemn(&deployment, reason).await,
-        }
-    }
-
     /// Gives the verdict of a deployment that is not to be measured, and undoes it.
-    async fn condemn(&mut self, deployment: &Deployment, reason: Reason) -> Result<(), JournalError> {
+    pub(super) async fn condemn(&mut self, deployment: &Deployment, reason: Reason) -> Result<(), JournalError> {
         let verdict = Saga::rollback(deployment, reason, self.seams.clock.now_ms());
         if record_verdict(&self.seams, &verdict).await? {
             wake(&self.exits.withdrawn, deployment.id.clone());

@@ -10,6 +10,8 @@ mod actor;
 
 mod plan_actor;
 
+mod turn_actor;
+
 mod saga;
 
 mod undo_saga;

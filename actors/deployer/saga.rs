@@ -53,6 +53,9 @@ impl Saga<'_> {
             Err(reason) => return Ok(Err(reason)),
         };
         self.step(deployment, Step::Armed).await?;
+        if let Err(reason) = self.may_go_on() {
+            return Ok(Err(reason));
+        }
         if let Err(reason) = self.write(deployment, domain, &pending).await {
             return Ok(Err(reason));
         }
@@ -61,6 +64,9 @@ impl Saga<'_> {
         }
         self.step(deployment, Step::Applied).await?;
         progress();
+        if let Err(reason) = self.may_go_on() {
+            return Ok(Err(reason));
+        }
         let incarnation = match self.restart(deployment, domain).await {
             Ok(incarnation) => incarnation,
             Err(reason) => return Ok(Err(reason)),
@@ -99,6 +105,11 @@ impl Saga<'_> {
     async fn still_ours(&self, deployment: &Deployment) -> Result<(), Reason> {
         let is_lost = is_taken_over(self.seams, &deployment.promotion.domain, &deployment.id).await;
         if is_lost { Err(Reason::Aborted { why: TAKEN_OVER.to_owned() }) } else { Ok(()) }
+    }
+
+    /// Returns why a change that is being made is taken back: a person stopped everything.
+    fn may_go_on(&self) -> Result<(), Reason> {
+        self.seams.switch.stopped().map_or(Ok(()), |stop| Err(Reason::Stopped { why: stop.to_string() }))
     }
 
     /// Returns what the service of `domain` runs with, by its env file and by its own word.
@@ -186,6 +197,9 @@ impl Saga<'_> {
             progress();
             tokio::time::sleep(every).await;
             self.seams.journal.check()?;
+            if let Err(reason) = self.may_go_on() {
+                return Ok(Err(reason));
+            }
             if let Err(error) = self.seams.services.healthy(domain).await {
                 let why = format!("it was ready, and then it was not: {error}");
                 return Ok(Err(Reason::NotHealthy { why }));

@@ -10,7 +10,7 @@ use crate::{
         Approved, Authority, Autonomy, Change, Deployment, DeploymentId, Fact, FailureKind, Kind, Origin, Promotion,
         Proposal, QuestionEnd, Reason, Ruled, Ruling, Settings, Stage, Step, Value, Verdict,
     },
-    seams::{Planning, ServiceError},
+    seams::{Permit, Planning, ServiceError, StopSwitch as _},
     testing::{
         Ailment, SOON, World, catalogue, cycle, deployment_of, domain, eventually, experiment, failure, house, key,
         promotion, question,
@@ -33,7 +33,20 @@ fn config() -> Config {
     Config { bake_s: 0.0, undo_attempts_max: 2, guard_within_s: 60.0 }
 }
 
+/// The gate's word: what was let through may go on, while nobody stopped everything.
+fn permits(world: &World) -> Outlet<Permit> {
+    let switch = world.switch.clone();
+    Outlet::to(move |permit: Permit| {
+        let may = switch.stopped().map_or(Ok(Authority::Policy(Autonomy::Trusted)), |stop| Err(stop.to_string()));
+        permit.reply.send(may).unwrap();
+    })
+}
+
 async fn open(world: &World) -> Room {
+    open_with(world, permits(world)).await
+}
+
+async fn open_with(world: &World, permits: Outlet<Permit>) -> Room {
     let socket = Socket::new("deployer");
     let (promotions, heard_promotions) = Outlet::collecting();
     let (deployed, heard_deployed) = Outlet::collecting();
@@ -41,6 +54,7 @@ async fn open(world: &World) -> Room {
     let (ended, heard_ended) = Outlet::collecting();
     let exits = Exits {
         promotions,
+        permits,
         begun: Outlet::nowhere("observer"),
         deployed,
         withdrawn: Outlet::nowhere("validator"),
@@ -59,6 +73,11 @@ async fn open(world: &World) -> Room {
 }
 
 impl Room {
+    /// Returns whether nothing waits to be heard.
+    fn is_idle(&self) -> bool {
+        self.tree.snapshot().walk().iter().all(|branch| branch.depth == 0)
+    }
+
     fn clear(&self, promotion: Promotion) {
         let approved = Approved::by(Authority::Policy(Autonomy::Trusted), promotion);
         self.socket.send(Msg::Cleared(approved)).unwrap();
@@ -709,14 +728,18 @@ async fn a_person_who_edits_after_a_change_of_ours_still_wins() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_measured_at_once_is_not_made_and_touches_nothing() {
+async fn what_cannot_be_measured_at_once_is_not_made_until_it_can_be() {
     let world = World::with_env(OLD);
-    world.bench.busy(failure(FailureKind::Infrastructure));
-    check_rollback(&world, OLD, "aborted").await;
-    assert_eq!(world.services.restarts(), 0);
-    assert_eq!(world.pending.text(), None);
-    let Reason::Aborted { why } = &world.verdicts()[0].reason else { panic!() };
-    assert!(why.contains("nothing was changed") && why.contains("as the script says"), "{why}");
+    world.bench.busy(Some(failure(FailureKind::Infrastructure)));
+    let room = open(&world).await;
+    room.clear(promotion(&[("SEQS", 12)]));
+    eventually(|| world.bench.refused() == 1 && room.is_idle()).await;
+    assert_eq!((world.journal.count(Kind::Deployment), world.services.restarts()), (0, 0));
+    assert_eq!((world.env.text().as_str(), world.pending.text()), (OLD, None));
+    // The gate offers it again.
+    world.bench.busy(None);
+    room.clear(promotion(&[("SEQS", 12)]));
+    room.deployed.next(SOON).await.unwrap();
 }
 
 #[tokio::test]
@@ -732,16 +755,60 @@ async fn a_change_keeps_its_turn_to_be_measured_until_it_is_judged() {
 }
 
 #[tokio::test]
-async fn a_change_that_waits_for_its_turn_can_be_recalled_and_is_never_made() {
+async fn a_change_that_waited_for_its_turn_is_not_made_when_a_person_stopped_everything_meanwhile() {
     let world = World::with_env(OLD);
     world.bench.hesitate(true);
     let room = open(&world).await;
     room.clear(promotion(&[("SEQS", 12)]));
-    eventually(|| world.journal.count(Kind::Deployment) == 1).await;
-    let id = DeploymentId::new(format!("d-{}", promotion(&[("SEQS", 12)]).id.as_str().trim_start_matches("p-")));
-    let answer = room.socket.call(|reply| Msg::Recalled(id, 7, reply), SOON).await;
-    assert_eq!(answer.unwrap().unwrap().outcome, Ruled::Rollback);
+    // It is offered again, and waits once.
+    room.clear(promotion(&[("SEQS", 12)]));
+    world.switch.stop("smoke");
     world.bench.hesitate(false);
-    eventually(|| world.stage() == Stage::Closed && world.bench.reserved().is_none()).await;
+    eventually(|| world.bench.turns() == 1 && world.bench.reserved().is_none() && room.is_idle()).await;
+    assert_eq!((world.journal.count(Kind::Deployment), world.services.restarts()), (0, 0));
+    assert_eq!(world.env.text(), OLD);
+}
+
+/// Fault 80, at each moment of a deployment: the change is taken back, and nothing new is begun.
+#[tokio::test]
+async fn a_person_who_stops_everything_gets_the_old_values_back_whatever_was_under_way() {
+    let world = World::with_env(OLD);
+    let switch = world.switch.clone();
+    // Before the service is restarted with the new values, and again while it bakes.
+    world.services.script(move |text| {
+        if text.contains("SEQS=12") {
+            switch.stop("smoke");
+        }
+        Ok(())
+    });
+    check_rollback(&world, OLD, "stopped").await;
+    assert!(world.verdicts()[0].reason.to_string().contains("smoke"));
+
+    let world = World::with_env(OLD);
+    let room = open(&world).await;
+    room.clear(promotion(&[("SEQS", 12)]));
+    room.deployed.next(SOON).await.unwrap();
+    world.switch.stop("");
+    eventually(|| world.stage() == Stage::Closed).await;
+    assert_eq!(world.verdicts()[0].reason.label(), "stopped");
+    assert_eq!(world.env.text(), OLD);
+    assert!(world.services.agrees_with_env());
+    assert_eq!(world.pending.text(), None);
+    // Nothing new is begun.
+    room.clear(promotion(&[("SEQS", 13)]));
+    eventually(|| room.is_idle()).await;
+    assert_eq!(world.journal.count(Kind::Deployment), 1);
+    assert_eq!(world.env.text(), OLD);
+}
+
+#[tokio::test]
+async fn what_the_gate_does_not_permit_any_more_is_not_touched() {
+    let world = World::with_env(OLD);
+    let room =
+        open_with(&world, Outlet::to(|permit: Permit| permit.reply.send(Err("the level is lower".into())).unwrap()))
+            .await;
+    room.clear(promotion(&[("SEQS", 12)]));
+    eventually(|| room.is_idle()).await;
+    assert_eq!(world.journal.count(Kind::Deployment), 0);
     assert_eq!((world.env.text().as_str(), world.services.restarts()), (OLD, 0));
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kloros_supervision::to_self;
-use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use super::{
     Config,
@@ -38,6 +38,8 @@ pub struct Exits {
 pub enum Msg {
     /// It is time for the next trial.
     Proceed,
+    /// It is time to look whether everything is stopped, or goes on.
+    Look,
     /// A trial is over.
     Tried(Outcome),
 }
@@ -64,7 +66,7 @@ pub struct ExperimentActor;
 
 /// What an experiment remembers: a fold of its trials in the journal.
 pub struct State {
-    seams: Seams,
+    pub(super) seams: Seams,
     exits: Exits,
     config: Config,
     domain: Domain,
@@ -76,8 +78,8 @@ pub struct State {
     known: Vec<EarlierTrial>,
     trials: Vec<Trial>,
     confirmations: Vec<Trial>,
-    under_way: Option<Candidate>,
-    trial: Option<ActorId>,
+    pub(super) under_way: Option<Candidate>,
+    pub(super) trial: Option<ActorRef<trial_actor::Msg>>,
     generations_recorded: u32,
     /// The end that the journal holds, if it does: it is told again and nothing more is measured.
     ended: Option<ExperimentEnd>,
@@ -91,12 +93,14 @@ impl Actor for ExperimentActor {
     async fn pre_start(&self, myself: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
         let state = State::resume(arguments).await?;
         to_self(&myself, Msg::Proceed)?;
+        to_self(&myself, Msg::Look)?;
         Ok(state)
     }
 
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match msg {
             Msg::Proceed => state.proceed(&myself).await,
+            Msg::Look => state.look(&myself).await,
             Msg::Tried(outcome) => state.note(&myself, outcome).await,
         }
     }
@@ -113,7 +117,7 @@ impl Actor for ExperimentActor {
             _ => return Ok(()),
         };
         // A trial that measured told its outcome before it stopped: that message lies before this one and wins.
-        if state.trial == Some(trial.get_id()) {
+        if state.trial.as_ref().is_some_and(|own| own.get_id() == trial.get_id()) {
             let failure = TrialFailure { kind: FailureKind::Infrastructure, detail };
             to_self(&myself, Msg::Tried(Outcome::Failed(failure)))?;
         }
@@ -176,12 +180,15 @@ impl State {
         generation > self.experiment.spec.budget.max_generations
     }
 
-    async fn proceed(&mut self, myself: &ActorRef<Msg>) -> Result<(), ActorProcessingErr> {
+    pub(super) async fn proceed(&mut self, myself: &ActorRef<Msg>) -> Result<(), ActorProcessingErr> {
         if self.under_way.is_some() {
             return Ok(());
         }
         if self.ended.is_some() {
             return self.end(myself).await;
+        }
+        if self.seams.switch.stopped().is_some() {
+            return Ok(());
         }
         let Some(candidate) = self.next_candidate() else { return self.end(myself).await };
         let settings = match self.meant(&candidate.params) {
@@ -196,7 +203,7 @@ impl State {
     }
 
     /// Returns the settings that `params` mean. What runs already is no change, so no range is asked about it.
-    fn meant(&self, params: &Params) -> Result<Settings, MappingProblem> {
+    pub(super) fn meant(&self, params: &Params) -> Result<Settings, MappingProblem> {
         let mapping = &self.experiment.spec.param_mapping;
         if *params == self.live { Ok(running(params, mapping)) } else { map_params(params, mapping, &self.domain) }
     }
@@ -233,7 +240,7 @@ impl State {
         }
     }
 
-    async fn measure(
+    pub(super) async fn measure(
         &mut self,
         myself: &ActorRef<Msg>,
         candidate: Candidate,
@@ -254,7 +261,7 @@ impl State {
         };
         self.under_way = Some(candidate);
         let (trial, _) = Actor::spawn_linked(None, trial_actor::Trial, arguments, myself.get_cell()).await?;
-        self.trial = Some(trial.get_id());
+        self.trial = Some(trial);
         Ok(())
     }
 

@@ -10,6 +10,8 @@ mod start_saga;
 
 mod trial_actor;
 
+mod pause_actor;
+
 #[cfg(test)]
 mod tests;
 

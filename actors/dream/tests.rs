@@ -473,3 +473,22 @@ async fn a_load_that_came_to_stay_ends_the_experiment_before_its_budget_is_spent
     assert!(matches!(ended, ExperimentEnd::Void { .. }), "{ended:?}");
     assert_eq!(room.trials().len(), 7);
 }
+
+#[tokio::test]
+async fn a_trial_is_ended_when_a_person_stops_everything_and_measured_anew_when_it_may_go_on() {
+    let world = World::with_env("SEQS=2\n");
+    let room = open(&world).await;
+    world.bench.hang(true);
+    let socket = room.run().await;
+    eventually(|| world.bench.begun().len() == 1).await;
+    world.switch.stop("smoke");
+    socket.send(Msg::Look).unwrap();
+    eventually(|| world.bench.dropped() == 1).await;
+    world.bench.hang(false);
+    assert!(room.trials().is_empty(), "what was cut off says nothing of the settings");
+    world.switch.go();
+    let ExperimentEnd::Won { .. } = room.ended.next(SOON).await.unwrap() else { panic!("nothing won") };
+    let begun = world.bench.begun();
+    assert_eq!(begun[0], begun[1]);
+    assert_eq!(room.trials().len(), begun.len() - 1);
+}

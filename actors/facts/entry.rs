@@ -1,8 +1,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Anomaly, Answer, CycleId, Deployment, DeploymentId, Experience, Experiment, ExperimentEnd, Generation, Lesson,
-    Measurement, Promotion, Question, QuestionEnd, Ruling, Step, Trial, TrialFailure, Verdict,
+    Adoption, Anchored, Anomaly, Answer, CycleId, Deployment, DeploymentId, Experience, Experiment, ExperimentEnd,
+    Generation, Lesson, Measurement, Promotion, Question, QuestionEnd, Ruling, Step, Switch, Thaw, Trial, TrialFailure,
+    Verdict,
 };
 
 /// A fact on its way into the journal.
@@ -98,6 +99,14 @@ pub enum Fact {
     Lesson(Lesson),
     /// A turn of a conversation.
     Turn(Turn),
+    /// Everything was stopped, or may go on.
+    Switch(Switch),
+    /// The knobs of a domain were seen as somebody else set them.
+    Adoption(Adoption),
+    /// A person lets a frozen domain go on.
+    Thaw(Thaw),
+    /// A person wrote another baseline.
+    Anchored(Anchored),
 }
 
 /// One turn of a conversation.
@@ -134,6 +143,10 @@ pub enum Kind {
     Verdict,
     Lesson,
     Turn,
+    Switch,
+    Adoption,
+    Thaw,
+    Anchored,
 }
 
 impl Kind {
@@ -157,6 +170,10 @@ impl Kind {
             Kind::Verdict => "verdict",
             Kind::Lesson => "lesson",
             Kind::Turn => "turn",
+            Kind::Switch => "switch",
+            Kind::Adoption => "adoption",
+            Kind::Thaw => "thaw",
+            Kind::Anchored => "anchored",
         }
     }
 }
@@ -182,6 +199,10 @@ impl Fact {
             Fact::Verdict(_) => Kind::Verdict,
             Fact::Lesson(_) => Kind::Lesson,
             Fact::Turn(_) => Kind::Turn,
+            Fact::Switch(_) => Kind::Switch,
+            Fact::Adoption(_) => Kind::Adoption,
+            Fact::Thaw(_) => Kind::Thaw,
+            Fact::Anchored(_) => Kind::Anchored,
         }
     }
 
@@ -204,6 +225,10 @@ impl Fact {
             Fact::Verdict(verdict) => verdict.deployment.as_str(),
             Fact::Lesson(lesson) => &lesson.domain,
             Fact::Turn(turn) => &turn.conversation,
+            Fact::Switch(_) => "switch",
+            Fact::Adoption(adoption) => &adoption.domain,
+            Fact::Thaw(thaw) => &thaw.domain,
+            Fact::Anchored(anchored) => &anchored.domain,
         }
     }
 }

@@ -26,6 +26,8 @@ mod experiment;
 
 mod promotion;
 
+mod policy;
+
 mod deployment;
 
 mod verdict;
@@ -52,6 +54,7 @@ pub use ids::{
 pub use intent::{Evidence, Intent, Proposal, Question, QuestionEnd};
 pub use knob::{Apply, Knob, KnobKind};
 pub use lesson::Lesson;
+pub use policy::{Adoption, Anchored, Held, Stop, Switch, Thaw};
 pub use promotion::{
     Answer, Approved, Authority, Autonomy, Change, MappingProblem, Origin, Promotion, Risk, Ruling, map_params,
 };

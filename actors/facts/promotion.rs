@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CycleId, Domain, ExperimentId, Key, Params, PromotionId, Proposal, QuestionId, Settings, Value, short_hash,
+    CycleId, Domain, ExperimentId, Held, Key, Params, PromotionId, Proposal, QuestionId, Settings, Value, short_hash,
 };
 
 /// A change that somebody wants to make to a service.
@@ -276,6 +276,9 @@ pub enum Ruling {
         level: Autonomy,
         /// Why a person is asked.
         why: String,
+        /// What a yes is bound to: a hash of the plan, its base and the policy. Older journals have none.
+        #[serde(default)]
+        binding: String,
         /// When silence becomes a no, in milliseconds since the Unix epoch.
         until_ms: u64,
     },
@@ -286,24 +289,48 @@ pub enum Ruling {
         /// In words.
         why: String,
     },
+    /// It waits until something that nobody can approve away is over, and is ruled on anew then.
+    Hold {
+        /// The promotion.
+        promotion: PromotionId,
+        /// What it waits for.
+        held: Held,
+        /// In words.
+        why: String,
+    },
+    /// It could go on, and kloros only gives advice: a person makes the change, or nobody does.
+    Advise {
+        /// The promotion.
+        promotion: PromotionId,
+        /// Its risk.
+        risk: Risk,
+        /// The level in force.
+        level: Autonomy,
+        /// Why a person would have been asked; empty where the level lets it through.
+        why: String,
+    },
 }
 
 impl Ruling {
     /// Returns which promotion was ruled on.
     pub fn promotion(&self) -> &PromotionId {
         match self {
-            Ruling::Allow { promotion, .. } | Ruling::Ask { promotion, .. } | Ruling::Refuse { promotion, .. } => {
-                promotion
-            }
+            Ruling::Allow { promotion, .. }
+            | Ruling::Ask { promotion, .. }
+            | Ruling::Refuse { promotion, .. }
+            | Ruling::Hold { promotion, .. }
+            | Ruling::Advise { promotion, .. } => promotion,
         }
     }
 
-    /// Returns the ruling as one word: `allow`, `ask` or `refuse`.
+    /// Returns the ruling as one word: `allow`, `ask`, `refuse`, `hold` or `advise`.
     pub fn label(&self) -> &'static str {
         match self {
             Ruling::Allow { .. } => "allow",
             Ruling::Ask { .. } => "ask",
             Ruling::Refuse { .. } => "refuse",
+            Ruling::Hold { .. } => "hold",
+            Ruling::Advise { .. } => "advise",
         }
     }
 }
@@ -319,6 +346,10 @@ pub struct Answer {
     pub by_uid: Option<u32>,
     /// The reason, if one was given.
     pub why: Option<String>,
+    /// What the answer is bound to: the hash of the plan, its base and the policy that was shown. A yes to anything else is
+    /// none. Older journals have none.
+    #[serde(default)]
+    pub binding: String,
 }
 
 /// Who let a promotion through.

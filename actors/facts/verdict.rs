@@ -39,6 +39,36 @@ pub struct Verdict {
     pub at_ms: u64,
 }
 
+/// How strongly a gain is drawn back for its uncertainty: one half as wide as it is large is believed to a quarter.
+const SHRINKAGE: f64 = 3.0;
+
+impl Verdict {
+    /// Returns what the baseline moves to after a success: medians that luck does not raise.
+    ///
+    /// Of many changes without any effect, those pass that measured well by luck, and their medians are as lucky. What is
+    /// certified lies between old and new, and beyond the middle only as far as the gain is large beside its own uncertainty:
+    /// without an effect the middle of both sides is right on average, and with a large one the new side is. The share is
+    /// the positive part of the James-Stein shrinkage of the gain, with the half width of its interval for the spread.
+    pub fn certified(&self) -> Metrics {
+        let vouched = self.improvement.map_or(0.0, |Estimate { ratio, low, .. }| {
+            let (gain, margin) = (ratio.ln_1p(), ratio.ln_1p() - low.ln_1p());
+            1.0 - SHRINKAGE * (margin / gain).powi(2)
+        });
+        let share = if vouched.is_finite() { f64::midpoint(1.0, vouched.clamp(0.0, 1.0)) } else { 0.5 };
+        let between = |(name, after): (&String, &f64)| {
+            let before = self.before.get(name).copied().unwrap_or(*after);
+            // From zero there is no ratio, so the plain mean stands for it.
+            let value = if before > 0.0 && *after > 0.0 {
+                before * (after / before).powf(share)
+            } else {
+                before + (after - before) * share
+            };
+            (name.clone(), value)
+        };
+        self.after.iter().map(between).collect()
+    }
+}
+
 /// The three verdicts of Pattern 3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -133,6 +163,11 @@ pub enum Reason {
         /// The user id.
         uid: u32,
     },
+    /// A person stopped everything while the change was not yet proven.
+    Stopped {
+        /// Who and why, in words.
+        why: String,
+    },
     /// A person changed one of its keys meanwhile; theirs stands.
     HumanOverride {
         /// The key.
@@ -157,6 +192,7 @@ impl Reason {
             Reason::Aborted { .. } => "aborted",
             Reason::Crash => "crash",
             Reason::Person { .. } => "person",
+            Reason::Stopped { .. } => "stopped",
             Reason::HumanOverride { .. } => "human_override",
         }
     }
@@ -208,6 +244,7 @@ impl fmt::Display for Reason {
             Reason::Aborted { why } => write!(formatter, "the change could not be made: {why}"),
             Reason::Crash => formatter.write_str("kloros ended before it was proven"),
             Reason::Person { uid } => write!(formatter, "user {uid} asked for it"),
+            Reason::Stopped { why } => formatter.write_str(why),
             Reason::HumanOverride { key } => {
                 write!(formatter, "{key} was edited by hand meanwhile")
             }
@@ -218,6 +255,39 @@ impl fmt::Display for Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_certified_lies_beyond_the_middle_only_as_far_as_the_gain_is_vouched_for() {
+        let verdict = |improvement| Verdict {
+            deployment: DeploymentId::new("d-1"),
+            cycle: CycleId::new("c-1"),
+            experiment: "x".to_owned(),
+            domain: "lab".to_owned(),
+            question: None,
+            hypothesis: None,
+            changes: BTreeMap::new(),
+            outcome: Ruled::Success,
+            reason: Reason::Improved,
+            improvement,
+            before: [("rate".to_owned(), 100.0), ("errors".to_owned(), 0.0)].into(),
+            after: [("rate".to_owned(), 121.0), ("errors".to_owned(), 0.5), ("new".to_owned(), 7.0)].into(),
+            blocks: 6,
+            samples: 24,
+            at_ms: 0,
+        };
+        let estimate = |low| Some(Estimate { ratio: 0.21, low, high: 0.5 });
+        for (improvement, rate, errors) in [
+            (estimate(0.21), 121.0, 0.5),
+            (estimate(0.0), 110.0, 0.25),
+            (estimate(-0.3), 110.0, 0.25),
+            (None, 110.0, 0.25),
+        ] {
+            let certified = verdict(improvement).certified();
+            assert!((certified["rate"] - rate).abs() < 1e-9, "{certified:?}");
+            assert!((certified["errors"] - errors).abs() < 1e-9, "{certified:?}");
+            assert_eq!(certified["new"], 7.0);
+        }
+    }
 
     #[test]
     fn a_service_is_the_same_only_while_its_incarnation_is() {

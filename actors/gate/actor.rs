@@ -7,18 +7,18 @@ use serde::{Deserialize, Serialize};
 use super::{
     Config,
     autonomy::{LEVEL_KEY, in_force},
-    policy::{History, inspect},
+    history::History,
 };
 use crate::{
     config::Catalogue,
     env_file,
     facts::{
-        Answer, Approved, Authority, Autonomy, Domain, Entry, Fact, Key, Kind, Lesson, Promotion, PromotionId,
-        QuestionEnd, Risk, Ruling,
+        Answer, Approved, Authority, Autonomy, Domain, Entry, Fact, Held, Key, Kind, Lesson, Promotion, PromotionId,
+        QuestionEnd, Risk, Ruling, Stop,
     },
     meters,
     record::{Ending, record, wake},
-    seams::{Appended, EnvStore, JournalError, Outlet, Query, Seams},
+    seams::{Appended, EnvStore, JournalError, Outlet, Permit, Query, Seams},
 };
 
 /// What the gate says.
@@ -39,6 +39,12 @@ pub enum Msg {
     Answered(Answer, RpcReplyPort<Result<Promotion, String>>),
     /// Somebody wants to know what waits for a person.
     Asked(RpcReplyPort<Vec<Waiting>>),
+    /// Somebody wants to know all that holds promotions back.
+    Looked(RpcReplyPort<Standing>),
+    /// The deployer asks whether what was let through may still go on.
+    Rechecked(Permit),
+    /// A person lets a frozen domain go on, and wants to know whether that helps.
+    Thawed(String, u32, RpcReplyPort<Result<(), String>>),
     /// It is time to see whose time is over.
     Sweep,
     /// A verdict taught something.
@@ -56,8 +62,37 @@ pub struct Waiting {
     pub risk: Risk,
     /// Why a person is asked.
     pub why: String,
+    /// What a yes is bound to.
+    #[serde(default)]
+    pub binding: String,
     /// When silence becomes a no, in milliseconds since the Unix epoch.
     pub until_ms: u64,
+}
+
+/// A promotion that waits for something that no approval replaces.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldBack {
+    /// What waits.
+    pub promotion: Promotion,
+    /// For what.
+    pub held: Held,
+    /// In words.
+    pub why: String,
+}
+
+/// All that holds promotions back.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Standing {
+    /// What was said when everything was stopped, if it is.
+    pub stop: Option<Stop>,
+    /// The freeze window that is in force, if one is.
+    pub freeze: Option<String>,
+    /// Whether only advice is given.
+    pub advice: bool,
+    /// What waits for a person.
+    pub waiting: Vec<Waiting>,
+    /// What waits for something else.
+    pub held: Vec<HeldBack>,
 }
 
 /// What the gate needs.
@@ -79,37 +114,55 @@ pub struct Gate;
 
 /// What the gate remembers: a fold of the journal.
 pub struct State {
-    seams: Seams,
-    exits: Exits,
-    config: Config,
-    catalogue: Arc<Catalogue>,
-    rest_s: u64,
+    pub(super) seams: Seams,
+    pub(super) exits: Exits,
+    pub(super) config: Config,
+    pub(super) catalogue: Arc<Catalogue>,
+    pub(super) rest_s: u64,
     /// What was proposed and neither refused nor deployed, and does not wait for a person.
-    open: BTreeMap<PromotionId, Open>,
-    waiting: BTreeMap<PromotionId, Waiting>,
-    history: History,
+    pub(super) open: BTreeMap<PromotionId, Open>,
+    pub(super) waiting: BTreeMap<PromotionId, Waiting>,
+    pub(super) history: History,
+    /// What the journal says of the switch.
+    pub(super) stop: Option<Stop>,
+    /// When it was looked for edits by hand last, in milliseconds since the Unix epoch.
+    pub(super) looked_ms: Option<u64>,
     /// Up to where the journal was read.
     seen: u64,
 }
 
 /// A promotion on its way.
-struct Open {
-    promotion: Promotion,
-    /// Who approved it, and when, in milliseconds since the Unix epoch; nobody where policy is asked.
-    approved: Option<(u32, u64)>,
-    /// When it was last let through, in milliseconds since the Unix epoch.
-    offered_at_ms: Option<u64>,
+pub(super) struct Open {
+    pub(super) promotion: Promotion,
+    /// Who approved it; nobody where policy is asked.
+    pub(super) approved: Option<Yes>,
+    /// When it was last ruled on, in milliseconds since the Unix epoch.
+    pub(super) offered_at_ms: Option<u64>,
+    /// What it waits for, where it was not let through.
+    pub(super) held: Option<(Held, String)>,
 }
 
-/// When a promotion is offered again that was let through and is still not deployed: the deployer was down, or its
-/// domain busy. What was allowed then may not be now, so each offer is ruled on anew.
-const OFFER_AGAIN_AFTER_MS: u64 = 10_000;
+/// A person's yes.
+#[derive(Clone)]
+pub(super) struct Yes {
+    pub(super) uid: u32,
+    /// When, in milliseconds since the Unix epoch.
+    pub(super) at_ms: u64,
+    /// To what.
+    pub(super) binding: String,
+}
+
+impl Open {
+    pub(super) fn of(promotion: Promotion, approved: Option<Yes>) -> Self {
+        Self { promotion, approved, offered_at_ms: None, held: None }
+    }
+}
 
 /// How often it is looked whose time is over.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// How many facts of the past are read at start.
-const HISTORY_MAX: usize = 5_000;
+const HISTORY_MAX: usize = 10_000;
 
 impl Actor for Gate {
     type Msg = Msg;
@@ -119,7 +172,9 @@ impl Actor for Gate {
     async fn pre_start(&self, myself: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
         let Arguments { seams, exits, config, catalogue, rest_s } = arguments;
         let (open, waiting, history) = (BTreeMap::new(), BTreeMap::new(), History::default());
-        let mut state = State { seams, exits, config, catalogue, rest_s, open, waiting, history, seen: 0 };
+        let (stop, looked_ms, seen) = (None, None, 0);
+        let mut state =
+            State { seams, exits, config, catalogue, rest_s, open, waiting, history, stop, looked_ms, seen };
         state.catch_up().await?;
         to_self(&myself, Msg::Sweep)?;
         Ok(state)
@@ -132,7 +187,19 @@ impl Actor for Gate {
             Msg::Answered(answer, reply) => state.settle(answer, reply).await,
             // Who asked may have gone meanwhile, which is no failure of the gate.
             Msg::Asked(reply) => drop(reply.send(state.waiting.values().cloned().collect())),
+            Msg::Looked(reply) => drop(reply.send(state.standing())),
+            Msg::Rechecked(permit) => {
+                let may = state.permits(&permit.promotion).await?;
+                // A deployer that no longer listens deploys nothing.
+                permit.reply.send(may).ok();
+            }
+            Msg::Thawed(domain, uid, reply) => {
+                let thawed = state.thaw(&domain, uid).await?;
+                reply.send(thawed).ok();
+            }
             Msg::Sweep => {
+                state.watch_switch().await?;
+                state.watch_edits().await?;
                 state.expire().await;
                 state.work().await?;
                 myself.send_after(SWEEP_EVERY, || Msg::Sweep);
@@ -146,8 +213,19 @@ impl Actor for Gate {
 
 impl State {
     /// Folds what the journal has since it was last read; at first the newest of its past.
-    async fn catch_up(&mut self) -> Result<(), JournalError> {
-        let kinds = [Kind::Promotion, Kind::Ruling, Kind::Answer, Kind::Deployment, Kind::Verdict, Kind::Lesson];
+    pub(super) async fn catch_up(&mut self) -> Result<(), JournalError> {
+        let kinds = [
+            Kind::Promotion,
+            Kind::Ruling,
+            Kind::Answer,
+            Kind::Deployment,
+            Kind::Step,
+            Kind::Verdict,
+            Kind::Lesson,
+            Kind::Switch,
+            Kind::Adoption,
+            Kind::Thaw,
+        ];
         let query = match self.seen {
             0 => Query::newest(&kinds, HISTORY_MAX),
             seen => Query { after: seen, ..Query::kinds(&kinds) },
@@ -169,144 +247,41 @@ impl State {
                     self.open.remove(overtaken);
                     self.waiting.remove(overtaken);
                 }
-                let id = promotion.id.clone();
-                self.open.insert(id, Open { promotion, approved: None, offered_at_ms: None });
+                self.open.insert(promotion.id.clone(), Open::of(promotion, None));
             }
-            Fact::Ruling(Ruling::Ask { promotion, risk, why, until_ms, .. }) => {
+            Fact::Ruling(Ruling::Ask { promotion, risk, why, until_ms, binding, .. }) => {
                 if let Some(Open { promotion, .. }) = self.open.remove(&promotion) {
-                    let waiting = Waiting { promotion, risk, why, until_ms };
+                    let waiting = Waiting { promotion, risk, why, binding, until_ms };
                     self.waiting.insert(waiting.promotion.id.clone(), waiting);
                 }
             }
-            Fact::Ruling(Ruling::Refuse { promotion, .. }) => drop(self.open.remove(&promotion)),
-            Fact::Answer(Answer { promotion, approved, by_uid, .. }) => {
+            Fact::Ruling(Ruling::Refuse { promotion, .. } | Ruling::Advise { promotion, .. }) => {
+                self.open.remove(&promotion);
+                self.waiting.remove(&promotion);
+            }
+            Fact::Answer(Answer { promotion, approved, by_uid, binding, .. }) => {
                 if let Some(waiting) = self.waiting.remove(&promotion)
                     && let (true, Some(uid)) = (approved, by_uid)
                 {
-                    let approved = Some((uid, at_ms));
-                    let open = Open { promotion: waiting.promotion, approved, offered_at_ms: None };
-                    self.open.insert(promotion, open);
+                    let yes = Yes { uid, at_ms, binding };
+                    self.open.insert(promotion, Open::of(waiting.promotion, Some(yes)));
                 }
             }
             Fact::Deployment(deployment) => {
                 self.open.remove(&deployment.promotion.id);
                 self.history.deployed(&deployment);
             }
+            Fact::Step { deployment, step } => self.history.stepped(&deployment, &step),
             Fact::Verdict(verdict) => self.history.judged(&verdict),
             Fact::Lesson(lesson) => self.history.learned(&lesson),
+            Fact::Switch(switch) => self.stop = switch.stop,
+            Fact::Adoption(adoption) => self.history.adopted(&adoption, at_ms),
+            Fact::Thaw(thaw) => self.history.thawed(&thaw, at_ms),
             _ => {}
         }
     }
 
-    /// Rules on everything that was proposed and is on its way, and was not ruled on just now.
-    async fn work(&mut self) -> Result<(), JournalError> {
-        self.catch_up().await?;
-        let now_ms = self.seams.clock.now_ms();
-        let due = |open: &&Open| {
-            // A clock that went back does not stop the offers.
-            open.offered_at_ms.is_none_or(|at_ms| now_ms.abs_diff(at_ms) >= OFFER_AGAIN_AFTER_MS)
-        };
-        let due: Vec<PromotionId> = self.open.values().filter(due).map(|open| open.promotion.id.clone()).collect();
-        for id in due {
-            self.consider(&id).await?;
-        }
-        Ok(())
-    }
-
-    async fn consider(&mut self, id: &PromotionId) -> Result<(), JournalError> {
-        let Some(open) = self.open.get_mut(id) else { return Ok(()) };
-        let now_ms = self.seams.clock.now_ms();
-        open.offered_at_ms = Some(now_ms);
-        let (promotion, approved) = (open.promotion.clone(), open.approved);
-        let Some(domain) = self.catalogue.domains.get(&promotion.domain).cloned() else {
-            return self.refuse(&promotion, format!("there is no domain {:?}", promotion.domain)).await;
-        };
-        let level = self.level(&domain).await;
-        let ruling = inspect(&promotion, &domain, &self.history, level, &self.config, now_ms);
-        if let Some(twin) = self.twin_of(&promotion) {
-            return self.refuse(&promotion, format!("the same change is proposed already, as {twin}")).await;
-        }
-        match (self.crowded(ruling), approved) {
-            (Ruling::Refuse { why, .. }, _) => self.refuse(&promotion, why).await,
-            // A person said yes to this very change, and a yes is not asked for twice. It does not last for ever.
-            (_, Some((uid, at_ms))) => {
-                if now_ms.saturating_sub(at_ms) < self.config.approval_expires_s.saturating_mul(1000) {
-                    self.let_through(promotion, Authority::Person(uid));
-                    return Ok(());
-                }
-                self.refuse(&promotion, "it was approved, and could not be deployed in time".to_owned()).await
-            }
-            (ruling @ Ruling::Allow { risk, .. }, None) => {
-                if self.write(&promotion, &ruling, None).await? {
-                    tracing::info!(promotion = %promotion.id, %risk, level = u8::from(level), "promotion allowed");
-                }
-                self.let_through(promotion, Authority::Policy(level));
-                Ok(())
-            }
-            (ruling @ Ruling::Ask { .. }, None) => self.hold(promotion, &ruling).await,
-        }
-    }
-
-    async fn hold(&mut self, promotion: Promotion, ruling: &Ruling) -> Result<(), JournalError> {
-        let Ruling::Ask { risk, why, until_ms, .. } = ruling else { return Ok(()) };
-        self.write(&promotion, ruling, None).await?;
-        tracing::warn!(promotion = %promotion.id, %risk, %why, "promotion waits for a person");
-        self.open.remove(&promotion.id);
-        let waiting = Waiting { promotion, risk: *risk, why: why.clone(), until_ms: *until_ms };
-        self.waiting.insert(waiting.promotion.id.clone(), waiting);
-        self.show();
-        Ok(())
-    }
-
-    async fn refuse(&mut self, promotion: &Promotion, why: String) -> Result<(), JournalError> {
-        let ending = Ending::resting(&self.seams, promotion, "refused", &why, self.rest_s);
-        tracing::warn!(promotion = %promotion.id, %why, "promotion refused");
-        let ruling = Ruling::Refuse { promotion: promotion.id.clone(), why };
-        self.write(promotion, &ruling, ending.as_ref()).await?;
-        self.open.remove(&promotion.id);
-        Ending::tell(ending, &self.exits.ended);
-        Ok(())
-    }
-
-    /// Makes a ruling durable, with the end of the question that it brings, and says whether it is new.
-    async fn write(
-        &self,
-        promotion: &Promotion,
-        ruling: &Ruling,
-        ending: Option<&Ending>,
-    ) -> Result<bool, JournalError> {
-        let name = format!("ruling:{}:{}", promotion.id, ruling.label());
-        let fact = Fact::Ruling(ruling.clone());
-        let entry = Entry::once(&promotion.cycle, self.seams.clock.now_ms(), name, fact);
-        let written = record(&self.seams, Ending::with(ending, vec![entry])).await?;
-        let is_new = matches!(written.first(), Some(Appended::At(_)));
-        if is_new {
-            metrics::counter!(meters::RULINGS_TOTAL, "ruling" => ruling.label()).increment(1);
-        }
-        Ok(is_new)
-    }
-
-    /// When too many wait already, one more is refused: a queue that nobody reads is not made longer.
-    fn crowded(&self, ruling: Ruling) -> Ruling {
-        match ruling {
-            Ruling::Ask { promotion, .. } if self.waiting.len() >= self.config.waiting_max as usize => Ruling::Refuse {
-                promotion,
-                why: format!("{} promotions wait for a person already", self.waiting.len()),
-            },
-            other => other,
-        }
-    }
-
-    /// Returns what is on its way and would change the same. The older one stays; one that waits was there before.
-    fn twin_of(&self, promotion: &Promotion) -> Option<PromotionId> {
-        let is_older = |other: &Promotion| (other.at_ms, &other.id) < (promotion.at_ms, &promotion.id);
-        let waiting = self.waiting.values().map(|waiting| &waiting.promotion);
-        let older = self.open.values().map(|open| &open.promotion).filter(|other| is_older(other));
-        let mut others = waiting.chain(older).filter(|other| other.id != promotion.id);
-        others.find(|other| other.is_same_change(promotion)).map(|other| other.id.clone())
-    }
-
-    async fn level(&self, domain: &Domain) -> Autonomy {
+    pub(super) async fn level(&self, domain: &Domain) -> Autonomy {
         let (level, why) = level_of(&*self.seams.env, domain, self.config.autonomy).await;
         if let Some(why) = why {
             tracing::info!(domain = %domain.name, level = u8::from(level), %why, "autonomy level is not the ceiling");
@@ -315,7 +290,7 @@ impl State {
         level
     }
 
-    fn let_through(&self, promotion: Promotion, authority: Authority) {
+    pub(super) fn let_through(&self, promotion: Promotion, authority: Authority) {
         wake(&self.exits.approved, Approved::by(authority, promotion));
     }
 
@@ -329,6 +304,9 @@ impl State {
         let Some(waiting) = self.waiting.get(&answer.promotion).cloned() else {
             return Err(format!("nothing waits under {}", answer.promotion));
         };
+        if answer.approved && (answer.binding != waiting.binding || self.is_void(&waiting)) {
+            return Err(format!("{} is not what was shown any more: look at it again", answer.promotion));
+        }
         let now_ms = self.seams.clock.now_ms();
         let promotion = waiting.promotion;
         let how = match (answer.approved, answer.by_uid) {
@@ -350,10 +328,10 @@ impl State {
         }
         Ending::tell(ending, &self.exits.ended);
         if let Ok(uid) = how {
-            let (approved, offered_at_ms) = (Some((uid, now_ms)), Some(now_ms));
-            let open = Open { promotion: promotion.clone(), approved, offered_at_ms };
-            self.open.insert(promotion.id.clone(), open);
-            self.let_through(promotion.clone(), Authority::Person(uid));
+            let yes = Yes { uid, at_ms: now_ms, binding: answer.binding };
+            self.open.insert(promotion.id.clone(), Open::of(promotion.clone(), Some(yes)));
+            // A yes stands in for no other check.
+            self.consider(&promotion.id).await.map_err(|error| error.to_string())?;
         }
         Ok(promotion)
     }
@@ -368,15 +346,18 @@ impl State {
             .map(|waiting| waiting.promotion.id.clone())
             .collect();
         for promotion in over {
-            let answer = Answer { promotion, approved: false, by_uid: None, why: None };
+            let answer = Answer { promotion, approved: false, by_uid: None, why: None, binding: String::new() };
             if let Err(why) = self.answer(answer).await {
                 tracing::warn!(%why, "expiry not recorded");
             }
         }
     }
 
-    fn show(&self) {
+    pub(super) fn show(&self) {
         metrics::gauge!(meters::APPROVALS_PENDING).set(self.waiting.len() as f64);
+        let held = self.open.values().filter(|open| open.held.is_some()).count();
+        metrics::gauge!(meters::PROMOTIONS_HELD).set(held as f64);
+        metrics::gauge!(meters::STOPPED).set(f64::from(u8::from(self.stop.is_some())));
     }
 }
 

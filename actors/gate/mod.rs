@@ -1,8 +1,10 @@
 //! The gate: may this change be made without a person?
 //!
-//! Hears `Promotion` from the coordinator and `Answer`s from people. Says `Approved<Promotion>` to the deployer.
+//! Hears `Promotion` from the coordinator and `Answer`s from people. Says `Approved<Promotion>` to the deployer, and whether
+//! that still holds when the deployer asks right before it touches anything.
 //! Invariants: what the gate did not pass cannot be spelled elsewhere; silence is a no; the env file may lower the level, never raise it;
-//! one change is on its way once.
+//! one change is on its way once; a yes is for one plan on one base under one policy; while a person has stopped everything,
+//! nothing passes.
 
 mod actor;
 
@@ -11,9 +13,17 @@ mod tests;
 
 pub mod autonomy;
 
+pub mod freeze;
+
+pub mod history;
+
 pub mod policy;
 
-pub use actor::{Arguments, Exits, Gate, Msg, Waiting, level_of};
+mod ruling_actor;
+
+mod watch_actor;
+
+pub use actor::{Arguments, Exits, Gate, HeldBack, Msg, Standing, Waiting, level_of};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -31,10 +41,20 @@ pub struct Config {
     pub approval_expires_s: u64,
     /// How many promotions may wait for a person.
     pub waiting_max: u32,
-    /// How many deployments a domain may see in an hour.
+    /// Whether kloros does everything but the deployment, and tells what it would set instead.
+    pub advice: bool,
+    /// Times of the local clock in which nothing new is deployed; what is live and unproven is judged all the same.
+    pub freeze: Vec<freeze::Window>,
+    /// How many deployments a domain may see in an hour; further ones wait.
     pub deployments_per_hour_max: u32,
-    /// After how many rollbacks in a day a domain asks a person.
+    /// How many deployments all domains together may see in a day; further ones wait.
+    pub deployments_per_day_max: u32,
+    /// After how many rollbacks in a day a domain is frozen, until a day has passed or a person thaws it.
     pub rollbacks_per_day_max: u32,
+    /// How long a key that a person edited is left alone, in seconds.
+    pub edit_cool_down_s: u64,
+    /// How long what waits for its turn, and not for a person, waits before it is refused, in seconds.
+    pub held_max_s: u64,
 }
 
 impl Default for Config {
@@ -43,8 +63,13 @@ impl Default for Config {
             autonomy: Autonomy::Trusted,
             approval_expires_s: 3600,
             waiting_max: 32,
-            deployments_per_hour_max: 6,
-            rollbacks_per_day_max: 6,
+            advice: false,
+            freeze: Vec::new(),
+            deployments_per_hour_max: 2,
+            deployments_per_day_max: 6,
+            rollbacks_per_day_max: 3,
+            edit_cool_down_s: 86_400,
+            held_max_s: 7 * 86_400,
         }
     }
 }
@@ -56,7 +81,10 @@ impl Config {
         check.between("approval_expires_s", self.approval_expires_s as f64, 1.0, 30.0 * 86_400.0);
         check.between("waiting_max", f64::from(self.waiting_max), 1.0, 10_000.0);
         check.between("deployments_per_hour_max", f64::from(self.deployments_per_hour_max), 1.0, 1000.0);
+        check.between("deployments_per_day_max", f64::from(self.deployments_per_day_max), 1.0, 1000.0);
         check.between("rollbacks_per_day_max", f64::from(self.rollbacks_per_day_max), 1.0, 1000.0);
+        check.between("edit_cool_down_s", self.edit_cool_down_s as f64, 0.0, 30.0 * 86_400.0);
+        check.between("held_max_s", self.held_max_s as f64, 60.0, 365.0 * 86_400.0);
         check.problems()
     }
 }

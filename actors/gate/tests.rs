@@ -6,9 +6,10 @@ use super::{Config, Exits, Gate, Msg, Waiting};
 use crate::{
     config::Catalogue,
     facts::{
-        Answer, Approved, Authority, Autonomy, Fact, Kind, Lesson, Promotion, PromotionId, QuestionEnd, Reason, Risk,
-        Ruling,
+        Answer, Approved, Authority, Autonomy, Fact, Held, Kind, Lesson, Origin, Promotion, PromotionId, QuestionEnd,
+        Reason, Risk, Ruling, Step,
     },
+    seams::Permit,
     testing::{HYPOTHESIS, SOON, World, cycle, deployment_of, domain, eventually, house, promotion},
 };
 
@@ -58,7 +59,13 @@ impl Room {
     }
 
     async fn answer(&self, promotion: &Promotion, approved: bool) -> Result<Promotion, String> {
-        let answer = Answer { promotion: promotion.id.clone(), approved, by_uid: Some(1000), why: None };
+        let shown = self.waiting().await.into_iter().find(|each| each.promotion.id == promotion.id);
+        let binding = shown.map_or_else(String::new, |shown| shown.binding);
+        self.answer_to(promotion, approved, binding).await
+    }
+
+    async fn answer_to(&self, promotion: &Promotion, approved: bool, binding: String) -> Result<Promotion, String> {
+        let answer = Answer { promotion: promotion.id.clone(), approved, by_uid: Some(1000), why: None, binding };
         self.socket.call(|reply| Msg::Answered(answer, reply), SOON).await.unwrap()
     }
 }
@@ -202,7 +209,7 @@ async fn what_was_let_through_is_offered_again_until_it_is_deployed_and_ruled_on
     room.approved.next(SOON).await.unwrap();
     assert_eq!(world.journal.count(Kind::Ruling), 1);
     // What was allowed then may not be now.
-    world.env.set("KLR_AUTONOMY_LEVEL=0\n");
+    world.env.set("KLR_AUTONOMY_LEVEL=0\nSEQS=2\n");
     world.clock.pass(11);
     eventually(|| world.journal.count(Kind::Ruling) == 2).await;
     assert_eq!(room.waiting().await.len(), 1);
@@ -214,7 +221,9 @@ async fn what_was_let_through_is_offered_again_until_it_is_deployed_and_ruled_on
     eventually(|| room.socket.actor().is_some_and(|actor| actor.get_id() != old)).await;
     let (_, authority) = room.approved.next(SOON).await.unwrap().into_parts();
     assert_eq!(authority, Authority::Person(1000));
-    world.write(vec![Fact::Deployment(deployment_of(first))]);
+    let deployed = deployment_of(first);
+    let closed = Fact::Step { deployment: deployed.id.clone(), step: Step::Closed };
+    world.write(vec![Fact::Deployment(deployed), closed]);
     let second = promotion(&[("SEQS", 13)]);
     room.propose(&second);
     eventually(|| world.journal.count(Kind::Ruling) == 3).await;
@@ -309,5 +318,189 @@ async fn an_approval_of_a_plan_is_none_of_the_plan_that_replaces_it() {
         room.socket.send(Msg::Sweep).unwrap();
         assert_eq!(room.waiting().await.len(), 1);
         assert!(room.approved.taken().is_empty(), "the old plan is not offered again");
+    }
+}
+
+impl Room {
+    /// Asks as the deployer does before it touches anything.
+    async fn permitted(&self, promotion: &Promotion) -> Result<Authority, String> {
+        let id = promotion.id.clone();
+        self.socket.call(|reply| Msg::Rechecked(Permit { promotion: id, reply }), SOON).await.unwrap()
+    }
+
+    async fn held(&self) -> Vec<Held> {
+        let standing = self.socket.call(Msg::Looked, SOON).await.unwrap();
+        standing.held.into_iter().map(|each| each.held).collect()
+    }
+}
+
+/// Fault 80: while a person has stopped everything, nothing passes, whoever approved it; and it is told.
+#[tokio::test]
+async fn while_everything_is_stopped_nothing_passes_and_what_waits_goes_on_after_that() {
+    let world = World::with_env("SEQS=2\n");
+    let room = open(&world, config(Autonomy::Manual)).await;
+    let asked = promotion(&[("SEQS", 12)]);
+    room.propose(&asked);
+    eventually(|| world.journal.count(Kind::Ruling) == 1).await;
+    world.switch.stop("the rack is being moved");
+    eventually(|| world.journal.count(Kind::Switch) == 1).await;
+    // A yes is taken, and changes nothing yet.
+    room.answer(&asked, true).await.unwrap();
+    assert_eq!(room.held().await, [Held::Stopped]);
+    assert!(room.permitted(&asked).await.unwrap_err().contains("the rack is being moved"));
+    assert!(room.approved.taken().is_empty());
+    world.switch.go();
+    let (what, authority) = room.approved.next(SOON).await.unwrap().into_parts();
+    assert_eq!((what, authority), (asked.clone(), Authority::Person(1000)));
+    assert_eq!(world.journal.count(Kind::Switch), 2);
+    assert_eq!(room.held().await, []);
+    assert_eq!(room.permitted(&asked).await, Ok(Authority::Person(1000)));
+}
+
+/// Fault 83: what the level let through is asked about again right before it is made.
+#[tokio::test]
+async fn a_level_that_was_lowered_meanwhile_takes_back_what_it_let_through() {
+    let world = World::with_env("SEQS=2\n");
+    let room = open(&world, config(Autonomy::Full)).await;
+    let promotion = promotion(&[("SEQS", 12)]);
+    room.propose(&promotion);
+    room.approved.next(SOON).await.unwrap();
+    assert_eq!(room.permitted(&promotion).await, Ok(Authority::Policy(Autonomy::Full)));
+    world.env.set("KLR_AUTONOMY_LEVEL=0\nSEQS=2\n");
+    assert!(room.permitted(&promotion).await.is_err());
+}
+
+/// Fault 85: an approval is for the plan, the base and the policy that were shown.
+#[tokio::test]
+async fn a_yes_to_another_policy_is_none_and_it_is_asked_anew() {
+    let world = World::with_env("SEQS=2\n");
+    let room = open(&world, config(Autonomy::Manual)).await;
+    let promotion = promotion(&[("SEQS", 12)]);
+    room.propose(&promotion);
+    eventually(|| world.journal.count(Kind::Ruling) == 1).await;
+    let shown = room.waiting().await.remove(0).binding;
+    assert!(room.answer_to(&promotion, true, "another".to_owned()).await.is_err());
+    let stricter = Config { rollbacks_per_day_max: 1, ..config(Autonomy::Manual) };
+    room.socket.send(Msg::Reconfigured(stricter)).unwrap();
+    assert!(room.answer_to(&promotion, true, shown.clone()).await.is_err(), "the policy is another one by now");
+    room.socket.send(Msg::Sweep).unwrap();
+    eventually(|| world.journal.count(Kind::Ruling) == 2).await;
+    let now = room.waiting().await.remove(0).binding;
+    assert_ne!(now, shown);
+    room.answer_to(&promotion, true, now).await.unwrap();
+    room.approved.next(SOON).await.unwrap();
+    // And once more: a yes that is given does not outlive the policy that it was given under.
+    room.socket.send(Msg::Reconfigured(config(Autonomy::Manual))).unwrap();
+    assert!(room.permitted(&promotion).await.unwrap_err().contains("another policy"));
+}
+
+/// Fault 81: what is new waits in a freeze window.
+#[tokio::test]
+async fn in_a_freeze_window_nothing_new_passes_until_it_is_over() {
+    let world = World::with_env("SEQS=2\n");
+    // The test's clock stands at a Thursday, sixteen minutes past midnight.
+    let freeze = vec!["thu 00:00-00:30".parse().unwrap()];
+    let room = open(&world, Config { freeze, ..config(Autonomy::Full) }).await;
+    room.propose(&promotion(&[("SEQS", 12)]));
+    eventually(|| world.journal.count(Kind::Ruling) == 1).await;
+    assert_eq!(room.held().await, [Held::FreezeWindow]);
+    world.clock.pass(20 * 60);
+    room.approved.next(SOON).await.unwrap();
+}
+
+/// Fault 82: what is over budget waits, with its reason; a person thaws what was undone too often.
+#[tokio::test]
+async fn a_frozen_domain_waits_and_goes_on_when_a_person_thaws_it() {
+    let world = World::with_env("SEQS=2\n");
+    for number in 0..3 {
+        let deployment = deployment_of(promotion(&[("SEQS", 20 + number)]));
+        let closed = Fact::Step { deployment: deployment.id.clone(), step: Step::Closed };
+        let verdict = crate::testing::rollback(&deployment, Reason::Worse);
+        world.write(vec![Fact::Verdict(verdict), closed]);
+    }
+    let room = open(&world, config(Autonomy::Full)).await;
+    room.propose(&promotion(&[("SEQS", 12)]));
+    eventually(|| world.journal.count(Kind::Ruling) == 1).await;
+    assert_eq!(room.held().await, [Held::Frozen]);
+    let thaw = |domain: &str| {
+        let domain = domain.to_owned();
+        room.socket.call(|reply| Msg::Thawed(domain, 1000, reply), SOON)
+    };
+    assert!(thaw("nowhere").await.unwrap().is_err());
+    world.clock.pass(1);
+    thaw("lab").await.unwrap().unwrap();
+    room.approved.next(SOON).await.unwrap();
+    assert!(thaw("lab").await.unwrap().unwrap_err().contains("is not frozen"));
+    assert_eq!(world.journal.count(Kind::Thaw), 1);
+}
+
+#[tokio::test]
+async fn what_waits_for_its_turn_does_not_wait_for_ever_nor_in_a_queue_without_end() {
+    let world = World::with_env("SEQS=2\n");
+    world.switch.stop("");
+    let short = Config { waiting_max: 1, held_max_s: 60, ..config(Autonomy::Full) };
+    let room = open(&world, Config { freeze: vec!["00:00-24:00".parse().unwrap()], ..short }).await;
+    let at_ms = 1_000_000;
+    room.propose(&Promotion { at_ms, ..promotion(&[("SEQS", 12)]) });
+    eventually(|| world.journal.count(Kind::Ruling) == 1).await;
+    room.propose(&Promotion { at_ms, ..promotion(&[("SEQS", 13)]) });
+    assert_eq!(room.ended.next(SOON).await.unwrap().how, "refused");
+    // A person's stop takes as long as it takes.
+    world.clock.pass(120);
+    room.socket.send(Msg::Sweep).unwrap();
+    assert_eq!(room.held().await, [Held::Stopped]);
+    world.switch.go();
+    eventually(|| {
+        world
+            .journal
+            .facts(&[Kind::Ruling])
+            .iter()
+            .any(|fact| matches!(fact, Fact::Ruling(Ruling::Refuse { why, .. }) if why.contains("waited too long")))
+    })
+    .await;
+    assert!(room.approved.taken().is_empty());
+}
+
+#[tokio::test]
+async fn a_key_edited_by_hand_is_noted_once_and_left_alone() {
+    let world = World::with_env("SEQS=2\n");
+    let room = open(&world, config(Autonomy::Full)).await;
+    eventually(|| world.journal.count(Kind::Adoption) == 1).await;
+    world.env.set("SEQS=3\nOTHER=1\n");
+    world.clock.pass(11);
+    eventually(|| world.journal.count(Kind::Adoption) == 2).await;
+    let Some(Fact::Adoption(adoption)) = world.journal.facts(&[Kind::Adoption]).pop() else { panic!("no adoption") };
+    assert_eq!(adoption.edited.iter().map(crate::facts::Key::as_str).collect::<Vec<_>>(), ["SEQS"]);
+    assert!(!format!("{adoption:?}").contains("\"3\""), "the value itself is not written down");
+    room.propose(&promotion(&[("SEQS", 12)]));
+    eventually(|| world.journal.count(Kind::Ruling) == 1).await;
+    assert_eq!(room.held().await, [Held::CoolDown]);
+    let own = Promotion { origin: Origin::Person(1000), ..promotion(&[("SEQS", 13)]) };
+    room.propose(&own);
+    room.approved.next(SOON).await.unwrap();
+    // It survives a restart of the room, and is not noted again.
+    let old = room.socket.actor().unwrap().get_id();
+    room.tree.kill("gate").unwrap();
+    eventually(|| room.socket.actor().is_some_and(|actor| actor.get_id() != old)).await;
+    world.clock.pass(11);
+    room.socket.send(Msg::Sweep).unwrap();
+    room.waiting().await;
+    assert_eq!(world.journal.count(Kind::Adoption), 2);
+    world.clock.pass(86_400);
+    eventually(|| room.approved.taken().into_iter().any(|approved| approved.into_parts().0.origin != own.origin)).await;
+}
+
+#[tokio::test]
+async fn advice_is_given_in_the_place_of_a_deployment_and_ends_the_question() {
+    for level in [Autonomy::Manual, Autonomy::Full] {
+        let world = World::with_env("SEQS=2\n");
+        let room = open(&world, Config { advice: true, ..config(level) }).await;
+        let promotion = promotion(&[("SEQS", 12)]);
+        room.propose(&promotion);
+        assert_eq!(room.ended.next(SOON).await.unwrap().how, "advised");
+        assert!(room.permitted(&promotion).await.is_err());
+        assert!(room.approved.taken().is_empty());
+        assert_eq!(room.waiting().await, []);
+        assert!(matches!(&world.journal.facts(&[Kind::Ruling])[..], [Fact::Ruling(Ruling::Advise { .. })]));
     }
 }

@@ -182,6 +182,19 @@ impl<'a> Evidence<'a> {
         })
     }
 
+    /// Returns why what was measured is not believed: one side gave the very same numbers in every run. What is really
+    /// measured differs in its last digits at least, so these are stale, frozen or made up.
+    pub(super) fn frozen(&self) -> Option<Reason> {
+        let weighty = || self.specs.iter().filter(|(_, spec)| spec.weight > 0.0).map(|(name, _)| name);
+        let is_frozen = |candidate: &bool| {
+            let mut columns = weighty().map(|name| self.values(*candidate, name)).filter(|values| !values.is_empty());
+            columns.all(|values| values.iter().all(|value| *value == values[0]))
+        };
+        let side = [true, false].into_iter().find(is_frozen)?;
+        let side = if side { "new" } else { "old" };
+        Some(Reason::Inconclusive { why: format!("with the {side} settings every run gave the very same numbers") })
+    }
+
     /// Returns the medians of one side over the good runs, metric by metric.
     pub(super) fn medians(&self, candidate: bool) -> Metrics {
         let of_side = self.valid.iter().filter(|(run, _)| run.candidate == candidate);

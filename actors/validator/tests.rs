@@ -282,3 +282,14 @@ async fn what_the_guard_took_over_is_not_measured_on_and_never_kept() {
     assert_eq!((verdict.outcome, verdict.reason.label()), (Ruled::Rollback, "aborted"));
     assert_eq!(world.journal.count(Kind::Run), 2, "the run that it was frozen in is not written down");
 }
+
+/// Fault 77: what a person wrote into the baseline is what losses are counted from.
+#[tokio::test]
+async fn a_neutral_loss_is_kept_or_undone_by_the_baseline_that_a_person_wrote_last() {
+    for (rate, outcome) in [(100.0, Ruled::Neutral), (110.0, Ruled::Rollback)] {
+        let (world, _) = live();
+        let metrics = Metrics::from([("rate".to_owned(), rate)]);
+        world.write(vec![Fact::Anchored(crate::facts::Anchored { domain: "lab".to_owned(), metrics })]);
+        assert_eq!(judge(&world, 0.98).await.outcome, outcome, "{rate}");
+    }
+}

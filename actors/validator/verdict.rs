@@ -132,8 +132,9 @@ enum Finding {
 fn finding(config: &Config, evidence: &Evidence<'_>) -> Finding {
     let (blocks_min, blocks_max) = (blocks_min(config), blocks_max(config));
     let ratios = evidence.log_ratios();
-    // The plan is made once, from the first blocks: looking at the spread again after each would bias the end.
-    let first = ratios.get(..blocks_min as usize).and_then(|first| Sample::of(&winsorised(first)));
+    // The plan is made once, from the first blocks: looking at the spread again after each would bias the end. Their
+    // outliers stay in: taken out of so few, the spread would be too small, and so would the plan.
+    let first = ratios.get(..blocks_min as usize).and_then(Sample::of);
     let (Some(first), Some(sample)) = (first, Sample::of(&winsorised(&ratios))) else {
         return Finding::Open { blocks_planned: blocks_min };
     };
@@ -174,7 +175,7 @@ fn veto(
     if outcome == Ruled::Rollback {
         return None;
     }
-    evidence.tripped().map(|metric| Reason::Guard { metric }).or_else(|| {
+    evidence.tripped().map(|metric| Reason::Guard { metric }).or_else(|| evidence.frozen()).or_else(|| {
         let eroded_ratio = baseline::erosion(anchor?, &evidence.medians(true), evidence.specs)?;
         let below = parts(eroded_ratio) < parts(config.erosion_below);
         // A change that is no loss is not what eroded the domain, and undoing it would not mend it.
@@ -285,12 +286,18 @@ mod tests {
                 Course::Judge(judgement) => return (judgement, runs),
                 Course::Measure { block, .. } => {
                     for (candidate, place) in arrange(rng.random()).into_iter().zip(1..) {
-                        let outcome = measure(candidate, &mut rng);
+                        let outcome = measure(candidate, &mut rng).map(|metrics| jittered(metrics, runs.len()));
                         runs.push(Run { block, place, candidate, outcome, samples: 1 });
                     }
                 }
             }
         }
+    }
+
+    /// No real measurement gives the same number twice; this much changes no verdict.
+    fn jittered(metrics: Metrics, run: usize) -> Metrics {
+        let factor = |name: &str| if name == "rate" { 1.0 + run as f64 * 1e-14 } else { 1.0 };
+        metrics.into_iter().map(|(name, value)| (name.clone(), value * factor(&name))).collect()
     }
 
     fn judged(mut measure: impl FnMut(bool) -> Outcome) -> Judgement {
@@ -555,9 +562,23 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_that_falls_to_zero_is_undone_and_zero_on_both_sides_is_no_success() {
+    fn a_rate_that_falls_to_zero_is_undone_and_zero_on_either_side_proves_nothing() {
         check_undone(&judged(|candidate| Ok(usual(if candidate { 0.0 } else { 5.0 }))), "worse", 6);
-        assert_eq!(judged(|_| Ok(usual(0.0))).outcome, Ruled::Neutral);
+        check_undone(&judged(|_| Ok(usual(0.0))), "inconclusive", 6);
+        check_undone(&judged(|candidate| Ok(usual(if candidate { 5.0 } else { 0.0 }))), "inconclusive", 6);
+    }
+
+    /// Fault 54.
+    #[test]
+    fn numbers_that_never_change_are_stale_whatever_they_say() {
+        for frozen_side in [true, false] {
+            let measure = |candidate, rng: &mut StdRng| {
+                // The jitter is taken out again, so that one side says the very same number each time.
+                Ok(usual(if candidate == frozen_side { 0.0 } else { 100.0 * noisy(rng, 0.03) }))
+            };
+            let judgement = validate(&Config::default(), None, 5, measure).0;
+            assert_eq!(judgement.outcome, Ruled::Rollback, "{judgement:?}");
+        }
     }
 
     #[test]
@@ -595,7 +616,7 @@ mod tests {
     fn what_stands_behind_a_verdict_is_told() {
         let judgement = judged(|candidate| Ok(usual(if candidate { 110.0 } else { 100.0 })));
         assert_eq!((judgement.blocks, judgement.samples), (6, 24));
-        assert_eq!((judgement.before["rate"], judgement.after["rate"]), (100.0, 110.0));
+        assert!((judgement.before["rate"] - 100.0).abs() < 1e-9 && (judgement.after["rate"] - 110.0).abs() < 1e-9);
         let improvement = judgement.improvement.unwrap();
         assert!(improvement.low <= improvement.ratio && improvement.ratio <= improvement.high);
     }

@@ -21,7 +21,7 @@ use futures::future::{BoxFuture, join, join_all};
 use kloros_actors::{
     circuit::{Control, ControlError},
     facts::{DeploymentId, Domain, PromotionId, Settings},
-    gate::Waiting,
+    gate::{Standing as Holding, Waiting},
 };
 use kloros_supervision::{Branch, State as RoomState};
 use serde::{Deserialize, Serialize};
@@ -108,6 +108,8 @@ pub(crate) struct Live {
     pub(crate) levels: Vec<Level>,
     /// Who measures on this machine and who waits for that, whatever the home; or why that cannot be told.
     pub(crate) measuring: Result<Standing, String>,
+    /// All that holds promotions back.
+    pub(crate) holding: Holding,
 }
 
 /// Somebody's answer to the gate.
@@ -144,6 +146,7 @@ pub(crate) async fn serve(api: Api) -> Result<(), String> {
         .route("/live", get(live))
         .route("/answer", post(answer))
         .route("/rollback", post(rollback))
+        .route("/thaw", post(thaw))
         .route("/try", post(propose))
         .route("/chaos/kill", post(kill))
         .layer(middleware::from_fn(only_the_owner))
@@ -175,10 +178,11 @@ async fn only_the_owner(ConnectInfo(peer): ConnectInfo<Peer>, request: Request, 
 }
 
 async fn live(State(api): State<Api>) -> Response {
-    let waiting = match api.control.waiting().await {
-        Ok(waiting) => waiting,
+    let holding = match api.control.standing().await {
+        Ok(holding) => holding,
         Err(error) => return refused(&error),
     };
+    let waiting = holding.waiting.clone();
     let Some(root) = api.control.snapshot() else {
         return refusal(StatusCode::SERVICE_UNAVAILABLE, "the house is being started");
     };
@@ -187,7 +191,8 @@ async fn live(State(api): State<Api>) -> Response {
     let (levels, services) = join(levels, (api.facts.services)()).await;
     let metrics_address = api.facts.metrics_address.clone();
     let measuring = api.facts.machine.look().map_err(|error| error.to_string());
-    Json(Live { pid: std::process::id(), rooms, waiting, metrics_address, services, levels, measuring }).into_response()
+    Json(Live { pid: std::process::id(), rooms, waiting, metrics_address, services, levels, measuring, holding })
+        .into_response()
 }
 
 async fn level(control: &Control, domain: &Domain) -> Level {
@@ -234,7 +239,8 @@ async fn answer(
         Ok(id) => id.clone(),
         Err(why) => return refusal(StatusCode::NOT_FOUND, &why),
     };
-    match api.control.answer(id, body.approved, uid, body.why).await {
+    let shown = waiting.iter().find(|each| each.promotion.id == id).map(|each| each.binding.clone());
+    match api.control.answer(id, body.approved, uid, body.why, shown.unwrap_or_default()).await {
         Ok(promotion) => Json(promotion).into_response(),
         Err(error) => refused(&error),
     }
@@ -268,6 +274,14 @@ async fn propose(State(api): State<Api>, ConnectInfo(peer): ConnectInfo<Peer>, J
     let Some(uid) = peer.uid else { return refusal(StatusCode::FORBIDDEN, "who is calling is not known") };
     match api.control.propose(&body.domain, body.settings, uid).await {
         Ok(promotion) => Json(promotion).into_response(),
+        Err(error) => refused(&error),
+    }
+}
+
+async fn thaw(State(api): State<Api>, ConnectInfo(peer): ConnectInfo<Peer>, Json(body): Json<NameBody>) -> Response {
+    let Some(uid) = peer.uid else { return refusal(StatusCode::FORBIDDEN, "who is calling is not known") };
+    match api.control.thaw(&body.id, uid).await {
+        Ok(()) => Json(body).into_response(),
         Err(error) => refused(&error),
     }
 }

@@ -150,6 +150,10 @@ impl<'de> Deserialize<'de> for Numbers {
 }
 
 #[cfg(test)]
+#[path = "../../tests/hostile/outputs.rs"]
+mod outputs;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -260,5 +264,19 @@ mod tests {
         let many: Vec<String> = (0..=METRICS_MAX).map(|number| format!("\"m{number}\": 1")).collect();
         assert!(parse(&format!("{{{}}}", many.join(","))).is_err());
         assert!(parse(&format!("{{{}}}", many[1..].join(","))).is_ok());
+    }
+
+    #[test]
+    fn nothing_of_a_hostile_output_is_believed_and_no_secret_of_it_is_told() {
+        let secrets = Secrets::of([outputs::SECRET.to_owned()]);
+        let outputs = outputs::outputs();
+        for (name, text) in &outputs {
+            let problem = parse(text).expect_err(name);
+            let told = format!("{} {}", secrets.hide(&problem), quoted(&secrets.hide(text)));
+            assert!(!told.contains(outputs::SECRET) && told.len() < 2_000, "{name}: {told}");
+            assert!(!told.contains(char::is_control), "{name}: {told:?}");
+        }
+        println!("{} hostile outputs of benches: 0 believed, 0 secrets told", outputs.len());
+        assert!(outputs.len() >= 40);
     }
 }

@@ -232,6 +232,16 @@ async fn follow(home: &Home, promotion: &Promotion, out: &mut Out) -> anyhow::Re
                     })?;
                     return Ok(Answer::No);
                 }
+                Fact::Ruling(Ruling::Hold { promotion, why, held }) => {
+                    out.answer(&serde_json::json!({"held": promotion, "for": held, "why": why}), || {
+                        format!("waits for its turn: {why}\nkloros explain {promotion}")
+                    })?;
+                    return Ok(Answer::No);
+                }
+                Fact::Ruling(Ruling::Advise { promotion, .. }) => {
+                    let why = format!("only advice is given, and this is yours already: {promotion}");
+                    return no(&why, out);
+                }
                 Fact::Lesson(lesson) => {
                     let verdict = &lesson.verdict;
                     out.answer(verdict, || {

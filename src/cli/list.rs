@@ -11,7 +11,7 @@ use kloros_actors::{
 };
 use serde_json::json;
 
-use super::{Answer, ListArgs, failures, ids, out::Out, progress, story, text::shorten};
+use super::{Answer, ListArgs, advice, failures, ids, out::Out, progress, story, text::shorten};
 use crate::{
     home::Home,
     journal::{Reader, rfc3339},
@@ -186,6 +186,7 @@ fn experiment_row(found: &Found) -> Row {
 }
 
 pub(super) fn winners(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::Result<Answer> {
+    let advised = advice::current(&history(home, &advice::KINDS)?);
     let rows = history(home, &[Kind::ExperimentEnd])?
         .into_iter()
         .filter_map(|recorded| match recorded.fact {
@@ -193,14 +194,20 @@ pub(super) fn winners(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::Re
             _ => None,
         })
         .map(|(at_ms, winner)| {
-            let line = format!(
+            let advice = advised.iter().find(|advice| advice.experiment.as_ref() == Some(&winner.experiment_id));
+            let mut line = format!(
                 "{}  {}  {}  claimed {}",
                 rfc3339(at_ms),
                 winner.experiment_id,
                 story::params(&winner.best.params),
                 story::claimed(&winner)
             );
-            Row { id: winner.experiment_id.to_string(), facts: json!(winner), line }
+            let mut facts = json!(winner);
+            if let Some(advice) = advice {
+                line = [vec![line], advice.words("  ")].concat().join("\n");
+                facts["advice"] = json!(advice);
+            }
+            Row { id: winner.experiment_id.to_string(), facts, line }
         })
         .collect();
     show(out, rows, args, "winner", "kloros explain ID")

@@ -1,6 +1,8 @@
 //! The command line: the answer first, the machine form on request, an honest exit code.
 
+mod advice;
 mod ask;
+mod audit;
 mod bench;
 mod client;
 mod failures;
@@ -13,6 +15,7 @@ mod recover;
 mod run;
 mod show;
 mod status;
+mod stop;
 mod story;
 mod text;
 mod tune;
@@ -74,6 +77,8 @@ enum Command {
         /// Any id, or its beginning
         id: String,
     },
+    /// List who decided what, or check that nobody changed the list
+    Audit(audit::AuditArgs),
     /// Let a waiting promotion through
     Approve(AnswerArgs),
     /// Refuse a waiting promotion
@@ -88,6 +93,19 @@ enum Command {
     /// Watch over an unproven change from outside the daemon; the daemon starts it
     #[command(hide = true)]
     Guard(recover::GuardArgs),
+    /// Stop everything at once and undo what is not proven; works without the daemon, too
+    Stop {
+        /// The reason, for the record
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+    },
+    /// Let everything go on that was stopped
+    Go,
+    /// Let a domain go on that was frozen after too many rollbacks
+    Thaw {
+        /// The domain
+        domain: String,
+    },
     /// Propose settings of your own, through the same gate, deployment and validation
     Try(ask::TryArgs),
     /// Measure settings beside what serves, as an experiment would; changes nothing
@@ -224,11 +242,15 @@ async fn obey(cli: Cli) -> anyhow::Result<Answer> {
         Command::Winners(args) => list::winners(&home()?, &args, &mut out),
         Command::Deployments(args) => list::deployments(&home()?, &args, &mut out),
         Command::Explain { id } => story::explain(&home()?, &id, &mut out),
+        Command::Audit(args) => audit::audit(&home()?, &args, &mut out),
         Command::Approve(args) => ask::answer(&home()?, args.id, true, args.reason, &mut out).await,
         Command::Reject(args) => ask::answer(&home()?, args.id, false, args.reason, &mut out).await,
         Command::Rollback { id } => ask::rollback(&home()?, &id, &mut out).await,
         Command::Recover(args) => recover::recover(&home()?, &args, &mut out).await,
         Command::Guard(args) => recover::guard(&home()?, &args, &mut out).await,
+        Command::Stop { reason } => stop::stop(&home()?, &reason, &mut out),
+        Command::Go => stop::go(&home()?, &mut out),
+        Command::Thaw { domain } => stop::thaw(&home()?, domain, &mut out).await,
         Command::Try(args) => ask::propose(&home()?, args, &mut out).await,
         Command::Bench(args) => bench::bench(&home()?, args, &mut out).await,
         Command::Tune(args) => tune::tune(home, args, &mut out).await,

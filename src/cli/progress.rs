@@ -6,8 +6,8 @@ use std::{
 };
 
 use kloros_actors::facts::{
-    Anomaly, AnomalyKind, Change, Experiment, ExperimentEnd, ExperimentId, Fact, Generation, Key, Recorded, Ruling,
-    Step, Verdict,
+    Adoption, Anomaly, AnomalyKind, Change, Experiment, ExperimentEnd, ExperimentId, Fact, Generation, Key, Recorded,
+    Ruling, Step, Verdict,
 };
 
 use super::{out::Out, story, text::shorten};
@@ -112,6 +112,13 @@ impl<'a> Progress<'a> {
             }
             Fact::Step { step: Step::Restored, .. } => Some("undoes    the change: the old values are back".to_owned()),
             Fact::Verdict(verdict) => Some(judged(verdict)),
+            Fact::Switch(switch) => Some(match &switch.stop {
+                Some(stop) => format!("stops     {stop}\n          kloros go"),
+                None => "goes on   everything may go on".to_owned(),
+            }),
+            Fact::Adoption(adoption) => edited(adoption).map(|keys| format!("adopts    {keys}, edited by hand")),
+            Fact::Anchored(anchored) => Some(format!("adopts    the baseline of {}, edited by hand", anchored.domain)),
+            Fact::Thaw(thaw) => Some(format!("thaws     {}, user {} says so", thaw.domain, thaw.by_uid)),
             Fact::Lesson(lesson) => {
                 Some(format!("learns    {}\n          kloros explain {}", lesson.says, lesson.cycle))
             }
@@ -173,7 +180,17 @@ fn ruled(ruling: &Ruling) -> String {
         Ruling::Allow { risk, level, .. } => format!("permits   it: {risk} risk at autonomy {}", u8::from(*level)),
         Ruling::Ask { promotion, why, .. } => format!("waits     for you: {why}\n          kloros approve {promotion}"),
         Ruling::Refuse { why, .. } => format!("refuses   it: {}", shorten(why, REASON_MAX)),
+        Ruling::Hold { why, .. } => format!("holds     it back: {}", shorten(why, REASON_MAX)),
+        Ruling::Advise { promotion, .. } => {
+            format!("advises   it and changes nothing: kloros winners\n          kloros explain {promotion}")
+        }
     }
+}
+
+/// Returns the keys that a person edited; `None` where they were only seen for the first time.
+pub(super) fn edited(adoption: &Adoption) -> Option<String> {
+    let keys: Vec<&str> = adoption.edited.iter().map(Key::as_str).collect();
+    (!keys.is_empty()).then(|| format!("{}: {}", adoption.domain, keys.join(", ")))
 }
 
 fn judged(verdict: &Verdict) -> String {

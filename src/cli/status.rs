@@ -3,11 +3,20 @@
 use anyhow::bail;
 use kloros_actors::{
     facts::{Fact, Kind, Recorded, Stage, Verdict, stages},
+    gate::{HeldBack, Standing as Holding},
     seams::Query,
 };
 use serde::Serialize;
 
-use super::{Answer, client::Client, client::Said, out::Out, progress, story, text::shorten};
+use super::{
+    Answer,
+    advice::{self, Advice},
+    client::Client,
+    client::Said,
+    out::Out,
+    progress, story,
+    text::shorten,
+};
 use crate::{
     api::{Level, Live, Room, Service},
     home::Home,
@@ -29,6 +38,7 @@ struct Work {
     deployments: Vec<Deploying>,
     last_verdict: Option<Verdict>,
     learned: Option<String>,
+    advice: Vec<Advice>,
 }
 
 /// An experiment without an end.
@@ -66,7 +76,10 @@ pub(super) async fn status(home: &Home, out: &mut Out) -> anyhow::Result<Answer>
     let mut history = reader.read(&Query::newest(&kinds, LOOK_BACK_MAX))?;
     history.extend(reader.read(&Query::newest(&[Kind::Lesson, Kind::Verdict], LOOK_BACK_MAX))?);
     history.sort_by_key(|recorded| recorded.seq);
-    let work = work(&history);
+    let mut work = work(&history);
+    let mut told = reader.read(&Query::newest(&advice::KINDS, LOOK_BACK_MAX))?;
+    told.reverse();
+    work.advice = advice::current(&told);
     let well = is_well(&live, &work);
     out.answer(
         &serde_json::json!({"running": true, "well": well, "home": home.root(), "work": work, "live": live}),
@@ -123,7 +136,11 @@ fn work(history: &[Recorded]) -> Work {
 }
 
 fn words(live: &Live, work: &Work) -> String {
-    let health = if is_well(live, work) { "running" } else { "degraded" };
+    let health = match (&live.holding.stop, is_well(live, work)) {
+        (Some(_), _) => "stopped",
+        (None, true) => "running",
+        (None, false) => "degraded",
+    };
     let mut lines = vec![format!(
         "{health}   pid {}   {} cycles closed   {} waiting for you   metrics http://{}/metrics",
         live.pid,
@@ -131,6 +148,7 @@ fn words(live: &Live, work: &Work) -> String {
         live.waiting.len(),
         live.metrics_address
     )];
+    lines.extend(live.holding.stop.iter().map(|stop| format!("  STOPPED    {stop}   kloros go")));
     let down = live.rooms.iter().filter(|room| room.state != "running");
     lines.extend(down.map(|room| format!("  down       {} is {}", room.path, room.state)));
     lines.extend(live.services.iter().map(service_words));
@@ -156,8 +174,29 @@ fn words(live: &Live, work: &Work) -> String {
             promotion.id
         ));
     }
+    lines.extend(holding_words(&live.holding));
+    lines.extend(work.advice.iter().flat_map(|advice| advice.words("  ")));
     lines.push(next(live, work));
     lines.join("\n")
+}
+
+/// Returns what keeps changes from being made, and which ones wait for it.
+fn holding_words(holding: &Holding) -> Vec<String> {
+    let mut lines = Vec::new();
+    lines.extend(
+        holding
+            .freeze
+            .iter()
+            .map(|window| format!("  frozen     nothing new is deployed now: gate.freeze says {window}")),
+    );
+    if holding.advice {
+        lines.push("  advice     nothing is deployed: gate.advice is on".to_owned());
+    }
+    lines.extend(holding.held.iter().map(|HeldBack { promotion, why, .. }| {
+        let changes = progress::changes(&promotion.changes);
+        format!("  held       {changes}   {}   kloros explain {}", shorten(why, REASON_MAX), promotion.id)
+    }));
+    lines
 }
 
 fn service_words(service: &Service) -> String {
@@ -203,6 +242,9 @@ fn deploying_words(each: &Deploying) -> String {
 
 /// Returns the command that a person would type next, the most pressing one.
 fn next(live: &Live, work: &Work) -> String {
+    if live.holding.stop.is_some() {
+        return "kloros go".to_owned();
+    }
     if let Some(stuck) = work.deployments.iter().find(|each| each.stage == Stage::Stuck) {
         return format!("kloros explain {}", stuck.id);
     }
@@ -222,6 +264,8 @@ fn next(live: &Live, work: &Work) -> String {
 
 #[cfg(test)]
 mod tests {
+    use kloros_actors::facts::Stop;
+
     use super::*;
     use crate::lease::Standing;
 
@@ -234,6 +278,7 @@ mod tests {
             services,
             levels,
             measuring: Ok(Standing::default()),
+            holding: Holding::default(),
         }
     }
 
@@ -278,6 +323,18 @@ mod tests {
         assert_eq!(lines, expected);
         let nobody = Live { measuring: Err("cannot use /x".to_owned()), ..live(Vec::new(), Vec::new()) };
         assert!(words(&nobody, &Work::default()).contains("measures   nobody can: cannot use /x"));
+    }
+
+    #[test]
+    fn what_a_person_stopped_and_what_waits_is_said_with_its_reason() {
+        let stop = Some(Stop { why: "the rack is being moved".to_owned(), by_uid: Some(1000) });
+        let holding = Holding { stop, freeze: Some("sat,sun".to_owned()), advice: true, ..Holding::default() };
+        let text = words(&Live { holding, ..live(Vec::new(), Vec::new()) }, &Work::default());
+        assert!(text.starts_with("stopped"), "{text}");
+        assert!(text.contains("STOPPED    user 1000 stopped everything: the rack is being moved"), "{text}");
+        assert!(text.contains("frozen     nothing new is deployed now: gate.freeze says sat,sun"), "{text}");
+        assert!(text.contains("advice     nothing is deployed"), "{text}");
+        assert!(text.ends_with("\nkloros go"), "{text}");
     }
 
     #[test]

@@ -141,7 +141,7 @@ fn failure_lines<'a>(failed: impl IntoIterator<Item = &'a TrialFailure>) -> Vec<
     failures::lines(&failures::count(failed)).into_iter().map(|line| format!("{indent}{line}")).collect()
 }
 
-fn sentence(fact: &Fact, tried: u32, failed: usize, runs: u32) -> Option<String> {
+pub(super) fn sentence(fact: &Fact, tried: u32, failed: usize, runs: u32) -> Option<String> {
     match fact {
         Fact::Anomaly(anomaly) => Some(noticed(anomaly)),
         Fact::Question(question) => Some(format!(
@@ -188,6 +188,13 @@ fn sentence(fact: &Fact, tried: u32, failed: usize, runs: u32) -> Option<String>
         Fact::Step { step, .. } => step_sentence(step),
         Fact::Verdict(verdict) => Some(judged(verdict, runs)),
         Fact::Lesson(lesson) => Some(format!("learned    {} (interest {:+.2})", lesson.says, lesson.interest_change)),
+        Fact::Switch(switch) => Some(match &switch.stop {
+            Some(stop) => format!("stopped    {stop}"),
+            None => "went on    everything may go on".to_owned(),
+        }),
+        Fact::Adoption(adoption) => progress::edited(adoption).map(|keys| format!("adopted    {keys}, edited by hand")),
+        Fact::Thaw(thaw) => Some(format!("thawed     {} by user {}", thaw.domain, thaw.by_uid)),
+        Fact::Anchored(anchored) => Some(format!("adopted    the baseline of {}, edited by hand", anchored.domain)),
         Fact::Trial(_) | Fact::Run { .. } | Fact::Turn(_) => None,
     }
 }
@@ -232,6 +239,11 @@ fn rule(ruling: &Ruling) -> String {
             rfc3339(*until_ms)
         ),
         Ruling::Refuse { why, .. } => format!("refused    {why}"),
+        Ruling::Hold { why, .. } => format!("held back  {why}"),
+        Ruling::Advise { risk, why, .. } => {
+            let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+            format!("advised    {risk} risk, and nothing was changed{why}")
+        }
     }
 }
 

@@ -8,7 +8,7 @@
 //! once stands once; a line gets into its file once, also across crashes; after a failed write, a damaged page or a
 //! database that lost its name nothing more is written by this process; where a journal was, none is begun afresh without
 //! a person's word; whoever opens the journal locks out whoever
-//! opened it before.
+//! opened it before; who decided what is in a trail whose lines are chained by their hashes.
 
 mod store;
 
@@ -21,6 +21,8 @@ mod outbox;
 mod rebuild;
 
 mod projection;
+
+mod audit;
 
 mod files;
 
@@ -37,6 +39,7 @@ mod time;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use audit::{AUDITED, Verified, verify as verify_audit};
 pub(crate) use reader::Reader;
 pub(crate) use rebuild::rebuild;
 pub(crate) use store::{Lost, Store, open};

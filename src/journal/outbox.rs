@@ -8,12 +8,14 @@ use std::{
 };
 
 use kloros_actors::{
-    facts::Kind,
+    facts::{Anchored, Fact, Kind, Metrics},
     seams::{JournalError, Query},
 };
+use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    audit,
     fault::Fault,
     files,
     projection::{self, Shape, unprintable},
@@ -90,29 +92,50 @@ impl Pump {
         first_trouble.map_or(Ok(written), Err)
     }
 
-    /// Writes the feed and the baselines anew that are missing or no JSON, and returns how many. One that somebody
-    /// edited soundly stays. Looks at the newest [`VERDICTS_MAX`] verdicts; a rebuild looks at all.
+    /// Writes the feed and the baselines anew that are missing or damaged, and returns how many. A baseline that somebody
+    /// edited soundly stays, see [`Pump::edited`]. Looks at the newest [`VERDICTS_MAX`] verdicts; a rebuild looks at all.
     pub(super) fn mend(&mut self) -> Result<usize, FlushError> {
-        let mut wanted = BTreeMap::new();
+        let mut mended = 0;
         if let Some(feed) = current_feed(self.reader.connection()).map_err(|error| self.reader.fault(&error))? {
             let feed = feed.map_err(|error| unprintable(&error))?;
-            wanted.insert(feed.file, feed.content);
+            let path = self.root.join(feed.file);
+            mended += usize::from(replace_unless(is_json(&path), &path, &feed.content)?);
         }
-        for recorded in self.reader.select(&Query::newest(&[Kind::Verdict], VERDICTS_MAX))? {
-            let projected = projection::of(&recorded).map_err(|error| unprintable(&error))?;
-            for baseline in projected.into_iter().filter(|projected| projected.shape == Shape::Whole) {
-                wanted.entry(baseline.file).or_insert(baseline.content);
-            }
-        }
-        let mut mended = 0;
-        for (file, content) in wanted {
+        for (file, (fact, content)) in self.baselines()? {
             let path = self.root.join(file);
-            if !is_json(&path) {
-                files::replace(&path, content.as_bytes()).map_err(|source| FlushError::File { path, source })?;
-                mended += 1;
-            }
+            mended += usize::from(replace_unless(metrics_in(&path, domain_of(&fact)).is_some(), &path, &content)?);
         }
         Ok(mended)
+    }
+
+    /// Returns the baselines that somebody edited soundly since they were written: what they say counts from now on.
+    pub(super) fn edited(&mut self) -> Result<Vec<Anchored>, FlushError> {
+        let mut edited = Vec::new();
+        for (file, (fact, _)) in self.baselines()? {
+            let Some(metrics) = metrics_in(&self.root.join(file), domain_of(&fact)) else { continue };
+            let is_ours = match &fact {
+                // An older kloros wrote the medians themselves.
+                Fact::Verdict(verdict) => metrics == verdict.certified() || metrics == verdict.after,
+                Fact::Anchored(anchored) => metrics == anchored.metrics,
+                _ => true,
+            };
+            if !is_ours {
+                edited.push(Anchored { domain: domain_of(&fact).to_owned(), metrics });
+            }
+        }
+        Ok(edited)
+    }
+
+    /// Returns the fact behind each baseline, by its file, and what the file holds by that.
+    fn baselines(&self) -> Result<BTreeMap<String, (Fact, String)>, FlushError> {
+        let mut wanted = BTreeMap::new();
+        for recorded in self.reader.select(&Query::newest(&[Kind::Verdict, Kind::Anchored], VERDICTS_MAX))? {
+            let projected = projection::of(&recorded).map_err(|error| unprintable(&error))?;
+            for baseline in projected.into_iter().filter(|projected| projected.shape == Shape::Whole) {
+                wanted.entry(baseline.file).or_insert_with(|| (recorded.fact.clone(), baseline.content));
+            }
+        }
+        Ok(wanted)
     }
 
     fn flush_file(&mut self, file: &str, shape: &str, last: i64) -> Result<usize, FlushError> {
@@ -127,6 +150,10 @@ impl Pump {
                 files::append_lines(&path, &rows.iter().map(|row| row.content.as_str()).collect::<Vec<_>>())
             };
             put.map_err(|source| FlushError::File { path: path.clone(), source })?;
+            if let Some(old) = audit::dropped_after(file) {
+                // One that is gone already, or cannot go yet, is tried again with the next lines.
+                fs::remove_file(self.root.join(old)).ok();
+            }
             written += rows.len();
             crash::here("outbox: delivered");
             self.delivered(rows.iter().map(|row| row.id).collect())?;
@@ -168,6 +195,38 @@ impl Pump {
         jobs.blocking_send(Job::Delivered(ids, answer)).map_err(|_| ended())?;
         Ok(answered.blocking_recv().map_err(|_| ended())??)
     }
+}
+
+/// Replaces a file unless it is sound, and says whether it did.
+fn replace_unless(is_sound: bool, path: &Path, content: &str) -> Result<bool, FlushError> {
+    if is_sound {
+        return Ok(false);
+    }
+    files::replace(path, content.as_bytes()).map_err(|source| FlushError::File { path: path.to_owned(), source })?;
+    Ok(true)
+}
+
+fn domain_of(fact: &Fact) -> &str {
+    match fact {
+        Fact::Verdict(verdict) => &verdict.domain,
+        other => other.subject(),
+    }
+}
+
+/// Returns the numbers of the baseline of `domain` in the file at `path`; `None` where that is no baseline of it, or one of
+/// them is no amount.
+fn metrics_in(path: &Path, domain: &str) -> Option<Metrics> {
+    #[derive(Deserialize)]
+    struct Found {
+        domain: String,
+        metrics: Metrics,
+    }
+    let plain = fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
+    let file = File::open(path).ok().filter(|_| plain)?;
+    let found: Found = serde_json::from_reader(BufReader::new(file.take(JSON_BYTES_MAX))).ok()?;
+    let is_sound = found.domain == domain && !found.metrics.is_empty();
+    let are_amounts = found.metrics.values().all(|value| value.is_finite() && *value >= 0.0);
+    (is_sound && are_amounts).then_some(found.metrics)
 }
 
 /// Returns whether a plain file with one JSON object lies at `path`.

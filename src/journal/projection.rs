@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use kloros_actors::facts::{
-    Best, Budget, Change, Estimate, Experiment, ExperimentEnd, Fact, Generation, Key, Lesson, Metrics, Question,
-    QuestionId, Recorded, Ruled, Verdict, short_hash,
+    Anchored, Best, Budget, Change, Estimate, Experiment, ExperimentEnd, Fact, Generation, Key, Lesson, Metrics,
+    Question, QuestionId, Recorded, Ruled, Verdict, short_hash,
 };
 use serde::Serialize;
 
@@ -54,6 +54,7 @@ pub(super) fn of(recorded: &Recorded) -> serde_json::Result<Vec<Projected>> {
         Fact::Generation(generation) => Ok(vec![event(recorded, Event::generation(generation))?]),
         Fact::ExperimentEnd(end) => ended(recorded, end),
         Fact::Verdict(verdict) => judged(recorded, verdict),
+        Fact::Anchored(anchored) => Ok(vec![whole(baseline_file(&anchored.domain), &Adopted::of(recorded, anchored))?]),
         Fact::Lesson(lesson) => Ok(vec![line(files::FEEDBACK, &LessonLine::of(recorded, lesson))?]),
         _ => Ok(Vec::new()),
     }
@@ -85,11 +86,13 @@ fn ended(recorded: &Recorded, end: &ExperimentEnd) -> serde_json::Result<Vec<Pro
 fn judged(recorded: &Recorded, verdict: &Verdict) -> serde_json::Result<Vec<Projected>> {
     let mut projected = vec![line(files::VALIDATIONS, &VerdictLine::of(recorded, verdict))?];
     if verdict.outcome == Ruled::Success {
-        let name = file_name(&verdict.domain);
-        let baseline = Baseline::of(recorded, verdict);
-        projected.push(whole(format!("{}/{name}_baseline.json", files::BASELINES_FOLDER), &baseline)?);
+        projected.push(whole(baseline_file(&verdict.domain), &Baseline::of(recorded, verdict))?);
     }
     Ok(projected)
+}
+
+fn baseline_file(domain: &str) -> String {
+    format!("{}/{}_baseline.json", files::BASELINES_FOLDER, file_name(domain))
 }
 
 fn event(recorded: &Recorded, event: Event<'_>) -> serde_json::Result<Projected> {
@@ -310,9 +313,12 @@ impl<'a> LessonLine<'a> {
 #[derive(Serialize)]
 struct Baseline<'a> {
     domain: &'a str,
-    metrics: &'a Metrics,
+    metrics: Metrics,
     updated_at: String,
     n: u64,
+    /// By how much it was better than what was before, and how far to trust that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    improvement: Option<Estimate>,
     fingerprint: String,
     deployment_id: &'a str,
     seq: u64,
@@ -322,13 +328,31 @@ impl<'a> Baseline<'a> {
     fn of(recorded: &Recorded, verdict: &'a Verdict) -> Self {
         Self {
             domain: &verdict.domain,
-            metrics: &verdict.after,
+            metrics: verdict.certified(),
             updated_at: rfc3339(recorded.at_ms),
             n: verdict.samples,
+            improvement: verdict.improvement,
             fingerprint: fingerprint(&verdict.domain, &verdict.changes),
             deployment_id: verdict.deployment.as_str(),
             seq: recorded.seq,
         }
+    }
+}
+
+/// Pattern 8's baseline as a person wrote it.
+#[derive(Serialize)]
+struct Adopted<'a> {
+    domain: &'a str,
+    metrics: &'a Metrics,
+    updated_at: String,
+    edited_by_hand: bool,
+    seq: u64,
+}
+
+impl<'a> Adopted<'a> {
+    fn of(recorded: &Recorded, anchored: &'a Anchored) -> Self {
+        let (domain, metrics) = (&anchored.domain, &anchored.metrics);
+        Self { domain, metrics, updated_at: rfc3339(recorded.at_ms), edited_by_hand: true, seq: recorded.seq }
     }
 }
 

@@ -9,13 +9,16 @@ use kloros_actors::{
     seams::{JournalError, Query},
 };
 
+use rusqlite::Connection;
+
 use super::{
+    audit,
     fault::Fault,
     files::{self, Replacement},
     projection::{self, Projected, Shape, unprintable},
     reader::Reader,
     schema,
-    writer::{current_feed, take_over},
+    writer::{current_feed, link_older, take_over},
 };
 use crate::home::{Home, HomeError, files as names};
 
@@ -29,7 +32,8 @@ const HELD_MAX: usize = 1_000;
 const LOGS: [&str; 3] = [names::EXPERIMENTS, names::VALIDATIONS, names::FEEDBACK];
 
 /// The kinds of facts that become lines or files of their own.
-const PROJECTED: [Kind; 5] = [Kind::Experiment, Kind::Generation, Kind::ExperimentEnd, Kind::Verdict, Kind::Lesson];
+const PROJECTED: [Kind; 6] =
+    [Kind::Experiment, Kind::Generation, Kind::ExperimentEnd, Kind::Verdict, Kind::Lesson, Kind::Anchored];
 
 /// What a rebuild wrote.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,9 +81,10 @@ pub(crate) fn rebuild(home: &Home) -> Result<Rebuilt, RebuildError> {
     let _lock = home.lock()?;
     let reader = Reader::at(path.clone())?;
     reader.verify()?;
-    let connection = schema::open_writer(&path)?;
+    let mut connection = schema::open_writer(&path)?;
     let told = |error: rusqlite::Error| Fault::of(&path, &error);
     take_over(&connection).map_err(told)?;
+    link_older(&mut connection).map_err(told)?;
     connection.execute_batch(REOPEN_QUESTIONS).map_err(told)?;
     let mut press = Press::new(home.root())?;
     let mut after = 0;
@@ -93,10 +98,70 @@ pub(crate) fn rebuild(home: &Home) -> Result<Rebuilt, RebuildError> {
     if let Some(feed) = current_feed(&connection).map_err(told)? {
         press.take(feed.map_err(|error| unprintable(&error))?)?;
     }
-    let rebuilt = press.finish()?;
+    let mut rebuilt = press.finish()?;
+    rebuild_audit(home.root(), &connection, &path, &mut rebuilt)?;
     // What waited to be written stands in the files now.
     connection.execute("DELETE FROM outbox", []).map_err(told)?;
     Ok(rebuilt)
+}
+
+/// Writes the audit trail anew, as far as it is kept. A fact that is not the one that was audited ends it: what a rebuild
+/// would write then is no proof of anything.
+fn rebuild_audit(
+    root: &Path,
+    connection: &Connection,
+    journal: &Path,
+    rebuilt: &mut Rebuilt,
+) -> Result<(), RebuildError> {
+    let mut open: Option<(PathBuf, Replacement)> = None;
+    let finish = |open: Option<(PathBuf, Replacement)>, rebuilt: &mut Rebuilt| match open {
+        Some((path, file)) => {
+            rebuilt.files += 1;
+            file.finish().map_err(|source| RebuildError::File { path, source })
+        }
+        None => Ok(()),
+    };
+    let written = audit::lines::<RebuildOf>(connection, |n, file, text, hash| {
+        if !text.ends_with(&format!("{hash}\"}}")) {
+            let why = format!("{}: line {n} of the audit trail is not what was written", journal.display());
+            return Err(RebuildError::from(Fault::Damaged(why)).into());
+        }
+        let path = root.join(file);
+        if open.as_ref().is_none_or(|(open, _)| *open != path) {
+            finish(open.take(), rebuilt)?;
+            let begun =
+                Replacement::begin(&path).map_err(|source| RebuildError::File { path: path.clone(), source })?;
+            open = Some((path, begun));
+        }
+        if let Some((path, file)) = &mut open {
+            let put = file.write(format!("{text}\n").as_bytes());
+            put.map_err(|source| RebuildError::File { path: path.clone(), source })?;
+        }
+        rebuilt.lines += 1;
+        Ok(())
+    });
+    written.map_err(|trouble| match trouble {
+        RebuildOf::Database(error) => RebuildError::from(Fault::of(journal, &error)),
+        RebuildOf::Rebuild(error) => error,
+    })?;
+    finish(open, rebuilt)
+}
+
+enum RebuildOf {
+    Database(rusqlite::Error),
+    Rebuild(RebuildError),
+}
+
+impl From<rusqlite::Error> for RebuildOf {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<RebuildError> for RebuildOf {
+    fn from(error: RebuildError) -> Self {
+        Self::Rebuild(error)
+    }
 }
 
 /// Derives the open questions from the facts once more.

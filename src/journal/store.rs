@@ -2,7 +2,7 @@ use std::{path::Path, sync::Arc, thread, time::Duration};
 
 use async_trait::async_trait;
 use kloros_actors::{
-    facts::{Entry, Recorded},
+    facts::{CycleId, Entry, Fact, Recorded},
     seams::{Appended, Journal, JournalError, Query},
 };
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
@@ -13,7 +13,7 @@ use super::{
     outbox::{FlushError, Pump},
     reader::Reader,
     schema::{self, Identity},
-    writer::{Job, Shared, Writer, last_place, take_over},
+    writer::{Job, Shared, Writer, last_place, link_older, take_over},
 };
 use crate::home::Home;
 
@@ -37,7 +37,7 @@ pub(crate) struct Store {
 pub(crate) fn open(home: &Home) -> Result<Store, JournalError> {
     home.create().map_err(|error| Fault::Unwritable(chain(&error)))?;
     let path = home.journal();
-    let connection = schema::open_writer(&path)?;
+    let mut connection = schema::open_writer(&path)?;
     let told = |error: rusqlite::Error| Fault::of(&path, &error);
     let reader = Reader::at(path.clone())?;
     let verified = reader.verify_facts(Some(FACTS_CHECK_MAX))?;
@@ -46,6 +46,7 @@ pub(crate) fn open(home: &Home) -> Result<Store, JournalError> {
     }
     // Whoever had it before may no longer write, once it is known to be worth having.
     let epoch = take_over(&connection).map_err(told)?;
+    link_older(&mut connection).map_err(told)?;
     let last = last_place(&connection).map_err(told)?.cast_unsigned();
     let (identity, mark) = (Identity::of(&path)?, Mark::open(&path, last)?);
     let shared = Arc::new(Shared { identity, suspect: std::sync::OnceLock::new(), appended: watch::Sender::new(last) });
@@ -94,10 +95,21 @@ impl Store {
         self.pumped(Pump::mend).await
     }
 
-    async fn pumped(
+    /// Takes over the baselines that somebody edited soundly since they were written, and says so in the journal. For the
+    /// start.
+    pub(crate) async fn adopt_baselines(&self, now_ms: u64) -> Result<(), FlushError> {
+        let edited = self.pumped(Pump::edited).await?;
+        let entries = edited.into_iter().map(|anchored| {
+            tracing::warn!(domain = %anchored.domain, "baseline was edited by hand, and is taken over");
+            Entry::new(&CycleId::new("c-operator"), now_ms, Fact::Anchored(anchored))
+        });
+        Ok(self.append(entries.collect()).await.map(drop)?)
+    }
+
+    async fn pumped<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Pump) -> Result<usize, FlushError> + Send + 'static,
-    ) -> Result<usize, FlushError> {
+        work: impl FnOnce(&mut Pump) -> Result<T, FlushError> + Send + 'static,
+    ) -> Result<T, FlushError> {
         let mut pump = self.pump.clone().lock_owned().await;
         match tokio::task::spawn_blocking(move || work(&mut pump)).await {
             Ok(done) => done,

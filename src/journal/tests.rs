@@ -22,6 +22,10 @@ use super::{
 };
 use crate::home::{Home, HomeError};
 
+mod audit;
+
+mod baselines;
+
 mod damage;
 
 const AT_MS: u64 = 1_762_011_720_000;
@@ -235,6 +239,11 @@ fn experience() -> Fact {
     Fact::Experience(Experience { experiment: ExperimentId::new("x-1"), trials })
 }
 
+fn answer() -> Answer {
+    let (promotion, binding) = (PromotionId::new("p-1"), String::new());
+    Answer { promotion, approved: true, by_uid: Some(1_000), why: None, binding }
+}
+
 fn one_of_each() -> Vec<Fact> {
     let trial = |outcome| {
         Fact::Trial(Trial {
@@ -253,7 +262,6 @@ fn one_of_each() -> Vec<Fact> {
     };
     let why = || "nothing was better".to_owned();
     let promotion_id = || PromotionId::new("p-1");
-    let answer = Answer { promotion: promotion_id(), approved: true, by_uid: Some(1_000), why: None };
     let deployment = Deployment {
         id: DeploymentId::new("d-1"),
         promotion: promotion(),
@@ -288,7 +296,7 @@ fn one_of_each() -> Vec<Fact> {
         Fact::Promotion(promotion()),
         Fact::Ruling(Ruling::Allow { promotion: promotion_id(), risk: Risk::Low, level: Autonomy::Cautious }),
         Fact::Ruling(Ruling::Refuse { promotion: promotion_id(), why: why() }),
-        Fact::Answer(answer),
+        Fact::Answer(answer()),
         Fact::Deployment(deployment),
         step(Step::Intended),
         step(Step::Judged(Ruled::Success)),
@@ -303,6 +311,25 @@ fn one_of_each() -> Vec<Fact> {
         question_end("q-1"),
         said("t-1", "hello"),
         experience(),
+    ]
+}
+
+/// What the gate holds back or advises, and what people do beside it.
+fn of_policy() -> Vec<Fact> {
+    let why = || "nothing was better".to_owned();
+    let promotion_id = || PromotionId::new("p-1");
+    vec![
+        Fact::Ruling(Ruling::Hold { promotion: promotion_id(), held: Held::Budget, why: why() }),
+        Fact::Ruling(Ruling::Advise { promotion: promotion_id(), risk: Risk::Low, level: Autonomy::Full, why: why() }),
+        Fact::Switch(Switch { stop: Some(Stop { why: why(), by_uid: Some(1_000) }) }),
+        Fact::Switch(Switch { stop: None }),
+        Fact::Adoption(Adoption {
+            domain: "lab".into(),
+            values: BTreeMap::from([(Key::new("LAB_BATCH").unwrap(), None)]),
+            edited: [Key::new("LAB_BATCH").unwrap()].into(),
+        }),
+        Fact::Thaw(Thaw { domain: "lab".into(), by_uid: 1_000 }),
+        Fact::Anchored(Anchored { domain: "lab".into(), metrics: [("rate".to_owned(), 1.5)].into() }),
     ]
 }
 
@@ -467,7 +494,8 @@ async fn the_files_say_what_the_facts_say() {
     assert_eq!(feed["questions"][0]["question_id"], "q-2");
     let baseline = parsed(home.baselines_folder().join("lab_baseline.json"));
     assert_eq!(baseline["domain"], "lab");
-    assert_eq!(baseline["metrics"]["e2e_p95_ms"], 77.3);
+    let Fact::Verdict(verdict) = judged("d-1", Ruled::Success) else { panic!("the sample moved") };
+    assert_eq!(baseline["metrics"]["e2e_p95_ms"], verdict.certified()["e2e_p95_ms"]);
     assert_eq!(baseline["updated_at"], "2025-11-01T15:42:00.000Z");
     assert_eq!(baseline["n"], 2_400);
     assert_eq!(baseline["fingerprint"], promotion().fingerprint());
@@ -608,7 +636,7 @@ async fn a_rebuild_gives_the_same_bytes_as_the_days_before_it() {
         store.flush().await.unwrap();
     }
     let files = projected_files(&house.home);
-    assert_eq!(files.len(), 6, "{:?}", files.keys());
+    assert_eq!(files.len(), 7, "{:?}", files.keys());
     // One fact more waits in the outbox and must not be written twice.
     append(&store, vec![judged("d-9", Ruled::Neutral)]).await;
     drop(store);
@@ -619,13 +647,16 @@ async fn a_rebuild_gives_the_same_bytes_as_the_days_before_it() {
     let owners = house.home.winners_folder().join("mine.json");
     fs::write(&owners, "{}").unwrap();
     let rebuilt = rebuild(&house.home).unwrap();
-    assert_eq!((rebuilt.lines, rebuilt.files), (6 + 4 + 1, 6));
+    assert_eq!((rebuilt.lines, rebuilt.files), (6 + 4 + 1 + 12, 7));
     let mut again = projected_files(&house.home);
     assert_eq!(again.remove(&owners).unwrap(), "{}");
     let log = again.get_mut(&house.home.validations_log()).unwrap();
     assert!(log.starts_with(&files[&house.home.validations_log()]));
     assert_eq!(log.lines().count(), 4);
     again.remove(&house.home.validations_log());
+    // The verdict that was given since has its line in the audit trail as well.
+    let trail = house.home.root().join("logs/audit/audit-000001.jsonl");
+    assert!(again.remove(&trail).unwrap().starts_with(&files[&trail]));
     assert!(again.iter().all(|(path, content)| files[path] == *content));
     let store = open(&house.home).unwrap();
     assert_eq!(store.flush().await.unwrap(), 0);
@@ -654,10 +685,11 @@ async fn at_the_start_a_baseline_or_feed_that_is_damaged_is_mended_and_an_edited
     fs::remove_file(house.home.feed()).unwrap();
     assert_eq!(store.mend().await.unwrap(), 2);
     assert_eq!(projected_files(&house.home), before);
-    fs::write(&baseline, "{\"domain\": \"lab\"}").unwrap();
+    let edited = r#"{"domain": "lab", "metrics": {"e2e_p95_ms": 70.0}}"#;
+    fs::write(&baseline, edited).unwrap();
     fs::remove_file(house.home.winners_folder().join("x-1.json")).unwrap();
     assert_eq!(store.mend().await.unwrap(), 0);
-    assert_eq!(fs::read_to_string(&baseline).unwrap(), "{\"domain\": \"lab\"}");
+    assert_eq!(fs::read_to_string(&baseline).unwrap(), edited);
 }
 
 /// Returns the message with which the journal is refused.

@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
+    audit,
     codec::{self, Encoded},
     fault::Fault,
     mark::Mark,
@@ -250,6 +251,17 @@ impl<'a> Batch<'a> {
             return Ok(Appended::Already);
         }
         self.last = seq;
+        let audited = audit::Row {
+            seq,
+            cycle: row.cycle.clone(),
+            at_ms: row.at_ms,
+            kind: row.kind.label().to_owned(),
+            subject: row.subject.clone(),
+            body: row.body.clone(),
+        };
+        if let Some(line) = audit::link(self.transaction, &audited)? {
+            enqueue(self.transaction, seq, &line)?;
+        }
         let recorded = row.recorded(seq);
         self.note_question(seq, &recorded)?;
         for projected in projection::of(&recorded)? {
@@ -313,6 +325,19 @@ fn open_questions(connection: &Connection) -> rusqlite::Result<Vec<Recorded>> {
     // A question that cannot be read is found by whoever reads the facts; it must not keep others from being asked.
     let rows = statement.query_map([], codec::decode)?.collect::<rusqlite::Result<Vec<_>>>()?;
     Ok(rows.into_iter().filter_map(Result::ok).collect())
+}
+
+/// Takes what an older kloros wrote into the audit trail, all or nothing, and returns how many facts that were.
+pub(super) fn link_older(connection: &mut Connection) -> rusqlite::Result<usize> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let unlinked = audit::unlinked(&transaction)?;
+    for row in &unlinked {
+        if let Some(line) = audit::link(&transaction, row)? {
+            enqueue(&transaction, row.seq, &line)?;
+        }
+    }
+    transaction.commit()?;
+    Ok(unlinked.len())
 }
 
 fn enqueue(transaction: &Transaction<'_>, seq: i64, projected: &Projected) -> rusqlite::Result<()> {

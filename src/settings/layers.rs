@@ -198,6 +198,11 @@ impl Survey<'_> {
             (Value::Float(_), _) => Err("a finite number"),
             (Value::Boolean(_), Content::Boolean(flag)) => Ok(Value::Boolean(*flag)),
             (Value::Boolean(_), _) => Err("true or false"),
+            (Value::Array(_), Content::List(items)) => {
+                let texts = items.iter().map(|item| item.text().map(|text| Value::String(text.to_owned())));
+                texts.collect::<Option<Vec<Value>>>().map(Value::Array).ok_or("a list of texts")
+            }
+            (Value::Array(_), _) => Err("a list of texts"),
             (_, Content::Text(text)) => Ok(Value::String(text.clone())),
             (_, _) => Err("a text"),
         };
@@ -263,6 +268,11 @@ fn typed(text: &str, default: &Value) -> Result<Value, String> {
             Ok(number) if number.is_finite() => Ok(Value::Float(number)),
             _ => Err(expected("a finite number")),
         },
+        // What separates the texts of a list stands in none of them.
+        Value::Array(_) => {
+            let texts = text.split(';').map(str::trim).filter(|text| !text.is_empty());
+            Ok(Value::Array(texts.map(|text| Value::String(text.to_owned())).collect()))
+        }
         _ => Ok(Value::String(text.to_owned())),
     }
 }

@@ -91,6 +91,10 @@ impl House {
             .command()
             .arg("run")
             .args(arguments)
+            // A test proposes more in a minute than a service should see in a day.
+            .env("KLOROS__GATE__DEPLOYMENTS_PER_HOUR_MAX", "100")
+            .env("KLOROS__GATE__DEPLOYMENTS_PER_DAY_MAX", "100")
+            .env("KLOROS__GATE__ROLLBACKS_PER_DAY_MAX", "100")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

@@ -35,6 +35,10 @@ impl Clock for Noon {
     fn now_ms(&self) -> u64 {
         1_800_000_000_000
     }
+
+    fn utc_offset_s(&self) -> i32 {
+        0
+    }
 }
 
 /// Serves `/health`, `/settings` and chats as the env file says: a real process for the runner to start.

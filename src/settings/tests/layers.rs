@@ -261,3 +261,21 @@ fn a_flood_of_problems_is_counted_rather_than_printed() {
     assert_eq!(printed.lines().count(), 101);
     assert_eq!(printed.lines().last(), Some("and 4900 more"));
 }
+
+#[test]
+fn freeze_windows_are_a_list_of_texts_and_a_wrong_one_is_told_with_its_line() {
+    let home = Home::new(&[("kloros.toml", "[gate]\nfreeze = [\"sat,sun\", \"22:00-06:00\"]\n")]);
+    let told = |settings: Settings| settings.rooms.gate.freeze.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(told(home.settings()), ["sat,sun", "22:00-06:00"]);
+    // In a variable, semicolons stand between them.
+    let (settings, _) = home.read(&[("KLOROS__GATE__FREEZE", "mon 09:00-18:00; fri")]).unwrap();
+    assert_eq!(told(settings), ["mon 09:00-18:00", "fri"]);
+    for (value, part) in [
+        ("\"sat\"", "expected a list of texts, found the text \"sat\""),
+        ("[1]", "expected a list of texts"),
+        ("[\"sat\", \"caturday\"]", "\"caturday\" is no freeze window: the days are mon"),
+    ] {
+        let text = Home::new(&[("kloros.toml", &format!("[gate]\nfreeze = {value}\n"))]).read(&[]).unwrap_err();
+        assert!(text.starts_with("kloros.toml:2: gate.freeze: ") && text.contains(part), "{text}");
+    }
+}
