@@ -29,11 +29,12 @@ use crate::{
     clock::SystemClock,
     demo,
     env_store::EnvFiles,
+    gpus,
     home::{Home, HomeLock},
     host::HostProbe,
     inbox::Inbox,
     journal::{self, Store},
-    nvml::{GpuProbe, GpuTable},
+    nvml::Gpus,
     pending::PendingFiles,
     scrape::ServiceProbe,
     service::Services,
@@ -122,15 +123,17 @@ struct House {
     settings: Settings,
     catalogue: Arc<Catalogue>,
     services: Arc<Services>,
+    gpus: Arc<Gpus>,
     seams: Seams,
     seed: u64,
 }
 
 impl House {
     fn new(home: &Home, store: Store, settings: Settings, seed: u64) -> anyhow::Result<Self> {
-        let (seams, services) = adapters(home, &settings, Arc::new(store.clone()))?;
+        let gpus = gpus::watched(&settings.rooms.gpu, Arc::new(SystemClock));
+        let (seams, services) = adapters(home, &settings, Arc::new(store.clone()), Arc::clone(&gpus))?;
         let catalogue = Arc::new(with_paths_in(home, settings.catalogue.clone()));
-        Ok(Self { home: home.clone(), store, settings, catalogue, services, seams, seed })
+        Ok(Self { home: home.clone(), store, settings, catalogue, services, gpus, seams, seed })
     }
 
     /// Starts what kloros runs itself. A service that does not come up is not given up: it is watched and tried again.
@@ -183,7 +186,7 @@ impl House {
             config: self.settings.rooms.clone(),
             seed: self.seed,
             probes: self.probes(),
-            gpu: Arc::new(GpuProbe::new(Arc::clone(&self.seams.clock), None)),
+            gpu: self.gpus.clone(),
         });
         let control = circuit.control();
         let store = vec![self.projector()];
@@ -244,8 +247,14 @@ impl House {
     }
 
     fn telemetry(&self, control: &Control, metrics: PrometheusHandle) -> ChildSpec {
-        let (address, control) = (self.settings.shell.metrics_address, control.clone());
-        background::child("telemetry", move || telemetry::serve(address, metrics.clone(), control.clone()))
+        let address = self.settings.shell.metrics_address;
+        let shown = telemetry::Shown {
+            handle: metrics,
+            control: control.clone(),
+            gpus: Arc::clone(&self.gpus),
+            processes_max: self.settings.rooms.gpu.processes_max,
+        };
+        background::child("telemetry", move || telemetry::serve(address, shown.clone()))
     }
 
     fn inbox(&self, control: &Control) -> ChildSpec {
@@ -290,13 +299,18 @@ async fn look_at(services: Arc<Services>, domains: Arc<Vec<Domain>>) -> Vec<Serv
 }
 
 /// Returns what is plugged into the loop of this home, and the services among it.
-fn adapters(home: &Home, settings: &Settings, journal: Arc<dyn Journal>) -> anyhow::Result<(Seams, Arc<Services>)> {
+fn adapters(
+    home: &Home,
+    settings: &Settings,
+    journal: Arc<dyn Journal>,
+    gpus: Arc<Gpus>,
+) -> anyhow::Result<(Seams, Arc<Services>)> {
     let exe = std::env::current_exe().context("cannot find this program's own file")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let services = Arc::new(Services::new(home.root().to_path_buf(), exe.clone()));
     let (machine, repeats) = (settings.measuring.machine(), settings.measuring.repeats());
     let runner = Runner::new(home.root().to_path_buf(), exe, Arc::clone(&clock), machine, repeats);
-    let runner = runner.watching(Arc::new(GpuTable::new(None)));
+    let runner = runner.watching(gpus);
     runner.sweep();
     let seams = Seams {
         journal,
@@ -312,7 +326,8 @@ fn adapters(home: &Home, settings: &Settings, journal: Arc<dyn Journal>) -> anyh
 /// Undoes what is pending in a home whose journal cannot be opened.
 async fn take_back(home: &Home, settings: &Settings, error: &JournalError) -> anyhow::Result<()> {
     tracing::error!(%error, "there is no journal, what is pending is undone and nothing else is done");
-    let (seams, services) = adapters(home, settings, Arc::new(journal::Lost(error.to_string())))?;
+    let gpus = gpus::looked_at(&settings.rooms.gpu, Arc::new(SystemClock));
+    let (seams, services) = adapters(home, settings, Arc::new(journal::Lost(error.to_string())), gpus)?;
     let catalogue = with_paths_in(home, settings.catalogue.clone());
     // It returns the error that is known already.
     deployer::recover(&seams, &catalogue, &settings.rooms.deployer).await.ok();

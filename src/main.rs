@@ -8,6 +8,7 @@ mod clock;
 mod daemon;
 mod demo;
 mod env_store;
+mod gpus;
 mod home;
 mod host;
 mod inbox;
