@@ -130,8 +130,7 @@ struct House {
 
 impl House {
     fn new(home: &Home, store: Store, settings: Settings, seed: u64) -> anyhow::Result<Self> {
-        let gpus = gpus::watched(&settings.rooms.gpu, Arc::new(SystemClock));
-        let (seams, services) = adapters(home, &settings, Arc::new(store.clone()), Arc::clone(&gpus))?;
+        let (seams, services, gpus) = adapters(home, &settings, Arc::new(store.clone()))?;
         let catalogue = Arc::new(with_paths_in(home, settings.catalogue.clone()));
         Ok(Self { home: home.clone(), store, settings, catalogue, services, gpus, seams, seed })
     }
@@ -248,12 +247,7 @@ impl House {
 
     fn telemetry(&self, control: &Control, metrics: PrometheusHandle) -> ChildSpec {
         let address = self.settings.shell.metrics_address;
-        let shown = telemetry::Shown {
-            handle: metrics,
-            control: control.clone(),
-            gpus: Arc::clone(&self.gpus),
-            processes_max: self.settings.rooms.gpu.processes_max,
-        };
+        let shown = telemetry::Shown { handle: metrics, control: control.clone(), gpus: Arc::clone(&self.gpus) };
         background::child("telemetry", move || telemetry::serve(address, shown.clone()))
     }
 
@@ -298,19 +292,18 @@ async fn look_at(services: Arc<Services>, domains: Arc<Vec<Domain>>) -> Vec<Serv
     named.collect()
 }
 
-/// Returns what is plugged into the loop of this home, and the services among it.
-fn adapters(
-    home: &Home,
-    settings: &Settings,
-    journal: Arc<dyn Journal>,
-    gpus: Arc<Gpus>,
-) -> anyhow::Result<(Seams, Arc<Services>)> {
+/// What is plugged into the loop, and the services and GPUs among it.
+type Plugged = (Seams, Arc<Services>, Arc<Gpus>);
+
+/// Returns what is plugged into the loop of this home.
+fn adapters(home: &Home, settings: &Settings, journal: Arc<dyn Journal>) -> anyhow::Result<Plugged> {
     let exe = std::env::current_exe().context("cannot find this program's own file")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let services = Arc::new(Services::new(home.root().to_path_buf(), exe.clone()));
     let (machine, repeats) = (settings.measuring.machine(), settings.measuring.repeats());
     let runner = Runner::new(home.root().to_path_buf(), exe, Arc::clone(&clock), machine, repeats);
-    let runner = runner.watching(gpus);
+    let gpus = gpus::watched(&settings.rooms.gpu, Arc::clone(&clock));
+    let runner = runner.watching(gpus.clone());
     runner.sweep();
     let seams = Seams {
         journal,
@@ -320,14 +313,13 @@ fn adapters(
         services: services.clone(),
         pending: Arc::new(PendingFiles::new(&home.pending_folder())),
     };
-    Ok((seams, services))
+    Ok((seams, services, gpus))
 }
 
 /// Undoes what is pending in a home whose journal cannot be opened.
 async fn take_back(home: &Home, settings: &Settings, error: &JournalError) -> anyhow::Result<()> {
     tracing::error!(%error, "there is no journal, what is pending is undone and nothing else is done");
-    let gpus = gpus::looked_at(&settings.rooms.gpu, Arc::new(SystemClock));
-    let (seams, services) = adapters(home, settings, Arc::new(journal::Lost(error.to_string())), gpus)?;
+    let (seams, services, _) = adapters(home, settings, Arc::new(journal::Lost(error.to_string())))?;
     let catalogue = with_paths_in(home, settings.catalogue.clone());
     // It returns the error that is known already.
     deployer::recover(&seams, &catalogue, &settings.rooms.deployer).await.ok();

@@ -41,6 +41,7 @@ pub(crate) fn watching(config: &gpu::Config, listens: bool) -> Watching {
         lost_retry_max: seconds(config.lost_retry_max_s),
         fault_holds: seconds(config.fault_holds_s),
         gpus_max: config.gpus_max,
+        processes_max: config.processes_max,
         listens,
     }
 }
@@ -57,13 +58,13 @@ pub(crate) fn looked_at(config: &gpu::Config, clock: Arc<dyn Clock>) -> Arc<Gpus
 }
 
 /// Returns what is known of the GPUs in Prometheus' text format, made anew at each scrape: what is gone is absent, and what could
-/// not be sampled for a while does not stand still. At most `processes_max` processes of each GPU are shown.
-pub(crate) fn metrics_text(gpus: &Gpus, processes_max: u32) -> String {
+/// not be sampled for a while does not stand still.
+pub(crate) fn metrics_text(gpus: &Gpus) -> String {
     let recorder = PrometheusBuilder::new().build_recorder();
     let handle = recorder.handle();
     metrics::with_local_recorder(&recorder, || {
         meters::describe();
-        Scrape { gpus, now: Instant::now(), now_ms: gpus.now_ms(), processes_max: processes_max as usize }.write();
+        Scrape { gpus, now: Instant::now(), now_ms: gpus.now_ms() }.write();
     });
     handle.render()
 }
@@ -73,7 +74,6 @@ struct Scrape<'a> {
     gpus: &'a Gpus,
     now: Instant,
     now_ms: u64,
-    processes_max: usize,
 }
 
 impl Scrape<'_> {
@@ -179,7 +179,7 @@ impl Scrape<'_> {
     fn write_processes(&self, gpu: &GpuView) {
         let uuid = &gpu.identity.uuid;
         metrics::gauge!(meters::PROCESSES, "gpu" => uuid.clone()).set(gpu.processes.len() as f64);
-        for process in gpu.processes.iter().take(self.processes_max) {
+        for process in gpu.processes.iter().take(self.gpus.watching().processes_max as usize) {
             let Some(bytes) = process.memory_bytes else { continue };
             metrics::gauge!(
                 meters::PROCESS_MEMORY,

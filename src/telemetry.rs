@@ -62,8 +62,6 @@ pub(crate) struct Shown {
     pub(crate) control: Control,
     /// The GPUs as they were sampled last.
     pub(crate) gpus: Arc<Gpus>,
-    /// How many processes of each GPU are shown at most.
-    pub(crate) processes_max: u32,
 }
 
 /// Serves `/metrics` on `address` until it fails.
@@ -87,7 +85,7 @@ pub(crate) async fn serve(address: SocketAddr, shown: Shown) -> Result<(), Strin
 
 async fn render(State(shown): State<Shown>) -> impl IntoResponse {
     show_tree(&shown.control);
-    let text = shown.handle.render() + &gpus::metrics_text(&shown.gpus, shown.processes_max);
+    let text = shown.handle.render() + &gpus::metrics_text(&shown.gpus);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 

@@ -108,18 +108,12 @@ fn describe_monitor() {
     describe_gauge!(TROUBLE, "Whether the GPU does not answer for this reason.");
     describe_gauge!(SAMPLE_AGE, Unit::Seconds, "How long ago the GPU was sampled, by cadence.");
     describe_histogram!(SAMPLE_DURATION, Unit::Seconds, "How long one turn of sampling all GPUs took.");
-    describe_counter!(
-        SAMPLE_ERRORS_TOTAL,
-        "Calls that the driver refused or did not answer in time, by call and error."
-    );
+    describe_counter!(SAMPLE_ERRORS_TOTAL, "Calls that the driver refused or did not answer in time.");
 }
 
 /// What is said of its load and its limits.
 fn describe_load() {
-    describe_gauge!(
-        UTILIZATION,
-        "Share of time in which the engine was busy; gpu: some kernel ran, memory: its bandwidth was used."
-    );
+    describe_gauge!(UTILIZATION, "Share of time in which the engine was busy; memory is its bandwidth.");
     describe_gauge!(MEMORY, Unit::Bytes, "Memory by state; used is without what the driver reserves.");
     describe_gauge!(TEMPERATURE, "Temperature, by sensor.");
     describe_gauge!(TEMPERATURE_THRESHOLD, "Temperature from which on this happens.");
@@ -134,11 +128,7 @@ fn describe_load() {
     describe_counter!(PCIE_REPLAYS_TOTAL, "Packets that had to be sent over PCIe again.");
     describe_gauge!(PCIE_GENERATION, "Generation of the PCIe link, current and highest.");
     describe_gauge!(PCIE_WIDTH, "Lanes of the PCIe link, current and most.");
-    describe_gauge!(
-        PROCESS_MEMORY,
-        Unit::Bytes,
-        "Memory of a process on the GPU; gpu.processes_max rows a GPU at most."
-    );
+    describe_gauge!(PROCESS_MEMORY, Unit::Bytes, "Memory of a process; gpu.processes_max a GPU.");
     describe_gauge!(PROCESSES, "Processes on the GPU.");
     describe_gauge!(FAN, "How fast the fan is meant to turn, of its fastest.");
     describe_gauge!(MIG_ENABLED, "Whether the GPU is divided into instances.");

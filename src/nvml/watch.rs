@@ -42,6 +42,8 @@ pub(crate) struct Watching {
     pub(crate) lost_retry_max: Duration,
     pub(crate) fault_holds: Duration,
     pub(crate) gpus_max: u32,
+    /// How many processes of each GPU are shown as metrics at most.
+    pub(crate) processes_max: u32,
     /// Whether errors are listened to that the driver reports.
     pub(crate) listens: bool,
 }

@@ -102,6 +102,7 @@ pub(super) fn watching(library: &Path) -> Watching {
         lost_retry_max: Duration::ZERO,
         fault_holds: Duration::from_secs(600),
         gpus_max: 64,
+        processes_max: 0,
         listens: false,
     }
 }

@@ -397,6 +397,18 @@ pub unsafe extern "C" fn nvmlDeviceGetRetiredPages_v2(
     }
 }
 
+/// What is asked for the count alone.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetRetiredPages(
+    device: nvmlDevice_t,
+    cause: c_uint,
+    count: *mut c_uint,
+    addresses: *mut c_ulonglong,
+) -> Code {
+    // SAFETY: as there; without places for times there are none written.
+    unsafe { nvmlDeviceGetRetiredPages_v2(device, cause, count, addresses, std::ptr::null_mut()) }
+}
+
 /// Calls that answer with a list of processes.
 macro_rules! processes {
     ($($name:ident;)*) => {$(
