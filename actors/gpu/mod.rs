@@ -21,7 +21,7 @@ pub struct Config {
     pub library: String,
     /// How often utilisation, memory, heat, power and throttling are read, in seconds.
     pub sample_every_s: f64,
-    /// How often clocks, PCIe, fans and processes are read, in seconds; the PCIe counters alone take 40 ms a GPU.
+    /// How often clocks, PCI Express, fans and processes are read, in seconds; the PCI Express counters alone take 40 ms a GPU.
     pub detail_every_s: f64,
     /// How often limits, modes, errors of memory and links are read, in seconds.
     pub health_every_s: f64,

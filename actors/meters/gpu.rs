@@ -44,13 +44,13 @@ pub const THROTTLE_ACTIVE: &str = "kloros_gpu_throttle_active";
 pub const THROTTLE_SECONDS_TOTAL: &str = "kloros_gpu_throttle_seconds_total";
 /// Its performance state.
 pub const PERFORMANCE_STATE: &str = "kloros_gpu_performance_state";
-/// What goes over PCIe.
+/// What goes over PCI Express.
 pub const PCIE_RATE: &str = "kloros_gpu_pcie_bytes_per_second";
-/// What had to go over PCIe again.
+/// What had to go over PCI Express again.
 pub const PCIE_REPLAYS_TOTAL: &str = "kloros_gpu_pcie_replays_total";
-/// The generation of the PCIe link.
+/// The generation of the PCI Express link.
 pub const PCIE_GENERATION: &str = "kloros_gpu_pcie_link_generation";
-/// The width of the PCIe link.
+/// The width of the PCI Express link.
 pub const PCIE_WIDTH: &str = "kloros_gpu_pcie_link_width";
 /// Whether memory errors are corrected.
 pub const ECC_ENABLED: &str = "kloros_gpu_ecc_enabled";

@@ -102,7 +102,7 @@ fn words(snapshot: &Snapshot) -> String {
     let version = driver.version.as_deref().unwrap_or("of unknown version");
     let mut lines = vec![format!("{count} GPU{}, driver {version}", if count == 1 { "" } else { "s" })];
     if let Some(cuda) = &driver.cuda_version {
-        lines[0] += &format!(", CUDA {cuda}");
+        write!(lines[0], ", CUDA {cuda}").ok();
     }
     for (index, said) in &driver.unnamed {
         lines.push(format!("the GPU at index {index} does not say who it is: {said}"));

@@ -21,22 +21,22 @@ pub(super) struct Ask {
     /// The label it has in metrics.
     pub(super) name: &'static str,
     pub(super) cadence: Cadence,
-    pub(super) ask: fn(&Device<'_>) -> Answer,
+    pub(super) call: fn(&Device<'_>) -> Answer,
 }
 
 /// What a call amounts to; empty when the driver says that it does not know.
 pub(super) type Answer = Result<Vec<Sample>, NvmlError>;
 
-const fn sample(name: &'static str, ask: fn(&Device<'_>) -> Answer) -> Ask {
-    Ask { name, cadence: Cadence::Sample, ask }
+const fn sample(name: &'static str, call: fn(&Device<'_>) -> Answer) -> Ask {
+    Ask { name, cadence: Cadence::Sample, call }
 }
 
-const fn detail(name: &'static str, ask: fn(&Device<'_>) -> Answer) -> Ask {
-    Ask { name, cadence: Cadence::Detail, ask }
+const fn detail(name: &'static str, call: fn(&Device<'_>) -> Answer) -> Ask {
+    Ask { name, cadence: Cadence::Detail, call }
 }
 
-const fn health(name: &'static str, ask: fn(&Device<'_>) -> Answer) -> Ask {
-    Ask { name, cadence: Cadence::Health, ask }
+const fn health(name: &'static str, call: fn(&Device<'_>) -> Answer) -> Ask {
+    Ask { name, cadence: Cadence::Health, call }
 }
 
 /// The calls, in the order in which they are made. A call with an argument is one call for each argument, because a card may

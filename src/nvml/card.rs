@@ -113,7 +113,7 @@ impl Card {
             if self.view.refused.contains_key(ask.name) {
                 continue;
             }
-            match shared.calling(&uuid, ask.name, || (ask.ask)(&device)) {
+            match shared.calling(&uuid, ask.name, || (ask.call)(&device)) {
                 Ok(samples) => {
                     answered = true;
                     self.take(ask.name, samples);

@@ -27,7 +27,7 @@ const UNKNOWN_XID: u64 = 999;
 
 /// The thread that listens.
 pub(super) struct Events {
-    stop: mpsc::Sender<()>,
+    stop: mpsc::SyncSender<()>,
     done: mpsc::Receiver<()>,
 }
 
@@ -39,8 +39,8 @@ impl Events {
         shared: Arc<Shared>,
         clock: Arc<dyn Clock>,
     ) -> Option<Self> {
-        let (stop, stopped) = mpsc::channel();
-        let (ended, done) = mpsc::channel();
+        let (stop, stopped) = mpsc::sync_channel(1);
+        let (ended, done) = mpsc::sync_channel(1);
         let listen = move || {
             listen(&nvml, &gpus, &stopped, |uuid, number| {
                 tracing::warn!(gpu = uuid, xid = number, means = xid::words(number), "gpu reports an error");

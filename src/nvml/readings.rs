@@ -14,7 +14,9 @@ const UUID_SHORT_CHARS: usize = 8;
 
 /// Returns the readings of all GPUs, or why there are none.
 pub(super) fn of(snapshot: &Snapshot, fault_holds: Duration, at_ms: u64) -> Result<Vec<Reading>, ProbeError> {
-    if snapshot.driver.state != DriverState::Ready {
+    // The last GPU may have been taken out; then it is one that was lost.
+    let is_lost = snapshot.driver.state == DriverState::NoGpu && !snapshot.gpus.is_empty();
+    if snapshot.driver.state != DriverState::Ready && !is_lost {
         return Err(refusal(&snapshot.driver));
     }
     if snapshot.gpus.is_empty() {

@@ -177,7 +177,7 @@ async fn nobody_waits_for_a_call_that_hangs_when_it_is_all_over() {
     });
     fake.set(0, "nvmlDeviceGetPowerUsage", json!({"hang": true}));
     assert!(gpus.look().await.is_err());
-    let (done, over) = mpsc::channel();
+    let (done, over) = mpsc::sync_channel(1);
     std::thread::spawn(move || {
         drop(gpus);
         done.send(()).unwrap();
@@ -258,6 +258,44 @@ async fn a_gpu_that_is_taken_out_is_gone_and_a_new_one_is_found() {
 }
 
 #[tokio::test]
+async fn a_gpu_that_comes_to_a_driver_without_any_or_says_who_it_is_at_last_is_found() {
+    let mut fake = Fake::of(&[]);
+    let gpus = fake.watched();
+    assert_eq!(looked(&gpus).await.driver.state, DriverState::NoGpu);
+    assert!(matches!(gpus.read().await, Err(ProbeError::Absent(_))));
+    let mut lost = gpu(ONE);
+    lost["lost"] = json!(true);
+    fake.script["gpus"] = json!([lost]);
+    fake.say();
+    let snapshot = comes(&gpus, |snapshot| !snapshot.driver.unnamed.is_empty()).await;
+    assert!(snapshot.gpus.is_empty(), "without a UUID it has no name");
+    assert!(matches!(gpus.read().await, Err(ProbeError::Unreachable(why)) if why == "none of 1 GPUs answers"));
+    fake.set(0, "lost", json!(false));
+    comes(&gpus, |snapshot| snapshot.gpus.iter().any(|gpu| gpu.trouble.is_none())).await;
+    fake.script["gpus"] = json!([]);
+    fake.say();
+    let snapshot = comes(&gpus, |snapshot| snapshot.driver.state == DriverState::NoGpu).await;
+    assert_eq!(view(&snapshot, ONE).trouble, Some(Trouble::Gone));
+    let readings = gpus.read().await.unwrap();
+    assert!(readings.iter().any(|reading| reading.metric == "lost" && reading.value == 1.0));
+}
+
+#[tokio::test]
+async fn a_driver_that_is_not_there_is_looked_for_in_growing_pauses() {
+    let mut fake = Fake::of(&[gpu(ONE)]);
+    fake.set_system("nvmlInit_v2", json!({"code": 9}));
+    let gpus = fake.watched_as(|watching| {
+        watching.sample_every = Duration::from_secs(600);
+        watching.absent_retry = Duration::from_secs(600);
+    });
+    for _ in 0..20 {
+        assert!(matches!(gpus.read().await, Err(ProbeError::Absent(_))));
+        assert!(gpus.users().await.is_err());
+    }
+    assert_eq!(fake.calls("", "nvmlInit_v2"), 1);
+}
+
+#[tokio::test]
 async fn a_driver_that_is_loaded_anew_is_a_state_that_is_shown_counted_and_recovered_from() {
     let mut fake = Fake::of(&[gpu(ONE), gpu(TWO)]);
     let gpus = fake.watched();
@@ -303,9 +341,7 @@ async fn a_driver_that_answers_no_call_any_more_is_loaded_anew() {
     for call in silent.iter().filter(|call| !call.contains("UUID")) {
         fake.script["gpus"][0][call] = json!({"code": 999});
     }
-    for ask in ["nvmlDeviceGetHandleByIndex_v2"] {
-        fake.script["gpus"][0][ask] = json!({"code": 999});
-    }
+    fake.script["gpus"][0]["nvmlDeviceGetHandleByIndex_v2"] = json!({"code": 999});
     fake.say();
     let snapshot = comes(&gpus, |snapshot| snapshot.driver.state == DriverState::Failing).await;
     assert_eq!(snapshot.driver.said.as_deref(), Some("no GPU answers any call"));

@@ -114,13 +114,13 @@ impl Watch {
         if self.must_reload(begun) {
             self.unload();
         }
-        if let Some(mut loaded) = self.loaded().filter(|loaded| !loaded.present.is_empty()) {
+        if let Some(mut loaded) = self.loaded() {
             let due = self.due(&loaded, begun);
             let outcome = self.ask(&loaded, &due);
             loaded.asked.extend(due.iter().map(|cadence| (*cadence, begun)));
             self.loaded = Some(loaded);
             if let Some((state, said)) = outcome {
-                self.fail(state, said);
+                self.fail(state, &said);
             }
         }
         self.publish(begun);
@@ -131,11 +131,8 @@ impl Watch {
         let now = Instant::now();
         if self.loaded.is_none() && self.load.is_over(now) {
             match self.open() {
-                Ok(loaded) => {
-                    self.load = Pause::default();
-                    self.loaded = Some(loaded);
-                }
-                Err(error) => self.fail(refusal::driver_state(&error), refusal::words(&error)),
+                Ok(loaded) => self.loaded = Some(loaded),
+                Err(error) => self.fail(refusal::driver_state(&error), &refusal::words(&error)),
             }
         }
         self.loaded.take()
@@ -185,7 +182,7 @@ impl Watch {
                 Looked::DriverFailed(state, said) => return Some((state, said)),
             }
         }
-        self.silent_turns = if is_silent { self.silent_turns + 1 } else { 0 };
+        self.silent_turns = if is_silent && !loaded.present.is_empty() { self.silent_turns + 1 } else { 0 };
         let now = Instant::now();
         let in_trouble = self.cards.values().any(|card| card.view.trouble.is_some());
         match (in_trouble, self.reload.until) {
@@ -231,8 +228,11 @@ impl Watch {
         let present = self.enumerate(&nvml, count);
         let is_empty = count == 0;
         (self.driver.state, self.driver.said) = (if is_empty { DriverState::NoGpu } else { DriverState::Ready }, None);
-        if is_empty {
+        if present.is_empty() {
+            // Its list does not grow, so it is loaded anew after a while.
             self.load.lengthen(Instant::now(), self.watching.sample_every, self.watching.absent_retry);
+        } else {
+            self.load = Pause::default();
         }
         tracing::info!(version = self.driver.version, gpus = present.len(), "nvidia driver answers");
         let nvml = Arc::new(nvml);
@@ -281,13 +281,13 @@ impl Watch {
     }
 
     /// Lets go of the library because of the driver.
-    fn fail(&mut self, state: DriverState, said: String) {
+    fn fail(&mut self, state: DriverState, said: &str) {
         if self.driver.state != state {
             tracing::info!(state = state.label(), said, "nvidia driver does not answer");
         }
-        (self.driver.state, self.driver.said) = (state, Some(said.clone()));
+        (self.driver.state, self.driver.said) = (state, Some(said.to_owned()));
         for card in self.cards.values_mut() {
-            card.fell(Trouble::Driver, Some(said.clone()));
+            card.fell(Trouble::Driver, Some(said.to_owned()));
         }
         self.silent_turns = 0;
         self.unload();

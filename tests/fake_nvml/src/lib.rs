@@ -290,7 +290,7 @@ pub unsafe extern "C" fn nvmlDeviceGetPciInfo_v3(device: nvmlDevice_t, place: *m
     let said = value!(ask(About::Gpu(device as usize), "nvmlDeviceGetPciInfo_v3"));
     let mut bus_id = [0; 32];
     for (place, byte) in bus_id.iter_mut().take(31).zip(said["busId"].as_str().unwrap_or_default().bytes()) {
-        *place = byte as c_char;
+        *place = c_char::from_ne_bytes([byte]);
     }
     let info = nvmlPciInfo_t {
         busIdLegacy: [0; 16],
