@@ -170,6 +170,17 @@ impl FakeDriver {
     }
 }
 
+/// Returns the rows about GPUs, without values and without what is another one on each machine.
+fn rows(text: &str) -> BTreeSet<String> {
+    let open = ["name", "pci_bus_id", "vbios", "pid", "process"];
+    let rows = text.lines().filter(|line| line.starts_with("kloros_gpu")).filter_map(|line| line.rsplit_once(' '));
+    let closed = |row: &str| {
+        let labels = row.split([',', '{', '}']).filter(|label| !open.iter().any(|open| label.starts_with(open)));
+        labels.collect::<Vec<_>>().join(",")
+    };
+    rows.map(|(row, _)| closed(row)).collect()
+}
+
 /// The H100 of the fixture.
 const H100: &str = "GPU-00000000-0000-0000-0000-000000000001";
 
@@ -210,6 +221,11 @@ fn a_daemon_shows_a_gpu_its_errors_and_a_driver_that_hangs_and_ends_all_the_same
     ] {
         assert_eq!(value(&text, &sample(name, labels)), Some(expected), "{name}{labels}:\n{text}");
     }
+    let real = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/nvml/h100-80gb-load.prom");
+    let real = fs::read_to_string(real).unwrap();
+    let (here, there) = (rows(&text), rows(&real));
+    let difference: Vec<_> = here.symmetric_difference(&there).collect();
+    assert!(difference.is_empty() && there.len() > 100, "not as with a real H100: {difference:?}");
     let (with_values, described) = families(&text);
     let undescribed: Vec<_> = with_values.difference(&described).collect();
     assert!(undescribed.is_empty(), "without type and help: {undescribed:?}");

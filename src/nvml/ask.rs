@@ -63,9 +63,9 @@ pub(super) const ASKS: &[Ask] = &[
         Ok(known(What::TemperatureCelsius, "gpu", "", gpu.temperature(TemperatureSensor::Gpu)?, 1.0))
     }),
     sample("memory_temperature", |gpu| fields(gpu, &[(MEMORY_TEMPERATURE, What::TemperatureCelsius, "memory")])),
-    sample("power", |gpu| Ok(known(What::PowerWatts, "", "", gpu.power_usage()?, MILLI))),
+    sample("power", |gpu| Ok(known(What::PowerWatts, "", "", gpu.power_usage()?, 1e3))),
     sample("energy", |gpu| {
-        Ok(vec![Sample::new(What::EnergyJoules, "", "", gpu.total_energy_consumption()? as f64 * MILLI)])
+        Ok(vec![Sample::new(What::EnergyJoules, "", "", gpu.total_energy_consumption()? as f64 / 1e3)])
     }),
     sample("throttle_reasons", throttle_reasons),
     sample("performance_state", |gpu| {
@@ -151,8 +151,6 @@ pub(super) const ASKS: &[Ask] = &[
 /// The field value that holds the temperature of the memory; no call has it.
 const MEMORY_TEMPERATURE: u32 = 82;
 
-const MILLI: f64 = 1e-3;
-
 /// How many links a card has at most.
 const LINKS_MAX: u32 = 18;
 
@@ -180,22 +178,27 @@ const REASONS: [(u64, &str); 9] = [
 /// are none.
 pub(super) const SLOWED: [&str; 4] = ["hw_slowdown", "sw_thermal", "hw_thermal", "hw_power_brake"];
 
-/// Returns the sample of a number, which some drivers spell as all ones where they do not know it.
-fn known(what: What, first: &'static str, second: &'static str, number: u32, unit: f64) -> Vec<Sample> {
-    if number == u32::MAX { Vec::new() } else { vec![Sample::new(what, first, second, f64::from(number) * unit)] }
+/// Returns the sample of a number by `divisor`, which some drivers spell as all ones where they do not know it.
+fn known(what: What, first: &'static str, second: &'static str, number: u32, divisor: f64) -> Vec<Sample> {
+    if number == u32::MAX { Vec::new() } else { vec![Sample::new(what, first, second, f64::from(number) / divisor)] }
+}
+
+/// Returns samples in a unit that is `factor` times as small.
+fn times(factor: f64, samples: Vec<Sample>) -> Vec<Sample> {
+    samples.into_iter().map(|sample| Sample { value: sample.value * factor, ..sample }).collect()
 }
 
 /// Returns the share that a number of percent is; drivers were seen to say more than 100.
 fn percent(what: What, part: &'static str, percent: u32) -> Vec<Sample> {
-    known(what, part, "", if percent == u32::MAX { percent } else { percent.min(100) }, 0.01)
+    known(what, part, "", if percent == u32::MAX { percent } else { percent.min(100) }, 100.0)
 }
 
 fn watts(limit: &'static str, milliwatts: u32) -> Vec<Sample> {
-    known(What::PowerLimitWatts, limit, "", milliwatts, MILLI)
+    known(What::PowerLimitWatts, limit, "", milliwatts, 1e3)
 }
 
 fn mhz(clock: &'static str, kind: &'static str, megahertz: u32) -> Vec<Sample> {
-    known(What::ClockHertz, clock, kind, megahertz, 1e6)
+    times(1e6, known(What::ClockHertz, clock, kind, megahertz, 1.0))
 }
 
 fn yes(what: What, first: &'static str, is_so: bool) -> Vec<Sample> {
@@ -221,7 +224,7 @@ fn reasons(bits: u64) -> Vec<Sample> {
 
 fn violation(gpu: &Device<'_>, policy: PerformancePolicy, label: &'static str) -> Answer {
     let nanoseconds = gpu.violation_status(policy)?.violation_time;
-    Ok(vec![Sample::new(What::ThrottleSeconds, label, "", nanoseconds as f64 * 1e-9)])
+    Ok(vec![Sample::new(What::ThrottleSeconds, label, "", nanoseconds as f64 / 1e9)])
 }
 
 fn threshold(gpu: &Device<'_>, threshold: TemperatureThreshold, label: &'static str) -> Answer {
@@ -230,7 +233,7 @@ fn threshold(gpu: &Device<'_>, threshold: TemperatureThreshold, label: &'static 
 
 /// Takes 20 ms: the driver looks on for that long.
 fn pcie_rate(gpu: &Device<'_>, counter: PcieUtilCounter, direction: &'static str) -> Answer {
-    Ok(known(What::PcieBytesPerSecond, direction, "", gpu.pcie_throughput(counter)?, 1e3))
+    Ok(times(1e3, known(What::PcieBytesPerSecond, direction, "", gpu.pcie_throughput(counter)?, 1.0)))
 }
 
 fn ecc(gpu: &Device<'_>, error: MemoryError, counter: EccCounter) -> Answer {
@@ -352,11 +355,19 @@ mod tests {
     }
 
     #[test]
+    fn a_number_in_base_units_is_the_nearest_one_there_is() {
+        let value = |samples: Vec<Sample>| samples[0].value;
+        assert_eq!(value(known(What::PowerWatts, "", "", 699_353, 1e3)), 699.353);
+        assert_eq!(value(percent(What::UtilizationRatio, "gpu", 57)), 0.57);
+        assert_eq!(value(mhz("sm", "current", 1395)), 1.395e9);
+    }
+
+    #[test]
     fn more_than_all_of_the_time_is_all_of_it_and_all_ones_are_no_number() {
         let ratio = |number| percent(What::UtilizationRatio, "gpu", number).first().map(|sample| sample.value);
         assert_eq!(ratio(50), Some(0.5));
         assert_eq!(ratio(255), Some(1.0));
         assert_eq!(ratio(u32::MAX), None);
-        assert_eq!(known(What::PowerWatts, "", "", u32::MAX, MILLI), []);
+        assert_eq!(known(What::PowerWatts, "", "", u32::MAX, 1e3), []);
     }
 }
