@@ -1,5 +1,7 @@
 //! Every metric of the loop: name, unit, help, closed label sets.
 
+pub mod gpu;
+
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
 /// Readings that monitors took.
@@ -82,6 +84,7 @@ pub fn describe() {
     describe_counter!(JOURNAL_FAILURES_TOTAL, "Facts that could not be made durable.");
     describe_counter!(ROOM_RESTARTS_TOTAL, "Restarts of rooms, by room.");
     kloros_supervision::describe_metrics();
+    gpu::describe();
     describe_gauge!(ROOM_UP, "Whether the room is up.");
     describe_gauge!(ROOM_MAILBOX_DEPTH, "Messages that wait for the room.");
 

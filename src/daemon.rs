@@ -29,12 +29,13 @@ use crate::{
     clock::SystemClock,
     demo,
     env_store::EnvFiles,
+    gpus,
     guard::Guards,
     home::{Home, HomeLock},
     host::HostProbe,
     inbox::Inbox,
     journal::{self, Store},
-    nvml::{GpuProbe, GpuTable},
+    nvml::Gpus,
     pending::PendingFiles,
     recover,
     scrape::ServiceProbe,
@@ -129,15 +130,16 @@ struct House {
     settings: Settings,
     catalogue: Arc<Catalogue>,
     services: Arc<Services>,
+    gpus: Arc<Gpus>,
     seams: Seams,
     seed: u64,
 }
 
 impl House {
     fn new(home: &Home, store: Store, settings: Settings, seed: u64) -> anyhow::Result<Self> {
-        let (seams, services) = adapters(home, &settings, Arc::new(store.clone()))?;
+        let (seams, services, gpus) = adapters(home, &settings, Arc::new(store.clone()))?;
         let catalogue = Arc::new(with_paths_in(home, settings.catalogue.clone()));
-        Ok(Self { home: home.clone(), store, settings, catalogue, services, seams, seed })
+        Ok(Self { home: home.clone(), store, settings, catalogue, services, gpus, seams, seed })
     }
 
     /// Starts what kloros runs itself. A service that does not come up is not given up: it is watched and tried again.
@@ -190,7 +192,7 @@ impl House {
             config: self.settings.rooms.clone(),
             seed: self.seed,
             probes: self.probes(),
-            gpu: Arc::new(GpuProbe::new(Arc::clone(&self.seams.clock), None)),
+            gpu: self.gpus.clone(),
         });
         let control = circuit.control();
         let store = vec![self.projector()];
@@ -251,8 +253,9 @@ impl House {
     }
 
     fn telemetry(&self, control: &Control, metrics: PrometheusHandle) -> ChildSpec {
-        let (address, control) = (self.settings.shell.metrics_address, control.clone());
-        background::child("telemetry", move || telemetry::serve(address, metrics.clone(), control.clone()))
+        let address = self.settings.shell.metrics_address;
+        let shown = telemetry::Shown { handle: metrics, control: control.clone(), gpus: Arc::clone(&self.gpus) };
+        background::child("telemetry", move || telemetry::serve(address, shown.clone()))
     }
 
     fn inbox(&self, control: &Control) -> ChildSpec {
@@ -297,15 +300,19 @@ async fn look_at(services: Arc<Services>, domains: Arc<Vec<Domain>>) -> Vec<Serv
     named.collect()
 }
 
-/// Returns what is plugged into the loop of this home, and the services among it.
-fn adapters(home: &Home, settings: &Settings, journal: Arc<dyn Journal>) -> anyhow::Result<(Seams, Arc<Services>)> {
+/// What is plugged into the loop, and the services and GPUs among it.
+type Plugged = (Seams, Arc<Services>, Arc<Gpus>);
+
+/// Returns what is plugged into the loop of this home.
+fn adapters(home: &Home, settings: &Settings, journal: Arc<dyn Journal>) -> anyhow::Result<Plugged> {
     let exe = std::env::current_exe().context("cannot find this program's own file")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let services = Arc::new(Services::new(home.root().to_path_buf(), exe.clone()));
     let (machine, repeats) = (settings.measuring.machine(), settings.measuring.repeats());
     let guard_exe = exe.clone();
     let runner = Runner::new(home.root().to_path_buf(), exe, Arc::clone(&clock), machine, repeats);
-    let runner = runner.watching(Arc::new(GpuTable::new(None)));
+    let gpus = gpus::watched(&settings.rooms.gpu, Arc::clone(&clock));
+    let runner = runner.watching(gpus.clone());
     runner.sweep();
     let seams = Seams {
         journal,
@@ -317,13 +324,13 @@ fn adapters(home: &Home, settings: &Settings, journal: Arc<dyn Journal>) -> anyh
         guard: Arc::new(Guards::new(home, guard_exe)),
         switch: Arc::new(StopFile::of(home)),
     };
-    Ok((seams, services))
+    Ok((seams, services, gpus))
 }
 
 /// Undoes what is pending in a home whose journal cannot be opened.
 async fn take_back(home: &Home, settings: &Settings, error: &JournalError) -> anyhow::Result<()> {
     tracing::error!(%error, "there is no journal, what is pending is undone and nothing else is done");
-    let (seams, services) = adapters(home, settings, Arc::new(journal::Lost(error.to_string())))?;
+    let (seams, services, _) = adapters(home, settings, Arc::new(journal::Lost(error.to_string())))?;
     let catalogue = with_paths_in(home, settings.catalogue.clone());
     // It returns the error that is known already.
     deployer::recover(&seams, &catalogue, &settings.rooms.deployer).await.ok();

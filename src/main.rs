@@ -9,6 +9,7 @@ mod crash;
 mod daemon;
 mod demo;
 mod env_store;
+mod gpus;
 mod guard;
 mod home;
 mod host;

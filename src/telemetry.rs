@@ -1,6 +1,6 @@
 //! Logs to stderr, metrics to whoever scrapes.
 
-use std::{io::IsTerminal, net::SocketAddr, time::Duration};
+use std::{io::IsTerminal, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
@@ -8,6 +8,8 @@ use kloros_actors::{circuit::Control, meters};
 use kloros_supervision::{Kind, State as RoomState};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
+
+use crate::{gpus, nvml::Gpus};
 
 /// How often histograms are drained when nobody scrapes.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -31,6 +33,7 @@ pub(crate) fn start_logs(filter: &str, looked_on: bool) {
 pub(crate) fn start_metrics() -> anyhow::Result<PrometheusHandle> {
     let recorder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full(meters::TRIAL_DURATION.to_owned()), &TRIAL_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Full(meters::gpu::SAMPLE_DURATION.to_owned()), &gpus::TURN_BUCKETS)?
         .build_recorder();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).context("metrics are recorded already")?;
@@ -50,13 +53,24 @@ pub(crate) fn check_address(address: SocketAddr) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {address} for metrics: set shell.metrics_address to a free one"))
 }
 
+/// What `/metrics` shows.
+#[derive(Clone)]
+pub(crate) struct Shown {
+    /// What was recorded as it happened.
+    pub(crate) handle: PrometheusHandle,
+    /// The rooms as they are.
+    pub(crate) control: Control,
+    /// The GPUs as they were sampled last.
+    pub(crate) gpus: Arc<Gpus>,
+}
+
 /// Serves `/metrics` on `address` until it fails.
-pub(crate) async fn serve(address: SocketAddr, handle: PrometheusHandle, control: Control) -> Result<(), String> {
+pub(crate) async fn serve(address: SocketAddr, shown: Shown) -> Result<(), String> {
     let listener = tokio::net::TcpListener::bind(address)
         .await
         .map_err(|error| format!("cannot listen on {address} for metrics: {error}"))?;
-    let upkeep = handle.clone();
-    let scrape = Router::new().route("/metrics", get(render)).with_state((handle, control));
+    let upkeep = shown.handle.clone();
+    let scrape = Router::new().route("/metrics", get(render)).with_state(shown);
     let keeping_up = async move {
         loop {
             tokio::time::sleep(UPKEEP_EVERY).await;
@@ -69,9 +83,10 @@ pub(crate) async fn serve(address: SocketAddr, handle: PrometheusHandle, control
     }
 }
 
-async fn render(State((handle, control)): State<(PrometheusHandle, Control)>) -> impl IntoResponse {
-    show_tree(&control);
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], handle.render())
+async fn render(State(shown): State<Shown>) -> impl IntoResponse {
+    show_tree(&shown.control);
+    let text = shown.handle.render() + &gpus::metrics_text(&shown.gpus);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
 /// Rooms are a closed set but for experiments, which come and go and are counted elsewhere.

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
     io::{ErrorKind, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     process::{Child, Command, ExitStatus, Stdio},
@@ -29,6 +30,10 @@ struct Daemon {
 
 impl Daemon {
     fn start(home: &std::path::Path) -> Self {
+        Self::start_with(home, &[])
+    }
+
+    fn start_with(home: &std::path::Path, settings: &[(&str, &str)]) -> Self {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let metrics = free.local_addr().unwrap();
         drop(free);
@@ -38,6 +43,7 @@ impl Daemon {
             .env("KLOROS__SHELL__METRICS_ADDRESS", metrics.to_string())
             .env("KLOROS__SHELL__LOG", "warn")
             .env("KLOROS__MEASURING__LEASE_FOLDER", home.join("lease"))
+            .envs(settings.iter().copied())
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
@@ -137,6 +143,121 @@ fn a_running_daemon_shows_metrics_that_prometheus_has_nothing_to_say_against() {
     }
     check_with_promtool(&text);
     assert!(daemon.stop().success(), "a stop that was asked for is no failure");
+}
+
+/// A driver that is scripted, in the home of a daemon: a copy of the library that the tests are built with.
+struct FakeDriver {
+    library: std::path::PathBuf,
+    script: serde_json::Value,
+}
+
+impl FakeDriver {
+    /// Returns a driver that knows the H100 of `tests/fixtures/nvml`, busy.
+    fn of_an_h100(home: &std::path::Path) -> Self {
+        let built = std::env::current_exe().unwrap().with_file_name("libfake_nvml.so");
+        let library = home.join("libnvidia-ml.so.1");
+        fs::copy(built, &library).unwrap();
+        let recorded = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/nvml/h100-80gb-busy.json");
+        let driver = Self { library, script: serde_json::from_slice(&fs::read(recorded).unwrap()).unwrap() };
+        driver.say();
+        driver
+    }
+
+    fn say(&self) {
+        let (new, file) = (self.library.with_file_name("script.new"), self.library.with_file_name("script.json"));
+        fs::write(&new, self.script.to_string()).unwrap();
+        fs::rename(new, file).unwrap();
+    }
+}
+
+/// Returns the rows about GPUs, without values and without what is another one on each machine.
+fn rows(text: &str) -> BTreeSet<String> {
+    let open = ["name", "pci_bus_id", "vbios", "pid", "process"];
+    let rows = text.lines().filter(|line| line.starts_with("kloros_gpu")).filter_map(|line| line.rsplit_once(' '));
+    let closed = |row: &str| {
+        let labels = row.split([',', '{', '}']).filter(|label| !open.iter().any(|open| label.starts_with(open)));
+        labels.collect::<Vec<_>>().join(",")
+    };
+    rows.map(|(row, _)| closed(row)).collect()
+}
+
+/// The H100 of the fixture.
+const H100: &str = "GPU-00000000-0000-0000-0000-000000000001";
+
+#[test]
+fn a_daemon_shows_a_gpu_its_errors_and_a_driver_that_hangs_and_ends_all_the_same() {
+    let home = tempfile::tempdir().unwrap();
+    let mut driver = FakeDriver::of_an_h100(home.path());
+    let mut daemon = Daemon::start_with(
+        home.path(),
+        &[
+            ("KLOROS__GPU__LIBRARY", driver.library.to_str().unwrap()),
+            ("KLOROS__GPU__SAMPLE_EVERY_S", "0.2"),
+            ("KLOROS__GPU__DEADLINE_S", "0.5"),
+            ("KLOROS__GPU__PROCESSES_MAX", "1"),
+        ],
+    );
+    let sample = |name: &str, labels: &str| format!("kloros_gpu_{name}{{gpu=\"{H100}\"{labels}}}");
+    let up = sample("up", "");
+    let text = daemon.metrics_when(|text| value(text, &up) == Some(1.0));
+    for (name, labels, expected) in [
+        ("utilization_ratio", ",engine=\"gpu\"", 1.0),
+        ("utilization_ratio", ",engine=\"memory\"", 0.34),
+        ("memory_bytes", ",state=\"reserved\"", 503_316_480.0),
+        ("temperature_celsius", ",sensor=\"memory\"", 54.0),
+        ("power_watts", "", 698.274),
+        ("power_limit_watts", ",limit=\"enforced\"", 700.0),
+        ("energy_joules_total", "", 23_805.0),
+        ("clock_hertz", ",clock=\"sm\",kind=\"current\"", 1.365e9),
+        ("throttle_active", ",reason=\"power_cap\"", 1.0),
+        ("throttle_seconds_total", ",policy=\"power\"", 26.0),
+        ("ecc_errors_total", ",severity=\"corrected\",scope=\"volatile\"", 0.0),
+        ("row_remap_failure", "", 0.0),
+        ("xid_events_total", ",xid=\"79\"", 0.0),
+        ("processes", "", 1.0),
+        ("process_memory_bytes", ",pid=\"536\",process=\"\",kind=\"compute\"", 82_829_115_392.0),
+        ("hardware_fault", "", 0.0),
+        ("sample_errors_total", ",call=\"nvlink\",error=\"not_supported\"", 1.0),
+    ] {
+        assert_eq!(value(&text, &sample(name, labels)), Some(expected), "{name}{labels}:\n{text}");
+    }
+    let real = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/nvml/h100-80gb-load.prom");
+    let real = fs::read_to_string(real).unwrap();
+    let (here, there) = (rows(&text), rows(&real));
+    let difference: Vec<_> = here.symmetric_difference(&there).collect();
+    assert!(difference.is_empty() && there.len() > 100, "not as with a real H100: {difference:?}");
+    let (with_values, described) = families(&text);
+    let undescribed: Vec<_> = with_values.difference(&described).collect();
+    assert!(undescribed.is_empty(), "without type and help: {undescribed:?}");
+    check_with_promtool(&text);
+
+    driver.script["events"] = serde_json::json!([{"uuid": H100, "xid": 79}]);
+    driver.say();
+    daemon.metrics_when(|text| {
+        value(text, &sample("xid_events_total", ",xid=\"79\"")) == Some(1.0)
+            && value(text, &sample("hardware_fault", "")) == Some(1.0)
+    });
+
+    driver.script["gpus"][0]["nvmlDeviceGetPowerUsage"] = serde_json::json!({"hang": true});
+    driver.say();
+    let hung = "kloros_gpu_driver_state{state=\"hung\"}";
+    let text = daemon.metrics_when(|text| value(text, hung) == Some(1.0) && value(text, &up) == Some(0.0));
+    assert_eq!(value(&text, &sample("sample_errors_total", ",call=\"power\",error=\"deadline\"")), Some(1.0));
+    assert_eq!(value(&text, &sample("power_watts", "")), None, "what is old does not stand still");
+    assert_eq!(value(&text, &sample("energy_joules_total", "")), Some(23_805.0), "what was counted stays");
+    assert!(value(&text, &sample("sample_age_seconds", ",cadence=\"sample\"")).is_some_and(|age| age > 0.5));
+    assert!(daemon.stop().success(), "a driver that hangs keeps nobody from ending");
+}
+
+#[test]
+fn a_daemon_without_a_driver_says_so_and_runs() {
+    let home = tempfile::tempdir().unwrap();
+    let library = home.path().join("libnvidia-ml.so.1");
+    let mut daemon = Daemon::start_with(home.path(), &[("KLOROS__GPU__LIBRARY", library.to_str().unwrap())]);
+    let text = daemon.metrics_when(|text| value(text, "kloros_gpu_driver_state{state=\"no_library\"}") == Some(1.0));
+    assert_eq!(value(&text, "kloros_gpu_driver_state{state=\"ready\"}"), Some(0.0));
+    daemon.metrics_when(|text| value(text, "kloros_probe_up{probe=\"gpu\"}") == Some(0.0));
+    assert!(daemon.stop().success());
 }
 
 /// Lets Prometheus' own tool judge; `tests/run` sees to it that it is there.

@@ -17,6 +17,7 @@ pub fn hypothesis(anomaly: &Anomaly) -> String {
     let metric = anomaly.metric.as_str();
     let has = |words: &[&str]| words.iter().any(|word| metric.contains(word));
     let trouble = match subject.as_str() {
+        "GPU" if has(&["hardware_fault"]) => "HARDWARE_DEGRADATION",
         "GPU" => "PRESSURE_HIGH",
         "HOST" if has(&["memory"]) => "MEMORY_PRESSURE_HIGH",
         "HOST" if has(&["disk"]) => "DISK_PRESSURE_HIGH",
@@ -38,7 +39,8 @@ pub fn hypothesis(anomaly: &Anomaly) -> String {
 ///
 /// A domain's own experiments take turns, in the order of their names. Pressure on the host or a GPU is answered by
 /// the first experiment of the catalogue: kloros can relieve a machine only by tuning what runs on it. A full disk is
-/// no reason for an experiment, which would write to it.
+/// no reason for an experiment, which would write to it; and a broken card is none
+/// either, because no settings mend it and nothing measured on it is true.
 pub fn experiment<'a>(
     anomaly: &Anomaly,
     experiments: &'a BTreeMap<String, ExperimentSpec>,
@@ -47,6 +49,7 @@ pub fn experiment<'a>(
     match anomaly.subject.as_str() {
         "host" if anomaly.metric.contains("disk") => None,
         "host" => experiments.values().next(),
+        _ if anomaly.is_about_gpu() && anomaly.metric == "hardware_fault" => None,
         _ if anomaly.is_about_gpu() => experiments.values().next(),
         domain => {
             let own = experiments.values().filter(|spec| spec.domain == domain);
@@ -181,6 +184,7 @@ mod tests {
             ("tts-2", "latency", Deviation, "TTS_2_LATENCY_DEGRADATION"),
             ("gpu", "pressure_ratio", Pressure, "GPU_PRESSURE_HIGH"),
             ("gpu:0123abcd", "pressure_ratio", Pressure, "GPU_PRESSURE_HIGH"),
+            ("gpu:0123abcd", "hardware_fault", Pressure, "GPU_HARDWARE_DEGRADATION"),
             ("host", "memory_used_ratio", Pressure, "HOST_MEMORY_PRESSURE_HIGH"),
             ("host", "memory_stalled_ratio", Pressure, "HOST_MEMORY_PRESSURE_HIGH"),
             ("host", "disk_used_ratio", Pressure, "HOST_DISK_PRESSURE_HIGH"),
@@ -220,6 +224,7 @@ mod tests {
     fn without_an_experiment_there_is_no_question() {
         assert_eq!(ask(&anomaly("stt", "e2e_p95_ms", AnomalyKind::Deviation), 1), None);
         assert_eq!(ask(&anomaly("host", "disk_used_ratio", AnomalyKind::Pressure), 1), None);
+        assert_eq!(ask(&anomaly("gpu:0123abcd", "hardware_fault", AnomalyKind::Pressure), 1), None);
         let gpu = anomaly("gpu", "pressure_ratio", AnomalyKind::Pressure);
         assert_eq!(experiment(&gpu, &BTreeMap::new(), 1), None);
     }

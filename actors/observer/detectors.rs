@@ -245,6 +245,8 @@ fn resource_end(reading: &Reading) -> Option<f64> {
     match reading.metric.as_str() {
         // The GPU room has put memory, heat and throttling on one scale, where 1 is the end.
         "pressure_ratio" => Some(1.0),
+        // The driver reported trouble of the card itself; errors of programs are not counted there.
+        "hardware_fault" if reading.is_about_gpu() => Some(1.0),
         _ if reading.is_about_gpu() => None,
         "memory_stalled_ratio" => Some(STALLED_HIGH_RATIO),
         // A busy CPU is what a machine is bought for, and full swap harms nobody while nothing stalls for memory.
@@ -383,6 +385,8 @@ mod tests {
             ("gpu:0123abcd", "memory_used_ratio", None, None),
             ("gpu:0123abcd", "temperature_celsius", None, None),
             ("gpu:0123abcd", "throttled", None, None),
+            ("gpu:0123abcd", "hardware_fault", Some(1.0), None),
+            ("lab", "hardware_fault", None, None),
         ];
         for (subject, metric, max, past) in table {
             let reading = reading(subject, metric);

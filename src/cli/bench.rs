@@ -15,7 +15,7 @@ use super::{
     Answer, ask, failures,
     out::{self, Out},
 };
-use crate::{bench::Runner, clock::SystemClock, home::Home, nvml::GpuTable, settings::Settings as Configuration};
+use crate::{bench::Runner, clock::SystemClock, gpus, home::Home, settings::Settings as Configuration};
 
 /// What is measured.
 #[derive(Args)]
@@ -69,7 +69,7 @@ pub(crate) async fn bench(home: &Home, args: BenchArgs, out: &mut Out) -> anyhow
     // The daemon may run: its measurements and these take turns.
     let (machine, repeats) = (configuration.measuring.machine(), configuration.measuring.repeats());
     let runner = Runner::new(home.root().to_path_buf(), exe, Arc::new(SystemClock), machine, repeats)
-        .watching(Arc::new(GpuTable::new(None)))
+        .watching(gpus::looked_at(&configuration.rooms.gpu, Arc::new(SystemClock)))
         .heard_by(out::aside);
     let report = tokio::select! {
         report = measure((&runner, within), &domain, settings, &args, out) => report?,

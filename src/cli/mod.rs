@@ -6,6 +6,7 @@ mod audit;
 mod bench;
 mod client;
 mod failures;
+mod gpu;
 mod ids;
 mod list;
 mod out;
@@ -112,6 +113,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Find better settings for any command, without the daemon
     Tune(tune::TuneArgs),
+    /// Look at every GPU once, without the daemon
+    Gpu(gpu::GpuArgs),
     /// Check the configuration and say all that is wrong with it
     CheckConfig {
         /// The configuration file [default: kloros.toml in the home]
@@ -254,6 +257,7 @@ async fn obey(cli: Cli) -> anyhow::Result<Answer> {
         Command::Try(args) => ask::propose(&home()?, args, &mut out).await,
         Command::Bench(args) => bench::bench(&home()?, args, &mut out).await,
         Command::Tune(args) => tune::tune(home, args, &mut out).await,
+        Command::Gpu(args) => gpu::gpu(home(), args, &mut out).await,
         Command::CheckConfig { config } => check_config(&home()?, config.as_deref(), &mut out),
         Command::RebuildLogs => rebuild_logs(&home()?, &mut out),
         Command::Chaos(Chaos::Kill { room }) => ask::kill(&home()?, room, &mut out).await,

@@ -118,6 +118,16 @@ pub(crate) fn measuring(home: Option<&Path>) -> Result<Measuring, Complaints> {
     complaints.unless_any(loaded.map(|loaded| loaded.measuring))
 }
 
+/// Returns how GPUs are watched, as `config_file`, else `kloros.toml` under `home` if there is one, and the environment of this
+/// process say, or everything that is wrong with those two. No domain and no experiment is looked at.
+pub(crate) fn gpu(home: Option<&Path>, config_file: Option<&Path>) -> Result<kloros_actors::gpu::Config, Complaints> {
+    let mut complaints = Complaints::default();
+    let own = home.map(|home| home.join(FILE_NAME)).filter(|own| own.symlink_metadata().is_ok());
+    let text = config_file.or(own.as_deref()).and_then(|path| text(path, &mut complaints));
+    let loaded = layers::load(text.as_ref(), std::env::vars_os(), &mut complaints);
+    complaints.unless_any(loaded.map(|loaded| loaded.rooms.gpu))
+}
+
 fn text(path: &Path, complaints: &mut Complaints) -> Option<layers::Text> {
     Some(layers::Text { file: path.display().to_string(), text: source::read(path, complaints)? })
 }
