@@ -7,6 +7,7 @@ mod cli;
 mod clock;
 mod daemon;
 mod demo;
+mod detect;
 mod env_store;
 mod home;
 mod host;

@@ -3,6 +3,7 @@
 mod ask;
 mod bench;
 mod client;
+mod detect;
 mod failures;
 mod ids;
 mod list;
@@ -88,6 +89,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Find better settings for any command, without the daemon
     Tune(tune::TuneArgs),
+    /// Find what is unlike its past in any series, without the daemon
+    Detect(detect::DetectArgs),
     /// Check the configuration and say all that is wrong with it
     CheckConfig {
         /// The configuration file [default: kloros.toml in the home]
@@ -224,6 +227,7 @@ async fn obey(cli: Cli) -> anyhow::Result<Answer> {
         Command::Try(args) => ask::propose(&home()?, args, &mut out).await,
         Command::Bench(args) => bench::bench(&home()?, args, &mut out).await,
         Command::Tune(args) => tune::tune(home, args, &mut out).await,
+        Command::Detect(args) => detect::detect(&args, &mut out),
         Command::CheckConfig { config } => check_config(&home()?, config.as_deref(), &mut out),
         Command::RebuildLogs => rebuild_logs(&home()?, &mut out),
         Command::Chaos(Chaos::Kill { room }) => ask::kill(&home()?, room, &mut out).await,

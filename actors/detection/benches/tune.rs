@@ -1,0 +1,154 @@
+//! How the numbers of [`Tuning`] were chosen: small changes that are kept where quality grows.
+//!
+//!     KLOROS_NAB=FOLDER cargo bench -p kloros-detection --bench tune -- [--minutes M] [--seeds N] [--half 0|1]
+//!
+//! Quality is that on labelled series of seeds from 0 on and on the Numenta Anomaly Benchmark, or on every second of its
+//! files. The seeds of the quality benchmark begin at 1000, and its halves tell how much was learned by heart.
+
+#![allow(clippy::print_stdout, reason = "a benchmark prints its results")]
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use kloros_detection::{Detector, Kind, Setup, Tuning};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use rand_distr::{Distribution, StandardNormal};
+
+#[path = "suite/mod.rs"]
+mod suite;
+
+use suite::{
+    Labelled,
+    events::Tally,
+    generate::{FAMILIES, series},
+    nab,
+};
+
+struct Problem {
+    labelled: Vec<Labelled>,
+    files: Vec<nab::File>,
+}
+
+/// What one tuning comes to.
+#[derive(Debug, Clone)]
+struct Quality {
+    objective: f64,
+    f1: f64,
+    false_a_day: f64,
+    nab: f64,
+    low: f64,
+    decisions: f64,
+}
+
+impl Problem {
+    fn quality(&self, tuning: &Tuning) -> Quality {
+        let mut tally = Tally::default();
+        for series in &self.labelled {
+            let mut detector = Detector::new(Setup { kind: series.kind, step: Some(series.step), warmup: series.warmup });
+            let rows = series.rows.iter().enumerate();
+            let alarms = rows.filter(|(_, (at, value))| detector.observe_with(tuning, Some(*at), *value).alarm);
+            tally.add(series, &alarms.map(|(row, _)| (row, String::new())).collect::<Vec<_>>());
+        }
+        let (mut nab, mut low, mut decisions) = (0.0, 0.0, 0.0);
+        if !self.files.is_empty() {
+            let both: Vec<(Vec<f64>, Vec<f64>)> = self
+                .files
+                .iter()
+                .map(|file| {
+                    let setup = Setup { kind: Kind::Gauge, step: None, warmup: file.probation() };
+                    let mut detector = Detector::new(setup);
+                    let rows = file.rows.iter().map(|(at, value)| detector.observe_with(tuning, Some(*at), Some(*value)));
+                    rows.map(|finding| (finding.score, f64::from(u8::from(finding.alarm)))).unzip()
+                })
+                .collect();
+            let files: Vec<&nab::File> = self.files.iter().collect();
+            let scores: Vec<&[f64]> = both.iter().map(|(scores, _)| scores.as_slice()).collect();
+            let alarms: Vec<&[f64]> = both.iter().map(|(_, alarms)| alarms.as_slice()).collect();
+            nab = nab::best(&files, &scores, nab::PROFILES[0]).score;
+            low = nab::best(&files, &scores, nab::PROFILES[1]).score;
+            decisions = nab::at(&files, &alarms, nab::PROFILES[0], 1.0);
+        }
+        let (f1, false_a_day) = (tally.f1(), tally.false_a_day());
+        let objective = 100.0 * f1 - 40.0 * (false_a_day - 0.03).max(0.0) + 0.5 * nab + 0.2 * low + 0.3 * decisions
+            - 0.05 * f64::from(tally.delay(0.9)).max(30.0);
+        Quality { objective, f1, false_a_day, nab, low, decisions }
+    }
+}
+
+/// Returns a tuning with one number or a few changed.
+fn changed(tuning: &Tuning, draws: &mut StdRng) -> Tuning {
+    let mut changed = tuning.clone();
+    let mut factor = |spread: f64| {
+        let normal: f64 = StandardNormal.sample(draws);
+        (spread * normal).exp()
+    };
+    let factors: Vec<f64> = (0..40).map(|_| factor(0.35)).collect();
+    let count = [1, 1, 2, 3, 5][draws.random_range(0..5)];
+    for index in 0..count {
+        let by = factors[index];
+        let f = by as f32;
+        match draws.random_range(0..36) {
+            at @ 0..20 => {
+                let weight = &mut changed.weights[at];
+                *weight = if draws.random_bool(0.08) { 0.0 } else { (weight.max(0.05) * f * f).min(4.0) };
+            }
+            20 => changed.base = (changed.base * f).clamp(1.4, 6.0),
+            21 => changed.cap = (changed.cap * f).clamp(4.0, 16.0),
+            22 => changed.leak = (changed.leak * f.sqrt()).clamp(0.0, 0.95),
+            23 | 24 => changed.alarm = (changed.alarm * f).clamp(0.3, 60.0),
+            25 => changed.haste = (changed.haste * f).clamp(0.0, 1.0),
+            26 => changed.habit = (changed.habit * f).clamp(0.3, 30.0),
+            27 => changed.again_below = (1.0 + (changed.again_below - 1.0) * f).clamp(1.01, 3.0),
+            28 => changed.again_above = (1.0 + (changed.again_above - 1.0) * f).clamp(1.05, 30.0),
+            29 => changed.horizon = (changed.horizon * f).clamp(0.02, 0.4),
+            30 => changed.fast = (changed.fast * f).clamp(0.05, 0.9),
+            31 => changed.clip = (changed.clip * by).clamp(1.5, 10.0),
+            32 => changed.short = (changed.short * f).clamp(3.0, 40.0),
+            33 => changed.drift = (changed.drift * f).clamp(0.1, 2.0),
+            34 => changed.peaks = (changed.peaks * f).clamp(15.0, 300.0),
+            _ => match draws.random_range(0..2) {
+                0 => changed.rare = (changed.rare * f).clamp(0.05, 1.0),
+                _ => changed.floor = (changed.floor * by).clamp(1e-5, 1e-2),
+            },
+        }
+    }
+    changed
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let after =
+        |name: &str| arguments.iter().position(|argument| argument == name).and_then(|at| arguments.get(at + 1));
+    let Some(minutes) = after("--minutes") else { return println!("nothing is tuned without --minutes M") };
+    let minutes: f64 = minutes.parse().expect("minutes");
+    let seeds: u64 = after("--seeds").map_or(4, |seeds| seeds.parse().expect("a number of seeds"));
+    let half: Option<usize> = after("--half").map(|half| half.parse().expect("0 or 1"));
+    let labelled = FAMILIES.iter().flat_map(|family| (0..seeds).map(|seed| series(family, seed))).collect();
+    let mut files = std::env::var_os("KLOROS_NAB").map(|root| nab::read(Path::new(&root))).unwrap_or_default();
+    if let Some(half) = half {
+        let mut index = 0;
+        files.retain(|_| {
+            index += 1;
+            index % 2 == half
+        });
+    }
+    let problem = Problem { labelled, files };
+    let mut draws = StdRng::seed_from_u64(after("--seed").map_or(1, |seed| seed.parse().expect("a seed")));
+    let mut best = Tuning::SHIPPED;
+    let mut quality = problem.quality(&best);
+    println!("begin {quality:.3?}");
+    let until = Instant::now() + Duration::from_secs_f64(60.0 * minutes);
+    let mut tried = 0_u32;
+    while Instant::now() < until {
+        let next = changed(&best, &mut draws);
+        let reached = problem.quality(&next);
+        tried += 1;
+        if reached.objective > quality.objective {
+            (best, quality) = (next, reached);
+            println!("{tried} {quality:.3?}");
+        }
+    }
+    println!("{tried} tried: {best:#?}");
+}

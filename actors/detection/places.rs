@@ -1,0 +1,94 @@
+//! Where the values of a series are at home: a histogram, and how long it stays in one part of it.
+
+use serde::{Deserialize, Serialize};
+
+/// How many parts the range has.
+const PARTS: usize = 24;
+
+/// A histogram of fixed width that forgets, and the longest stay in one part.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Places {
+    #[serde(with = "crate::array")]
+    shares: [f32; PARTS],
+    low: f64,
+    width: f64,
+    part: u8,
+    visits: f32,
+    stay: f32,
+    longest: f32,
+    mean_stay: f32,
+    stays: f32,
+}
+
+impl Places {
+    pub(crate) fn new() -> Self {
+        Self {
+            shares: [0.0; PARTS],
+            low: 0.0,
+            width: 0.0,
+            part: 0,
+            visits: 0.0,
+            stay: 0.0,
+            longest: 0.0,
+            mean_stay: 1.0,
+            stays: 0.0,
+        }
+    }
+
+    /// Fixes the parts once the range is known.
+    pub(crate) fn fix(&mut self, low: f64, high: f64) {
+        if self.width == 0.0 && high > low {
+            let margin = 0.15 * (high - low);
+            self.low = low - margin;
+            self.width = (high - low + 2.0 * margin) / PARTS as f64;
+        }
+    }
+
+    pub(crate) fn is_fixed(&self) -> bool {
+        self.width > 0.0
+    }
+
+    /// Returns how rare the part is in which `value` lies, as the negative binary logarithm of its share, and -log10 of the
+    /// chance to stay in it for as long as now, 0 while longer stays were seen; then learns it.
+    #[inline]
+    pub(crate) fn visit(&mut self, value: f64, memory: f32) -> (f32, f32) {
+        let part = (((value - self.low) / self.width) as usize).min(PARTS - 1);
+        let beside = self.shares[part.saturating_sub(1)].max(self.shares[(part + 1).min(PARTS - 1)]);
+        let rare = -log2((self.shares[part] + 0.25 * beside).max(0.5 / (self.visits + 8.0)));
+        let is_near = part.abs_diff(usize::from(self.part)) <= 1;
+        if is_near && self.visits > 0.0 {
+            self.stay += 1.0;
+        } else {
+            // A stay that was a fault is learned by half, so that the next one is one again.
+            self.longest = self.longest.max(self.stay.min(1.5 * self.longest + 8.0));
+            self.longest -= self.longest / (10.0 * memory);
+            self.stays = (self.stays + 1.0).min(100.0);
+            self.mean_stay += (self.stay.min(2.0 * self.longest + 4.0) - self.mean_stay) / self.stays;
+            self.stay = 1.0;
+            self.part = part as u8;
+        }
+        self.visits = (self.visits + 1.0).min(memory);
+        let pace = 1.0 / self.visits;
+        for share in &mut self.shares {
+            *share -= *share * pace;
+        }
+        self.shares[part] += pace;
+        let over = self.stay - self.longest;
+        // Hazards beyond what was seen are those of the mean; a stay says little where there were few.
+        let long = if over > 2.0 && self.stays >= 8.0 {
+            over * std::f32::consts::LOG10_E / self.mean_stay.max(0.3 * self.longest) + (self.stays + 1.0).log10()
+        } else {
+            0.0
+        };
+        (rare, long)
+    }
+}
+
+/// Returns the binary logarithm to about one percent: enough to rank what is rare.
+#[inline]
+pub(crate) fn log2(value: f32) -> f32 {
+    let bits = value.to_bits();
+    let exponent = ((bits >> 23) & 0xff) as f32 - 127.0;
+    let mantissa = f32::from_bits((bits & 0x007f_ffff) | 0x3f80_0000);
+    exponent + (mantissa - 1.0) * (1.0 + 0.346 * (2.0 - mantissa))
+}
