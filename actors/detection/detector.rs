@@ -30,11 +30,25 @@ pub struct Finding {
     pub score: f64,
     /// Whether it begins an incident.
     pub alarm: bool,
+    /// Whether the incident that an alarm began goes on.
+    pub open: bool,
     /// What is unlike the past, if anything is.
     pub cause: Cause,
     /// What was expected of the value.
     pub expected: Option<f64>,
+    /// How far the value is from that, in mean deviations.
+    pub off: f64,
 }
+
+impl Finding {
+    /// Returns whether this, said of a load, explains that what bears the load is unlike its past, too.
+    pub fn is_surge(&self) -> bool {
+        self.open || self.off.abs() > SURGE
+    }
+}
+
+/// How far a load is from what was expected, in mean deviations, where it is a surge.
+const SURGE: f64 = 4.0;
 
 /// What about a series is unlike its past.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,8 +66,10 @@ pub enum Cause {
     Volatility,
     /// It is where it never is at that time of day.
     Season,
-    /// It is in a place of its range where it is seldom, or stays too long.
+    /// It is in a place of its range where it is seldom.
     Place,
+    /// It stays in one place for longer than it ever did.
+    Stuck,
     /// It does not move any more.
     Flat,
     /// Its values do not come any more.
@@ -79,7 +95,7 @@ const CAUSES: [Cause; STATISTICS] = [
     Cause::Ramp,
     Cause::Shift,
     Cause::Shift,
-    Cause::Place,
+    Cause::Stuck,
     Cause::Flat,
 ];
 
@@ -138,7 +154,7 @@ impl Detector {
     /// Returns the detector of a series of which nothing was seen.
     pub fn new(setup: Setup) -> Self {
         let typical = [
-            2.5, 2.5, 2.5, 2.5, 1.0, 1.0, 0.1, 0.1, 2.5, 2.5, 1.5, 1.0, 0.5, 1.0, 4.0, 2.0, 6.0, 6.0,
+            2.5, 2.5, 2.5, 2.5, 1.0, 1.0, 0.1, 0.1, 2.5, 2.5, 1.5, 1.0, 0.5, 1.0, 3.0, 2.0, 6.0, 6.0,
         ];
         Self {
             setup,
@@ -193,13 +209,13 @@ impl Detector {
         let gone = self.missing.step(sample.is_missing, seen, memory * 6.0);
         let Some(value) = sample.value else {
             let evidence = if seen > self.setup.warmup as f32 { gone } else { 0.0 };
-            return self.conclude(tuning, evidence, Cause::Missing, None);
+            return self.conclude(tuning, evidence, Cause::Missing, None, 0.0);
         };
         if self.rows == 0 {
             self.begin(value);
         }
         let mut stats = [0.0_f32; TAILS];
-        let (expected, stay) = self.measure(tuning, sample.at, value, &mut stats);
+        let (expected, off, stay) = self.measure(tuning, sample.at, value, &mut stats);
         let flat = self.same.step(value == self.last, self.rows as f32, memory * 6.0);
         self.last = value;
         let rows = self.rows as f32;
@@ -234,7 +250,7 @@ impl Detector {
         if seen <= self.setup.warmup as f32 {
             evidence = 0.0;
         }
-        self.conclude(tuning, evidence, CAUSES[most.1], Some(expected))
+        self.conclude(tuning, evidence, CAUSES[most.1], Some(expected), off)
     }
 
     fn begin(&mut self, value: f64) {
@@ -248,7 +264,7 @@ impl Detector {
 
     /// Measures the statistics of `value` and learns it; returns what was expected.
     #[inline]
-    fn measure(&mut self, tuning: &Tuning, at: Option<f64>, value: f64, stats: &mut [f32; TAILS]) -> (f64, f32) {
+    fn measure(&mut self, tuning: &Tuning, at: Option<f64>, value: f64, stats: &mut [f32; TAILS]) -> (f64, f64, f32) {
         let warmup = f64::from(self.setup.warmup).max(60.0);
         let horizon = (warmup * f64::from(tuning.horizon)).max(6.0);
         let rows = f64::from(self.rows) + 1.0;
@@ -327,7 +343,7 @@ impl Detector {
         self.short_mean += (bounded - self.short_mean) * pace(f64::from(tuning.short));
         self.horizon_mean += (bounded - self.horizon_mean) * pace(horizon);
         stats[11] = ((self.horizon_mean - self.long_mean).abs() / slow_scale) as f32;
-        self.long_mean += (bounded - self.long_mean) * pace(6.0 * horizon);
+        self.long_mean += (bounded - self.long_mean) * pace(tuning.long * horizon);
         let slope = self.short_mean - before;
         self.slope += (slope - self.slope) * pace(horizon);
         let slope_scale = self.slope_scale.max(floor * 1e-2);
@@ -359,25 +375,26 @@ impl Detector {
         }
 
         // Learned by clipping, never by skipping.
-        let expected = self.fast + bias;
+        // Over the length of an incident the slow level is what was expected, and no copy of the incident.
+        let expected = self.slow + bias;
         self.fast += f64::from(tuning.fast) * step.clamp(-clip * fast_scale * 4.0, clip * fast_scale * 4.0);
         // What is far outside is followed all the same, or a new level would never be reached.
         if off_fast.abs() > clip * fast_scale {
             self.fast += 0.3 * (off_fast - step);
         }
-        self.slow += off_slow.clamp(-clip * slow_scale, clip * slow_scale) * pace(warmup);
+        self.slow += off_slow.clamp(-clip * slow_scale, clip * slow_scale) * pace(tuning.slow * warmup);
         let grow = |scale: f64, off: f64, floor: f64| off.abs().min(clip * scale.max(floor));
         if self.rows < 8 {
             self.fast_scale += (off_fast.abs() - self.fast_scale) * pace(8.0);
             self.slow_scale += (off_slow.abs() - self.slow_scale) * pace(8.0);
         } else {
-            self.fast_scale += (grow(self.fast_scale, off_fast, floor) - self.fast_scale) * pace(warmup);
-            self.slow_scale += (grow(self.slow_scale, off_slow, floor) - self.slow_scale) * pace(2.0 * warmup);
+            self.fast_scale += (grow(self.fast_scale, off_fast, floor) - self.fast_scale) * pace(tuning.scale * warmup);
+            self.slow_scale += (grow(self.slow_scale, off_slow, floor) - self.slow_scale) * pace(tuning.scale * warmup);
         }
-        (expected, stay)
+        (expected, off_slow / slow_scale, stay)
     }
 
-    fn conclude(&mut self, tuning: &Tuning, evidence: f32, cause: Cause, expected: Option<f64>) -> Finding {
+    fn conclude(&mut self, tuning: &Tuning, evidence: f32, cause: Cause, expected: Option<f64>, off: f64) -> Finding {
         let horizon = (self.setup.warmup as f32).max(60.0) * tuning.horizon;
         let rows_a_day = 86_400.0 / self.series.step() as f32;
         let needed = tuning.alarm * (1.0 + tuning.haste * crate::places::log2((rows_a_day / 288.0).max(1.0)));
@@ -385,6 +402,6 @@ impl Detector {
         let score = f64::from(said / (said + needed));
         let alarm = said >= needed;
         let cause = if said > 0.0 { cause } else { Cause::None };
-        Finding { score, alarm, cause, expected }
+        Finding { score, alarm, open: self.gate.is_open(), cause, expected, off }
     }
 }

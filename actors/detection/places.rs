@@ -5,6 +5,12 @@ use serde::{Deserialize, Serialize};
 /// How many parts the range has.
 const PARTS: usize = 24;
 
+/// The mean distance from place to place, in parts, from which on a series leaps.
+const LEAP: f32 = 4.0;
+
+/// The share of a place that is the rule.
+const RULE: f32 = 0.85;
+
 /// A histogram of fixed width that forgets, and the longest stay in one part.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Places {
@@ -18,6 +24,7 @@ pub(crate) struct Places {
     longest: f32,
     mean_stay: f32,
     stays: f32,
+    leap: f32,
 }
 
 impl Places {
@@ -32,6 +39,7 @@ impl Places {
             longest: 0.0,
             mean_stay: 1.0,
             stays: 0.0,
+            leap: 0.0,
         }
     }
 
@@ -53,8 +61,9 @@ impl Places {
     #[inline]
     pub(crate) fn visit(&mut self, value: f64, memory: f32) -> (f32, f32) {
         let part = (((value - self.low) / self.width) as usize).min(PARTS - 1);
-        let beside = self.shares[part.saturating_sub(1)].max(self.shares[(part + 1).min(PARTS - 1)]);
-        let rare = -log2((self.shares[part] + 0.25 * beside).max(0.5 / (self.visits + 8.0)));
+        // The edges of a place that is often visited are not rare.
+        let beside = self.shares[part.saturating_sub(1)] + self.shares[(part + 1).min(PARTS - 1)];
+        let rare = -log2((self.shares[part] + 0.5 * beside).max(0.5 / (self.visits + 8.0)));
         let is_near = part.abs_diff(usize::from(self.part)) <= 1;
         if is_near && self.visits > 0.0 {
             self.stay += 1.0;
@@ -64,6 +73,8 @@ impl Places {
             self.longest -= self.longest / (10.0 * memory);
             self.stays = (self.stays + 1.0).min(100.0);
             self.mean_stay += (self.stay.min(2.0 * self.longest + 4.0) - self.mean_stay) / self.stays;
+            let leap = f32::from(part.abs_diff(usize::from(self.part)) as u8);
+            self.leap += (leap - self.leap) / self.stays.min(30.0);
             self.stay = 1.0;
             self.part = part as u8;
         }
@@ -74,8 +85,10 @@ impl Places {
         }
         self.shares[part] += pace;
         let over = self.stay - self.longest;
-        // Hazards beyond what was seen are those of the mean; a stay says little where there were few.
-        let long = if over > 2.0 && self.stays >= 8.0 {
+        // Hazards beyond what was seen are those of the mean. A stay says little where there were few, where it is the rule,
+        // and where the series drifts from place to place instead of leaping.
+        let is_told = self.stays >= 8.0 && self.leap >= LEAP && self.shares[part] < RULE;
+        let long = if over > 2.0 && is_told {
             over * std::f32::consts::LOG10_E / self.mean_stay.max(0.3 * self.longest) + (self.stays + 1.0).log10()
         } else {
             0.0

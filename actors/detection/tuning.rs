@@ -38,6 +38,12 @@ pub struct Tuning {
     pub rare: f32,
     /// The least scale as a share of the level.
     pub floor: f64,
+    /// The memory of the slow level, in warm-ups.
+    pub slow: f64,
+    /// The memory of scales, in warm-ups.
+    pub scale: f64,
+    /// The memory of the level that the one on the horizon is held against, in horizons.
+    pub long: f64,
     /// The memory of tails, in peaks.
     pub peaks: f32,
 }
@@ -46,23 +52,26 @@ impl Tuning {
     /// What runs.
     pub const SHIPPED: Self = Self {
         weights: [
-            1.0, 1.0, 1.0, 1.0, 0.6, 0.6, 1.0, 1.0, 1.0, 1.0, 0.8, 0.8, 0.8, 0.6, 0.6, 0.6, 0.8, 0.8, 0.6, 1.0,
+            1.01, 0.333, 0.236, 0.535, 0.6, 1.01, 4.0, 3.34, 0.337, 0.0326, 1.81, 0.39, 0.647, 0.6, 0.6, 0.315, 1.43, 1.18, 0.5, 0.0861,
         ],
         base: 2.0,
-        cap: 12.0,
+        cap: 6.57,
         leak: 0.7,
         alarm: 5.0,
-        haste: 0.2,
+        haste: 0.187,
         habit: 3.0,
-        again_below: 1.3,
+        again_below: 1.24,
         again_above: 4.0,
-        horizon: 0.1,
-        fast: 0.4,
+        horizon: 0.105,
+        fast: 0.394,
         clip: 4.0,
         short: 8.0,
-        drift: 0.5,
-        rare: 0.3,
-        floor: 3e-4,
-        peaks: 60.0,
+        drift: 0.871,
+        rare: 0.225,
+        floor: 9.37e-05,
+        slow: 1.0,
+        scale: 1.5,
+        long: 6.0,
+        peaks: 126.0,
     };
 }

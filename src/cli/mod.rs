@@ -227,7 +227,7 @@ async fn obey(cli: Cli) -> anyhow::Result<Answer> {
         Command::Try(args) => ask::propose(&home()?, args, &mut out).await,
         Command::Bench(args) => bench::bench(&home()?, args, &mut out).await,
         Command::Tune(args) => tune::tune(home, args, &mut out).await,
-        Command::Detect(args) => detect::detect(&args, &mut out),
+        Command::Detect(args) => detect::detect(args, &mut out),
         Command::CheckConfig { config } => check_config(&home()?, config.as_deref(), &mut out),
         Command::RebuildLogs => rebuild_logs(&home()?, &mut out),
         Command::Chaos(Chaos::Kill { room }) => ask::kill(&home()?, room, &mut out).await,

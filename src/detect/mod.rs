@@ -9,6 +9,15 @@ mod moment;
 
 mod row;
 
+mod lines;
+
 mod stream;
 
+mod file;
+
+pub(crate) use file::{Column, Incident, Point, Wanted, file};
+pub(crate) use moment::written;
 pub(crate) use stream::stream;
+
+/// The most lines of which it is told what is wrong with them.
+const COMPLAINTS_MAX: u64 = 20;

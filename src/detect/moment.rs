@@ -28,6 +28,14 @@ pub(crate) fn moment(text: &str) -> Option<f64> {
     Some(days_since_epoch(year, month, day) as f64 * DAY + seconds_of(clock)? - offset)
 }
 
+/// Returns how the moment is written: `YYYY-MM-DD HH:MM:SS`, in UTC.
+pub(crate) fn written(seconds: f64) -> String {
+    let whole = seconds.clamp(-1e13, 1e13).floor() as i64;
+    let (days, clock) = (whole.div_euclid(DAY as i64), whole.rem_euclid(DAY as i64));
+    let (year, month, day) = date(days);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", clock / 3600, clock / 60 % 60, clock % 60)
+}
+
 /// Returns the number that exactly `digits` digits write.
 fn whole(text: &str, digits: usize) -> Option<i64> {
     let fits = text.len() == digits && text.bytes().all(|each| each.is_ascii_digit());
@@ -89,6 +97,17 @@ fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
 }
 
+/// Returns the date so many days from the first of January 1970 on, the inverse of [`days_since_epoch`].
+fn date(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day_of_year = day - (365 * year + year / 4 - year / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    (year + era * 400 + i64::from(month <= 2), month, day_of_year - (153 * shifted + 2) / 5 + 1)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -131,6 +150,11 @@ mod tests {
         #[test]
         fn whatever_is_written_is_read_or_refused(text in ".{0,40}") {
             prop_assert!(moment(&text).is_none_or(f64::is_finite));
+        }
+
+        #[test]
+        fn what_is_written_is_read_again(seconds in -60_000_000_000_i64..250_000_000_000) {
+            prop_assert_eq!(moment(&written(seconds as f64)), Some(seconds as f64));
         }
 
         #[test]

@@ -4,13 +4,10 @@ use std::io::{self, BufRead, Write};
 
 use kloros_detection::{Detector, Setup};
 
-use super::row::row;
+use super::{COMPLAINTS_MAX, lines::read_line, row::row};
 
 /// The longest line that is read, in bytes; what is beyond is thrown away with the line.
 const LINE_MAX: usize = 4096;
-
-/// The most lines of which it is told what is wrong with them.
-const COMPLAINTS_MAX: u64 = 20;
 
 /// How much was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,7 +29,7 @@ pub(crate) fn stream(
     let mut detector = Detector::new(setup);
     let mut told = Told::default();
     let mut line = Vec::new();
-    while let Some(is_whole) = read_line(&mut input, &mut line)? {
+    while let Some(is_whole) = read_line(&mut input, &mut line, LINE_MAX)? {
         told.lines += 1;
         let read = if is_whole { row(&String::from_utf8_lossy(&line)) } else { Err(too_long()) };
         let finding = match read {
@@ -56,33 +53,6 @@ pub(crate) fn stream(
 
 fn too_long() -> String {
     format!("it is longer than {LINE_MAX} bytes")
-}
-
-/// Reads the next line into `line`, without its end; returns whether it was read whole, `None` at the end of the input.
-fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<bool>> {
-    line.clear();
-    let (mut is_whole, mut is_begun) = (true, false);
-    loop {
-        let held = match input.fill_buf() {
-            Ok(held) => held,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        if held.is_empty() {
-            return Ok(is_begun.then_some(is_whole));
-        }
-        is_begun = true;
-        let end = held.iter().position(|each| *each == b'\n');
-        let part = &held[..end.unwrap_or(held.len())];
-        let room = LINE_MAX.saturating_sub(line.len());
-        is_whole &= part.len() <= room;
-        line.extend_from_slice(&part[..part.len().min(room)]);
-        let used = end.map_or(held.len(), |end| end + 1);
-        input.consume(used);
-        if end.is_some() {
-            return Ok(Some(is_whole));
-        }
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 
 use std::{
     path::Path,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use kloros_detection::{Detector, Kind, Setup, Tuning};
@@ -89,7 +89,7 @@ fn changed(tuning: &Tuning, draws: &mut StdRng) -> Tuning {
     for index in 0..count {
         let by = factors[index];
         let f = by as f32;
-        match draws.random_range(0..36) {
+        match draws.random_range(0..39) {
             at @ 0..20 => {
                 let weight = &mut changed.weights[at];
                 *weight = if draws.random_bool(0.08) { 0.0 } else { (weight.max(0.05) * f * f).min(4.0) };
@@ -108,6 +108,9 @@ fn changed(tuning: &Tuning, draws: &mut StdRng) -> Tuning {
             32 => changed.short = (changed.short * f).clamp(3.0, 40.0),
             33 => changed.drift = (changed.drift * f).clamp(0.1, 2.0),
             34 => changed.peaks = (changed.peaks * f).clamp(15.0, 300.0),
+            35 => changed.slow = (changed.slow * by).clamp(0.1, 10.0),
+            36 => changed.scale = (changed.scale * by).clamp(0.2, 10.0),
+            37 => changed.long = (changed.long * by).clamp(1.5, 30.0),
             _ => match draws.random_range(0..2) {
                 0 => changed.rare = (changed.rare * f).clamp(0.05, 1.0),
                 _ => changed.floor = (changed.floor * by).clamp(1e-5, 1e-2),
@@ -139,15 +142,26 @@ fn main() {
     let mut best = Tuning::SHIPPED;
     let mut quality = problem.quality(&best);
     println!("begin {quality:.3?}");
-    let until = Instant::now() + Duration::from_secs_f64(60.0 * minutes);
+    let begun = Instant::now();
+    let (mut here, mut reached) = (best.clone(), quality.clone());
     let mut tried = 0_u32;
-    while Instant::now() < until {
-        let next = changed(&best, &mut draws);
-        let reached = problem.quality(&next);
+    loop {
+        let spent = begun.elapsed().as_secs_f64() / (60.0 * minutes);
+        if spent >= 1.0 {
+            break;
+        }
+        let next = changed(&here, &mut draws);
+        let found = problem.quality(&next);
         tried += 1;
-        if reached.objective > quality.objective {
-            (best, quality) = (next, reached);
-            println!("{tried} {quality:.3?}");
+        // A small step back is taken now and then, ever more seldom (annealing).
+        let warmth = 0.6 * (1.0 - spent).powi(2);
+        let back: f64 = -warmth * draws.random_range(1e-9..1.0_f64).ln();
+        if found.objective > reached.objective - back {
+            (here, reached) = (next, found);
+            if reached.objective > quality.objective {
+                (best, quality) = (here.clone(), reached.clone());
+                println!("{tried} {quality:.3?}");
+            }
         }
     }
     println!("{tried} tried: {best:#?}");
