@@ -11,6 +11,8 @@ mod places;
 
 mod runs;
 
+mod measures;
+
 mod gate;
 
 mod tuning;

@@ -1,4 +1,4 @@
-//! The tail of one statistic: how rare is what is seen now?
+//! The tails of statistics: how rare is what is seen now?
 //!
 //! Peaks over a threshold follow a generalised Pareto distribution (Pickands 1975). Siffer et al. (2017, "Anomaly detection
 //! in streams with extreme value theory", SPOT) fit it to a stream; here the threshold is a quantile that is tracked step by
@@ -6,82 +6,123 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::tuning::{TAILS, Tuning};
+
 /// The share of rows that lie beyond the threshold.
 const PEAKS: f32 = 0.04;
 
-/// How many peaks the first guess of the tail counts for.
+/// How many peaks the first guess of a tail counts for.
 const PRIOR_PEAKS: f32 = 8.0;
 
 /// The shape of the first guess: heavier than exponential, as most series of machines are.
 const PRIOR_SHAPE: f32 = 0.15;
 
-/// How many mean excesses a peak counts for at most when it is learned.
-const CLIP: f32 = 6.0;
-
 /// The most that one statistic can say, as -log10 p.
 const SURPRISE_MAX: f32 = 16.0;
 
-/// An online peaks-over-threshold tail.
+/// The tails of all statistics, field by field: most rows touch the thresholds and rates alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Tail {
-    threshold: f32,
-    mean: f32,
-    square: f32,
-    peaks: f32,
-    rate: f32,
+pub(crate) struct Tails {
+    thresholds: [f32; TAILS],
+    rates: [f32; TAILS],
+    means: [f32; TAILS],
+    squares: [f32; TAILS],
+    peaks: [f32; TAILS],
 }
 
-impl Tail {
-    /// Returns the tail that is believed before anything was seen: `typical` is the size of an ordinary value.
-    pub(crate) fn new(typical: f32) -> Self {
-        let mean = typical * 0.4;
+impl Tails {
+    /// Returns the tails that are believed before anything was seen: `typical` is the size of an ordinary value.
+    pub(crate) fn new(typical: [f32; TAILS]) -> Self {
+        let means = typical.map(|typical| typical * 0.4);
         // Of a generalised Pareto with shape k, E[y^2] = 2 m^2 (1 - k) / (1 - 2 k).
-        let square = 2.0 * mean * mean * (1.0 - PRIOR_SHAPE) / (1.0 - 2.0 * PRIOR_SHAPE);
-        Self { threshold: typical, mean, square, peaks: PRIOR_PEAKS, rate: PEAKS }
+        let squares = means.map(|mean| 2.0 * mean * mean * (1.0 - PRIOR_SHAPE) / (1.0 - 2.0 * PRIOR_SHAPE));
+        Self { thresholds: typical, rates: [PEAKS; TAILS], means, squares, peaks: [PRIOR_PEAKS; TAILS] }
     }
 
-    /// Returns -log10 of the chance to see `value` or more; 0 below the threshold.
+    /// Learns `values`, clipped: what is far beyond a tail moves it by little. `say` hears the number of each statistic
+    /// whose value lies beyond its threshold and -log10 of the chance to see it or more.
     #[inline]
-    pub(crate) fn surprise(&self, value: f32) -> f32 {
-        let excess = value - self.threshold;
-        if excess <= 0.0 {
-            return 0.0;
+    pub(crate) fn step(
+        &mut self,
+        values: &[f32; TAILS],
+        paces: &Paces,
+        tuning: &Tuning,
+        mut say: impl FnMut(usize, f32),
+    ) {
+        // Nearly all statistics of nearly all rows lie below their threshold: that is one loop without a branch.
+        let before = self.thresholds;
+        for index in 0..TAILS {
+            let (threshold, rate) = (before[index], self.rates[index]);
+            let is_peak = values[index] > threshold;
+            let lower = threshold - paces.threshold[index] * PEAKS * self.means[index];
+            let lower = if lower > 0.0 { lower } else { 0.0 };
+            self.thresholds[index] = if is_peak { threshold } else { lower };
+            self.rates[index] = if is_peak { rate } else { rate - rate * paces.rate[index] };
         }
-        let variance = (self.square - self.mean * self.mean).max(self.mean * self.mean * 0.2);
-        let ratio = self.mean * self.mean / variance;
-        let shape = (0.5 * (1.0 - ratio)).clamp(-0.2, 0.45);
-        let scale = (self.mean * (1.0 - shape)).max(f32::MIN_POSITIVE);
+        for index in 0..TAILS {
+            // A statistic that is not measured yet teaches nothing.
+            if values[index] > before[index] && paces.rate[index] > 0.0 {
+                say(index, self.surprise(index, values[index], tuning));
+                self.peak(index, values[index], (paces.threshold[index], paces.rate[index]), tuning);
+            }
+        }
+    }
+
+    fn surprise(&self, index: usize, value: f32, tuning: &Tuning) -> f32 {
+        let excess = value - self.thresholds[index];
+        let (mean, square) = (self.means[index], self.squares[index]);
+        let variance = (square - mean * mean).max(mean * mean * 0.2);
+        let shape = (0.5 * (1.0 - mean * mean / variance)).clamp(-0.2, tuning.shape);
+        let scale = (mean * (1.0 - shape)).max(f32::MIN_POSITIVE);
         let beyond = if shape.abs() < 0.02 {
             excess / scale
         } else {
             let inner = 1.0 + shape * excess / scale;
             if inner <= 1e-6 { 40.0 } else { inner.ln() / shape }
         };
-        (beyond * std::f32::consts::LOG10_E - self.rate.log10()).min(SURPRISE_MAX)
+        (beyond * std::f32::consts::LOG10_E - self.rates[index].max(1e-5).log10()).min(SURPRISE_MAX)
     }
 
-    /// Learns `value`, clipped: what is far beyond the tail moves it by little. `rows` were learned before, and `memory`
-    /// peaks are remembered.
-    #[inline]
-    pub(crate) fn learn(&mut self, value: f32, rows: f32, memory: f32) {
-        let excess = value - self.threshold;
-        let pace = (1.0 / (PEAKS * (rows + 1.0))).clamp(1.0 / (PEAKS * memory * 25.0).max(1.0), 1.0);
-        let horizon = (rows + 100.0).min(memory * 50.0);
-        if excess > 0.0 {
-            let learned = excess.min(CLIP * self.mean);
-            let weight = 1.0 / (self.peaks + 1.0).min(memory);
-            self.peaks = (self.peaks + 1.0).min(memory);
-            let step = pace * self.mean * (1.0 - PEAKS);
-            self.mean += weight * (learned - self.mean);
-            self.square += weight * (learned * learned - self.square);
-            self.threshold += step;
-            self.rate += (1.0 - self.rate) / horizon;
-        } else {
-            self.threshold = (self.threshold - pace * self.mean * PEAKS).max(0.0);
-            self.rate -= self.rate / horizon;
-        }
-        self.mean = self.mean.max(1e-3);
-        self.square = self.square.max(1.2 * self.mean * self.mean);
-        self.rate = self.rate.max(1e-5);
+    fn peak(&mut self, index: usize, value: f32, (threshold, rate): (f32, f32), tuning: &Tuning) {
+        let mean = self.means[index];
+        let learned = (value - self.thresholds[index]).min(tuning.peak_clip * mean);
+        self.peaks[index] = (self.peaks[index] + 1.0).min(tuning.peaks);
+        let weight = 1.0 / self.peaks[index];
+        self.thresholds[index] += threshold * mean * (1.0 - PEAKS);
+        self.means[index] = (mean + weight * (learned - mean)).max(1e-3);
+        self.squares[index] += weight * (learned * learned - self.squares[index]);
+        self.rates[index] += (1.0 - self.rates[index]) * rate;
     }
+}
+
+/// How fast each tail learns.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Paces {
+    threshold: [f32; TAILS],
+    rate: [f32; TAILS],
+}
+
+impl Paces {
+    /// Returns the paces of statistics that were all heard for so many rows, where `memory` peaks are remembered.
+    #[inline]
+    pub(crate) fn of(rows: f32, memory: f32) -> Self {
+        let (threshold, rate) = pace(rows, memory);
+        Self { threshold: [threshold; TAILS], rate: [rate; TAILS] }
+    }
+
+    /// Changes those of statistics that were heard for other so many rows; before the first, nothing is learned.
+    #[inline]
+    pub(crate) fn but(mut self, statistics: &[usize], rows: f32, memory: f32) -> Self {
+        let (threshold, rate) = if rows > 0.0 { pace(rows, memory) } else { (0.0, 0.0) };
+        for index in statistics {
+            (self.threshold[*index], self.rate[*index]) = (threshold, rate);
+        }
+        self
+    }
+}
+
+fn pace(rows: f32, memory: f32) -> (f32, f32) {
+    let least = 1.0 / (PEAKS * memory * 25.0).max(1.0);
+    let threshold = (1.0 / (PEAKS * (rows + 1.0))).clamp(least, 1.0);
+    (threshold, 1.0 / (rows + 100.0).min(memory * 50.0))
 }

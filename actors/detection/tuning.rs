@@ -3,6 +3,9 @@
 /// How many statistics are kept of a series.
 pub(crate) const STATISTICS: usize = 20;
 
+/// How many of them have a tail; the others say themselves how rare they are.
+pub(crate) const TAILS: usize = STATISTICS - 2;
+
 /// The numbers that were chosen by measurement; [`Tuning::SHIPPED`] is what runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tuning {
@@ -44,6 +47,10 @@ pub struct Tuning {
     pub scale: f64,
     /// The memory of the level that the one on the horizon is held against, in horizons.
     pub long: f64,
+    /// How many mean excesses a peak counts for at most when it is learned.
+    pub peak_clip: f32,
+    /// The heaviest tail, as the shape of a generalised Pareto.
+    pub shape: f32,
     /// The memory of tails, in peaks.
     pub peaks: f32,
 }
@@ -52,26 +59,28 @@ impl Tuning {
     /// What runs.
     pub const SHIPPED: Self = Self {
         weights: [
-            1.01, 0.333, 0.236, 0.535, 0.6, 1.01, 4.0, 3.34, 0.337, 0.0326, 1.81, 0.39, 0.647, 0.6, 0.6, 0.315, 1.43, 1.18, 0.5, 0.0861,
+            1.45, 1.05, 0.0453, 0.0, 0.0338, 0.0464, 4.0, 4.0, 0.0285, 0.091, 0.622, 0.0864, 0.0278, 0.707, 2.21, 0.351, 0.772, 1.49, 1.32, 1.66,
         ],
-        base: 2.0,
-        cap: 6.57,
-        leak: 0.7,
-        alarm: 5.0,
-        haste: 0.187,
-        habit: 3.0,
-        again_below: 1.24,
-        again_above: 4.0,
-        horizon: 0.105,
-        fast: 0.394,
-        clip: 4.0,
-        short: 8.0,
-        drift: 0.871,
-        rare: 0.225,
-        floor: 9.37e-05,
-        slow: 1.0,
-        scale: 1.5,
-        long: 6.0,
-        peaks: 126.0,
+        base: 2.04,
+        cap: 5.27,
+        leak: 0.698,
+        alarm: 5.23,
+        haste: 0.194,
+        habit: 3.27,
+        again_below: 2.0,
+        again_above: 5.39,
+        horizon: 0.133,
+        fast: 0.27,
+        clip: 2.77,
+        short: 11.9,
+        drift: 0.165,
+        rare: 0.133,
+        floor: 0.000152,
+        slow: 2.87,
+        scale: 0.346,
+        long: 19.8,
+        peak_clip: 6.0,
+        shape: 0.45,
+        peaks: 238.0,
     };
 }

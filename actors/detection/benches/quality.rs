@@ -17,24 +17,39 @@ use suite::{
     simple::{Cusum, Ewma, RobustZ, Sigma, Spot},
 };
 
-struct Ours(Detector, String);
+struct Ours {
+    detector: Detector,
+    load: Detector,
+    is_surge: bool,
+    cause: String,
+}
+
+impl Ours {
+    fn new(setup: Setup) -> Self {
+        Self { detector: Detector::new(setup), load: Detector::new(setup), is_surge: false, cause: String::new() }
+    }
+}
 
 impl Rival for Ours {
     fn row(&mut self, at: f64, value: Option<f64>) -> (f64, bool) {
-        let finding = self.0.observe(Some(at), value);
-        self.1 = format!("{:?}", finding.cause).to_lowercase();
-        (finding.score, finding.alarm)
+        let finding = self.detector.observe(Some(at), value);
+        self.cause = format!("{:?}", finding.cause).to_lowercase();
+        (finding.score, finding.alarm && !std::mem::take(&mut self.is_surge))
+    }
+
+    fn load(&mut self, at: f64, load: f64) {
+        self.is_surge = self.load.observe(Some(at), Some(load)).is_surge();
     }
 
     fn cause(&self) -> &str {
-        &self.1
+        &self.cause
     }
 }
 
 type Make = fn(Setup) -> Box<dyn Rival>;
 
 const RIVALS: [(&str, Make); 6] = [
-    ("kloros", |setup| Box::new(Ours(Detector::new(setup), String::new()))),
+    ("kloros", |setup| Box::new(Ours::new(setup))),
     ("3 sigma", |setup| Box::new(Sigma::new(setup.warmup, 3.0))),
     ("EWMA", |setup| Box::new(Ewma::new(setup.warmup, 5.0))),
     ("robust z", |setup| Box::new(RobustZ::new(setup.warmup, 8.0))),
@@ -84,6 +99,9 @@ fn labelled(first: u64, seeds: u64, is_long: bool) {
                 let rows = if is_ours { series.rows.clone() } else { growth(&series) };
                 let mut alarms = Vec::new();
                 for (row, (at, value)) in rows.iter().enumerate() {
+                    if let Some(load) = &series.load {
+                        rival.load(*at, load[row]);
+                    }
                     if rival.row(*at, *value).1 {
                         alarms.push((row, rival.cause().to_owned()));
                     }

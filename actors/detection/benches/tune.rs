@@ -46,10 +46,17 @@ impl Problem {
     fn quality(&self, tuning: &Tuning) -> Quality {
         let mut tally = Tally::default();
         for series in &self.labelled {
-            let mut detector = Detector::new(Setup { kind: series.kind, step: Some(series.step), warmup: series.warmup });
-            let rows = series.rows.iter().enumerate();
-            let alarms = rows.filter(|(_, (at, value))| detector.observe_with(tuning, Some(*at), *value).alarm);
-            tally.add(series, &alarms.map(|(row, _)| (row, String::new())).collect::<Vec<_>>());
+            let mut alarms = Vec::new();
+            let setup = Setup { kind: series.kind, step: Some(series.step), warmup: series.warmup };
+            let (mut detector, mut load) = (Detector::new(setup), Detector::new(setup));
+            for (row, (at, value)) in series.rows.iter().enumerate() {
+                let borne = series.load.as_ref().map(|loads| load.observe_with(tuning, Some(*at), Some(loads[row])));
+                let is_surge = borne.is_some_and(|load| load.is_surge());
+                if detector.observe_with(tuning, Some(*at), *value).alarm && !is_surge {
+                    alarms.push((row, String::new()));
+                }
+            }
+            tally.add(series, &alarms);
         }
         let (mut nab, mut low, mut decisions) = (0.0, 0.0, 0.0);
         if !self.files.is_empty() {
@@ -89,7 +96,7 @@ fn changed(tuning: &Tuning, draws: &mut StdRng) -> Tuning {
     for index in 0..count {
         let by = factors[index];
         let f = by as f32;
-        match draws.random_range(0..39) {
+        match draws.random_range(0..41) {
             at @ 0..20 => {
                 let weight = &mut changed.weights[at];
                 *weight = if draws.random_bool(0.08) { 0.0 } else { (weight.max(0.05) * f * f).min(4.0) };
@@ -111,6 +118,8 @@ fn changed(tuning: &Tuning, draws: &mut StdRng) -> Tuning {
             35 => changed.slow = (changed.slow * by).clamp(0.1, 10.0),
             36 => changed.scale = (changed.scale * by).clamp(0.2, 10.0),
             37 => changed.long = (changed.long * by).clamp(1.5, 30.0),
+            38 => changed.peak_clip = (changed.peak_clip * f).clamp(2.0, 30.0),
+            39 => changed.shape = (changed.shape * f).clamp(0.05, 0.95),
             _ => match draws.random_range(0..2) {
                 0 => changed.rare = (changed.rare * f).clamp(0.05, 1.0),
                 _ => changed.floor = (changed.floor * by).clamp(1e-5, 1e-2),

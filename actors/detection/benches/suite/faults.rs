@@ -22,7 +22,7 @@ fn kinds(family: &str) -> &'static [&'static str] {
 
 /// Returns the series with a few faults, far from each other.
 pub(crate) fn spoil(family: &'static str, healthy: Healthy, draws: &mut Draws, step: f64, warmup: u32) -> Labelled {
-    let Healthy { mut values, noise, kind, surges } = healthy;
+    let Healthy { mut values, noise, kind, load } = healthy;
     let length = values.len();
     let mut events = Vec::new();
     let mut gone = vec![false; length];
@@ -58,7 +58,7 @@ pub(crate) fn spoil(family: &'static str, healthy: Healthy, draws: &mut Draws, s
             (start + row as f64 * step, value)
         })
         .collect();
-    Labelled { family, kind, step, warmup, rows, events, surges }
+    Labelled { family, kind, step, warmup, rows, events, load }
 }
 
 fn spoil_gauge(values: &mut [f64], noise: &[f64], what: &str, rows: std::ops::Range<usize>, draws: &mut Draws) {

@@ -47,7 +47,8 @@ pub(crate) struct Healthy {
     /// Deviation of what is not foretold, per row.
     pub(crate) noise: Vec<f64>,
     pub(crate) kind: Kind,
-    pub(crate) surges: Vec<std::ops::Range<usize>>,
+    /// The load that it bears, where it is known.
+    pub(crate) load: Option<Vec<f64>>,
 }
 
 /// Returns the series number `seed` of a family.
@@ -117,7 +118,7 @@ fn healthy(family: &str, draws: &mut Draws, length: usize, step: f64) -> Healthy
 }
 
 fn gauge(values: Vec<f64>, noise: Vec<f64>) -> Healthy {
-    Healthy { values, noise, kind: Kind::Gauge, surges: Vec::new() }
+    Healthy { values, noise, kind: Kind::Gauge, load: None }
 }
 
 fn level(family: &str, draws: &mut Draws, length: usize, step: f64) -> Healthy {
@@ -142,16 +143,26 @@ fn latency(draws: &mut Draws, length: usize, step: f64) -> Healthy {
     let (day, mut red) = (Day::draw(draws), Red::draw(draws));
     let (base, spread) = (draws.between(20.0, 400.0), draws.between(0.03, 0.2));
     let steepness = draws.between(0.2, 1.0);
+    let is_known = draws.chance(0.5);
     let mut values = Vec::new();
     let mut noise = Vec::new();
+    let mut loads = Vec::new();
+    let mut surge: (usize, f64) = (0, 1.0);
     for row in 0..length {
-        let load = day.load(row as f64 * step);
+        // Surges come where the load is known, or nothing could tell them from a fault.
+        if is_known && surge.0 == 0 && row > 1000 && draws.chance(0.001) {
+            surge = (draws.count(30, 150), draws.between(1.5, 3.0));
+        }
+        surge.0 = surge.0.saturating_sub(1);
+        let surged = if surge.0 > 0 { surge.1 } else { 1.0 };
+        let load = day.load(row as f64 * step) * surged;
+        loads.push(100.0 * load * (0.03 * draws.normal()).exp());
         let middle = base * (1.0 + steepness * load * load);
         let tail = if draws.chance(0.005) { 1.0 + 0.5 * draws.exponential() } else { 1.0 };
         values.push(middle * (spread * red.next(draws)).exp() * tail);
         noise.push(middle * spread);
     }
-    gauge(values, noise)
+    Healthy { load: is_known.then_some(loads), ..gauge(values, noise) }
 }
 
 fn sawtooth(family: &str, draws: &mut Draws, length: usize) -> Healthy {
@@ -229,7 +240,7 @@ fn counter(family: &str, draws: &mut Draws, length: usize, step: f64) -> Healthy
         sum = if draws.chance(reset) { grown } else { sum + grown.round() };
         values.push(sum);
     }
-    Healthy { values, noise: vec![rate * step * (spread + 0.05); length], kind: Kind::Counter, surges: Vec::new() }
+    Healthy { values, noise: vec![rate * step * (spread + 0.05); length], kind: Kind::Counter, load: None }
 }
 
 fn idle(draws: &mut Draws, length: usize) -> Healthy {

@@ -22,8 +22,8 @@ pub(crate) struct Labelled {
     pub(crate) rows: Vec<(f64, Option<f64>)>,
     /// What is wrong, in order.
     pub(crate) events: Vec<Event>,
-    /// Rows during which a known load surges, which is no fault.
-    pub(crate) surges: Vec<std::ops::Range<usize>>,
+    /// The load that it bears, where it is known: its surges are no fault.
+    pub(crate) load: Option<Vec<f64>>,
 }
 
 /// One fault.
@@ -41,6 +41,9 @@ pub(crate) struct Event {
 pub(crate) trait Rival {
     /// Returns the score from 0 to 1, and whether it raises an alarm.
     fn row(&mut self, at: f64, value: Option<f64>) -> (f64, bool);
+
+    /// Hears the load, before the row that bears it.
+    fn load(&mut self, _: f64, _: f64) {}
 
     /// Returns what the last row was unlike its past in, if it says.
     fn cause(&self) -> &str {
