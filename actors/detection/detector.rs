@@ -87,10 +87,10 @@ const CAUSES: [Cause; STATISTICS] = [
     Cause::Spike,
     Cause::Spike,
     Cause::Season,
-    Cause::Season,
+    Cause::Shift,
     Cause::Season,
     Cause::Shift,
-    Cause::Volatility,
+    Cause::Shift,
     Cause::Ramp,
     Cause::Place,
     Cause::Ramp,
@@ -107,12 +107,12 @@ const FIRST_ROWS: u32 = 10;
 const HEARD_ROWS: f32 = 60.0;
 
 /// The statistics that are measured once there is a profile of the day, and once there are places.
-const OF_SEASON: [usize; 3] = [8, 9, 10];
+const OF_SEASON: [usize; 2] = [8, 10];
 const OF_PLACES: [usize; 1] = [14];
 
 /// The size of an ordinary value of each statistic, before anything was seen.
 const TYPICAL: [f32; TAILS] =
-    [2.5, 2.5, 2.5, 2.5, 1.0, 1.0, 0.1, 0.1, 2.5, 2.5, 1.5, 1.0, 0.5, 1.0, 3.0, 2.0, 6.0, 6.0];
+    [2.5, 2.5, 2.5, 2.5, 1.0, 1.0, 0.1, 0.1, 2.5, 1.0, 1.5, 1.0, 1.0, 1.0, 3.0, 2.0, 6.0, 6.0];
 
 /// The shortest warm-up that memories are measured by, in rows.
 const WARMUP_MIN: u32 = 60;
@@ -214,6 +214,7 @@ impl Detector {
         let horizon = (self.warmup.max(WARMUP_MIN) as f32 * tuning.horizon).max(6.0);
         let rows_a_day = (DAY / self.series.step()) as f32;
         let needed = tuning.alarm * (1.0 + tuning.haste * log2((rows_a_day / ROWS_A_DAY).max(1.0)));
+        let evidence = evidence.min(tuning.row * needed);
         let said = self.gate.step(evidence, tuning, needed, horizon);
         let score = f64::from(said / (said + needed));
         let cause = if said > 0.0 { cause } else { Cause::None };

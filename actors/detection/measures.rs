@@ -34,20 +34,23 @@ pub(crate) struct Measures {
     slow: f64,
     fast_scale: f64,
     slow_scale: f64,
-    short_swing: f64,
-    horizon_swing: f64,
-    long_swing: f64,
+    short_swing: f32,
+    long_swing: f32,
+    mid: f64,
+    mid_slope: f64,
+    mid_scale: f64,
     high: f64,
     low: f64,
     season_level: f64,
     season_scale: f64,
-    season_smooth: f64,
     short_mean: f64,
     horizon_mean: f64,
     long_mean: f64,
     slope: f64,
     slope_long: f64,
     slope_scale: f64,
+    season_smooth: f32,
+    mid_smooth: f32,
     sums: [f32; 2],
     rare: f32,
     season: Season,
@@ -114,19 +117,22 @@ impl Measures {
             fast_scale: 0.0,
             slow_scale: 0.0,
             short_swing: 0.0,
-            horizon_swing: 0.0,
             long_swing: 0.0,
+            mid: 0.0,
+            mid_slope: 0.0,
+            mid_scale: 0.0,
             high: 0.0,
             low: 0.0,
             season_level: 0.0,
             season_scale: 0.0,
-            season_smooth: 0.0,
             short_mean: 0.0,
             horizon_mean: 0.0,
             long_mean: 0.0,
             slope: 0.0,
             slope_long: 0.0,
             slope_scale: 0.0,
+            season_smooth: 0.0,
+            mid_smooth: 0.0,
             sums: [0.0; 2],
             rare: 0.0,
             season: Season::new(),
@@ -153,6 +159,7 @@ impl Measures {
         let (fast, slow) = ((now.off_fast / now.fast_scale) as f32, (now.off_slow / now.slow_scale) as f32);
         [stats[0], stats[1], stats[2], stats[3]] = [fast.max(0.0), (-fast).max(0.0), slow.max(0.0), (-slow).max(0.0)];
         self.swings(tuning, &now, stats);
+        self.trend(tuning, &now, stats);
         self.range(&now, warmup, stats);
         if let Some(hour) = &hour {
             self.day(tuning, &now, hour, (of_day, strength, step), stats);
@@ -174,7 +181,7 @@ impl Measures {
     fn begin(&mut self, value: f64) {
         (self.origin, self.last, self.high, self.low) = (value, value, value, value);
         (self.fast, self.slow, self.season_level) = (value, value, value);
-        (self.short_mean, self.horizon_mean, self.long_mean) = (value, value, value);
+        (self.short_mean, self.horizon_mean, self.long_mean, self.mid) = (value, value, value, value);
     }
 
     fn now(&mut self, tuning: &Tuning, warmup: f64, value: f64, bias: f64) -> Now {
@@ -208,19 +215,36 @@ impl Measures {
         }
     }
 
-    /// Short against long volatility, both ways, and that on the horizon.
+    /// Short against long volatility, both ways.
     #[inline]
     fn swings(&mut self, tuning: &Tuning, now: &Now, stats: &mut Statistics) {
-        let swing = now.off_fast.abs().min(2.0 * tuning.clip * now.fast_scale);
-        self.short_swing += (swing - self.short_swing) * now.pace.short;
-        self.horizon_swing += (swing - self.horizon_swing) * now.pace.horizon;
-        let long = self.long_swing.max(now.floor);
-        let short = (self.short_swing / long) as f32;
+        let swing = now.off_fast.abs().min(2.0 * tuning.clip * now.fast_scale) as f32;
+        self.short_swing += (swing - self.short_swing) * now.pace.short as f32;
+        let long = self.long_swing.max(now.floor as f32);
+        let short = self.short_swing / long;
         stats[4] = short;
         stats[5] = 1.0 / short.max(0.02);
-        let ratio = (self.horizon_swing.max(now.floor) / long) as f32;
-        stats[12] = ratio.max(1.0 / ratio) - 1.0;
-        self.long_swing += (swing - self.long_swing) * now.pace.warmups(4.0);
+        self.long_swing += (swing - self.long_swing) * now.pace.warmups(4.0) as f32;
+    }
+
+    /// What is off a level that follows trends (Holt 1957), smoothed: a shift on the way up or down of a day.
+    #[inline]
+    fn trend(&mut self, tuning: &Tuning, now: &Now, stats: &mut Statistics) {
+        let foretold = self.mid + self.mid_slope;
+        let off = now.value - foretold;
+        let scale = self.mid_scale.max(now.floor);
+        let clipped = off.clamp(-4.0 * scale, 4.0 * scale);
+        let pace = f64::from(tuning.mid).max(now.pace.least);
+        self.mid = foretold + pace * clipped;
+        self.mid_slope += 0.1 * pace * pace * clipped;
+        // What is far outside for long is followed faster, or a new level would never be reached.
+        if self.mid_smooth.abs() > 3.8 {
+            self.mid += 0.2 * (off - clipped);
+        }
+        self.mid_smooth += ((clipped / scale) as f32 - self.mid_smooth) * tuning.mid_smooth;
+        [stats[9], stats[12]] = [self.mid_smooth.max(0.0), (-self.mid_smooth).max(0.0)];
+        let pace = if self.rows < 8 { now.pace.least } else { now.pace.warmups(tuning.scale) };
+        self.mid_scale += (if self.rows < 8 { off.abs() } else { clipped.abs() } - self.mid_scale) * pace;
     }
 
     /// Excess beyond the range so far, which shrinks slowly.
@@ -253,10 +277,9 @@ impl Measures {
         if strength > 0.0 {
             self.season_rows = self.season_rows.saturating_add(1);
             let z = off / scale;
-            let told = (z * strength) as f32;
-            [stats[8], stats[9]] = [told.max(0.0), (-told).max(0.0)];
-            self.season_smooth += (z.clamp(-6.0, 6.0) - self.season_smooth) / now.horizon.min(12.0);
-            stats[10] = (self.season_smooth.abs() * strength) as f32;
+            stats[8] = (z.abs() * strength) as f32;
+            self.season_smooth += (z.clamp(-6.0, 6.0) as f32 - self.season_smooth) / now.horizon.min(12.0) as f32;
+            stats[10] = self.season_smooth.abs() * strength as f32;
         }
         let learned = off.abs().min(clip * scale.max(0.05 * now.slow_scale));
         self.season_scale += (learned - self.season_scale) * now.pace.warmups(2.0);

@@ -8,6 +8,9 @@ const PARTS: usize = 24;
 /// The mean distance from place to place, in parts, from which on a series leaps.
 const LEAP: f32 = 4.0;
 
+/// The mean stay in one place from which on a series dwells there, in rows.
+const STAY_MIN: f32 = 4.0;
+
 /// The share of a place that is the rule.
 const RULE: f32 = 0.85;
 
@@ -87,9 +90,9 @@ impl Places {
         let over = self.stay - self.longest;
         // Hazards beyond what was seen are those of the mean. A stay says little where there were few, where it is the rule,
         // and where the series drifts from place to place instead of leaping.
-        let is_told = self.stays >= 8.0 && self.leap >= LEAP && self.shares[part] < RULE;
+        let is_told = self.stays >= 8.0 && self.leap >= LEAP && self.mean_stay >= STAY_MIN && self.shares[part] < RULE;
         let long = if over > 2.0 && is_told {
-            over * std::f32::consts::LOG10_E / self.mean_stay.max(0.3 * self.longest) + (self.stays + 1.0).log10()
+            over * std::f32::consts::LOG10_E / self.mean_stay.max(0.5 * self.longest) + (self.stays + 1.0).log10()
         } else {
             0.0
         };

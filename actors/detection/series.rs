@@ -34,14 +34,14 @@ pub(crate) struct Series {
     is_step_known: bool,
     at: Option<f64>,
     count: Option<f64>,
-    counted_at: Option<f64>,
+    counted_at: f64,
 }
 
 impl Series {
     pub(crate) fn new(step: Option<f64>) -> Self {
         let known = step.filter(|step| step.is_finite() && *step > 0.0);
         let step = known.unwrap_or(60.0);
-        Self { rows: 0, step, is_step_known: known.is_some(), at: None, count: None, counted_at: None }
+        Self { rows: 0, step, is_step_known: known.is_some(), at: None, count: None, counted_at: 0.0 }
     }
 
     /// Returns how many rows were taken, missing ones too.
@@ -79,10 +79,10 @@ impl Series {
             return Sample { at, value: Some(value), is_missing: false };
         }
         let before = self.count.replace(value);
-        let since = std::mem::replace(&mut self.counted_at, at);
+        let since = std::mem::replace(&mut self.counted_at, at.unwrap_or(0.0));
         // A counter that is smaller than it was began anew: what it counted in between is not known.
         let growth = before.filter(|before| *before <= value).map(|before| {
-            let elapsed = at.zip(since).map(|(now, before)| now - before);
+            let elapsed = at.filter(|_| since != 0.0).map(|now| now - since);
             let steps = elapsed.filter(|elapsed| *elapsed > 0.0).map_or(1.0, |elapsed| elapsed / self.step);
             (value - before) / if (0.75..1.25).contains(&steps) { 1.0 } else { steps.max(1e-3) }
         });

@@ -51,6 +51,12 @@ pub struct Tuning {
     pub peak_clip: f32,
     /// The heaviest tail, as the shape of a generalised Pareto.
     pub shape: f32,
+    /// The pace of the level that follows trends.
+    pub mid: f32,
+    /// The pace at which what is off it is smoothed.
+    pub mid_smooth: f32,
+    /// The most evidence of one row, as a share of what an alarm needs.
+    pub row: f32,
     /// The memory of tails, in peaks.
     pub peaks: f32,
 }
@@ -59,7 +65,7 @@ impl Tuning {
     /// What runs.
     pub const SHIPPED: Self = Self {
         weights: [
-            1.45, 1.05, 0.0453, 0.0, 0.0338, 0.0464, 4.0, 4.0, 0.0285, 0.091, 0.622, 0.0864, 0.0278, 0.707, 2.21, 0.351, 0.772, 1.49, 1.32, 1.66,
+            1.45, 1.05, 0.0453, 0.0, 0.0338, 0.0464, 4.0, 4.0, 0.0285, 0.5, 0.622, 0.0864, 0.5, 0.707, 2.21, 0.351, 0.772, 1.49, 1.32, 1.66,
         ],
         base: 2.04,
         cap: 5.27,
@@ -79,6 +85,9 @@ impl Tuning {
         slow: 2.87,
         scale: 0.346,
         long: 19.8,
+        mid: 0.08,
+        mid_smooth: 0.25,
+        row: 3.0,
         peak_clip: 6.0,
         shape: 0.45,
         peaks: 238.0,

@@ -78,7 +78,7 @@ impl Problem {
             decisions = nab::at(&files, &alarms, nab::PROFILES[0], 1.0);
         }
         let (f1, false_a_day) = (tally.f1(), tally.false_a_day());
-        let objective = 100.0 * f1 - 40.0 * (false_a_day - 0.03).max(0.0) + 0.5 * nab + 0.2 * low + 0.3 * decisions
+        let objective = 100.0 * f1 - 100.0 * (false_a_day - 0.03).max(0.0) + 0.5 * nab + 0.2 * low + 0.3 * decisions
             - 0.05 * f64::from(tally.delay(0.9)).max(30.0);
         Quality { objective, f1, false_a_day, nab, low, decisions }
     }
@@ -96,7 +96,7 @@ fn changed(tuning: &Tuning, draws: &mut StdRng) -> Tuning {
     for index in 0..count {
         let by = factors[index];
         let f = by as f32;
-        match draws.random_range(0..41) {
+        match draws.random_range(0..44) {
             at @ 0..20 => {
                 let weight = &mut changed.weights[at];
                 *weight = if draws.random_bool(0.08) { 0.0 } else { (weight.max(0.05) * f * f).min(4.0) };
@@ -120,6 +120,9 @@ fn changed(tuning: &Tuning, draws: &mut StdRng) -> Tuning {
             37 => changed.long = (changed.long * by).clamp(1.5, 30.0),
             38 => changed.peak_clip = (changed.peak_clip * f).clamp(2.0, 30.0),
             39 => changed.shape = (changed.shape * f).clamp(0.05, 0.95),
+            40 => changed.mid = (changed.mid * f).clamp(0.01, 0.5),
+            41 => changed.mid_smooth = (changed.mid_smooth * f).clamp(0.03, 1.0),
+            42 => changed.row = (changed.row * f).clamp(0.2, 10.0),
             _ => match draws.random_range(0..2) {
                 0 => changed.rare = (changed.rare * f).clamp(0.05, 1.0),
                 _ => changed.floor = (changed.floor * by).clamp(1e-5, 1e-2),
