@@ -81,19 +81,17 @@ const CAUSES: [Cause; STATISTICS] = [
     Cause::Spike,
     Cause::Spike,
     Cause::Shift,
-    Cause::Shift,
     Cause::Volatility,
     Cause::Volatility,
     Cause::Spike,
     Cause::Spike,
     Cause::Season,
-    Cause::Shift,
     Cause::Season,
+    Cause::Shift,
     Cause::Shift,
     Cause::Shift,
     Cause::Ramp,
     Cause::Place,
-    Cause::Ramp,
     Cause::Shift,
     Cause::Shift,
     Cause::Stuck,
@@ -107,12 +105,12 @@ const FIRST_ROWS: u32 = 10;
 const HEARD_ROWS: f32 = 60.0;
 
 /// The statistics that are measured once there is a profile of the day, and once there are places.
-const OF_SEASON: [usize; 2] = [8, 10];
-const OF_PLACES: [usize; 1] = [14];
+const OF_SEASON: [usize; 2] = [7, 8];
+const OF_PLACES: [usize; 1] = [13];
 
 /// The size of an ordinary value of each statistic, before anything was seen.
 const TYPICAL: [f32; TAILS] =
-    [2.5, 2.5, 2.5, 2.5, 1.0, 1.0, 0.1, 0.1, 2.5, 1.0, 1.5, 1.0, 1.0, 1.0, 3.0, 2.0, 6.0, 6.0];
+    [2.5, 2.5, 2.5, 1.0, 1.0, 0.1, 0.1, 2.5, 1.5, 1.0, 1.0, 1.0, 1.0, 3.0, 6.0, 6.0];
 
 /// The shortest warm-up that memories are measured by, in rows.
 const WARMUP_MIN: u32 = 60;
@@ -154,21 +152,22 @@ impl Detector {
     #[inline]
     pub fn observe_with(&mut self, tuning: &Tuning, at: Option<f64>, value: Option<f64>) -> Finding {
         let warmup = self.warmup.max(WARMUP_MIN);
-        let memory = warmup as f32 * 6.0;
+        let a_warmup = 1.0 / warmup as f32;
+        let forget = a_warmup * (1.0 / 6.0);
         let sample = self.series.take(self.kind, at, value);
         let seen = self.series.rows();
         let is_warm = seen > self.warmup as f32;
-        let gone = self.missing.step(sample.is_missing, seen, memory);
+        let gone = self.missing.step(sample.is_missing, (seen, forget));
         let Some(value) = sample.value else {
             // A fault in the scrape says nothing of the series: all but the count of what is missing stays as it is.
             let evidence = if is_warm { gone } else { 0.0 };
-            return self.conclude(tuning, evidence, Cause::Missing, None, 0.0);
+            return self.conclude(tuning, a_warmup, (evidence, Cause::Missing), None, 0.0);
         };
         let mut stats = [0.0_f32; TAILS];
-        let setting = (f64::from(warmup), self.series.step());
+        let setting = (f64::from(warmup), self.series.rows_a_day());
         let measured = self.measures.step(tuning, setting, (sample.at, value), &mut stats);
         let rows = self.measures.rows;
-        let flat = self.same.step(measured.is_same, rows as f32, memory);
+        let flat = self.same.step(measured.is_same, (rows as f32, forget));
         let mut evidence = 0.0_f32;
         let mut most = (0.0_f32, 0);
         let mut count = |index: usize, surprise: f32| {
@@ -199,31 +198,27 @@ impl Detector {
         count(TAILS, measured.stay);
         count(TAILS + 1, flat);
         let evidence = if is_warm { evidence } else { 0.0 };
-        self.conclude(tuning, evidence, CAUSES[most.1], Some(measured.expected), measured.off)
+        self.conclude(tuning, a_warmup, (evidence, CAUSES[most.1]), Some(measured.expected), measured.off)
     }
 
     #[inline]
     fn conclude(
         &mut self,
         tuning: &Tuning,
-        evidence: f32,
-        cause: Cause,
+        a_warmup: f32,
+        (evidence, cause): (f32, Cause),
         expected: Option<f64>,
         off: f64,
     ) -> Finding {
-        let horizon = (self.warmup.max(WARMUP_MIN) as f32 * tuning.horizon).max(6.0);
-        let rows_a_day = (DAY / self.series.step()) as f32;
-        let needed = tuning.alarm * (1.0 + tuning.haste * log2((rows_a_day / ROWS_A_DAY).max(1.0)));
+        let days = (self.series.rows_a_day() * (1.0 / ROWS_A_DAY)).max(1.0);
+        let needed = tuning.alarm * (1.0 + tuning.haste * log2(days));
         let evidence = evidence.min(tuning.row * needed);
-        let said = self.gate.step(evidence, tuning, needed, horizon);
-        let score = f64::from(said / (said + needed));
+        let said = self.gate.step(evidence, tuning, needed, a_warmup);
+        let score = if said > 0.0 { f64::from(said / (said + needed)) } else { 0.0 };
         let cause = if said > 0.0 { cause } else { Cause::None };
         Finding { score, alarm: said >= needed, open: self.gate.is_open(), cause, expected, off }
     }
 }
-
-/// Seconds a day.
-const DAY: f64 = 86_400.0;
 
 /// Rows a day, one in five minutes, up to which the evidence that an alarm needs is the same.
 const ROWS_A_DAY: f32 = 288.0;

@@ -4,6 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::tuning::Tuning;
 
+/// The most that is forgotten of what was said with a row.
+const HASTE_MAX: f32 = 0.1;
+
+/// The least evidence that is said.
+const SAID_MIN: f32 = 0.05;
+
 /// The share of an alarm's evidence below which an incident is over.
 const OVER_BELOW: f32 = 0.2;
 
@@ -20,25 +26,31 @@ impl Gate {
         Self { memory: 0.0, said: 0.0, open: false }
     }
 
-    /// Returns the evidence that is said now: 0 where it is no news.
+    /// Returns the evidence that is said now: 0 where it is no news. `alarm` is what an alarm needs, `a_warmup` the pace that
+    /// remembers a warm-up.
     ///
-    /// News is evidence that is larger by a factor than what was said of late: a small one below the alarm, a large one
-    /// above, so that an event that grows is not an alarm with each row.
+    /// An alarm opens an incident, and nothing more is said until the evidence has leaked away. After that, news is
+    /// evidence that is larger by a factor than what was said of late.
     #[inline]
-    pub(crate) fn step(&mut self, evidence: f32, tuning: &Tuning, alarm: f32, horizon: f32) -> f32 {
+    pub(crate) fn step(&mut self, evidence: f32, tuning: &Tuning, alarm: f32, a_warmup: f32) -> f32 {
         self.memory = self.memory * tuning.leak + evidence;
-        self.said -= self.said * (1.0 / (tuning.habit * horizon)).min(1.0);
+        self.said -= self.said * (a_warmup * (1.0 / (tuning.habit * tuning.horizon))).min(HASTE_MAX);
+        if self.open && self.memory > OVER_BELOW * alarm {
+            // What goes on is no news, however long, and is remembered as large as it became.
+            self.said = self.said.max(self.memory);
+            return 0.0;
+        }
+        self.open = false;
         let needed = if self.said >= alarm {
             self.said * tuning.again_above
         } else {
             (self.said * tuning.again_below).min(alarm)
         };
-        self.open &= self.memory > OVER_BELOW * alarm;
-        if self.memory < needed.max(0.05) {
+        if self.memory < needed.max(SAID_MIN) {
             return 0.0;
         }
         self.said = self.memory;
-        self.open |= self.memory >= alarm;
+        self.open = self.memory >= alarm;
         self.memory
     }
 

@@ -14,6 +14,9 @@ use crate::{
 /// The largest statistic: beyond it nothing is rarer.
 const STATISTIC_MAX: f32 = 1e6;
 
+/// The pace of the shortest horizon, six rows.
+const HORIZON_MIN: f64 = 1.0 / 6.0;
+
 /// The least scale: of a series that never moved, any move is beyond all measure.
 const FLOOR_MIN: f64 = 1e-30;
 
@@ -47,7 +50,6 @@ pub(crate) struct Measures {
     horizon_mean: f64,
     long_mean: f64,
     slope: f64,
-    slope_long: f64,
     slope_scale: f64,
     season_smooth: f32,
     mid_smooth: f32,
@@ -73,8 +75,6 @@ pub(crate) struct Measured {
 #[derive(Clone, Copy)]
 struct Now {
     value: f64,
-    /// The value without what the time of day explains.
-    plain: f64,
     /// What the time of day explains.
     bias: f64,
     off_fast: f64,
@@ -82,7 +82,6 @@ struct Now {
     fast_scale: f64,
     slow_scale: f64,
     floor: f64,
-    horizon: f64,
     pace: Paces,
 }
 
@@ -99,7 +98,7 @@ impl Paces {
     /// Returns the pace that remembers so many warm-ups.
     #[inline]
     fn warmups(&self, count: f64) -> f64 {
-        (self.warmup / count).max(self.least)
+        (self.warmup * (1.0 / count)).max(self.least)
     }
 }
 
@@ -129,7 +128,6 @@ impl Measures {
             horizon_mean: 0.0,
             long_mean: 0.0,
             slope: 0.0,
-            slope_long: 0.0,
             slope_scale: 0.0,
             season_smooth: 0.0,
             mid_smooth: 0.0,
@@ -145,7 +143,7 @@ impl Measures {
     pub(crate) fn step(
         &mut self,
         tuning: &Tuning,
-        (warmup, step): (f64, f64),
+        (warmup, rows_a_day): (f64, f32),
         (at, value): (Option<f64>, f64),
         stats: &mut Statistics,
     ) -> Measured {
@@ -157,12 +155,12 @@ impl Measures {
         let of_day = hour.as_ref().map_or(0.0, |hour| self.season.expected(hour));
         let now = self.now(tuning, warmup, value, strength * of_day);
         let (fast, slow) = ((now.off_fast / now.fast_scale) as f32, (now.off_slow / now.slow_scale) as f32);
-        [stats[0], stats[1], stats[2], stats[3]] = [fast.max(0.0), (-fast).max(0.0), slow.max(0.0), (-slow).max(0.0)];
+        [stats[0], stats[1], stats[2]] = [fast.max(0.0), (-fast).max(0.0), slow.abs()];
         self.swings(tuning, &now, stats);
         self.trend(tuning, &now, stats);
-        self.range(&now, warmup, stats);
+        self.range(&now, stats);
         if let Some(hour) = &hour {
-            self.day(tuning, &now, hour, (of_day, strength, step), stats);
+            self.day(tuning, &now, hour, (of_day, strength, rows_a_day), stats);
         }
         self.means(tuning, &now, stats);
         self.sums(tuning, &now, slow, stats);
@@ -185,7 +183,6 @@ impl Measures {
     }
 
     fn now(&mut self, tuning: &Tuning, warmup: f64, value: f64, bias: f64) -> Now {
-        let horizon = (warmup * f64::from(tuning.horizon)).max(6.0);
         // Of a series that seldom moves, the size of its moves is the scale.
         let floor = (tuning.floor * self.slow.abs()).max(0.3 * self.jump) + FLOOR_MIN;
         let jump = (value - self.last).abs();
@@ -194,23 +191,23 @@ impl Measures {
             self.jump += if is_first { jump } else { 0.05 * (jump.min(3.0 * self.jump) - self.jump) };
         }
         let least = 1.0 / (f64::from(self.rows) + 1.0);
+        let a_warmup = 1.0 / warmup;
+        let a_horizon = (a_warmup * (1.0 / f64::from(tuning.horizon))).min(HORIZON_MIN);
         let pace = Paces {
             least,
-            warmup: 1.0 / warmup,
+            warmup: a_warmup,
             short: (1.0 / f64::from(tuning.short)).max(least),
-            horizon: (1.0 / horizon).max(least),
+            horizon: a_horizon.max(least),
         };
         let plain = value - bias;
         Now {
             value,
-            plain,
             bias,
             off_fast: plain - self.fast,
             off_slow: plain - self.slow,
             fast_scale: self.fast_scale.max(floor),
             slow_scale: self.slow_scale.max(floor),
             floor,
-            horizon,
             pace,
         }
     }
@@ -221,9 +218,8 @@ impl Measures {
         let swing = now.off_fast.abs().min(2.0 * tuning.clip * now.fast_scale) as f32;
         self.short_swing += (swing - self.short_swing) * now.pace.short as f32;
         let long = self.long_swing.max(now.floor as f32);
-        let short = self.short_swing / long;
-        stats[4] = short;
-        stats[5] = 1.0 / short.max(0.02);
+        stats[3] = self.short_swing / long;
+        stats[4] = long / self.short_swing.max(0.02 * long);
         self.long_swing += (swing - self.long_swing) * now.pace.warmups(4.0) as f32;
     }
 
@@ -242,19 +238,19 @@ impl Measures {
             self.mid += 0.2 * (off - clipped);
         }
         self.mid_smooth += ((clipped / scale) as f32 - self.mid_smooth) * tuning.mid_smooth;
-        [stats[9], stats[12]] = [self.mid_smooth.max(0.0), (-self.mid_smooth).max(0.0)];
+        [stats[9], stats[10]] = [self.mid_smooth.max(0.0), (-self.mid_smooth).max(0.0)];
         let pace = if self.rows < 8 { now.pace.least } else { now.pace.warmups(tuning.scale) };
         self.mid_scale += (if self.rows < 8 { off.abs() } else { clipped.abs() } - self.mid_scale) * pace;
     }
 
     /// Excess beyond the range so far, which shrinks slowly.
     #[inline]
-    fn range(&mut self, now: &Now, warmup: f64, stats: &mut Statistics) {
+    fn range(&mut self, now: &Now, stats: &mut Statistics) {
         let range = (self.high - self.low).max(4.0 * now.floor);
         let share = 1.0 / range;
-        stats[6] = (((now.value - self.high) * share) as f32).max(0.0);
-        stats[7] = (((self.low - now.value) * share) as f32).max(0.0);
-        let shrink = range * (now.pace.warmup * (1.0 / 40.0)).min(1.0 / warmup);
+        stats[5] = (((now.value - self.high) * share) as f32).max(0.0);
+        stats[6] = (((self.low - now.value) * share) as f32).max(0.0);
+        let shrink = range * now.pace.warmup * (1.0 / 40.0);
         let most = range.max(3.0 * now.fast_scale);
         self.high = (self.high - shrink).max(now.value.min(self.high + most));
         self.low = (self.low + shrink).min(now.value.max(self.low - most));
@@ -267,7 +263,7 @@ impl Measures {
         tuning: &Tuning,
         now: &Now,
         hour: &Hour,
-        (of_day, strength, step): (f64, f64, f64),
+        (of_day, strength, rows_a_day): (f64, f64, f32),
         stats: &mut Statistics,
     ) {
         let clip = tuning.clip;
@@ -277,20 +273,19 @@ impl Measures {
         if strength > 0.0 {
             self.season_rows = self.season_rows.saturating_add(1);
             let z = off / scale;
-            stats[8] = (z.abs() * strength) as f32;
-            self.season_smooth += (z.clamp(-6.0, 6.0) as f32 - self.season_smooth) / now.horizon.min(12.0) as f32;
-            stats[10] = self.season_smooth.abs() * strength as f32;
+            stats[7] = (z.abs() * strength) as f32;
+            self.season_smooth += (z.clamp(-6.0, 6.0) as f32 - self.season_smooth) * now.pace.horizon.max(1.0 / 12.0) as f32;
+            stats[8] = self.season_smooth.abs() * strength as f32;
         }
         let learned = off.abs().min(clip * scale.max(0.05 * now.slow_scale));
         self.season_scale += (learned - self.season_scale) * now.pace.warmups(2.0);
         let level = self.season_level - self.origin;
         let most = clip * now.slow_scale;
         self.season_level += (now.value - self.season_level).clamp(-most, most) * now.pace.warmups(4.0);
-        let rows_a_part = Season::rows_a_part(step);
-        self.season.learn(hour, value, (of_day, level), scale.max(0.5 * now.slow_scale), rows_a_part);
+        self.season.learn(hour, value, (of_day, level), scale.max(0.5 * now.slow_scale), rows_a_day);
     }
 
-    /// Level shift on the horizon, and slopes: of late, and against what slopes are usual.
+    /// Level shift on the horizon, and how steadily the series grows or falls.
     #[inline]
     fn means(&mut self, tuning: &Tuning, now: &Now, stats: &mut Statistics) {
         let before = self.short_mean;
@@ -299,15 +294,12 @@ impl Measures {
         self.short_mean += (bounded - self.short_mean) * now.pace.short;
         self.horizon_mean += (bounded - self.horizon_mean) * now.pace.horizon;
         stats[11] = ((self.horizon_mean - self.long_mean).abs() / now.slow_scale) as f32;
-        let long = (now.pace.horizon / tuning.long).max(now.pace.least);
+        let long = (now.pace.horizon * (1.0 / tuning.long)).max(now.pace.least);
         self.long_mean += (bounded - self.long_mean) * long;
         self.slope += (self.short_mean - before - self.slope) * now.pace.horizon;
         let scale = self.slope_scale.max(1e-2 * now.floor);
-        let share = 1.0 / scale;
-        stats[13] = (self.slope.abs() * share) as f32;
-        stats[15] = ((self.slope - self.slope_long).abs() * share) as f32;
+        stats[12] = (self.slope.abs() / scale) as f32;
         let pace = now.pace.warmups(2.0);
-        self.slope_long += (self.slope - self.slope_long) * pace;
         self.slope_scale += (self.slope.abs().min(tuning.clip * scale) - self.slope_scale) * pace;
     }
 
@@ -319,7 +311,7 @@ impl Measures {
         for (sum, z) in self.sums.iter_mut().zip([z, -z]) {
             *sum = (*sum + z - tuning.drift).clamp(0.0, 1e4) * kept;
         }
-        [stats[16], stats[17]] = self.sums;
+        [stats[14], stats[15]] = self.sums;
     }
 
     /// Where in its range the series seldom is; returns how rare it is to stay there for so long.
@@ -331,9 +323,9 @@ impl Measures {
         if !self.places.is_fixed() {
             return 0.0;
         }
-        let (rare, stay) = self.places.visit(now.value, (2.0 * warmup) as f32);
+        let (rare, stay) = self.places.visit(now.value, (0.5 * now.pace.warmup) as f32);
         self.rare += (rare - self.rare) * tuning.rare;
-        stats[14] = self.rare;
+        stats[13] = self.rare;
         self.places_rows = self.places_rows.saturating_add(1);
         stay
     }

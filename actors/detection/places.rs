@@ -20,7 +20,7 @@ pub(crate) struct Places {
     #[serde(with = "crate::array")]
     shares: [f32; PARTS],
     low: f64,
-    width: f64,
+    a_width: f64,
     part: u8,
     visits: f32,
     stay: f32,
@@ -35,7 +35,7 @@ impl Places {
         Self {
             shares: [0.0; PARTS],
             low: 0.0,
-            width: 0.0,
+            a_width: 0.0,
             part: 0,
             visits: 0.0,
             stay: 0.0,
@@ -48,32 +48,35 @@ impl Places {
 
     /// Fixes the parts once the range is known.
     pub(crate) fn fix(&mut self, low: f64, high: f64) {
-        if self.width == 0.0 && high > low {
+        if self.a_width == 0.0 && high > low {
             let margin = 0.15 * (high - low);
             self.low = low - margin;
-            self.width = (high - low + 2.0 * margin) / PARTS as f64;
+            // Of a range too narrow to be divided there are no parts.
+            let parts = PARTS as f64 / (high - low + 2.0 * margin);
+            self.a_width = if parts.is_finite() { parts } else { 0.0 };
         }
     }
 
     pub(crate) fn is_fixed(&self) -> bool {
-        self.width > 0.0
+        self.a_width > 0.0
     }
 
     /// Returns how rare the part is in which `value` lies, as the negative binary logarithm of its share, and -log10 of the
-    /// chance to stay in it for as long as now, 0 while longer stays were seen; then learns it.
+    /// chance to stay in it for as long as now, 0 while longer stays were seen; then learns it, with `pace` at least.
     #[inline]
-    pub(crate) fn visit(&mut self, value: f64, memory: f32) -> (f32, f32) {
-        let part = (((value - self.low) / self.width) as usize).min(PARTS - 1);
+    pub(crate) fn visit(&mut self, value: f64, pace: f32) -> (f32, f32) {
+        let part = (((value - self.low) * self.a_width) as usize).min(PARTS - 1);
         // The edges of a place that is often visited are not rare.
         let beside = self.shares[part.saturating_sub(1)] + self.shares[(part + 1).min(PARTS - 1)];
-        let rare = -log2((self.shares[part] + 0.5 * beside).max(0.5 / (self.visits + 8.0)));
+        let least = 1.0 / (self.visits + 8.0);
+        let rare = -log2((self.shares[part] + 0.5 * beside).max(0.5 * least.max(pace)));
         let is_near = part.abs_diff(usize::from(self.part)) <= 1;
         if is_near && self.visits > 0.0 {
             self.stay += 1.0;
         } else {
             // A stay that was a fault is learned by half, so that the next one is one again.
             self.longest = self.longest.max(self.stay.min(1.5 * self.longest + 8.0));
-            self.longest -= self.longest / (10.0 * memory);
+            self.longest -= 0.1 * pace * self.longest;
             self.stays = (self.stays + 1.0).min(100.0);
             self.mean_stay += (self.stay.min(2.0 * self.longest + 4.0) - self.mean_stay) / self.stays;
             let leap = f32::from(part.abs_diff(usize::from(self.part)) as u8);
@@ -81,8 +84,8 @@ impl Places {
             self.stay = 1.0;
             self.part = part as u8;
         }
-        self.visits = (self.visits + 1.0).min(memory);
-        let pace = 1.0 / self.visits;
+        let pace = pace.max(if self.visits < 8.0 { 1.0 / (self.visits + 1.0) } else { least });
+        self.visits = (self.visits + 1.0).min(1e6);
         for share in &mut self.shares {
             *share -= *share * pace;
         }

@@ -63,14 +63,14 @@ impl Season {
         value: f64,
         (expected, level): (f64, f64),
         scale: f64,
-        rows_a_part: f32,
+        rows_a_day: f32,
     ) {
         if hour.part != self.part || self.visited == 0.0 {
             self.visited = (self.visited + 1.0).min(PARTS as f32 * 100.0);
             self.part = hour.part;
         }
         if self.visited > PARTS as f32 {
-            let pace = 1.0 / (PARTS as f32 * rows_a_part * 3.0).max(50.0);
+            let pace = 1.0 / (rows_a_day * 3.0).max(50.0);
             let (with, without) = ((value - expected).abs() as f32, (value - level).abs() as f32);
             let cap = 5.0 * self.without.max(scale as f32);
             self.with += pace * (with.min(cap) - self.with);
@@ -82,18 +82,13 @@ impl Season {
             self.filled |= 1 << hour.part;
             return;
         }
-        let days = (self.visited / PARTS as f32 + 1.0).clamp(1.0, DAYS);
+        let days = (self.visited * (1.0 / PARTS as f32) + 1.0).clamp(1.0, DAYS);
         let off = (value - f64::from(*mean)).clamp(-6.0 * scale, 6.0 * scale);
-        *mean += (off / f64::from(days * rows_a_part).max(1.0)) as f32;
+        *mean += off as f32 / (days * rows_a_day * (1.0 / PARTS as f32)).max(1.0);
     }
 
     fn is_filled(&self, part: u8) -> bool {
         self.filled & (1 << part) != 0
-    }
-
-    /// Returns how many rows a part of the day has, `step` seconds apart.
-    pub(crate) fn rows_a_part(step: f64) -> f32 {
-        (DAY / PARTS as f64 / step.max(1e-3)).max(0.02) as f32
     }
 }
 

@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Seconds a day.
+const DAY: f64 = 86_400.0;
+
 /// The largest size of a value that is told apart from larger ones.
 const VALUE_MAX: f64 = 1e30;
 
@@ -31,6 +34,7 @@ pub(crate) struct Sample {
 pub(crate) struct Series {
     rows: u32,
     step: f64,
+    rows_a_day: f32,
     is_step_known: bool,
     at: Option<f64>,
     count: Option<f64>,
@@ -41,7 +45,7 @@ impl Series {
     pub(crate) fn new(step: Option<f64>) -> Self {
         let known = step.filter(|step| step.is_finite() && *step > 0.0);
         let step = known.unwrap_or(60.0);
-        Self { rows: 0, step, is_step_known: known.is_some(), at: None, count: None, counted_at: 0.0 }
+        Self { rows: 0, step, rows_a_day: (DAY / step) as f32, is_step_known: known.is_some(), at: None, count: None, counted_at: 0.0 }
     }
 
     /// Returns how many rows were taken, missing ones too.
@@ -49,9 +53,9 @@ impl Series {
         self.rows as f32
     }
 
-    /// Returns the seconds from row to row, as far as they are known.
-    pub(crate) fn step(&self) -> f64 {
-        self.step
+    /// Returns how many rows a day has, as far as it is known.
+    pub(crate) fn rows_a_day(&self) -> f32 {
+        self.rows_a_day
     }
 
     /// Takes a row.
@@ -69,6 +73,7 @@ impl Series {
             } else {
                 self.step + (elapsed - self.step).clamp(-0.1 * self.step, 0.1 * self.step)
             };
+            self.rows_a_day = (DAY / self.step) as f32;
         }
         if at.is_some() {
             self.at = at;

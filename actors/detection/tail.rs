@@ -123,6 +123,6 @@ impl Paces {
 
 fn pace(rows: f32, memory: f32) -> (f32, f32) {
     let least = 1.0 / (PEAKS * memory * 25.0).max(1.0);
-    let threshold = (1.0 / (PEAKS * (rows + 1.0))).clamp(least, 1.0);
-    (threshold, 1.0 / (rows + 100.0).min(memory * 50.0))
+    let threshold = ((1.0 / PEAKS) / (rows + 1.0)).clamp(least, 1.0);
+    (threshold, (1.0 / (rows + 100.0)).max(1.0 / (memory * 50.0)))
 }

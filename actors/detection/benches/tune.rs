@@ -96,33 +96,33 @@ fn changed(tuning: &Tuning, draws: &mut StdRng) -> Tuning {
     for index in 0..count {
         let by = factors[index];
         let f = by as f32;
-        match draws.random_range(0..44) {
-            at @ 0..20 => {
+        match draws.random_range(0..42) {
+            at @ 0..18 => {
                 let weight = &mut changed.weights[at];
                 *weight = if draws.random_bool(0.08) { 0.0 } else { (weight.max(0.05) * f * f).min(4.0) };
             }
-            20 => changed.base = (changed.base * f).clamp(1.4, 6.0),
-            21 => changed.cap = (changed.cap * f).clamp(4.0, 16.0),
-            22 => changed.leak = (changed.leak * f.sqrt()).clamp(0.0, 0.95),
-            23 | 24 => changed.alarm = (changed.alarm * f).clamp(0.3, 60.0),
-            25 => changed.haste = (changed.haste * f).clamp(0.0, 1.0),
-            26 => changed.habit = (changed.habit * f).clamp(0.3, 30.0),
-            27 => changed.again_below = (1.0 + (changed.again_below - 1.0) * f).clamp(1.01, 3.0),
-            28 => changed.again_above = (1.0 + (changed.again_above - 1.0) * f).clamp(1.05, 30.0),
-            29 => changed.horizon = (changed.horizon * f).clamp(0.02, 0.4),
-            30 => changed.fast = (changed.fast * f).clamp(0.05, 0.9),
-            31 => changed.clip = (changed.clip * by).clamp(1.5, 10.0),
-            32 => changed.short = (changed.short * f).clamp(3.0, 40.0),
-            33 => changed.drift = (changed.drift * f).clamp(0.1, 2.0),
-            34 => changed.peaks = (changed.peaks * f).clamp(15.0, 300.0),
-            35 => changed.slow = (changed.slow * by).clamp(0.1, 10.0),
-            36 => changed.scale = (changed.scale * by).clamp(0.2, 10.0),
-            37 => changed.long = (changed.long * by).clamp(1.5, 30.0),
-            38 => changed.peak_clip = (changed.peak_clip * f).clamp(2.0, 30.0),
-            39 => changed.shape = (changed.shape * f).clamp(0.05, 0.95),
-            40 => changed.mid = (changed.mid * f).clamp(0.01, 0.5),
-            41 => changed.mid_smooth = (changed.mid_smooth * f).clamp(0.03, 1.0),
-            42 => changed.row = (changed.row * f).clamp(0.2, 10.0),
+            18 => changed.base = (changed.base * f).clamp(1.4, 6.0),
+            19 => changed.cap = (changed.cap * f).clamp(4.0, 16.0),
+            20 => changed.leak = (changed.leak * f.sqrt()).clamp(0.0, 0.95),
+            21 | 22 => changed.alarm = (changed.alarm * f).clamp(0.3, 60.0),
+            23 => changed.haste = (changed.haste * f).clamp(0.0, 1.0),
+            24 => changed.habit = (changed.habit * f).clamp(0.3, 30.0),
+            25 => changed.again_below = (1.0 + (changed.again_below - 1.0) * f).clamp(1.01, 3.0),
+            26 => changed.again_above = (1.0 + (changed.again_above - 1.0) * f).clamp(1.05, 30.0),
+            27 => changed.horizon = (changed.horizon * f).clamp(0.02, 0.4),
+            28 => changed.fast = (changed.fast * f).clamp(0.05, 0.9),
+            29 => changed.clip = (changed.clip * by).clamp(1.5, 10.0),
+            30 => changed.short = (changed.short * f).clamp(3.0, 40.0),
+            31 => changed.drift = (changed.drift * f).clamp(0.1, 2.0),
+            32 => changed.peaks = (changed.peaks * f).clamp(15.0, 300.0),
+            33 => changed.slow = (changed.slow * by).clamp(0.1, 10.0),
+            34 => changed.scale = (changed.scale * by).clamp(0.2, 10.0),
+            35 => changed.long = (changed.long * by).clamp(1.5, 30.0),
+            36 => changed.peak_clip = (changed.peak_clip * f).clamp(2.0, 30.0),
+            37 => changed.shape = (changed.shape * f).clamp(0.05, 0.95),
+            38 => changed.mid = (changed.mid * f).clamp(0.01, 0.5),
+            39 => changed.mid_smooth = (changed.mid_smooth * f).clamp(0.03, 1.0),
+            40 => changed.row = (changed.row * f).clamp(0.2, 10.0),
             _ => match draws.random_range(0..2) {
                 0 => changed.rare = (changed.rare * f).clamp(0.05, 1.0),
                 _ => changed.floor = (changed.floor * by).clamp(1e-5, 1e-2),
@@ -173,6 +173,7 @@ fn main() {
             if reached.objective > quality.objective {
                 (best, quality) = (here.clone(), reached.clone());
                 println!("{tried} {quality:.3?}");
+                println!("{best:?}");
             }
         }
     }

@@ -13,6 +13,7 @@ fn kinds(family: &str) -> &'static [&'static str] {
         "memory" | "disk" => &["leak", "spike", "flat", "missing", "shift"],
         "clock" | "jobs" => &["halfway", "stuck", "flat", "missing", "spike"],
         "temperature" => &["hot", "ramp", "stuck", "flat", "missing"],
+        "nightly" => &["early", "early", "shift", "flat", "missing"],
         "errors" | "queue" => &["shift", "ramp", "spike", "missing"],
         "requests" | "bytes" => &["stall", "slower", "faster", "missing"],
         "idle" => &["step", "spike", "missing"],
@@ -34,6 +35,7 @@ pub(crate) fn spoil(family: &'static str, healthy: Healthy, draws: &mut Draws, s
             "spike" => draws.count(1, 4),
             "missing" => draws.count(8, 60),
             "flat" => draws.count(30, 120),
+            "early" => draws.count(10, 36),
             "ramp" | "leak" => draws.count(100, 250),
             _ => draws.count(40, 200),
         };
@@ -81,6 +83,8 @@ fn spoil_gauge(values: &mut [f64], noise: &[f64], what: &str, rows: std::ops::Ra
             "ramp" => value + sign * 1.3 * size * noise[row] * share,
             "leak" => high.max(value) - 0.3 * range + range * 0.2 * size * share + 0.1 * (value - middle),
             "volatility" => value + (value - middle).clamp(-range, range) * 0.3 + draws.normal() * size * 0.7 * noise[row],
+            // The job runs at another time of the day.
+            "early" => low + 0.9 * range * (1.0 + 0.02 * draws.normal()),
             "halfway" => low + range * (0.5 + 0.02 * draws.normal()),
             "hot" => value + range * 0.06 * size,
             "stuck" => (if sign > 0.0 { high } else { low }) + 0.01 * range * draws.normal(),

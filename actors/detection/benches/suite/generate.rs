@@ -7,9 +7,9 @@ use rand_distr::{Distribution, Exp1, Poisson, StandardNormal};
 use super::{Labelled, faults};
 
 /// The families, each with a way of being normal of its own.
-pub(crate) const FAMILIES: [&str; 14] = [
+pub(crate) const FAMILIES: [&str; 15] = [
     "cpu", "latency", "memory", "temperature", "errors", "requests", "clock", "queue", "power", "tokens", "disk", "jobs",
-    "bytes", "idle",
+    "bytes", "idle", "nightly",
 ];
 
 /// Draws of one series.
@@ -55,7 +55,8 @@ pub(crate) struct Healthy {
 pub(crate) fn series(family: &'static str, seed: u64) -> Labelled {
     let index = FAMILIES.iter().position(|name| *name == family).expect("a family") as u64;
     let mut draws = Draws(StdRng::seed_from_u64(seed.wrapping_mul(1_000_003).wrapping_add(index)));
-    let step = [10.0, 60.0, 60.0, 300.0][draws.count(0, 4)];
+    // What comes once a day is only known after some days.
+    let step = if family == "nightly" { 300.0 } else { [10.0, 60.0, 60.0, 300.0][draws.count(0, 4)] };
     let length = draws.count(3000, 8000);
     let warmup = ((length as f64 * 0.15) as u32).min(750);
     let healthy = healthy(family, &mut draws, length, step);
@@ -111,6 +112,7 @@ fn healthy(family: &str, draws: &mut Draws, length: usize, step: f64) -> Healthy
         "latency" => latency(draws, length, step),
         "memory" | "disk" => sawtooth(family, draws, length),
         "temperature" | "clock" | "jobs" => modes(family, draws, length),
+        "nightly" => nightly(draws, length, step),
         "errors" | "queue" => counts(family, draws, length, step),
         "requests" | "bytes" => counter(family, draws, length, step),
         _ => idle(draws, length),
@@ -205,6 +207,23 @@ fn modes(family: &str, draws: &mut Draws, length: usize) -> Healthy {
         values.push(value + noise * draws.normal());
     }
     gauge(values, vec![noise.max(0.08 * (high - low)); length])
+}
+
+/// A job at the same time of each day, on top of a level with noise.
+fn nightly(draws: &mut Draws, length: usize, step: f64) -> Healthy {
+    let (level, size) = (draws.between(5.0, 40.0), draws.between(15.0, 50.0));
+    let (start, long) = (draws.between(0.0, 86_400.0), draws.between(1800.0, 10_800.0));
+    let noise = size * draws.between(0.02, 0.08);
+    let mut late = 0.0;
+    let value = |row| {
+        let of_day = (row as f64 * step - start).rem_euclid(86_400.0);
+        if of_day < step {
+            late = draws.between(0.0, 600.0);
+        }
+        let job = if (late..late + long).contains(&of_day) { size } else { 0.0 };
+        level + job + noise * draws.normal()
+    };
+    gauge((0..length).map(value).collect(), vec![noise.max(0.12 * size); length])
 }
 
 fn counts(family: &str, draws: &mut Draws, length: usize, step: f64) -> Healthy {
