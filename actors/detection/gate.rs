@@ -10,9 +10,6 @@ const HASTE_MAX: f32 = 0.1;
 /// The least evidence that is said.
 const SAID_MIN: f32 = 0.05;
 
-/// The share of an alarm's evidence below which an incident is over.
-const OVER_BELOW: f32 = 0.2;
-
 /// The memory of evidence and what was already said of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Gate {
@@ -35,7 +32,7 @@ impl Gate {
     pub(crate) fn step(&mut self, evidence: f32, tuning: &Tuning, alarm: f32, a_warmup: f32) -> f32 {
         self.memory = self.memory * tuning.leak + evidence;
         self.said -= self.said * (a_warmup * (1.0 / (tuning.habit * tuning.horizon))).min(HASTE_MAX);
-        if self.open && self.memory > OVER_BELOW * alarm {
+        if self.open && self.memory > tuning.over * alarm {
             // What goes on is no news, however long, and is remembered as large as it became.
             self.said = self.said.max(self.memory);
             return 0.0;

@@ -272,7 +272,7 @@ impl Measures {
         let scale = self.season_scale.max(now.floor);
         if strength > 0.0 {
             self.season_rows = self.season_rows.saturating_add(1);
-            let z = off / scale;
+            let z = self.season.outside(hour, value) / scale;
             stats[7] = (z.abs() * strength) as f32;
             self.season_smooth += (z.clamp(-6.0, 6.0) as f32 - self.season_smooth) * now.pace.horizon.max(1.0 / 12.0) as f32;
             stats[8] = self.season_smooth.abs() * strength as f32;

@@ -8,6 +8,9 @@ const PARTS: usize = 48;
 /// Seconds a day.
 const DAY: f64 = 86_400.0;
 
+/// How many usual residuals one row counts for at most when it is weighed whether the profile explains anything.
+const FAR: f32 = 40.0;
+
 /// How many days the profile remembers.
 const DAYS: f32 = 6.0;
 
@@ -43,6 +46,22 @@ impl Season {
         }
     }
 
+    /// Returns how far `value` lies outside of what the profile has about that time of day: a job that runs half an hour
+    /// early is none that runs at noon.
+    #[inline]
+    pub(crate) fn outside(&self, hour: &Hour, value: f64) -> f64 {
+        let part = usize::from(hour.part);
+        let here = self.means[part];
+        let (mut low, mut high) = (here, here);
+        for beside in [(part + PARTS - 1) % PARTS, (part + 1) % PARTS] {
+            if self.filled & (1 << beside) != 0 {
+                low = low.min(self.means[beside]);
+                high = high.max(self.means[beside]);
+            }
+        }
+        value - value.clamp(f64::from(low), f64::from(high))
+    }
+
     /// Returns how much the profile is to be believed, from 0 (not at all) to 1.
     #[inline]
     pub(crate) fn strength(&self) -> f64 {
@@ -72,7 +91,8 @@ impl Season {
         if self.visited > PARTS as f32 {
             let pace = 1.0 / (rows_a_day * 3.0).max(50.0);
             let (with, without) = ((value - expected).abs() as f32, (value - level).abs() as f32);
-            let cap = 5.0 * self.without.max(scale as f32);
+            // A job of some minutes a day explains much of such a day, so what is far off counts.
+            let cap = FAR * self.without.max(scale as f32);
             self.with += pace * (with.min(cap) - self.with);
             self.without += pace * (without.min(cap) - self.without);
         }

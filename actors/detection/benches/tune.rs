@@ -96,7 +96,7 @@ fn changed(tuning: &Tuning, draws: &mut StdRng) -> Tuning {
     for index in 0..count {
         let by = factors[index];
         let f = by as f32;
-        match draws.random_range(0..42) {
+        match draws.random_range(0..43) {
             at @ 0..18 => {
                 let weight = &mut changed.weights[at];
                 *weight = if draws.random_bool(0.08) { 0.0 } else { (weight.max(0.05) * f * f).min(4.0) };
@@ -123,6 +123,7 @@ fn changed(tuning: &Tuning, draws: &mut StdRng) -> Tuning {
             38 => changed.mid = (changed.mid * f).clamp(0.01, 0.5),
             39 => changed.mid_smooth = (changed.mid_smooth * f).clamp(0.03, 1.0),
             40 => changed.row = (changed.row * f).clamp(0.2, 10.0),
+            41 => changed.over = (changed.over * f).clamp(0.02, 0.95),
             _ => match draws.random_range(0..2) {
                 0 => changed.rare = (changed.rare * f).clamp(0.05, 1.0),
                 _ => changed.floor = (changed.floor * by).clamp(1e-5, 1e-2),
