@@ -150,9 +150,8 @@ fn a_surge_of_a_named_load_is_told_apart_from_a_fault() {
         writeln!(text, "{},{},{}", row * 60, factor * wobble(row + 13), factor * wobble(row)).unwrap();
     }
     let path = write(folder.path(), "surge.csv", &text);
-    let said = |arguments: &[&str]| -> Value {
-        serde_json::from_slice(&kloros(arguments).output().unwrap().stdout).unwrap()
-    };
+    let said =
+        |arguments: &[&str]| -> Value { serde_json::from_slice(&kloros(arguments).output().unwrap().stdout).unwrap() };
     let surges = |facts: &Value| -> Vec<bool> {
         let of_latency = |fact: &&Value| fact["series"] == "latency_ms";
         let incidents = facts["incidents"].as_array().unwrap().iter().filter(of_latency);

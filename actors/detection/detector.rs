@@ -109,8 +109,7 @@ const OF_SEASON: [usize; 2] = [7, 8];
 const OF_PLACES: [usize; 1] = [13];
 
 /// The size of an ordinary value of each statistic, before anything was seen.
-const TYPICAL: [f32; TAILS] =
-    [2.5, 2.5, 2.5, 1.0, 1.0, 0.1, 0.1, 2.5, 1.5, 1.0, 1.0, 1.0, 1.0, 3.0, 6.0, 6.0];
+const TYPICAL: [f32; TAILS] = [2.5, 2.5, 2.5, 1.0, 1.0, 0.1, 0.1, 2.5, 1.5, 1.0, 1.0, 1.0, 1.0, 3.0, 6.0, 6.0];
 
 /// The shortest warm-up that memories are measured by, in rows.
 const WARMUP_MIN: u32 = 60;
@@ -179,15 +178,15 @@ impl Detector {
         };
         // In the first rows no scale is known, and nothing that is divided by one means anything.
         if rows > FIRST_ROWS {
-            let (season, places) = (self.measures.season_rows as f32, self.measures.places_rows as f32);
-            let paces = Paces::of(rows as f32, tuning.peaks)
-                .but(&OF_SEASON, season, tuning.peaks)
-                .but(&OF_PLACES, places, tuning.peaks);
+            let (of_day, of_place) = (self.measures.season_rows as f32, self.measures.places_rows as f32);
+            let memory = tuning.peaks;
+            let paces =
+                Paces::of(rows as f32, memory).but(&OF_SEASON, of_day, memory).but(&OF_PLACES, of_place, memory);
             self.tails.step(&stats, &paces, tuning, |index, surprise| {
                 // A statistic that has only begun to speak has to be heard for a while.
                 let is_heard = match index {
-                    index if OF_SEASON.contains(&index) => season > HEARD_ROWS,
-                    index if OF_PLACES.contains(&index) => places > HEARD_ROWS,
+                    index if OF_SEASON.contains(&index) => of_day > HEARD_ROWS,
+                    index if OF_PLACES.contains(&index) => of_place > HEARD_ROWS,
                     _ => rows as f32 > HEARD_ROWS,
                 };
                 if is_heard {

@@ -274,7 +274,8 @@ impl Measures {
             self.season_rows = self.season_rows.saturating_add(1);
             let z = self.season.outside(hour, value) / scale;
             stats[7] = (z.abs() * strength) as f32;
-            self.season_smooth += (z.clamp(-6.0, 6.0) as f32 - self.season_smooth) * now.pace.horizon.max(1.0 / 12.0) as f32;
+            self.season_smooth +=
+                (z.clamp(-6.0, 6.0) as f32 - self.season_smooth) * now.pace.horizon.max(1.0 / 12.0) as f32;
             stats[8] = self.season_smooth.abs() * strength as f32;
         }
         let learned = off.abs().min(clip * scale.max(0.05 * now.slow_scale));

@@ -45,7 +45,15 @@ impl Series {
     pub(crate) fn new(step: Option<f64>) -> Self {
         let known = step.filter(|step| step.is_finite() && *step > 0.0);
         let step = known.unwrap_or(60.0);
-        Self { rows: 0, step, rows_a_day: (DAY / step) as f32, is_step_known: known.is_some(), at: None, count: None, counted_at: 0.0 }
+        Self {
+            rows: 0,
+            step,
+            rows_a_day: (DAY / step) as f32,
+            is_step_known: known.is_some(),
+            at: None,
+            count: None,
+            counted_at: 0.0,
+        }
     }
 
     /// Returns how many rows were taken, missing ones too.

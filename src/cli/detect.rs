@@ -69,7 +69,9 @@ pub(crate) fn detect(args: DetectArgs, out: &mut Out) -> anyhow::Result<Answer> 
         return Ok(Answer::Done);
     }
     if args.files.is_empty() {
-        bail!("what is to be looked at? Name CSV files, or pass --stream and lines timestamp,value on the standard input");
+        bail!(
+            "what is to be looked at? Name CSV files, or pass --stream and lines timestamp,value on the standard input"
+        );
     }
     // A file that may not be written is told before anything is read.
     let svg = args.svg.as_deref().map(SvgFile::at).transpose()?;
@@ -82,7 +84,8 @@ pub(crate) fn detect(args: DetectArgs, out: &mut Out) -> anyhow::Result<Answer> 
         let panels: Vec<Panel> = columns.iter().map(panel).collect();
         file.write(&series("Unlike the past", &summary(&columns), &panels))?;
     }
-    let facts: Vec<Value> = columns.iter().flat_map(|column| column.incidents.iter().map(|each| fact(column, each))).collect();
+    let facts: Vec<Value> =
+        columns.iter().flat_map(|column| column.incidents.iter().map(|each| fact(column, each))).collect();
     out.answer(&json!({"series": columns.len(), "incidents": facts}), || lines(&columns))?;
     Ok(Answer::Done)
 }
@@ -181,7 +184,12 @@ fn panel(column: &Column) -> Panel {
     };
     Panel {
         name: column.name.clone(),
-        found: format!("{}, {} of {}", count(column.incidents.len(), "incident"), count(column.rows as usize, "row"), column.file),
+        found: format!(
+            "{}, {} of {}",
+            count(column.incidents.len(), "incident"),
+            count(column.rows as usize, "row"),
+            column.file
+        ),
         ends: (written(at(column.points.first())), written(last)),
         points: column.points.iter().map(|point| (point.at, point.low, point.high, point.score)).collect(),
         stretches: column.incidents.iter().map(stretch).collect(),

@@ -178,9 +178,11 @@ impl Table {
         let columns: Vec<Watched> = watched.collect();
         let load = match &wanted.load {
             None => None,
-            Some(load) => Some(columns.iter().position(|watched| watched.column.name == *load).with_context(|| {
-                format!("{shown} has no column {load} for the load; it has {}", names.join(", "))
-            })?),
+            Some(load) => {
+                Some(columns.iter().position(|watched| watched.column.name == *load).with_context(|| {
+                    format!("{shown} has no column {load} for the load; it has {}", names.join(", "))
+                })?)
+            }
         };
         Ok(Self { time, load, columns })
     }

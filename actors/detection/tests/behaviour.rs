@@ -79,7 +79,8 @@ fn a_counter_that_stalls_is_found_and_one_that_begins_anew_is_not() {
     let count = |row: usize| (0..row).map(|row| (100.0 + 10.0 * noise(row)).round()).sum::<f64>();
     let stalled = findings(Kind::Counter, 1100, |row| Some(count(row.min(1000))));
     check(&stalled, 1000..1010, None);
-    let reset = findings(Kind::Counter, 1500, |row| Some(if row < 1000 { count(row) } else { count(row) - count(999) }));
+    let reset =
+        findings(Kind::Counter, 1500, |row| Some(if row < 1000 { count(row) } else { count(row) - count(999) }));
     assert_eq!(alarms(&reset), [0; 0], "a reset masks one row");
 }
 

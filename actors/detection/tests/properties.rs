@@ -11,13 +11,8 @@ fn kinds() -> impl Strategy<Value = Kind> {
 
 /// Setups, sound and absurd.
 fn setups() -> impl Strategy<Value = Setup> {
-    let steps = prop_oneof![
-        Just(None),
-        Just(Some(60.0)),
-        any::<f64>().prop_map(Some),
-    ];
-    (kinds(), steps, prop_oneof![0_u32..50, any::<u32>()])
-        .prop_map(|(kind, step, warmup)| Setup { kind, step, warmup })
+    let steps = prop_oneof![Just(None), Just(Some(60.0)), any::<f64>().prop_map(Some),];
+    (kinds(), steps, prop_oneof![0_u32..50, any::<u32>()]).prop_map(|(kind, step, warmup)| Setup { kind, step, warmup })
 }
 
 /// Rows: steady ones, and anything at all.

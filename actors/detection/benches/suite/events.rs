@@ -23,14 +23,12 @@ impl Tally {
     pub(crate) fn add(&mut self, series: &Labelled, alarms: &[(usize, String)]) {
         let mut delays: Vec<Option<u32>> = vec![None; series.events.len()];
         for (alarm, cause) in alarms.iter().filter(|(alarm, _)| *alarm >= series.warmup as usize) {
-            match series.events.iter().position(|event| (event.start..event.end + GRACE).contains(alarm)) {
-                Some(event) => {
-                    delays[event].get_or_insert((*alarm - series.events[event].start) as u32);
-                }
-                None => {
-                    self.false_alarms += 1;
-                    *self.false_by.entry(format!("{} {cause}", series.family)).or_default() += 1;
-                }
+            let event = series.events.iter().position(|event| (event.start..event.end + GRACE).contains(alarm));
+            if let Some(event) = event {
+                delays[event].get_or_insert((*alarm - series.events[event].start) as u32);
+            } else {
+                self.false_alarms += 1;
+                *self.false_by.entry(format!("{} {cause}", series.family)).or_default() += 1;
             }
         }
         for (event, delay) in series.events.iter().zip(&delays) {

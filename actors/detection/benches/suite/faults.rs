@@ -82,7 +82,9 @@ fn spoil_gauge(values: &mut [f64], noise: &[f64], what: &str, rows: std::ops::Ra
             "step" => value + size.ceil() * noise[row],
             "ramp" => value + sign * 1.3 * size * noise[row] * share,
             "leak" => high.max(value) - 0.3 * range + range * 0.2 * size * share + 0.1 * (value - middle),
-            "volatility" => value + (value - middle).clamp(-range, range) * 0.3 + draws.normal() * size * 0.7 * noise[row],
+            "volatility" => {
+                value + (value - middle).clamp(-range, range) * 0.3 + draws.normal() * size * 0.7 * noise[row]
+            }
             // The job runs at another time of the day.
             "early" => low + 0.9 * range * (1.0 + 0.02 * draws.normal()),
             "halfway" => low + range * (0.5 + 0.02 * draws.normal()),
@@ -109,15 +111,15 @@ fn spoil_counter(values: &mut [f64], what: &str, rows: std::ops::Range<usize>, d
     };
     let mut kept = 0.0;
     let mut before = values[rows.start - 1];
-    for row in rows.start..values.len() {
-        let grown = values[row] - before;
-        before = values[row];
+    for (row, value) in values.iter_mut().enumerate().skip(rows.start) {
+        let grown = *value - before;
+        before = *value;
         if grown < 0.0 {
             // Begun anew: what was added or taken is forgotten.
             kept = 0.0;
         } else if rows.contains(&row) {
             kept += grown * (factor - 1.0);
         }
-        values[row] = (values[row] + kept).max(0.0).round();
+        *value = (*value + kept).max(0.0).round();
     }
 }

@@ -8,8 +8,21 @@ use super::{Labelled, faults};
 
 /// The families, each with a way of being normal of its own.
 pub(crate) const FAMILIES: [&str; 15] = [
-    "cpu", "latency", "memory", "temperature", "errors", "requests", "clock", "queue", "power", "tokens", "disk", "jobs",
-    "bytes", "idle", "nightly",
+    "cpu",
+    "latency",
+    "memory",
+    "temperature",
+    "errors",
+    "requests",
+    "clock",
+    "queue",
+    "power",
+    "tokens",
+    "disk",
+    "jobs",
+    "bytes",
+    "idle",
+    "nightly",
 ];
 
 /// Draws of one series.

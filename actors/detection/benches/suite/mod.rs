@@ -5,6 +5,7 @@ pub(crate) mod faults;
 pub(crate) mod generate;
 pub(crate) mod nab;
 pub(crate) mod simple;
+pub(crate) mod tune;
 
 use kloros_detection::Kind;
 
@@ -46,7 +47,7 @@ pub(crate) trait Rival {
     fn load(&mut self, _: f64, _: f64) {}
 
     /// Returns what the last row was unlike its past in, if it says.
-    fn cause(&self) -> &str {
-        ""
+    fn cause(&self) -> String {
+        String::new()
     }
 }

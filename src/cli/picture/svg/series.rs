@@ -54,9 +54,10 @@ fn draw(page: &mut Page, panel: &Panel, frame: Frame) {
     let seen = |point: &&(f64, f64, f64, f64)| point.1.is_finite() && point.2.is_finite();
     let values = panel.points.iter().filter(seen).flat_map(|point| [point.1, point.2]);
     let axis = Axis::around(values, 3);
-    let (first, last) = panel.points.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(first, last), point| {
-        (first.min(point.0), last.max(point.0))
-    });
+    let (first, last) = panel
+        .points
+        .iter()
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(first, last), point| (first.min(point.0), last.max(point.0)));
     let long = (last - first).max(f64::MIN_POSITIVE);
     let x = |at: f64| plot.x + ((at - first) / long).clamp(0.0, 1.0) * plot.width;
     let (top, bottom) = (plot.y, plot.bottom() - SCORES);

@@ -1,25 +1,15 @@
 //! How the numbers of [`Tuning`] were chosen: small changes that are kept where quality grows.
 //!
-//!     KLOROS_NAB=FOLDER cargo bench -p kloros-detection --bench tune -- [--minutes M] [--seeds N] [--half 0|1]
-//!
 //! Quality is that on labelled series of seeds from 0 on and on the Numenta Anomaly Benchmark, or on every second of its
 //! files. The seeds of the quality benchmark begin at 1000, and its halves tell how much was learned by heart.
 
-#![allow(clippy::print_stdout, reason = "a benchmark prints its results")]
-
-use std::{
-    path::Path,
-    time::Instant,
-};
+use std::{fmt, time::Instant};
 
 use kloros_detection::{Detector, Kind, Setup, Tuning};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use rand_distr::{Distribution, StandardNormal};
 
-#[path = "suite/mod.rs"]
-mod suite;
-
-use suite::{
+use super::{
     Labelled,
     events::Tally,
     generate::{FAMILIES, series},
@@ -32,7 +22,7 @@ struct Problem {
 }
 
 /// What one tuning comes to.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Quality {
     objective: f64,
     f1: f64,
@@ -42,8 +32,28 @@ struct Quality {
     decisions: f64,
 }
 
+impl fmt::Display for Quality {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { objective, f1, false_a_day, nab, low, decisions } = self;
+        write!(
+            formatter,
+            "{objective:.2}: F1 {f1:.3}, {false_a_day:.3} false alarms a day, NAB {nab:.1} {low:.1} {decisions:.1}"
+        )
+    }
+}
+
 impl Problem {
     fn quality(&self, tuning: &Tuning) -> Quality {
+        let mut tally = self.tally(tuning);
+        let (nab, low, decisions) = if self.files.is_empty() { (0.0, 0.0, 0.0) } else { self.numenta(tuning) };
+        let (f1, false_a_day) = (tally.f1(), tally.false_a_day());
+        let late = f64::from(tally.delay(0.9)).max(30.0);
+        let labelled = 100.0 * f1 - 100.0 * (false_a_day - 0.03).max(0.0) - 0.05 * late;
+        let objective = labelled + 0.5 * nab + 0.2 * low + 0.3 * decisions;
+        Quality { objective, f1, false_a_day, nab, low, decisions }
+    }
+
+    fn tally(&self, tuning: &Tuning) -> Tally {
         let mut tally = Tally::default();
         for series in &self.labelled {
             let mut alarms = Vec::new();
@@ -58,29 +68,22 @@ impl Problem {
             }
             tally.add(series, &alarms);
         }
-        let (mut nab, mut low, mut decisions) = (0.0, 0.0, 0.0);
-        if !self.files.is_empty() {
-            let both: Vec<(Vec<f64>, Vec<f64>)> = self
-                .files
-                .iter()
-                .map(|file| {
-                    let setup = Setup { kind: Kind::Gauge, step: None, warmup: file.probation() };
-                    let mut detector = Detector::new(setup);
-                    let rows = file.rows.iter().map(|(at, value)| detector.observe_with(tuning, Some(*at), Some(*value)));
-                    rows.map(|finding| (finding.score, f64::from(u8::from(finding.alarm)))).unzip()
-                })
-                .collect();
-            let files: Vec<&nab::File> = self.files.iter().collect();
-            let scores: Vec<&[f64]> = both.iter().map(|(scores, _)| scores.as_slice()).collect();
-            let alarms: Vec<&[f64]> = both.iter().map(|(_, alarms)| alarms.as_slice()).collect();
-            nab = nab::best(&files, &scores, nab::PROFILES[0]).score;
-            low = nab::best(&files, &scores, nab::PROFILES[1]).score;
-            decisions = nab::at(&files, &alarms, nab::PROFILES[0], 1.0);
-        }
-        let (f1, false_a_day) = (tally.f1(), tally.false_a_day());
-        let objective = 100.0 * f1 - 100.0 * (false_a_day - 0.03).max(0.0) + 0.5 * nab + 0.2 * low + 0.3 * decisions
-            - 0.05 * f64::from(tally.delay(0.9)).max(30.0);
-        Quality { objective, f1, false_a_day, nab, low, decisions }
+        tally
+    }
+
+    /// Returns the standard score, the one for few false positives, and that of the decisions.
+    fn numenta(&self, tuning: &Tuning) -> (f64, f64, f64) {
+        let of = |file: &nab::File| -> (Vec<f64>, Vec<f64>) {
+            let mut detector = Detector::new(Setup { kind: Kind::Gauge, step: None, warmup: file.probation() });
+            let rows = file.rows.iter().map(|(at, value)| detector.observe_with(tuning, Some(*at), Some(*value)));
+            rows.map(|finding| (finding.score, f64::from(u8::from(finding.alarm)))).unzip()
+        };
+        let both: Vec<(Vec<f64>, Vec<f64>)> = self.files.iter().map(of).collect();
+        let files: Vec<&nab::File> = self.files.iter().collect();
+        let scores: Vec<&[f64]> = both.iter().map(|(scores, _)| scores.as_slice()).collect();
+        let alarms: Vec<&[f64]> = both.iter().map(|(_, alarms)| alarms.as_slice()).collect();
+        let [standard, low, _] = nab::PROFILES.map(|profile| nab::best(&files, &scores, profile).score);
+        (standard, low, nab::at(&files, &alarms, nab::PROFILES[0], 1.0))
     }
 }
 
@@ -93,8 +96,7 @@ fn changed(tuning: &Tuning, draws: &mut StdRng) -> Tuning {
     };
     let factors: Vec<f64> = (0..40).map(|_| factor(0.35)).collect();
     let count = [1, 1, 2, 3, 5][draws.random_range(0..5)];
-    for index in 0..count {
-        let by = factors[index];
+    for by in factors.into_iter().take(count) {
         let f = by as f32;
         match draws.random_range(0..43) {
             at @ 0..18 => {
@@ -133,33 +135,32 @@ fn changed(tuning: &Tuning, draws: &mut StdRng) -> Tuning {
     changed
 }
 
-fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let after =
-        |name: &str| arguments.iter().position(|argument| argument == name).and_then(|at| arguments.get(at + 1));
-    let Some(minutes) = after("--minutes") else { return println!("nothing is tuned without --minutes M") };
-    let minutes: f64 = minutes.parse().expect("minutes");
-    let seeds: u64 = after("--seeds").map_or(4, |seeds| seeds.parse().expect("a number of seeds"));
-    let half: Option<usize> = after("--half").map(|half| half.parse().expect("0 or 1"));
-    let labelled = FAMILIES.iter().flat_map(|family| (0..seeds).map(|seed| series(family, seed))).collect();
-    let mut files = std::env::var_os("KLOROS_NAB").map(|root| nab::read(Path::new(&root))).unwrap_or_default();
-    if let Some(half) = half {
-        let mut index = 0;
-        files.retain(|_| {
-            index += 1;
-            index % 2 == half
-        });
-    }
-    let problem = Problem { labelled, files };
-    let mut draws = StdRng::seed_from_u64(after("--seed").map_or(1, |seed| seed.parse().expect("a seed")));
+/// What is tuned, and how long.
+pub(crate) struct Wanted {
+    pub(crate) minutes: f64,
+    /// Seeds of labelled series, from 0 on.
+    pub(crate) seeds: u64,
+    /// The seed of the changes.
+    pub(crate) seed: u64,
+    /// The half of the benchmark that is looked at; `None` for all of it.
+    pub(crate) half: Option<usize>,
+}
+
+/// Changes the shipped numbers for so many minutes, and prints what was better.
+pub(crate) fn tune(wanted: &Wanted, files: Vec<nab::File>) {
+    let labelled = FAMILIES.iter().flat_map(|family| (0..wanted.seeds).map(|seed| series(family, seed))).collect();
+    let is_looked_at = |index: usize| wanted.half.is_none_or(|half| index % 2 == half);
+    let files = files.into_iter().enumerate().filter(|(index, _)| is_looked_at(*index)).map(|(_, file)| file);
+    let problem = Problem { labelled, files: files.collect() };
+    let mut draws = StdRng::seed_from_u64(wanted.seed);
     let mut best = Tuning::SHIPPED;
     let mut quality = problem.quality(&best);
-    println!("begin {quality:.3?}");
+    println!("begin {quality}");
     let begun = Instant::now();
     let (mut here, mut reached) = (best.clone(), quality.clone());
     let mut tried = 0_u32;
     loop {
-        let spent = begun.elapsed().as_secs_f64() / (60.0 * minutes);
+        let spent = begun.elapsed().as_secs_f64() / (60.0 * wanted.minutes);
         if spent >= 1.0 {
             break;
         }
@@ -173,8 +174,7 @@ fn main() {
             (here, reached) = (next, found);
             if reached.objective > quality.objective {
                 (best, quality) = (here.clone(), reached.clone());
-                println!("{tried} {quality:.3?}");
-                println!("{best:?}");
+                println!("{tried} {quality}\n{best:?}");
             }
         }
     }
