@@ -88,7 +88,7 @@ const CAUSES: [Cause; STATISTICS] = [
     Cause::Season,
     Cause::Season,
     Cause::Shift,
-    Cause::Shift,
+    Cause::Volatility,
     Cause::Shift,
     Cause::Ramp,
     Cause::Place,
@@ -108,8 +108,12 @@ const HEARD_ROWS: f32 = 60.0;
 const OF_SEASON: [usize; 2] = [7, 8];
 const OF_PLACES: [usize; 1] = [13];
 
+/// The statistic that counts how many others are in their tails, and the most that count with one row.
+const CROWD: usize = 10;
+const CROWD_MAX: f32 = 4.0;
+
 /// The size of an ordinary value of each statistic, before anything was seen.
-const TYPICAL: [f32; TAILS] = [2.5, 2.5, 2.5, 1.0, 1.0, 0.1, 0.1, 2.5, 1.5, 1.0, 1.0, 1.0, 1.0, 3.0, 6.0, 6.0];
+const TYPICAL: [f32; TAILS] = [2.5, 2.5, 2.5, 1.0, 1.0, 0.1, 0.1, 2.5, 1.5, 1.0, 1.2, 1.0, 1.0, 3.0, 6.0, 6.0];
 
 /// The shortest warm-up that memories are measured by, in rows.
 const WARMUP_MIN: u32 = 60;
@@ -125,6 +129,8 @@ pub struct Detector {
     same: Runs,
     missing: Runs,
     gate: Gate,
+    /// How many measures were in their tails of late.
+    crowd: f32,
 }
 
 impl Detector {
@@ -139,6 +145,7 @@ impl Detector {
             same: Runs::new(),
             missing: Runs::new(),
             gate: Gate::new(),
+            crowd: 0.0,
         }
     }
 
@@ -165,6 +172,8 @@ impl Detector {
         let mut stats = [0.0_f32; TAILS];
         let setting = (f64::from(warmup), self.series.rows_a_day());
         let measured = self.measures.step(tuning, setting, (sample.at, value), &mut stats);
+        // Peaks that are ordinary one by one are not when they come close together.
+        stats[CROWD] = self.crowd;
         let rows = self.measures.rows;
         let flat = self.same.step(measured.is_same, (rows as f32, forget));
         let mut evidence = 0.0_f32;
@@ -182,7 +191,7 @@ impl Detector {
             let memory = tuning.peaks;
             let paces =
                 Paces::of(rows as f32, memory).but(&OF_SEASON, of_day, memory).but(&OF_PLACES, of_place, memory);
-            self.tails.step(&stats, &paces, tuning, |index, surprise| {
+            let peaks = self.tails.step(&stats, &paces, tuning, |index, surprise| {
                 // A statistic that has only begun to speak has to be heard for a while.
                 let is_heard = match index {
                     index if OF_SEASON.contains(&index) => of_day > HEARD_ROWS,
@@ -193,6 +202,7 @@ impl Detector {
                     count(index, surprise);
                 }
             });
+            self.crowd += (peaks.min(CROWD_MAX) - self.crowd) * (a_warmup * (1.0 / tuning.crowd)).clamp(0.0, 0.2);
         }
         count(TAILS, measured.stay);
         count(TAILS + 1, flat);

@@ -238,7 +238,7 @@ impl Measures {
             self.mid += 0.2 * (off - clipped);
         }
         self.mid_smooth += ((clipped / scale) as f32 - self.mid_smooth) * tuning.mid_smooth;
-        [stats[9], stats[10]] = [self.mid_smooth.max(0.0), (-self.mid_smooth).max(0.0)];
+        stats[9] = self.mid_smooth.abs();
         let pace = if self.rows < 8 { now.pace.least } else { now.pace.warmups(tuning.scale) };
         self.mid_scale += (if self.rows < 8 { off.abs() } else { clipped.abs() } - self.mid_scale) * pace;
     }

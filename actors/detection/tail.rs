@@ -40,7 +40,8 @@ impl Tails {
     }
 
     /// Learns `values`, clipped: what is far beyond a tail moves it by little. `say` hears the number of each statistic
-    /// whose value lies beyond its threshold and -log10 of the chance to see it or more.
+    /// whose value lies beyond its threshold and -log10 of the chance to see it or more. Returns how many
+    /// there were.
     #[inline]
     pub(crate) fn step(
         &mut self,
@@ -48,7 +49,7 @@ impl Tails {
         paces: &Paces,
         tuning: &Tuning,
         mut say: impl FnMut(usize, f32),
-    ) {
+    ) -> f32 {
         // Nearly all statistics of nearly all rows lie below their threshold: that is one loop without a branch.
         let before = self.thresholds;
         for index in 0..TAILS {
@@ -59,13 +60,16 @@ impl Tails {
             self.thresholds[index] = if is_peak { threshold } else { lower };
             self.rates[index] = if is_peak { rate } else { rate - rate * paces.rate[index] };
         }
+        let mut peaks = 0.0;
         for index in 0..TAILS {
             // A statistic that is not measured yet teaches nothing.
             if values[index] > before[index] && paces.rate[index] > 0.0 {
+                peaks += 1.0;
                 say(index, self.surprise(index, values[index], tuning));
                 self.peak(index, values[index], (paces.threshold[index], paces.rate[index]), tuning);
             }
         }
+        peaks
     }
 
     fn surprise(&self, index: usize, value: f32, tuning: &Tuning) -> f32 {

@@ -98,7 +98,7 @@ fn changed(tuning: &Tuning, draws: &mut StdRng) -> Tuning {
     let count = [1, 1, 2, 3, 5][draws.random_range(0..5)];
     for by in factors.into_iter().take(count) {
         let f = by as f32;
-        match draws.random_range(0..43) {
+        match draws.random_range(0..44) {
             at @ 0..18 => {
                 let weight = &mut changed.weights[at];
                 *weight = if draws.random_bool(0.08) { 0.0 } else { (weight.max(0.05) * f * f).min(4.0) };
@@ -126,6 +126,7 @@ fn changed(tuning: &Tuning, draws: &mut StdRng) -> Tuning {
             39 => changed.mid_smooth = (changed.mid_smooth * f).clamp(0.03, 1.0),
             40 => changed.row = (changed.row * f).clamp(0.2, 10.0),
             41 => changed.over = (changed.over * f).clamp(0.02, 0.95),
+            42 => changed.crowd = (changed.crowd * f).clamp(0.01, 0.5),
             _ => match draws.random_range(0..2) {
                 0 => changed.rare = (changed.rare * f).clamp(0.05, 1.0),
                 _ => changed.floor = (changed.floor * by).clamp(1e-5, 1e-2),
@@ -168,7 +169,7 @@ pub(crate) fn tune(wanted: &Wanted, files: Vec<nab::File>) {
         let found = problem.quality(&next);
         tried += 1;
         // A small step back is taken now and then, ever more seldom (annealing).
-        let warmth = 0.6 * (1.0 - spent).powi(2);
+        let warmth = 0.25 * (1.0 - spent).powi(2);
         let back: f64 = -warmth * draws.random_range(1e-9..1.0_f64).ln();
         if found.objective > reached.objective - back {
             (here, reached) = (next, found);
