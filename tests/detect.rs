@@ -157,8 +157,8 @@ fn a_surge_of_a_named_load_is_told_apart_from_a_fault() {
         let incidents = facts["incidents"].as_array().unwrap().iter().filter(of_latency);
         incidents.map(|incident| incident["surge"].as_bool().unwrap()).collect()
     };
-    assert_eq!(surges(&said(&["--json", &path]))[0], false);
-    assert_eq!(surges(&said(&["--json", &path, "--load", "requests"]))[0], true);
+    assert!(!surges(&said(&["--json", &path]))[0]);
+    assert!(surges(&said(&["--json", &path, "--load", "requests"]))[0]);
     let output = kloros(&[&path, "--load", "rps"]).output().unwrap();
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(2) && told.contains("no column rps"), "{told}");

@@ -149,10 +149,10 @@ fn cells(line: &str) -> impl Iterator<Item = &str> {
 impl Table {
     fn new(shown: &str, header: &str, rows: u64, wanted: &Wanted) -> anyhow::Result<Self> {
         let names: Vec<&str> = cells(header.trim_start_matches('\u{feff}')).collect();
-        let is_time = |name: &&str| {
+        let is_time = |name: &&str| -> bool {
             ["timestamp", "time", "date", "datetime", "ts"].iter().any(|known| known.eq_ignore_ascii_case(name))
         };
-        let time = names.iter().position(|name| is_time(&name)).unwrap_or(0);
+        let time = names.iter().position(is_time).unwrap_or(0);
         if names.len() < 2 {
             bail!("{shown} has one column: there must be the moment and a series at least, with commas between");
         }
@@ -208,7 +208,7 @@ impl Table {
         };
         let values: Vec<Option<f64>> = self.columns.iter().map(|watched| number(watched.cell)).collect();
         // The load goes first, so that what bears it can be told from a fault in the same row.
-        let is_surge = self.load.is_some_and(|load| self.columns[load].row(at, values[load], false).is_surge());
+        let is_surge = self.load.is_some_and(|load| self.columns[load].row(at, values[load], true).is_surge());
         for (index, watched) in self.columns.iter_mut().enumerate() {
             if self.load != Some(index) {
                 watched.row(at, values[index], is_surge);
@@ -230,6 +230,8 @@ impl Watched {
             }
             if incidents.len() < INCIDENTS_MAX {
                 let Finding { cause, expected, off, score, .. } = finding;
+                // No load explains that values do not come or do not move.
+                let is_surge = is_surge && !matches!(cause, Cause::Missing | Cause::Flat);
                 incidents.push(Incident { start: at, end: None, cause, value, expected, off, score, is_surge });
             }
         } else if was_open && let Some(last) = incidents.last_mut() {
@@ -246,7 +248,7 @@ impl Watched {
     }
 
     fn draw(&mut self, at: f64, value: Option<f64>, score: f64) {
-        if self.seen % self.rows_a_point == 0 {
+        if self.seen.is_multiple_of(self.rows_a_point) {
             self.column.points.push(Point { at, low: f64::INFINITY, high: f64::NEG_INFINITY, score: 0.0 });
         }
         self.seen += 1;
