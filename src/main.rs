@@ -8,6 +8,7 @@ mod clock;
 mod crash;
 mod daemon;
 mod demo;
+mod detect;
 mod env_store;
 mod gpus;
 mod guard;

@@ -83,7 +83,7 @@ fn sources(folder: &str) -> Vec<Source> {
 }
 
 /// The folders of `actors/` that are packages of their own and cannot see the loop.
-const PACKAGES: [&str; 2] = ["search", "supervision"];
+const PACKAGES: [&str; 3] = ["detection", "search", "supervision"];
 
 /// The loop without the packages beside it.
 fn the_loop() -> Vec<Source> {

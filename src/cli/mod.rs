@@ -5,6 +5,7 @@ mod ask;
 mod audit;
 mod bench;
 mod client;
+mod detect;
 mod failures;
 mod gpu;
 mod ids;
@@ -115,6 +116,8 @@ enum Command {
     Tune(tune::TuneArgs),
     /// Look at every GPU once, without the daemon
     Gpu(gpu::GpuArgs),
+    /// Find what is unlike its past in any series, without the daemon
+    Detect(detect::DetectArgs),
     /// Check the configuration and say all that is wrong with it
     CheckConfig {
         /// The configuration file [default: kloros.toml in the home]
@@ -258,6 +261,7 @@ async fn obey(cli: Cli) -> anyhow::Result<Answer> {
         Command::Bench(args) => bench::bench(&home()?, args, &mut out).await,
         Command::Tune(args) => tune::tune(home, args, &mut out).await,
         Command::Gpu(args) => gpu::gpu(home(), args, &mut out).await,
+        Command::Detect(args) => detect::detect(args, &mut out),
         Command::CheckConfig { config } => check_config(&home()?, config.as_deref(), &mut out),
         Command::RebuildLogs => rebuild_logs(&home()?, &mut out),
         Command::Chaos(Chaos::Kill { room }) => ask::kill(&home()?, room, &mut out).await,

@@ -25,7 +25,7 @@ pub(super) use paint::{Canvas, Line, Span, Tone, head, line, table};
 pub(super) use plot::plot;
 pub(super) use scale::percent;
 use serde::{Serialize, Serializer};
-pub(super) use svg::svg;
+pub(super) use svg::{Panel, Stretch, series, svg};
 
 /// Everything that is drawn of one search.
 pub(super) struct Picture {

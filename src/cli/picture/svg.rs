@@ -9,10 +9,14 @@ mod plot;
 
 mod scatter;
 
+mod series;
+
 use std::fmt::Write as _;
 
 use super::Picture;
 use crate::cli::text::{shorten, tame};
+
+pub(in crate::cli) use series::{Panel, Stretch, series};
 
 /// What an SVG of ours begins with, by which it is known again.
 pub(super) const BEGINNING: &str = "<svg xmlns=\"http://www.w3.org/2000/svg\" data-drawn-by=\"kloros\"";
@@ -39,13 +43,15 @@ const STYLE: &str = "
 .dot{fill:#54aeff;stroke:#fff;stroke-width:1.2}.best{fill:#0969da;stroke:#fff;stroke-width:1.5}.bad{fill:none;stroke:#cf222e;stroke-width:2}
 .guard{fill:none;stroke:#bc4c00;stroke-width:1.8}.alone{fill:#0969da}.shared{fill:#a5d1ff}.track{fill:#eaeef2}
 .front{fill:none;stroke:#1a7f37;stroke-width:2}.member{fill:#1a7f37;stroke:#fff;stroke-width:1.2}.other{fill:#8c959f;fill-opacity:.55}
-.live{fill:#fff;stroke:#1f2328;stroke-width:2}
+.live{fill:#fff;stroke:#1f2328;stroke-width:2}.spread{fill:none;stroke:#0969da;stroke-width:1.2}
+.score{fill:#54aeff;fill-opacity:.5}.incident{fill:#cf222e;fill-opacity:.16;stroke:#cf222e;stroke-width:1}.surge{fill:#bc4c00;fill-opacity:.12;stroke:#bc4c00;stroke-width:1}
 @media (prefers-color-scheme:dark){
 .page{fill:#0d1117}.card{fill:#151b23;stroke:#30363d}text{fill:#e6edf3}.muted{fill:#9198a1}.grid,.border{stroke:#2a313a}
 .axis{stroke:#656c76}.zero{stroke:#9198a1}.line{stroke:#58a6ff}.area{fill:#58a6ff;fill-opacity:.1}
 .dot{fill:#2f6fc4;stroke:#151b23}.best{fill:#58a6ff;stroke:#151b23}.bad{stroke:#ff7b72}.guard{stroke:#ffa657}
 .alone{fill:#58a6ff}.shared{fill:#27558c}.track{fill:#21262d}.front{stroke:#3fb950}.member{fill:#3fb950;stroke:#151b23}
-.other{fill:#7d8590}.live{fill:#151b23;stroke:#e6edf3}}
+.other{fill:#7d8590}.live{fill:#151b23;stroke:#e6edf3}.spread{stroke:#58a6ff}.score{fill:#2f6fc4}
+.incident{fill:#ff7b72;stroke:#ff7b72}.surge{fill:#ffa657;stroke:#ffa657}}
 ";
 
 /// Returns the whole file.
@@ -57,15 +63,7 @@ pub(in crate::cli) fn svg(picture: &Picture) -> String {
     let height = below + panel_height + MARGIN;
     let full = WIDTH - 2.0 * MARGIN;
     let half = (full - 20.0) / 2.0;
-    let mut page = Page { text: String::new() };
-    let (title, subtitle) = (escaped(&picture.title, TEXT_MAX), escaped(&picture.subtitle, TEXT_MAX));
-    page.add(format_args!(
-        "{BEGINNING} viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" role=\"img\" \
-         aria-labelledby=\"title description\">\n<title id=\"title\">{title}</title>\n<desc id=\"description\">{subtitle}</desc>\n\
-         <style>{STYLE}</style>\n<rect class=\"page\" width=\"{WIDTH}\" height=\"{height}\"/>"
-    ));
-    page.text((MARGIN, MARGIN + 22.0), "title", "start", &shorten(&picture.title, 76));
-    page.text((MARGIN, MARGIN + 48.0), "muted", "start", &shorten(&picture.subtitle, TEXT_MAX));
+    let mut page = Page::begin(&picture.title, &picture.subtitle, height);
     let top = MARGIN + HEAD - 16.0;
     plot::draw(&mut page, &picture.convergence, Frame { x: MARGIN, y: top, width: full, height: plot_height });
     let y = top + plot_height + 20.0;
@@ -75,7 +73,7 @@ pub(in crate::cli) fn svg(picture: &Picture) -> String {
         let frame = Frame { x: MARGIN + half + 20.0, y, width: half, height: panel_height };
         scatter::draw(&mut page, scatter, frame);
     }
-    page.text + "</svg>\n"
+    page.end()
 }
 
 /// A place on the page.
@@ -109,6 +107,25 @@ struct Page {
 }
 
 impl Page {
+    /// Returns a page of this height with its head.
+    fn begin(title: &str, subtitle: &str, height: f64) -> Self {
+        let mut page = Self { text: String::new() };
+        let (name, description) = (escaped(title, TEXT_MAX), escaped(subtitle, TEXT_MAX));
+        page.add(format_args!(
+            "{BEGINNING} viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" role=\"img\" \
+             aria-labelledby=\"title description\">\n<title id=\"title\">{name}</title>\n<desc id=\"description\">{description}</desc>\n\
+             <style>{STYLE}</style>\n<rect class=\"page\" width=\"{WIDTH}\" height=\"{height}\"/>"
+        ));
+        page.text((MARGIN, MARGIN + 22.0), "title", "start", &shorten(title, 76));
+        page.text((MARGIN, MARGIN + 48.0), "muted", "start", &shorten(subtitle, TEXT_MAX));
+        page
+    }
+
+    /// Returns the whole file.
+    fn end(self) -> String {
+        self.text + "</svg>\n"
+    }
+
     fn add(&mut self, element: std::fmt::Arguments<'_>) {
         // A text can be written to as long as there is memory.
         writeln!(self.text, "{element}").ok();
