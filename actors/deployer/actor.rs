@@ -7,11 +7,11 @@ use super::{Config, saga::Saga};
 use crate::{
     config::Catalogue,
     facts::{
-        Approved, Authority, Deployment, DeploymentId, Domain, Fact, Kind, Promotion, QuestionEnd, Reason, Ruled,
-        Stage, TrialFailure, Verdict,
+        Approved, Deployment, DeploymentId, Domain, Fact, Kind, Promotion, QuestionEnd, Reason, Ruled, Stage,
+        TrialFailure, Verdict,
     },
     meters,
-    record::{TAKEN_OVER, is_taken_over, open_deployments, record_once, record_verdict, standing, wake},
+    record::{TAKEN_OVER, is_taken_over, open_deployments, record_verdict, standing, wake},
     seams::{JournalError, Outlet, Permit, Planning, Query, Seams},
 };
 

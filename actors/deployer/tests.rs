@@ -7,8 +7,8 @@ use kloros_supervision::{ChildSpec, Collected, Outlet, Socket, Tree};
 use super::{Config, Deployer, Exits, Msg, pending::Pending, recover};
 use crate::{
     facts::{
-        Approved, Authority, Autonomy, Change, Deployment, DeploymentId, Fact, FailureKind, Kind, Origin, Promotion,
-        Proposal, QuestionEnd, Reason, Ruled, Ruling, Settings, Stage, Step, Value, Verdict,
+        Approved, Authority, Autonomy, Change, Deployment, Fact, FailureKind, Kind, Origin, Promotion, Proposal,
+        QuestionEnd, Reason, Ruled, Ruling, Settings, Stage, Step, Value, Verdict,
     },
     seams::{Permit, Planning, ServiceError, StopSwitch as _},
     testing::{

@@ -117,7 +117,7 @@ mod tests {
     }
 
     fn promotion() -> Promotion {
-        let change = |from, to| Change { from: Value::Integer(from), in_file: true, to };
+        let change = |from, to| Change { from: Some(Value::Integer(from)), in_file: true, to };
         Promotion {
             id: PromotionId::new("p-1"),
             cycle: CycleId::new("c-1"),

@@ -168,8 +168,8 @@ impl Lanes {
         let mut found: Vec<(f64, Params)> = scored.into_iter().flatten().collect();
         found.sort_by(|one, other| other.0.total_cmp(&one.0));
         let finalists: Vec<Params> = found.into_iter().take(FINALISTS).map(|(_, params)| params).collect();
-        let scores = self.compare(&finalists, rounds, live)?;
-        let best = finalists.into_iter().zip(scores).max_by(|one, other| one.1.total_cmp(&other.1));
+        let again = self.compare(&finalists, rounds, live)?;
+        let best = finalists.into_iter().zip(again).max_by(|one, other| one.1.total_cmp(&other.1));
         best.map(|(params, _)| params).ok_or_else(|| Error::other("no setting could be measured"))
     }
 
@@ -225,10 +225,9 @@ impl Lab {
         if self.lane.is_some() {
             // A lane takes turns with itself only, and the others' load is what it is.
             let lease = self.home.path().join("lease");
-            settings += &format!(
-                "[measuring]\nlease_folder = {:?}\nothers_max = 1\nothers_rise_max = 1\n",
-                lease.display().to_string()
-            );
+            let measuring = format!("[measuring]\nlease_folder = {:?}\n", lease.display().to_string());
+            settings.push_str(&measuring);
+            settings.push_str("others_max = 1\nothers_rise_max = 1\n");
         }
         fs::write(home.join("kloros.toml"), settings)?;
         fs::create_dir(home.join("domains"))?;
