@@ -2,6 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+/// The shortest and the longest step that is believed, in seconds.
+const STEP_MIN: f64 = 1e-6;
+const STEP_MAX: f64 = 1e9;
+
 /// Seconds a day.
 const DAY: f64 = 86_400.0;
 
@@ -44,7 +48,7 @@ pub(crate) struct Series {
 impl Series {
     pub(crate) fn new(step: Option<f64>) -> Self {
         let known = step.filter(|step| step.is_finite() && *step > 0.0);
-        let step = known.unwrap_or(60.0);
+        let step = known.unwrap_or(60.0).clamp(STEP_MIN, STEP_MAX);
         Self {
             rows: 0,
             step,
@@ -81,6 +85,7 @@ impl Series {
             } else {
                 self.step + (elapsed - self.step).clamp(-0.1 * self.step, 0.1 * self.step)
             };
+            self.step = self.step.clamp(STEP_MIN, STEP_MAX);
             self.rows_a_day = (DAY / self.step) as f32;
         }
         if at.is_some() {

@@ -208,7 +208,7 @@ impl Table {
         };
         let values: Vec<Option<f64>> = self.columns.iter().map(|watched| number(watched.cell)).collect();
         // The load goes first, so that what bears it can be told from a fault in the same row.
-        let is_surge = self.load.is_some_and(|load| self.columns[load].row(at, values[load], true).is_surge());
+        let is_surge = self.load.is_some_and(|load| self.columns[load].row(at, values[load], false).is_surge());
         for (index, watched) in self.columns.iter_mut().enumerate() {
             if self.load != Some(index) {
                 watched.row(at, values[index], is_surge);
@@ -230,8 +230,6 @@ impl Watched {
             }
             if incidents.len() < INCIDENTS_MAX {
                 let Finding { cause, expected, off, score, .. } = finding;
-                // No load explains that values do not come or do not move.
-                let is_surge = is_surge && !matches!(cause, Cause::Missing | Cause::Flat);
                 incidents.push(Incident { start: at, end: None, cause, value, expected, off, score, is_surge });
             }
         } else if was_open && let Some(last) = incidents.last_mut() {
