@@ -182,7 +182,9 @@ impl Guard for Guards {
         crash::here("guard: relieve");
         let child = self.children().remove(domain);
         if let Some(mut child) = child {
-            tokio::task::spawn_blocking(move || end(&mut child)).await.ok();
+            // Nobody waits for its end: what is said of the change next may not come late.
+            drop(child.kill());
+            drop(tokio::task::spawn_blocking(move || drop(child.wait())));
         }
     }
 }

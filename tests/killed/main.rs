@@ -156,6 +156,8 @@ fn check_start_closes(small: &mut Small, env: &str) {
     small.start(&[]);
     let is_closed = || small.json(&["deployments"])[0]["stage"] == "closed" && small.lines(FEEDBACK).len() == 1;
     assert!(small::comes(small::PATIENCE, is_closed), "{}", small.log());
+    // It recovers before it hears signals.
+    wait("the daemon listens", || small.listens());
     small.signal(Signal::INT);
     assert_eq!(small.ended(), Some(0), "{}", small.log());
     check_closed_once(small, "rollback");
