@@ -1,13 +1,10 @@
 //! The composition root: plugs the adapters into the loop, starts it, and ends it cleanly.
 
-use std::{
-    fs::OpenOptions,
-    io::ErrorKind,
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+mod adapters;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use adapters::{adapters, create_if_absent, with_paths_in};
 
 use anyhow::{Context, bail};
 use futures::FutureExt as _;
@@ -16,7 +13,7 @@ use kloros_actors::{
     config::Catalogue,
     deployer,
     facts::{Domain, Kind, Manager, Recorded},
-    seams::{Clock, Journal, JournalError, Probe, Query, Seams},
+    seams::{Clock as _, Journal as _, JournalError, Probe, Query, Seams},
 };
 use kloros_supervision::{ChildSpec, Ended};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -25,23 +22,17 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     api::{self, About, Api, Service},
     background,
-    bench::Runner,
     clock::SystemClock,
     demo,
-    env_store::EnvFiles,
-    gpus,
-    guard::Guards,
     home::{Home, HomeLock},
     host::HostProbe,
     inbox::Inbox,
     journal::{self, Store},
     nvml::Gpus,
-    pending::PendingFiles,
     recover,
     scrape::ServiceProbe,
     service::Services,
     settings::Settings,
-    stop::StopFile,
     telemetry,
 };
 
@@ -300,33 +291,6 @@ async fn look_at(services: Arc<Services>, domains: Arc<Vec<Domain>>) -> Vec<Serv
     named.collect()
 }
 
-/// What is plugged into the loop, and the services and GPUs among it.
-type Plugged = (Seams, Arc<Services>, Arc<Gpus>);
-
-/// Returns what is plugged into the loop of this home.
-fn adapters(home: &Home, settings: &Settings, journal: Arc<dyn Journal>) -> anyhow::Result<Plugged> {
-    let exe = std::env::current_exe().context("cannot find this program's own file")?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let services = Arc::new(Services::new(home.root().to_path_buf(), exe.clone()));
-    let (machine, repeats) = (settings.measuring.machine(), settings.measuring.repeats());
-    let guard_exe = exe.clone();
-    let runner = Runner::new(home.root().to_path_buf(), exe, Arc::clone(&clock), machine, repeats);
-    let gpus = gpus::watched(&settings.rooms.gpu, Arc::clone(&clock));
-    let runner = runner.watching(gpus.clone());
-    runner.sweep();
-    let seams = Seams {
-        journal,
-        clock,
-        bench: Arc::new(runner),
-        env: Arc::new(EnvFiles::default()),
-        services: services.clone(),
-        pending: Arc::new(PendingFiles::new(&home.pending_folder())),
-        guard: Arc::new(Guards::new(home, guard_exe)),
-        switch: Arc::new(StopFile::of(home)),
-    };
-    Ok((seams, services, gpus))
-}
-
 /// Undoes what is pending in a home whose journal cannot be opened.
 async fn take_back(home: &Home, settings: &Settings, error: &JournalError) -> anyhow::Result<()> {
     tracing::error!(%error, "there is no journal, what is pending is undone and nothing else is done");
@@ -336,25 +300,6 @@ async fn take_back(home: &Home, settings: &Settings, error: &JournalError) -> an
     deployer::recover(&seams, &catalogue, &settings.rooms.deployer).await.ok();
     services.stop_all().await;
     Ok(())
-}
-
-/// A service that kloros runs itself finds an env file; without one it would not start, and nothing could be deployed.
-fn create_if_absent(file: &Path) {
-    let options = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
-    match options {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-            tracing::error!(file = %file.display(), %error, "env file cannot be created");
-        }
-        _ => {}
-    }
-}
-
-/// Relative paths of a domain file are under the home.
-fn with_paths_in(home: &Home, mut catalogue: Catalogue) -> Catalogue {
-    for domain in catalogue.domains.values_mut() {
-        domain.service.env_file = home.root().join(&domain.service.env_file);
-    }
-    catalogue
 }
 
 /// Follows the journal until there is a reason to end.

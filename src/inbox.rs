@@ -7,9 +7,9 @@ mod strict_json;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use kloros_actors::{
-    circuit::Control,
+    circuit::{Control, ControlError},
     config::Catalogue,
-    facts::{CycleId, ExperimentId, Fact, Intent, Kind, Origin, Proposal, Question, Winner, map_params, short_hash},
+    facts::{CycleId, ExperimentId, Fact, Kind, Origin, Proposal, Question, Winner, map_params, short_hash},
     seams::{Clock, Journal, Query, StopSwitch},
 };
 use serde::{Deserialize, de::IgnoredAny};
@@ -68,7 +68,7 @@ impl Inbox {
             }
             let (questions, proposals) = (intents.look(), winners.look());
             for path in &questions {
-                self.take_intent(path);
+                self.take_intent(path).await;
             }
             for path in &proposals {
                 self.take_winner(path, &mut winners).await?;
@@ -78,12 +78,13 @@ impl Inbox {
         }
     }
 
-    fn take_intent(&self, path: &Path) {
+    /// A file is put away when what it asks for is durable: whoever dies in between finds it again, and knows it then.
+    async fn take_intent(&self, path: &Path) {
         let processed = self.home.processed_intents_folder();
-        match read_small(path).and_then(|text| self.intent(&text)) {
-            Ok(intent) => match self.control.intend(intent) {
+        match read_small(path).and_then(|text| self.question(&text)) {
+            Ok(question) => match self.control.hand(question).await {
                 Ok(()) => Folder::put_away(path, &processed, ""),
-                // The coordinator is being restarted: the file waits for its next turn.
+                // The coordinator is being restarted, or busy: the file waits for its next turn.
                 Err(error) => tracing::debug!(%error, "intent file waits"),
             },
             Err(why) => self.refuse(path, &processed, &why),
@@ -97,10 +98,10 @@ impl Inbox {
         }
     }
 
-    fn intent(&self, text: &str) -> Result<Intent, String> {
+    fn question(&self, text: &str) -> Result<Question, String> {
         let file = parse_question(text)?;
         let now_ms = self.clock.now_ms();
-        Ok(Intent::CuriosityQuestion(Question {
+        Ok(Question {
             cycle: CycleId::new(format!("c-{}", short_hash(&["inbox", &file.question_id, &now_ms.to_string()]))),
             question_id: kloros_actors::facts::QuestionId::new(printable(&file.question_id)?),
             hypothesis: printable(&file.hypothesis)?,
@@ -109,22 +110,26 @@ impl Inbox {
             interest: 1.0,
             at_ms: now_ms,
             depth: 0,
-        }))
+        })
     }
 
     async fn take_winner(&self, path: &Path, folder: &mut Folder) -> Result<(), String> {
         let winners = self.home.winners_folder();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let winner = match read_small(path).and_then(|text| parse_winner(&text)) {
+        let text = read_small(path);
+        let winner = match text.as_ref().map_err(String::clone).and_then(|text| parse_winner(text)) {
             Ok(winner) if self.is_our_own(&winner.experiment_id).await? => {
                 folder.leave(path);
                 return Ok(());
             }
             other => other,
         };
-        match winner.and_then(|winner| self.proposal(&winner, &name)) {
-            Ok(proposal) => match self.control.intend(Intent::Proposal(proposal)) {
-                Ok(()) => Folder::put_away(path, &winners, ".taken"),
+        // The same file, read again after a crash, is the same proposal; the same text that is left there later is another.
+        let digest = short_hash(&[&name, text.as_deref().unwrap_or_default(), &written_at(path)]);
+        match winner.and_then(|winner| self.proposal(&winner, &name, &digest)) {
+            Ok(proposal) => match self.control.offer(proposal).await {
+                Ok(_) => Folder::put_away(path, &winners, ".taken"),
+                Err(ControlError::Refused(why)) => Folder::refuse(path, &winners, &why),
                 Err(error) => tracing::debug!(%error, "winner file waits"),
             },
             Err(why) => self.refuse(path, &winners, &why),
@@ -139,7 +144,7 @@ impl Inbox {
         Ok(found.iter().any(|recorded| matches!(recorded.fact, Fact::ExperimentEnd(_))))
     }
 
-    fn proposal(&self, winner: &Winner, name: &str) -> Result<Proposal, String> {
+    fn proposal(&self, winner: &Winner, name: &str, digest: &str) -> Result<Proposal, String> {
         let domain = self
             .catalogue
             .domains
@@ -154,7 +159,7 @@ impl Inbox {
             map_params(&winner.best.params, &spec.param_mapping, domain).map_err(|problem| problem.to_string())?;
         let now_ms = self.clock.now_ms();
         Ok(Proposal {
-            cycle: CycleId::new(format!("c-{}", short_hash(&["winner", name, &now_ms.to_string()]))),
+            cycle: CycleId::new(format!("c-{}", short_hash(&["winner", digest]))),
             origin: Origin::File(name.to_owned()),
             experiment: winner.experiment.clone(),
             question: None,
@@ -166,6 +171,13 @@ impl Inbox {
             depth: 0,
         })
     }
+}
+
+/// Returns when the file was written, to the nanosecond.
+fn written_at(path: &Path) -> String {
+    let modified = std::fs::symlink_metadata(path).and_then(|found| found.modified()).ok();
+    let since = modified.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    since.unwrap_or_default().as_nanos().to_string()
 }
 
 /// Returns the question in `text`, or what is wrong with it, with its line.

@@ -13,7 +13,7 @@ use crate::{
     config::Config,
     coordinator, curiosity, deployer,
     facts::{
-        Answer, Autonomy, CycleId, DeploymentId, Domain, Intent, Origin, Promotion, PromotionId, Proposal, Settings,
+        Answer, Autonomy, CycleId, DeploymentId, Domain, Origin, Promotion, PromotionId, Proposal, Question, Settings,
         Verdict, short_hash,
     },
     feedback, gate, memory, observer,
@@ -74,10 +74,18 @@ impl Control {
         tree.kill(room).map_err(|error| ControlError::Refused(error.to_string()))
     }
 
-    /// Hands an intent to the coordinator.
-    pub fn intend(&self, intent: Intent) -> Result<(), ControlError> {
-        let sent = self.sockets.coordinator.send(coordinator::Msg::Intended(intent));
-        sent.map_err(|down| ControlError::Silent(down.to_string()))
+    /// Hands a question to the coordinator, and returns when it is durable: from then on the journal remembers it.
+    pub async fn hand(&self, question: Question) -> Result<(), ControlError> {
+        let make = |reply| coordinator::Msg::Handed(question, reply);
+        let answer = self.sockets.coordinator.call(make, ANSWER_WITHIN).await;
+        answer.map_err(|error| ControlError::Silent(error.to_string()))
+    }
+
+    /// Proposes settings, and returns when the change that they amount to is durable, or why there is none.
+    pub async fn offer(&self, proposal: Proposal) -> Result<Promotion, ControlError> {
+        let make = |reply| coordinator::Msg::Tried(Planning { proposal, reply: Some(reply) });
+        let answer = self.sockets.coordinator.call(make, ANSWER_WITHIN).await;
+        answer.map_err(|error| ControlError::Silent(error.to_string()))?.map_err(ControlError::Refused)
     }
 
     /// Proposes settings in a person's name, and returns the change that they amount to.
@@ -96,9 +104,7 @@ impl Control {
             at_ms: now_ms,
             depth: 0,
         };
-        let make = |reply| coordinator::Msg::Tried(Planning { proposal, reply: Some(reply) });
-        let answer = self.sockets.coordinator.call(make, ANSWER_WITHIN).await;
-        answer.map_err(|error| ControlError::Silent(error.to_string()))?.map_err(ControlError::Refused)
+        self.offer(proposal).await
     }
 
     /// Returns what waits for a person.

@@ -6,7 +6,7 @@ use std::{
 
 use kloros_supervision::ChildExit;
 use kloros_supervision::to_self;
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
 use super::{
     Config,
@@ -40,6 +40,8 @@ pub struct Exits {
 pub enum Msg {
     /// Somebody wants something brought about.
     Intended(Intent),
+    /// The inbox hands over a question, and waits until it is durable.
+    Handed(Question, RpcReplyPort<()>),
     /// A person proposes settings and waits to hear what change they amount to.
     Tried(Planning),
     /// An experiment ended.
@@ -146,7 +148,13 @@ impl Actor for Coordinator {
 
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match msg {
-            Msg::Intended(Intent::CuriosityQuestion(question)) => state.consider(question).await,
+            Msg::Intended(Intent::CuriosityQuestion(question)) => drop(state.consider(question).await),
+            Msg::Handed(question, reply) => {
+                // What is not durable is not answered, and handed over again.
+                if state.consider(question).await.is_ok() {
+                    reply.send(()).ok();
+                }
+            }
             Msg::Intended(Intent::Proposal(proposal)) => state.pass_on(proposal),
             // Who tries something waits for the answer, and hears at once when there is none to be had.
             Msg::Tried(planning) => wake(&state.exits.proposals, planning),
@@ -164,18 +172,19 @@ impl Actor for Coordinator {
 }
 
 impl State {
-    async fn consider(&mut self, question: Question) {
+    /// Admits a question, or ends it. Fails where it could not be made durable, and nothing was done.
+    async fn consider(&mut self, question: Question) -> Result<(), JournalError> {
         // A question from the inbox is not in the journal yet; one from curiosity is, and is not written again.
         let name = format!("question:{}", question.question_id);
         let fact = Fact::Question(question.clone());
-        if record_once(&self.seams, &question.cycle, name, fact).await.is_err() {
-            return;
-        }
+        record_once(&self.seams, &question.cycle, name, fact).await?;
         if self.is_known(&question).await {
-            return count("duplicate");
+            count("duplicate");
+            return Ok(());
         }
         if let Some(why) = self.catalogue.objection(&question.dream_experiment) {
-            return self.end(&question, "refused", &why).await;
+            self.end(&question, "refused", &why).await;
+            return Ok(());
         }
         match self.queue.offer(question.clone(), &self.running, &self.config) {
             Offer::Start => self.start(question).await,
@@ -187,6 +196,7 @@ impl State {
             Offer::Full => self.end(&question, "refused", "too many questions wait already").await,
             Offer::TooDeep => self.end(&question, "refused", "too many of our own doings stand behind it").await,
         }
+        Ok(())
     }
 
     /// Returns whether this very question waits, runs or ended already.
@@ -357,7 +367,7 @@ impl State {
             }
         }
         for question in self.unfinished.questions.clone().into_values() {
-            self.consider(question).await;
+            self.consider(question).await?;
         }
         self.next().await;
         Ok(())

@@ -34,7 +34,8 @@ impl State {
     /// Compares a proposal with what runs, and proposes the difference to the gate.
     pub(super) async fn plan(&mut self, planning: Planning) -> Result<(), JournalError> {
         let Planning { proposal, reply } = planning;
-        if self.was_promoted(&proposal).await? {
+        if let Some(promotion) = self.promoted(&proposal).await? {
+            reply.map(|reply| reply.send(Ok(promotion)).ok());
             return Ok(());
         }
         let planned = self.promotion(&proposal, None).await;
@@ -58,16 +59,18 @@ impl State {
         Ok(())
     }
 
-    /// A winner is proposed until the journal holds its promotion, so it may come twice: the second time, the service may
-    /// run with it already.
-    async fn was_promoted(&self, proposal: &Proposal) -> Result<bool, JournalError> {
-        if !matches!(proposal.origin, Origin::Experiment(_)) {
-            return Ok(false);
+    /// Returns what became of a proposal that came before. A winner is proposed until the journal holds its promotion, and a
+    /// file is read until it is put away, so they may come twice: the second time, the service may run with it already.
+    async fn promoted(&self, proposal: &Proposal) -> Result<Option<Promotion>, JournalError> {
+        if !matches!(proposal.origin, Origin::Experiment(_) | Origin::File(_)) {
+            return Ok(None);
         }
         let query = Query { cycle: Some(proposal.cycle.clone()), ..Query::kinds(&[Kind::Promotion]) };
         let promotions = self.seams.journal.read(query).await?;
-        let is_its = |fact: &Fact| matches!(fact, Fact::Promotion(each) if each.origin == proposal.origin);
-        Ok(promotions.iter().any(|each| is_its(&each.fact)))
+        Ok(promotions.into_iter().find_map(|recorded| match recorded.fact {
+            Fact::Promotion(promotion) if promotion.origin == proposal.origin => Some(promotion),
+            _ => None,
+        }))
     }
 
     async fn promotion(&self, proposal: &Proposal, replaces: Option<PromotionId>) -> Result<Promotion, Unplanned> {

@@ -168,19 +168,12 @@ impl Case {
         }
         let began = Instant::now();
         self.go_on(&mut small, has_edit)?;
-        // An inbox is emptied a moment before what lay in it is durable. Nothing was touched by then.
-        let is_lost = small.is_taken() && small.facts("promotion") == 0;
         small.start(&[]);
-        let comes_to_that = comes(PATIENCE, || is_lost || is_over(&small));
+        let comes_to_that = comes(PATIENCE, || is_over(&small));
         let took = began.elapsed();
         small::wait("the daemon listens", || small.listens());
         small.signal(rustix::process::Signal::INT);
         let code = small.ended();
-        if is_lost {
-            let is_as_before = small.env().trim_end_matches(EDIT) == OLD && small.facts("deployment") == 0;
-            let found = "nothing was durable yet, and the winner is lost".to_owned();
-            return if is_as_before { Ok((found, took)) } else { Err("it is not as it was before".to_owned()) };
-        }
         let found = check(&small, has_edit).map_err(|broken| format!("{broken}: {}", small.log()))?;
         if !comes_to_that || code != Some(0) {
             return Err(format!("it does not come to an end, and the daemon ends with {code:?}: {}", small.log()));
