@@ -151,7 +151,8 @@ impl Scrape<'_> {
         all.extend(parts.map(|(label, part)| Label::new(label, part)));
         if what.counts_up() {
             metrics::counter!(name, all).absolute(value.max(0.0) as u64);
-        } else if self.is_fresh(gpu, cadence) {
+        } else if self.is_fresh(gpu, if second == "current" || first == "current" { Cadence::Detail } else { cadence })
+        {
             metrics::gauge!(name, all).set(value);
         }
     }

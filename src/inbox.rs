@@ -23,7 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How long others have their turn while a flooded folder is emptied.
 const BREATH: Duration = Duration::from_millis(100);
 
-/// How many questions and winners that are known already are compared with.
+/// How many ends of an experiment are looked at, to know its winner again.
 const KNOWN_MAX: usize = 5_000;
 
 /// What the inbox needs.
@@ -71,7 +71,10 @@ impl Inbox {
                 self.take_intent(path).await;
             }
             for path in &proposals {
-                self.take_winner(path, &mut winners).await?;
+                // Whoever is busy now is not asked for each of them.
+                if self.switch.stopped().is_some() || !self.take_winner(path, &mut winners).await? {
+                    break;
+                }
             }
             let flooded = questions.len().max(proposals.len()) >= FILES_A_TURN_MAX;
             tokio::time::sleep(if flooded { BREATH } else { LOOK_EVERY }).await;
@@ -113,14 +116,15 @@ impl Inbox {
         })
     }
 
-    async fn take_winner(&self, path: &Path, folder: &mut Folder) -> Result<(), String> {
+    /// Proposes what stands in the file, and returns whether the next one may come.
+    async fn take_winner(&self, path: &Path, folder: &mut Folder) -> Result<bool, String> {
         let winners = self.home.winners_folder();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let text = read_small(path);
         let winner = match text.as_ref().map_err(String::clone).and_then(|text| parse_winner(text)) {
             Ok(winner) if self.is_our_own(&winner.experiment_id).await? => {
                 folder.leave(path);
-                return Ok(());
+                return Ok(true);
             }
             other => other,
         };
@@ -130,11 +134,14 @@ impl Inbox {
             Ok(proposal) => match self.control.offer(proposal).await {
                 Ok(_) => Folder::put_away(path, &winners, ".taken"),
                 Err(ControlError::Refused(why)) => Folder::refuse(path, &winners, &why),
-                Err(error) => tracing::debug!(%error, "winner file waits"),
+                Err(error) => {
+                    tracing::debug!(%error, "winner file waits");
+                    return Ok(false);
+                }
             },
             Err(why) => self.refuse(path, &winners, &why),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Winners of our own experiments are projections: they are written here, not read.

@@ -4,8 +4,7 @@ use std::{
     time::Duration,
 };
 
-use kloros_supervision::ChildExit;
-use kloros_supervision::to_self;
+use kloros_supervision::{ChildExit, to_self};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
 use super::{
@@ -149,12 +148,8 @@ impl Actor for Coordinator {
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match msg {
             Msg::Intended(Intent::CuriosityQuestion(question)) => drop(state.consider(question).await),
-            Msg::Handed(question, reply) => {
-                // What is not durable is not answered, and handed over again.
-                if state.consider(question).await.is_ok() {
-                    reply.send(()).ok();
-                }
-            }
+            // What is not durable is not answered, and handed over again.
+            Msg::Handed(question, reply) => drop(state.consider(question).await.map(|()| reply.send(()))),
             Msg::Intended(Intent::Proposal(proposal)) => state.pass_on(proposal),
             // Who tries something waits for the answer, and hears at once when there is none to be had.
             Msg::Tried(planning) => wake(&state.exits.proposals, planning),

@@ -143,6 +143,7 @@ impl Actor for Deployer {
             }
             Msg::Sweep => {
                 myself.send_after(SWEEP_EVERY, || Msg::Sweep);
+                state.keep_turns();
                 state.sweep().await
             }
             Msg::Reconfigured(config) => {
@@ -270,7 +271,7 @@ impl State {
         let Some((deployment, _)) = self.open.get(id).cloned() else { return Ok(()) };
         let Some(domain) = self.domain(&deployment.promotion.domain) else { return Ok(()) };
         let stage = self.saga().finish(&deployment, &domain).await?;
-        if stage == Stage::Stuck {
+        if stage == Stage::Stuck || matches!(stage, Stage::Judged(_)) {
             let (_, sweeps) = self.stuck.get(id).copied().unwrap_or((0, 1));
             self.stuck.insert(id.clone(), (0, sweeps.saturating_mul(2).min(STUCK_SWEEPS_MAX)));
         } else {

@@ -39,6 +39,11 @@ impl State {
             return Ok(());
         }
         let planned = self.promotion(&proposal, None).await;
+        if let (Err(Unplanned::Deferred(why)), Origin::File(name)) = (&planned, &proposal.origin) {
+            // It lies there until it can be compared with what runs; an answer that fails says so.
+            tracing::info!(%name, %why, "proposal waits");
+            return Ok(());
+        }
         match &planned {
             Ok(promotion) => self.propose(promotion).await?,
             Err(unplanned) => self.end_question(&proposal, unplanned).await?,

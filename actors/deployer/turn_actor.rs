@@ -12,12 +12,16 @@ use crate::{
     seams::{JournalError, Permit},
 };
 
+/// How long it takes at most until a change is made: to ask the gate and the service, and to have a guard.
+const PREPARE_MAX: Duration = Duration::from_secs(60);
+
 /// How long the gate is waited for.
 const PERMIT_WITHIN: Duration = Duration::from_secs(10);
 
 impl State {
-    /// Lets what the gate let through wait for its turn to be measured. One deployment a domain at a time: what finds its
-    /// domain busy is not kept here, the gate rules on it anew and offers it again.
+    /// Lets what the gate let through wait for its turn to be measured. One deployment a domain at a time, and none while another
+    /// domain's is unproven, which would have to wait for its restart: what finds others before it is not kept here, the
+    /// gate rules on it anew and offers it again.
     pub(super) fn accept(&mut self, myself: &ActorRef<Msg>, approved: Approved<Promotion>) {
         let (promotion, _) = approved.into_parts();
         if self.is_busy(&promotion.domain) {
@@ -36,8 +40,10 @@ impl State {
     }
 
     fn is_busy(&self, domain: &str) -> bool {
-        let open = self.open.values().map(|(deployment, _)| &deployment.promotion);
-        open.chain(self.waiting.values()).any(|promotion| promotion.domain == domain)
+        let is_in_the_way = |(deployment, stage): &(Deployment, Stage)| {
+            stage.is_before_verdict() || deployment.promotion.domain == domain
+        };
+        !self.waiting.is_empty() || self.open.values().any(is_in_the_way)
     }
 
     /// Makes the change whose turn it is, if it still may be made. What could not have its turn was not touched, and the gate
@@ -66,6 +72,7 @@ impl State {
     }
 
     async fn begin(&mut self, id: DeploymentId, promotion: Promotion) -> Result<(), JournalError> {
+        self.saga().takes(PREPARE_MAX).await;
         // It may have lain here while others were measured or changed: what was let through then may not be now.
         let authority = match self.permitted(&promotion).await {
             Ok(authority) => authority,

@@ -37,8 +37,9 @@ impl Saga<'_> {
             stage = self.advance(deployment, stage, step).await?;
         }
         let is_kept = matches!(stage, Stage::Judged(Ruled::Success | Ruled::Neutral));
-        if is_kept {
-            self.redo(deployment, domain).await;
+        if is_kept && let Err(why) = self.redo(deployment, domain).await {
+            tracing::error!(deployment = %deployment.id, %why, "proven change is not live, it is tried again");
+            return Ok(stage);
         }
         if is_kept || stage == Stage::Restored {
             if let Err(error) = self.disarm(deployment, domain, was_armed).await {
@@ -52,13 +53,12 @@ impl Saga<'_> {
     }
 
     /// A verdict that is durable stands. Whoever took the change back meanwhile could not read it.
-    async fn redo(&self, deployment: &Deployment, domain: &Domain) {
+    async fn redo(&self, deployment: &Deployment, domain: &Domain) -> Result<(), String> {
         let claimed = self.claimed(deployment, domain).await;
-        let Some(pending) = claimed.and_then(|claimed| Pending::from_text(&claimed.text).ok()) else { return };
+        let Some(pending) = claimed.and_then(|claimed| Pending::from_text(&claimed.text).ok()) else { return Ok(()) };
         tracing::warn!(deployment = %deployment.id, "proven change was taken back by the guard and is made again");
-        if let Err(why) = self.restorer().redo(domain, &pending).await {
-            tracing::error!(deployment = %deployment.id, %why, "proven change is not live");
-        }
+        self.takes(restart_max(domain)).await;
+        self.restorer().redo(domain, &pending).await
     }
 
     /// Returns what the guard took over of this deployment.

@@ -11,7 +11,7 @@ use super::{
     front,
     search::Candidate,
 };
-use crate::facts::{Best, Estimate, Experiment, MetricSpec, Metrics, Outcome, Params, Trial};
+use crate::facts::{Best, Estimate, Experiment, FailureKind, MetricSpec, Metrics, Outcome, Params, Trial};
 
 /// An experiment whose search is over.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +31,13 @@ pub struct Searched<'a> {
 }
 
 impl Searched<'_> {
+    /// Returns whether others disturbed so many trials in a row that no more is worth measuring.
+    pub fn is_drowned(&self) -> bool {
+        let newest = self.confirmations.iter().rev().chain(self.trials.iter().rev());
+        let is_disturbed = |trial: &&Trial| matches!(&trial.outcome, Outcome::Failed(failure) if failure.kind == FailureKind::Disturbed);
+        newest.take_while(is_disturbed).count() >= self.config.disturbed_max as usize
+    }
+
     /// Returns what is to be measured again next; `None` when enough was.
     ///
     /// The claim of a single lucky measurement is worth little: live settings and the best take turns once more, in the

@@ -210,7 +210,7 @@ impl State {
 
     /// Returns what is tried next: what the search asks for, then the best and the live settings once more.
     fn next_candidate(&mut self) -> Option<Candidate> {
-        if self.is_hopeless() || self.is_drowned() {
+        if self.is_hopeless() || self.searched().is_drowned() {
             return None;
         }
         self.search.ask().into_iter().next().or_else(|| self.searched().next())
@@ -220,13 +220,6 @@ impl State {
     fn is_hopeless(&self) -> bool {
         let live_failed = self.trials.first().is_some_and(|first| matches!(first.outcome, Outcome::Failed(_)));
         live_failed || (self.search.generation_done().is_some() && void(&self.config, &self.trials).is_some())
-    }
-
-    /// What others disturb again and again is not measured any longer.
-    fn is_drowned(&self) -> bool {
-        let newest = self.confirmations.iter().rev().chain(self.trials.iter().rev());
-        let is_disturbed = |trial: &&Trial| matches!(&trial.outcome, Outcome::Failed(failure) if failure.kind == FailureKind::Disturbed);
-        newest.take_while(is_disturbed).count() >= self.config.disturbed_max as usize
     }
 
     fn searched(&self) -> Searched<'_> {

@@ -250,7 +250,10 @@ impl State {
                 self.open.insert(promotion.id.clone(), Open::of(promotion, None));
             }
             Fact::Ruling(Ruling::Ask { promotion, risk, why, until_ms, binding, .. }) => {
-                if let Some(Open { promotion, .. }) = self.open.remove(&promotion) {
+                let open = self.open.remove(&promotion).map(|open| open.promotion);
+                // What was asked anew is what waits now.
+                let known = open.or_else(|| self.waiting.remove(&promotion).map(|waiting| waiting.promotion));
+                if let Some(promotion) = known {
                     let waiting = Waiting { promotion, risk, why, binding, until_ms };
                     self.waiting.insert(waiting.promotion.id.clone(), waiting);
                 }
@@ -284,7 +287,7 @@ impl State {
     pub(super) async fn level(&self, domain: &Domain) -> Autonomy {
         let (level, why) = level_of(&*self.seams.env, domain, self.config.autonomy).await;
         if let Some(why) = why {
-            tracing::info!(domain = %domain.name, level = u8::from(level), %why, "autonomy level is not the ceiling");
+            tracing::debug!(domain = %domain.name, level = u8::from(level), %why, "autonomy level is not the ceiling");
         }
         metrics::gauge!(meters::AUTONOMY_LEVEL).set(f64::from(u8::from(level)));
         level
@@ -317,7 +320,8 @@ impl State {
             (false, None) => Err(("expired", "nobody answered in time")),
         };
         let ending = how.err().and_then(|(how, why)| Ending::resting(&self.seams, &promotion, how, why, self.rest_s));
-        let name = format!("answer:{}", promotion.id);
+        // It may be asked again under another policy, and is answered then once more.
+        let name = format!("answer:{}:{}", promotion.id, waiting.binding);
         let entry = Entry::once(&promotion.cycle, now_ms, name, Fact::Answer(answer.clone()));
         let written = record(&self.seams, Ending::with(ending.as_ref(), vec![entry])).await;
         let written = written.map_err(|error| error.to_string())?;

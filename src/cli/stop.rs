@@ -19,7 +19,7 @@ pub(super) fn stop(home: &Home, reason: &str, out: &mut Out) -> anyhow::Result<A
     let (stop, running) = (file.stopped(), Client::find(home)?.is_some());
     out.answer(&serde_json::json!({"stopped": stop, "running": running}), || {
         let next = if running {
-            "what is not proven is undone within a second\nkloros status"
+            "what is not proven is undone, after a restart that is going on\nkloros status"
         } else {
             "no daemon runs; one that is started stands still\nkloros go"
         };

@@ -197,12 +197,29 @@ pub(crate) enum Verified {
     },
 }
 
+/// How often the trail is looked at anew that grew while it was looked at.
+const VERIFY_TRIES_MAX: u32 = 5;
+
 /// Holds the files of the trail against the journal of `home`, and names the first link that is broken.
 ///
 /// A daemon may run: lines that it has not brought into their files yet are looked for where they wait.
 pub(crate) fn verify(home: &Home) -> Result<Verified, JournalError> {
     let reader = Reader::open(home)?;
-    match check(home, reader.connection()) {
+    let length =
+        || reader.connection().query_row("SELECT coalesce(max(n), 0) FROM audit", [], |row| row.get::<_, i64>(0));
+    let mut tries = 0;
+    let checked = loop {
+        let before = length().map_err(|error| reader.fault(&error))?;
+        let checked = check(home, reader.connection());
+        let is_broken = matches!(&checked, Ok(Verified::Broken { .. }) | Err(Trouble::Broken { .. }));
+        tries += 1;
+        // Lines that a daemon wrote while the files were read are not in the view of the journal.
+        let has_grown = is_broken && length().map_err(|error| reader.fault(&error))? != before;
+        if !has_grown || tries >= VERIFY_TRIES_MAX {
+            break checked;
+        }
+    };
+    match checked {
         Ok(verified) => Ok(verified),
         Err(Trouble::Broken { file, n, why }) => Ok(Verified::Broken { file, n, why }),
         Err(Trouble::Database(error)) => Err(reader.fault(&error).into()),

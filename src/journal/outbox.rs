@@ -111,7 +111,12 @@ impl Pump {
     /// Returns the baselines that somebody edited soundly since they were written: what they say counts from now on.
     pub(super) fn edited(&mut self) -> Result<Vec<Anchored>, FlushError> {
         let mut edited = Vec::new();
+        let (waiting, _) = self.waiting().map_err(|error| self.reader.fault(&error))?;
         for (file, (fact, _)) in self.baselines()? {
+            // What is not written yet is no edit.
+            if waiting.iter().any(|(other, _)| *other == file) {
+                continue;
+            }
             let Some(metrics) = metrics_in(&self.root.join(file), domain_of(&fact)) else { continue };
             let is_ours = match &fact {
                 // An older kloros wrote the medians themselves.

@@ -242,7 +242,7 @@ impl Lab {
             Some(lane) => {
                 let cores = format!("{}-{}", lane * LANE_CORES, (lane + 1) * LANE_CORES - 1);
                 let mut pinned = Command::new("taskset");
-                pinned.args(["-c", &cores, program]);
+                pinned.args(["--cpu-list", &cores, program]);
                 pinned
             }
         };

@@ -57,9 +57,14 @@ fn draw(page: &mut Page, panel: &Panel, frame: Frame) {
     let (first, last) = panel
         .points
         .iter()
+        .filter(|point| point.0.is_finite())
         .fold((f64::INFINITY, f64::NEG_INFINITY), |(first, last), point| (first.min(point.0), last.max(point.0)));
-    let long = (last - first).max(f64::MIN_POSITIVE);
-    let x = |at: f64| plot.x + ((at - first) / long).clamp(0.0, 1.0) * plot.width;
+    // Halves, whose difference is finite.
+    let long = (last / 2.0 - first / 2.0).max(f64::MIN_POSITIVE);
+    let x = |at: f64| {
+        let share = (at / 2.0 - first / 2.0) / long;
+        plot.x + if share.is_nan() { 0.0 } else { share.clamp(0.0, 1.0) } * plot.width
+    };
     let (top, bottom) = (plot.y, plot.bottom() - SCORES);
     let y = |value: f64| bottom - axis.place(value) * (bottom - top);
     for (value, name) in &axis.ticks {
@@ -99,6 +104,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_has_no_finite_moment_is_drawn_at_the_beginning() {
+        let points = vec![(f64::NEG_INFINITY, 0.0, 0.0, 0.5), (f64::MAX, 1.0, 1.0, 0.5), (f64::MIN, 1.0, 1.0, 0.5)];
+        let stretches = vec![Stretch { from: f64::NAN, to: f64::INFINITY, title: String::new(), is_surge: false }];
+        let ends = (String::new(), String::new());
+        let panel = Panel { name: String::new(), found: String::new(), ends, points, stretches };
+        let text = series("", "", &[panel]);
+        assert!(!text.contains("NaN") && !text.contains("inf "), "{text}");
+    }
 
     proptest! {
         #[test]
