@@ -7,8 +7,8 @@
 //!              feedback <-- validator <-- deployer <-> gate
 //! ```
 //!
-//! The deployer also tells the observer what it is about to disturb. The only file that knows two rooms. A room says what it has to say through its own `Exits`; what they lead to is
-//! decided here.
+//! The deployer also tells the observer what it is about to disturb. The only file that knows two rooms. A room says what it has
+//! to say through its own `Exits`; what they lead to is decided here.
 
 use std::{
     sync::{Arc, OnceLock, PoisonError, RwLock},

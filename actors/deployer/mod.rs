@@ -1,10 +1,11 @@
 //! The deployer: changes a running service, and can always change it back.
 //!
-//! Hears `Approved<Promotion>` from the gate and `Verdict`s from the validator. Says `Deployment` to the validator.
-//! Invariants: what undoes a change lies on disk, and somebody outside watches over it, before the change is made; what that
-//! one took over only goes back; a person's edit always wins; a deployment
-//! without a durable verdict is undone, at once when there is no journal to write one to; what is changed, and back to
-//! what, is what the service itself said that it ran with.
+//! Hears proposals from the coordinator, `Approved<Promotion>` from the gate, `Verdict`s from the validator and recalls from
+//! people. Says `Promotion` to the gate, which it asks once more before it touches anything, and `Deployment` to the validator.
+//! Invariants: a change is made when it can be measured at once; what undoes it lies on disk, and somebody outside watches over
+//! it, before it is made; what that one took over only goes back; a person's edit always wins; a deployment without a durable
+//! verdict is undone, at once when there is no journal to write one to; what is changed, and back to what, is what the
+//! service itself said that it ran with.
 
 mod actor;
 

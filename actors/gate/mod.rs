@@ -1,9 +1,9 @@
 //! The gate: may this change be made without a person?
 //!
-//! Hears `Promotion` from the coordinator and `Answer`s from people. Says `Approved<Promotion>` to the deployer, and whether
+//! Hears `Promotion` from the deployer and `Answer`s from people. Says `Approved<Promotion>` to the deployer, and whether
 //! that still holds when the deployer asks right before it touches anything.
-//! Invariants: what the gate did not pass cannot be spelled elsewhere; silence is a no; the env file may lower the level, never raise it;
-//! one change is on its way once; a yes is for one plan on one base under one policy; while a person has stopped everything,
+//! Invariants: what the gate did not pass cannot be spelled elsewhere; silence is a no; the env file may lower the level, never
+//! raise it; one change is on its way once; a yes is for one plan on one base under one policy; while a person has stopped everything,
 //! nothing passes.
 
 mod actor;
