@@ -357,6 +357,9 @@ pub trait Guard: Send + Sync {
     /// cannot be: then nothing may be changed.
     async fn watch(&self, domain: &str, deployment: &DeploymentId) -> Result<(), String>;
 
+    /// Returns whether somebody watches over this deployment of `domain` now.
+    async fn is_watched(&self, domain: &str, deployment: &DeploymentId) -> bool;
+
     /// Ends the watch over `domain`, whose pending file is gone.
     async fn relieve(&self, domain: &str);
 }

@@ -689,6 +689,11 @@ impl MemoryGuard {
         self.refuses.store(true, Ordering::SeqCst);
     }
 
+    /// The process that watches dies.
+    pub(crate) fn die(&self) {
+        self.watches.lock().unwrap().clear();
+    }
+
     /// Returns over which deployments it was set, and not yet relieved.
     pub(crate) fn watches(&self) -> Vec<String> {
         self.watches.lock().unwrap().clone()
@@ -703,6 +708,10 @@ impl Guard for MemoryGuard {
         }
         self.watches.lock().unwrap().push(deployment.to_string());
         Ok(())
+    }
+
+    async fn is_watched(&self, _: &str, deployment: &DeploymentId) -> bool {
+        self.watches().contains(&deployment.to_string())
     }
 
     async fn relieve(&self, _: &str) {

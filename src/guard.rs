@@ -131,7 +131,11 @@ impl Guards {
         };
         crash::here("guard: watches");
         if watched.is_ok() {
-            self.children().insert(domain.to_owned(), child);
+            let earlier = self.children().insert(domain.to_owned(), child);
+            // One that was killed is reaped.
+            if let Some(mut earlier) = earlier {
+                end(&mut earlier);
+            }
         } else {
             end(&mut child);
         }
@@ -175,6 +179,11 @@ impl Guard for Guards {
         let (guards, domain, deployment) = (self.clone(), domain.to_owned(), deployment.clone());
         let begun = tokio::task::spawn_blocking(move || guards.begin(&domain, &deployment)).await;
         begun.unwrap_or_else(|error| Err(error.to_string()))
+    }
+
+    async fn is_watched(&self, domain: &str, deployment: &DeploymentId) -> bool {
+        let (file, deployment) = (self.file(domain), deployment.clone());
+        tokio::task::spawn_blocking(move || is_watched(&file, &deployment)).await.unwrap_or_default()
     }
 
     async fn relieve(&self, domain: &str) {

@@ -184,15 +184,18 @@ impl State {
         }
         self.seams.journal.check()?;
         let stop = self.seams.switch.stopped();
+        let every = Duration::from_secs_f64(self.config.guard_within_s / SIGNS_OF_LIFE);
+        let is_time = self.sign_of_life.is_none_or(|last| last.elapsed() >= every);
         for deployment in unproven {
             if self.is_lost(&deployment).await {
                 self.condemn(&deployment, Reason::Aborted { why: TAKEN_OVER.to_owned() }).await?;
             } else if let Some(stop) = &stop {
                 self.condemn(&deployment, Reason::Stopped { why: stop.to_string() }).await?;
+            } else if is_time && let Err(why) = self.saga().keep_watch(&deployment).await {
+                self.condemn(&deployment, Reason::Aborted { why }).await?;
             }
         }
-        let every = Duration::from_secs_f64(self.config.guard_within_s / SIGNS_OF_LIFE);
-        if self.sign_of_life.is_none_or(|last| last.elapsed() >= every) {
+        if is_time {
             self.saga().takes(Duration::ZERO).await;
             self.sign_of_life = Some(Instant::now());
         }

@@ -148,6 +148,23 @@ impl Saga<'_> {
         Ok(pending)
     }
 
+    /// Sees that what undoes an unproven change still lies there, and that somebody outside watches over it; another one is
+    /// asked where the first has died. The error says why nothing protects the change any more.
+    pub(super) async fn keep_watch(&self, deployment: &Deployment) -> Result<(), String> {
+        let domain = &deployment.promotion.domain;
+        let armed = self.seams.pending.armed(domain).await.map_err(|error| error.to_string())?;
+        let is_ours = |text: String| Pending::from_text(&text).is_ok_and(|pending| pending.deployment == deployment.id);
+        if !armed.is_some_and(is_ours) {
+            return Err("the pending file that would undo it is gone or damaged".to_owned());
+        }
+        if self.seams.guard.is_watched(domain, &deployment.id).await {
+            return Ok(());
+        }
+        tracing::warn!(deployment = %deployment.id, "nobody outside watches over an unproven change any more, another guard is asked");
+        let watched = self.seams.guard.watch(domain, &deployment.id).await;
+        watched.map_err(|why| format!("nobody outside can watch over it any more: {why}"))
+    }
+
     /// Sets aside what the undo takes, writes the pending file, and has it watched from outside.
     async fn watch(&self, deployment: &Deployment, domain: &Domain, text: String, size: usize) -> Result<(), String> {
         let (env_file, pending) = (&domain.service.env_file, &self.seams.pending);

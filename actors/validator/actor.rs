@@ -10,10 +10,9 @@ use super::{
 };
 use crate::{
     config::Catalogue,
-    env_file,
     facts::{
         Change, Deployment, DeploymentId, Domain, Entry, Fact, FailureKind, Incarnation, Key, Kind, Measurement,
-        Metrics, Others, Reason, Ruled, Settings, Stage, Step, TrialFailure, Verdict, agrees, means, short_hash, usual,
+        Metrics, Others, Reason, Ruled, Settings, Stage, Step, TrialFailure, Verdict, short_hash, usual,
     },
     record::{TAKEN_OVER, is_taken_over, open_deployments, proven, record, record_verdict, standing, wake},
     seams::{Assignment, JournalError, Outlet, Purpose, Query, Seams},
@@ -37,9 +36,14 @@ pub enum Msg {
     Ran(DeploymentId, Result<Measurement, TrialFailure>),
     /// A deployment is being undone for another reason: it is not judged any more.
     Withdrawn(DeploymentId),
+    /// It is time to look whether what is measured for still stands.
+    Look,
     /// The operator changed the settings.
     Reconfigured(Config),
 }
+
+/// How often it is looked, while a run goes on, whether the service still runs and nobody edited what it runs with.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// What the validator needs.
 pub struct Arguments {
@@ -60,22 +64,22 @@ pub struct Validator;
 
 /// What the validator remembers: a fold of the journal.
 pub struct State {
-    seams: Seams,
+    pub(super) seams: Seams,
     exits: Exits,
     config: Config,
     catalogue: Arc<Catalogue>,
     run_within: Duration,
-    judging: BTreeMap<DeploymentId, Judging>,
+    pub(super) judging: BTreeMap<DeploymentId, Judging>,
 }
 
 /// A deployment on the scales.
-struct Judging {
-    deployment: Deployment,
-    domain: Domain,
+pub(super) struct Judging {
+    pub(super) deployment: Deployment,
+    pub(super) domain: Domain,
     /// Which run of the service was proven to run with it.
-    proven: Option<Incarnation>,
+    pub(super) proven: Option<Incarnation>,
     anchor: Option<Metrics>,
-    runs: Vec<Run>,
+    pub(super) runs: Vec<Run>,
     /// What others did during the runs, by block.
     others: Vec<(u32, Others)>,
     next: Option<(u32, u32, bool)>,
@@ -104,6 +108,7 @@ impl Actor for Validator {
                 to_self(&myself, Msg::Deployed(deployment))?;
             }
         }
+        myself.send_after(LOOK_EVERY, || Msg::Look);
         Ok(State { seams, exits, config, catalogue, run_within, judging: BTreeMap::new() })
     }
 
@@ -119,6 +124,10 @@ impl Actor for Validator {
                 weighed.inspect_err(|_| wake(&state.exits.unrecorded, id))?;
             }
             Msg::Withdrawn(id) => drop(state.judging.remove(&id)),
+            Msg::Look => {
+                myself.send_after(LOOK_EVERY, || Msg::Look);
+                state.look().await?;
+            }
             Msg::Reconfigured(config) => state.config = config,
         }
         Ok(())
@@ -240,7 +249,7 @@ impl State {
         self.conclude(id, judgement).await
     }
 
-    async fn conclude(&mut self, id: &DeploymentId, judgement: Judgement) -> Result<(), JournalError> {
+    pub(super) async fn conclude(&mut self, id: &DeploymentId, judgement: Judgement) -> Result<(), JournalError> {
         let Some(judging) = self.judging.get(id) else { return Ok(()) };
         let verdict = verdict(&judging.deployment, judgement, self.seams.clock.now_ms());
         if record_verdict(&self.seams, &verdict).await? {
@@ -250,57 +259,6 @@ impl State {
         }
         self.judging.remove(id);
         Ok(())
-    }
-
-    /// What was measured beside the service counts only if the service itself still runs with the new values, and its
-    /// env file still holds them.
-    async fn check_live(&self, judging: &Judging, judgement: Judgement) -> Judgement {
-        if judgement.outcome == Ruled::Rollback {
-            return judgement;
-        }
-        match self.objection(judging).await {
-            None => judgement,
-            Some(reason) => Judgement { outcome: Ruled::Rollback, reason, ..judgement },
-        }
-    }
-
-    /// A service that was started again since it was proven died meanwhile, however well the new run of it is.
-    async fn died(&self, judging: &Judging) -> Option<Reason> {
-        match self.seams.services.incarnation(&judging.domain).await {
-            Ok(now) => Reason::of_incarnations(judging.proven.as_ref(), now.as_ref()),
-            Err(error) => Some(Reason::Died { why: error.to_string() }),
-        }
-    }
-
-    async fn objection(&self, judging: &Judging) -> Option<Reason> {
-        let Judging { deployment, domain, .. } = judging;
-        if is_taken_over(&self.seams, &domain.name, &deployment.id).await {
-            return Some(Reason::Aborted { why: TAKEN_OVER.to_owned() });
-        }
-        let file = match self.seams.env.read(&domain.service.env_file).await {
-            Ok(file) => file,
-            Err(error) => return Some(Reason::Aborted { why: error.to_string() }),
-        };
-        for (key, change) in &deployment.promotion.changes {
-            match env_file::value_of(&file.bytes, key) {
-                Ok(Some(text)) if means(&text, &change.to, 0.0) => {}
-                // A person edited it while it was measured: theirs stands, and ours was not judged.
-                Ok(_) => return Some(Reason::HumanOverride { key: key.clone() }),
-                Err(problem) => return Some(Reason::Aborted { why: problem.to_string() }),
-            }
-        }
-        if let Some(reason) = self.died(judging).await {
-            return Some(reason);
-        }
-        if let Err(error) = self.seams.services.healthy(domain).await {
-            return Some(Reason::NotHealthy { why: error.to_string() });
-        }
-        match self.seams.services.in_effect(domain).await {
-            Ok(in_effect) => {
-                agrees(&deployment.promotion.target(), &in_effect).err().map(|why| Reason::NotEffective { why })
-            }
-            Err(error) => Some(Reason::NotHealthy { why: error.to_string() }),
-        }
     }
 }
 

@@ -5,6 +5,8 @@
 
 mod actor;
 
+mod live_actor;
+
 #[cfg(test)]
 mod tests;
 

@@ -293,3 +293,22 @@ async fn a_neutral_loss_is_kept_or_undone_by_the_baseline_that_a_person_wrote_la
         assert_eq!(judge(&world, 0.98).await.outcome, outcome, "{rate}");
     }
 }
+
+/// Once a service that died, or a person who edited, waited until the run was over.
+#[tokio::test]
+async fn a_death_or_an_edit_during_a_run_ends_it() {
+    for (is_edit, label) in [(true, "human_override"), (false, "died")] {
+        let (world, _) = live();
+        world.bench.hang(true);
+        let room = open(&world).await;
+        eventually(|| world.bench.begun().len() == 1).await;
+        if is_edit {
+            world.env.set("SEQS=7\n");
+        } else {
+            world.services.die();
+        }
+        room.socket.send(Msg::Look).unwrap();
+        assert_eq!(room.verdicts.next(SOON).await.unwrap().reason.label(), label);
+        eventually(|| world.bench.dropped() == 1).await;
+    }
+}

@@ -106,6 +106,10 @@ async fn in_turn(
     waits: &(impl Fn(&str) + Sync),
 ) -> anyhow::Result<Trial> {
     let what = format!("kloros tune, trial {}", candidate.id);
-    let _turn = shared.lease(machine, &what, |standing| waits(&standing.in_the_way())).await?;
-    Ok(trial::run(plan, candidate).await?)
+    let turn = shared.lease(machine, &what, |standing| waits(&standing.in_the_way())).await?;
+    let trial = trial::run(plan, candidate).await?;
+    if !turn.is_whole() {
+        waits(&format!("the file of the lease was removed, so others may have measured beside trial {}", candidate.id));
+    }
+    Ok(trial)
 }

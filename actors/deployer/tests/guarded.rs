@@ -157,3 +157,37 @@ async fn what_a_guard_has_not_finished_of_another_change_keeps_the_domain() {
     recover(&orphan.seams(), &catalogue(), &config()).await.unwrap();
     assert_eq!(orphan.env.text(), OLD, "without a deployment in the journal the file alone undoes it");
 }
+
+/// Once a guard that was killed was never missed, and then the daemon that died left its change live.
+#[tokio::test]
+async fn a_guard_that_died_is_replaced_and_where_none_can_be_the_change_is_taken_back() {
+    let world = World::with_env(OLD);
+    let room = open(&world).await;
+    room.clear(promotion(&[("SEQS", 12)]));
+    let deployment = room.deployed.next(SOON).await.unwrap();
+    world.guard.die();
+    room.socket.send(Msg::Look).unwrap();
+    eventually(|| world.guard.watches() == [deployment.id.to_string()]).await;
+
+    let world = World::with_env(OLD);
+    let room = open(&world).await;
+    room.clear(promotion(&[("SEQS", 12)]));
+    room.deployed.next(SOON).await.unwrap();
+    world.guard.die();
+    world.guard.refuse();
+    room.socket.send(Msg::Look).unwrap();
+    eventually(|| world.stage() == Stage::Closed).await;
+    assert_eq!((world.env.text().as_str(), world.verdicts()[0].reason.label()), (OLD, "aborted"));
+}
+
+#[tokio::test]
+async fn a_change_whose_pending_file_is_removed_is_taken_back_by_the_journals_word() {
+    let world = World::with_env(OLD);
+    let room = open(&world).await;
+    room.clear(promotion(&[("SEQS", 12)]));
+    room.deployed.next(SOON).await.unwrap();
+    world.pending.set(None);
+    room.socket.send(Msg::Look).unwrap();
+    eventually(|| world.stage() == Stage::Closed).await;
+    assert_eq!((world.env.text().as_str(), world.verdicts()[0].reason.label()), (OLD, "aborted"));
+}
