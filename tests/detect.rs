@@ -187,3 +187,16 @@ fn a_file_that_is_no_table_is_refused_with_what_to_do() {
     let output = kloros(&["/nowhere.csv"]).output().unwrap();
     assert!(String::from_utf8(output.stderr).unwrap().contains("/nowhere.csv"));
 }
+
+/// Once such a file had no incident and was well.
+#[test]
+fn a_file_without_a_single_number_is_not_called_well() {
+    let folder = tempfile::tempdir().unwrap();
+    for rows in ["1,NaN\n2,NaN\n", "1,x\n2,y\n", "1e300,1\n2e300,2\n"] {
+        let file = write(folder.path(), "a.csv", &format!("timestamp,latency_ms\n{rows}"));
+        let output = kloros(&[&file]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{rows:?}: {said}");
+        assert!(said.contains("latency_ms") && said.contains("nothing to look at"), "{said}");
+    }
+}

@@ -85,7 +85,8 @@ impl Control {
     pub async fn offer(&self, proposal: Proposal) -> Result<Promotion, ControlError> {
         let make = |reply| coordinator::Msg::Tried(Planning { proposal, reply: Some(reply) });
         let answer = self.sockets.coordinator.call(make, ANSWER_WITHIN).await;
-        answer.map_err(|error| ControlError::Silent(error.to_string()))?.map_err(ControlError::Refused)
+        let silent = |error| ControlError::Silent(format!("{error}; what was proposed may still be: kloros status"));
+        answer.map_err(silent)?.map_err(ControlError::Refused)
     }
 
     /// Proposes settings in a person's name, and returns the change that they amount to.

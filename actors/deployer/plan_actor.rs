@@ -2,7 +2,7 @@
 
 use super::{actor::State, mapping, saga::BaseError};
 use crate::{
-    facts::{Domain, Entry, Fact, Kind, MappingProblem, Origin, Promotion, PromotionId, Proposal, Ruling},
+    facts::{Domain, Entry, Fact, Kind, MappingProblem, Origin, Promotion, PromotionId, Proposal, Ruling, Step},
     record::{Ending, record, record_once, wake},
     seams::{JournalError, Planning, Query},
 };
@@ -118,7 +118,14 @@ impl State {
         }
         let planned = self.seams.journal.read(Query::kinds(&[Kind::Promotion]).about(promotion.id.as_str())).await?;
         let after = planned.first().map_or(0, |recorded| recorded.seq);
-        let judged = self.seams.journal.read(Query { after, ..Query::kinds(&[Kind::Verdict]) }).await?;
+        let mut judged = self.seams.journal.read(Query { after, ..Query::kinds(&[Kind::Verdict]) }).await?;
+        // What was stuck when it was planned was judged before that, and undone only afterwards.
+        for step in self.seams.journal.read(Query { after, ..Query::kinds(&[Kind::Step]) }).await? {
+            if let Fact::Step { deployment, step: Step::Restored } = step.fact {
+                judged
+                    .extend(self.seams.journal.read(Query::kinds(&[Kind::Verdict]).about(deployment.as_str())).await?);
+            }
+        }
         let ours: Vec<_> = judged
             .into_iter()
             .filter_map(|recorded| match recorded.fact {

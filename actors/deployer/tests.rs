@@ -694,6 +694,26 @@ async fn a_promotion_whose_base_is_back_as_it_was_is_deployed_as_it_was_planned(
     assert_eq!(room.deployed.next(SOON).await.unwrap().promotion, waiting);
 }
 
+/// Once the undo of what was stuck was taken for a person's edit.
+#[tokio::test]
+async fn a_promotion_that_was_planned_while_a_change_was_stuck_is_planned_anew_when_that_is_undone() {
+    let (world, deployment) = interrupted(4);
+    world.env.set(NEW);
+    world.seams().services.restart(&domain("lab")).await.unwrap();
+    world.env.refuse(true);
+    let room = open(&world).await;
+    assert_eq!(world.stage(), Stage::Stuck);
+    let waiting = plan(&room, proposal(&[("SEQS", 16)])).await.unwrap();
+    room.promotions.next(SOON).await.unwrap();
+    world.env.refuse(false);
+    let recall = |reply| Msg::Recalled(deployment.id.clone(), 1000, reply);
+    room.socket.call(recall, SOON).await.unwrap().unwrap();
+    assert_eq!((world.stage(), world.env.text()), (Stage::Closed, OLD.to_owned()));
+    room.clear(waiting.clone());
+    assert_eq!(room.promotions.next(SOON).await.unwrap().replaces, Some(waiting.id));
+    assert_eq!(world.journal.count(Kind::Deployment), 1);
+}
+
 #[tokio::test]
 async fn a_promotion_that_a_change_of_ours_fulfilled_ends() {
     let (world, room, waiting) = overtaken(&[("SEQS", 12)], Ruled::Success).await;

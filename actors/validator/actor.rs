@@ -209,7 +209,8 @@ impl State {
 
     async fn proceed(&mut self, myself: &ActorRef<Msg>, id: &DeploymentId) -> Result<(), JournalError> {
         let Some(judging) = self.judging.get(id) else { return Ok(()) };
-        if let Some(reason) = self.died(judging).await {
+        if let Some(seen) = self.died(judging).await {
+            let reason = self.behind(judging, seen).await;
             let judgement = condemned(&judging.domain.metrics, &judging.runs, reason);
             return self.conclude(id, judgement).await;
         }

@@ -20,7 +20,10 @@ impl State {
         }
         match self.objection(judging).await {
             None => judgement,
-            Some(reason) => Judgement { outcome: Ruled::Rollback, reason, ..judgement },
+            Some(seen) => {
+                let reason = self.behind(judging, seen).await;
+                Judgement { outcome: Ruled::Rollback, reason, ..judgement }
+            }
         }
     }
 
@@ -32,12 +35,21 @@ impl State {
                 Some(reason @ Reason::HumanOverride { .. }) => Some(reason),
                 _ => self.died(judging).await,
             };
-            if let Some(reason) = reason {
+            if let Some(seen) = reason {
+                let reason = self.behind(judging, seen).await;
                 let judgement = condemned(&judging.domain.metrics, &judging.runs, reason);
                 self.conclude(&id, judgement).await?;
             }
         }
         Ok(())
+    }
+
+    /// Returns what is behind that which was `seen`: the guard takes a change over before it puts anything back, so what looks
+    /// like an edit or a death may be its doing.
+    pub(super) async fn behind(&self, judging: &Judging, seen: Reason) -> Reason {
+        let Judging { deployment, domain, .. } = judging;
+        let is_the_guards = is_taken_over(&self.seams, &domain.name, &deployment.id).await;
+        if is_the_guards { Reason::Aborted { why: TAKEN_OVER.to_owned() } } else { seen }
     }
 
     /// Returns why the env file is not as the deployment left it.

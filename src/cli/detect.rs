@@ -80,6 +80,9 @@ pub(crate) fn detect(args: DetectArgs, out: &mut Out) -> anyhow::Result<Answer> 
     for path in &args.files {
         columns.extend(detect::file(path, &wanted, out::trouble)?);
     }
+    if columns.iter().all(|column| column.numbers == 0) {
+        bail!("there is nothing to look at: no row of any column holds a number");
+    }
     if let Some(file) = svg {
         let panels: Vec<Panel> = columns.iter().map(panel).collect();
         file.write(&series("Unlike the past", &summary(&columns), &panels))?;

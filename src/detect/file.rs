@@ -49,6 +49,8 @@ pub(crate) struct Column {
     pub(crate) name: String,
     /// Rows of the file.
     pub(crate) rows: u64,
+    /// Rows that hold a number in this column.
+    pub(crate) numbers: u64,
     /// What is unlike the past, in order.
     pub(crate) incidents: Vec<Incident>,
     /// What is drawn.
@@ -124,7 +126,11 @@ pub(crate) fn file(path: &Path, wanted: &Wanted, mut complain: impl FnMut(&str))
     if bad > super::COMPLAINTS_MAX {
         complain(&format!("{shown}: {bad} of {rows} lines were taken as missing, in whole or in part"));
     }
-    Ok(table.columns.into_iter().map(|watched| watched.column).collect())
+    let columns: Vec<Column> = table.columns.into_iter().map(|watched| watched.column).collect();
+    for column in columns.iter().filter(|column| column.numbers == 0 && rows > 0) {
+        complain(&format!("{shown}: no row holds a number in column {}", column.name));
+    }
+    Ok(columns)
 }
 
 /// The columns of a file.
@@ -170,8 +176,8 @@ impl Table {
                 step: wanted.step,
                 warmup: wanted.warmup.unwrap_or(share),
             };
-            let column =
-                Column { file: shown.to_owned(), name: (*name).to_owned(), rows, incidents: vec![], points: vec![] };
+            let (file, name) = (shown.to_owned(), (*name).to_owned());
+            let column = Column { file, name, rows, numbers: 0, incidents: vec![], points: vec![] };
             let rows_a_point = rows.div_ceil(POINTS_MAX as u64).max(1);
             Watched { cell, detector: Detector::new(setup), column, rows_a_point, seen: 0 }
         });
@@ -223,6 +229,7 @@ impl Watched {
         let was_open = self.column.incidents.last().is_some_and(|incident| incident.end.is_none());
         let finding = self.detector.observe(at, value);
         let Some(at) = at else { return finding };
+        self.column.numbers += u64::from(value.is_some());
         let incidents = &mut self.column.incidents;
         if finding.alarm && !(was_open && finding.open && incidents.len() >= INCIDENTS_MAX) {
             if let Some(last) = incidents.last_mut() {

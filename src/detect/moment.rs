@@ -6,6 +6,9 @@ const DAY: f64 = 86_400.0;
 /// From here on a number counts milliseconds: as seconds it would be the year 5138.
 const MILLISECONDS_FROM: f64 = 1e11;
 
+/// Moments further from 1970 are none, in seconds: three hundred million years. Nanoseconds of today are within.
+const SECONDS_MAX: f64 = 1e16;
+
 /// Returns the seconds of the epoch that `text` names: a number of seconds (or milliseconds, from 100 thousand millions
 /// on), or `YYYY-MM-DD` with `HH:MM[:SS[.fff]]` behind a blank or `T`, and `Z` or an offset at the end; without one it is
 /// UTC.
@@ -13,7 +16,7 @@ pub(crate) fn moment(text: &str) -> Option<f64> {
     let text = text.trim();
     if let Ok(number) = text.parse::<f64>() {
         let seconds = if number.abs() >= MILLISECONDS_FROM { number / 1000.0 } else { number };
-        return seconds.is_finite().then_some(seconds);
+        return (seconds.abs() <= SECONDS_MAX).then_some(seconds);
     }
     let (date, rest) = match text.split_once(['T', 't', ' ']) {
         Some((date, rest)) => (date, rest.trim()),
@@ -30,7 +33,7 @@ pub(crate) fn moment(text: &str) -> Option<f64> {
 
 /// Returns how the moment is written: `YYYY-MM-DD HH:MM:SS`, in UTC.
 pub(crate) fn written(seconds: f64) -> String {
-    let whole = seconds.clamp(-1e13, 1e13).floor() as i64;
+    let whole = seconds.clamp(-SECONDS_MAX, SECONDS_MAX).floor() as i64;
     let (days, clock) = (whole.div_euclid(DAY as i64), whole.rem_euclid(DAY as i64));
     let (year, month, day) = date(days);
     format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", clock / 3600, clock / 60 % 60, clock % 60)
