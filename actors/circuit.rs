@@ -22,14 +22,20 @@ use kloros_supervision::{
 
 mod control;
 
+mod scales;
+
+#[cfg(test)]
+mod tests;
+
 pub use control::{Control, ControlError};
+use scales::scales;
 
 use crate::{
     config::{Catalogue, Config},
     coordinator, curiosity, deployer, dream,
     facts::{Experiment, QuestionEnd},
     feedback, gate, gpu, memory, observer,
-    seams::{Probe, Seams},
+    seams::{Archive, Probe, Seams},
     validator,
 };
 
@@ -47,6 +53,8 @@ pub struct Plugs {
     pub probes: Vec<Arc<dyn Probe>>,
     /// What is read of GPUs.
     pub gpu: Arc<dyn Probe>,
+    /// Where conversations are kept.
+    pub archive: Arc<dyn Archive>,
 }
 
 /// The house, wired and not yet started.
@@ -58,13 +66,17 @@ pub struct Circuit {
     tree: Arc<OnceLock<Tree>>,
 }
 
-/// The settings in force: a room that restarts starts with these, not with those of the boot.
+/// What is in force: a room that restarts starts with this, not with what was there at the boot.
 #[derive(Clone)]
-struct Live(Arc<RwLock<Config>>);
+struct Live(Arc<RwLock<(Config, Arc<Catalogue>)>>);
 
 impl Live {
     fn of<T>(&self, pick: impl FnOnce(&Config) -> T) -> T {
-        pick(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        pick(&self.0.read().unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    fn catalogue(&self) -> Arc<Catalogue> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner).1)
     }
 }
 
@@ -105,7 +117,7 @@ impl Circuit {
             feedback: Socket::new("feedback"),
             memory: Socket::new("memory"),
         };
-        let live = Live(Arc::new(RwLock::new(plugs.config.clone())));
+        let live = Live(Arc::new(RwLock::new((plugs.config.clone(), Arc::clone(&plugs.catalogue)))));
         Self { plugs, sockets, nursery: Nursery::new("experiments"), live, tree: Arc::default() }
     }
 
@@ -154,10 +166,9 @@ impl Circuit {
 
     fn observer(&self) -> ChildSpec {
         let exits = observer::Exits { anomalies: self.sockets.curiosity.outlet(curiosity::Msg::Noticed) };
-        let (seams, catalogue) = self.common();
-        let live = self.live.clone();
+        let (seams, live) = self.common();
         room(&self.sockets.observer, "observer", STALL_AFTER, move || {
-            let (seams, catalogue) = (seams.clone(), Arc::clone(&catalogue));
+            let (seams, catalogue) = (seams.clone(), live.catalogue());
             let config = live.of(|config| config.observer.clone());
             (observer::Observer, observer::Arguments { seams, exits: exits.clone(), config, catalogue })
         })
@@ -165,10 +176,9 @@ impl Circuit {
 
     fn curiosity(&self) -> ChildSpec {
         let exits = curiosity::Exits { intents: self.sockets.coordinator.outlet(coordinator::Msg::Intended) };
-        let (seams, catalogue) = self.common();
-        let live = self.live.clone();
+        let (seams, live) = self.common();
         room(&self.sockets.curiosity, "curiosity", STALL_AFTER, move || {
-            let (seams, catalogue) = (seams.clone(), Arc::clone(&catalogue));
+            let (seams, catalogue) = (seams.clone(), live.catalogue());
             let (exits, config) = (exits.clone(), live.of(|config| config.curiosity.clone()));
             (curiosity::Curiosity, curiosity::Arguments { seams, exits, config, catalogue })
         })
@@ -180,10 +190,10 @@ impl Circuit {
             proposals: self.sockets.deployer.outlet(deployer::Msg::Proposed),
             ended: self.ended(),
         };
-        let (seams, catalogue) = self.common();
-        let (live, seed) = (self.live.clone(), self.plugs.seed);
+        let (seams, live) = self.common();
+        let seed = self.plugs.seed;
         room(&self.sockets.coordinator, "coordinator", STALL_AFTER, move || {
-            let (seams, catalogue) = (seams.clone(), Arc::clone(&catalogue));
+            let (seams, catalogue) = (seams.clone(), live.catalogue());
             let (exits, config) = (exits.clone(), live.of(|config| config.coordinator.clone()));
             let rest_s = live.of(|config| config.curiosity.rest_s);
             (coordinator::Coordinator, coordinator::Arguments { seams, exits, config, catalogue, seed, rest_s })
@@ -192,10 +202,13 @@ impl Circuit {
 
     /// An experiment is a child of its own: it is started when it is sent for.
     fn experiments(&self) -> Outlet<Experiment> {
-        let exits =
-            dream::Exits { ended: self.sockets.coordinator.outlet(coordinator::Msg::Ended), questions: self.ended() };
-        let (seams, catalogue) = self.common();
-        let live = self.live.clone();
+        let exits = dream::Exits {
+            ended: self.sockets.coordinator.outlet(coordinator::Msg::Ended),
+            questions: self.ended(),
+            promotions: self.sockets.gate.outlet(gate::Msg::Proposed),
+            errands: self.sockets.deployer.outlet(deployer::Msg::Sent),
+        };
+        let (seams, live) = self.common();
         let (nursery, left) = (self.nursery.clone(), self.sockets.coordinator.outlet(coordinator::Msg::Left));
         Outlet::to(move |experiment: Experiment| {
             let id = experiment.id.to_string();
@@ -203,7 +216,7 @@ impl Circuit {
                 seams: seams.clone(),
                 exits: exits.clone(),
                 config: live.of(|config| config.dream.clone()),
-                catalogue: Arc::clone(&catalogue),
+                catalogue: live.catalogue(),
                 experiment,
                 rest_s: live.of(|config| config.curiosity.rest_s),
             };
@@ -249,14 +262,17 @@ impl Circuit {
     }
 
     fn gate(&self) -> ChildSpec {
-        let exits = gate::Exits { approved: self.sockets.deployer.outlet(deployer::Msg::Cleared), ended: self.ended() };
-        let (seams, catalogue) = self.common();
-        let live = self.live.clone();
+        let exits = gate::Exits {
+            approved: self.sockets.deployer.outlet(deployer::Msg::Cleared),
+            ended: self.ended(),
+            uncalibrated: self.sockets.validator.outlet(|domain| validator::Msg::Calibrate(domain, None)),
+        };
+        let (seams, live) = self.common();
         room(&self.sockets.gate, "gate", STALL_AFTER, move || {
-            let (seams, catalogue) = (seams.clone(), Arc::clone(&catalogue));
+            let (seams, catalogue) = (seams.clone(), live.catalogue());
             let (exits, config) = (exits.clone(), live.of(|config| config.gate.clone()));
-            let rest_s = live.of(|config| config.curiosity.rest_s);
-            (gate::Gate, gate::Arguments { seams, exits, config, catalogue, rest_s })
+            let (rest_s, scales) = live.of(|config| (config.curiosity.rest_s, scales(config)));
+            (gate::Gate, gate::Arguments { seams, exits, config, catalogue, rest_s, scales })
         })
     }
 
@@ -270,10 +286,9 @@ impl Circuit {
             verdicts: self.sockets.feedback.outlet(feedback::Msg::Judged),
             ended: self.ended(),
         };
-        let (seams, catalogue) = self.common();
-        let live = self.live.clone();
+        let (seams, live) = self.common();
         room(&self.sockets.deployer, "deployer", STALL_AFTER_DEPLOYER, move || {
-            let (seams, catalogue) = (seams.clone(), Arc::clone(&catalogue));
+            let (seams, catalogue) = (seams.clone(), live.catalogue());
             let (exits, config) = (exits.clone(), live.of(|config| config.deployer.clone()));
             let rest_s = live.of(|config| config.curiosity.rest_s);
             (deployer::Deployer, deployer::Arguments { seams, exits, config, catalogue, rest_s })
@@ -289,13 +304,13 @@ impl Circuit {
                 self.sockets.feedback.outlet(feedback::Msg::Judged),
             ],
             unrecorded: self.sockets.deployer.outlet(deployer::Msg::Unrecorded),
+            errands: self.sockets.deployer.outlet(deployer::Msg::Sent),
         };
-        let (seams, catalogue) = self.common();
-        let live = self.live.clone();
+        let (seams, live) = self.common();
         room(&self.sockets.validator, "validator", STALL_AFTER, move || {
-            let (seams, catalogue) = (seams.clone(), Arc::clone(&catalogue));
+            let (seams, catalogue) = (seams.clone(), live.catalogue());
             let (exits, config) = (exits.clone(), live.of(|config| config.validator.clone()));
-            let run_within = Duration::from_secs(live.of(|config| config.dream.trial_timeout_s));
+            let run_within = live.of(run_within);
             (validator::Validator, validator::Arguments { seams, exits, config, catalogue, run_within })
         })
     }
@@ -312,16 +327,22 @@ impl Circuit {
     }
 
     fn memory(&self) -> ChildSpec {
-        let (seams, live) = (self.plugs.seams.clone(), self.live.clone());
+        let (clock, archive) = (Arc::clone(&self.plugs.seams.clock), Arc::clone(&self.plugs.archive));
+        let live = self.live.clone();
         room(&self.sockets.memory, "memory", STALL_AFTER, move || {
-            let config = live.of(|config| config.memory.clone());
-            (memory::Memory, memory::Arguments { seams: seams.clone(), config })
+            let (clock, archive) = (Arc::clone(&clock), Arc::clone(&archive));
+            (memory::Memory, memory::Arguments { archive, clock, config: live.of(|config| config.memory.clone()) })
         })
     }
 
-    fn common(&self) -> (Seams, Arc<Catalogue>) {
-        (self.plugs.seams.clone(), Arc::clone(&self.plugs.catalogue))
+    fn common(&self) -> (Seams, Live) {
+        (self.plugs.seams.clone(), self.live.clone())
     }
+}
+
+/// Returns when a run that judges a change is ended, from its turn to measure on.
+fn run_within(config: &Config) -> Duration {
+    Duration::from_secs(config.dream.trial_timeout_s)
 }
 
 /// How often, and how long apart, an experiment is sent for while the house is not yet up, or a group of it is restarted.

@@ -135,6 +135,26 @@ pub fn edit(bytes: &[u8], changes: &[(Key, Option<String>)]) -> Result<Vec<u8>, 
     Ok(edited)
 }
 
+/// Returns `bytes` with each assignment of `key` that holds `held` set to `value`, or its line removed where there is none; other
+/// assignments of it stay. For a key that somebody assigned a second time, which [`edit`] refuses.
+pub fn edit_each(bytes: &[u8], key: &Key, held: &str, value: Option<&str>) -> Result<Vec<u8>, Problem> {
+    let mut edited = bytes.to_vec();
+    if value == Some(held) {
+        return Ok(edited);
+    }
+    let ours = |each: &Assignment, bytes: &[u8]| {
+        bytes[each.key.clone()] == *key.as_str().as_bytes() && each.text == held.as_bytes() && !each.continued
+    };
+    // Each turn leaves one less of them.
+    while let Some(found) = scan(&edited, Comments::End).assignments.into_iter().find(|each| ours(each, &edited)) {
+        match value {
+            Some(value) => drop(edited.splice(found.value, spelled(key, value, found.quote)?)),
+            None => drop(edited.drain(line_around(&edited, found.value.start))),
+        }
+    }
+    Ok(edited)
+}
+
 fn append(bytes: &mut Vec<u8>, key: &Key, value: &str) -> Result<(), Problem> {
     for comments in COMMENTS {
         if let Some(line) = scan(bytes, comments).unended {
@@ -255,6 +275,17 @@ mod tests {
             assert!(found.iter().any(|each| each == value), "{value} is missing in {found:?}");
         }
         assert!(!found.iter().any(|each| each == "8"), "{found:?}");
+    }
+
+    #[test]
+    fn of_several_assignments_each_that_holds_what_is_asked_for_is_changed_and_no_other() {
+        let file = b"K=12\n# K=12\nL=12\nK=7\r\nK='12'\nK=12";
+        let set = edit_each(file, &key("K"), "12", Some("2")).unwrap();
+        assert_eq!(String::from_utf8(set).unwrap(), "K=2\n# K=12\nL=12\nK=7\r\nK='2'\nK=2");
+        let removed = edit_each(file, &key("K"), "12", None).unwrap();
+        assert_eq!(String::from_utf8(removed).unwrap(), "# K=12\nL=12\nK=7");
+        assert_eq!(edit_each(file, &key("K"), "12", Some("12")).unwrap(), file);
+        assert_eq!(edit_each(file, &key("M"), "12", None).unwrap(), file);
     }
 
     #[track_caller]

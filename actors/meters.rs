@@ -2,6 +2,8 @@
 
 pub mod gpu;
 
+pub mod host;
+
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
 /// Readings that monitors took.
@@ -10,12 +12,24 @@ pub const READINGS_TOTAL: &str = "kloros_readings_total";
 pub const PROBE_UP: &str = "kloros_probe_up";
 /// Anomalies by kind.
 pub const ANOMALIES_TOTAL: &str = "kloros_anomalies_total";
+/// Series that are watched.
+pub const SERIES_WATCHED: &str = "kloros_series_watched";
+/// Incidents that are open.
+pub const INCIDENTS_OPEN: &str = "kloros_incidents_open";
+/// Readings of series beyond the limit.
+pub const READINGS_CUT_TOTAL: &str = "kloros_readings_cut_total";
+/// Deviations that a surge of load explains.
+pub const DEVIATIONS_EXPLAINED_TOTAL: &str = "kloros_deviations_explained_total";
+/// Incidents that began in a time of silence.
+pub const INCIDENTS_SILENCED_TOTAL: &str = "kloros_incidents_silenced_total";
 /// Questions asked.
 pub const QUESTIONS_TOTAL: &str = "kloros_questions_total";
 /// Questions that were not asked, by reason.
 pub const QUESTIONS_WITHHELD_TOTAL: &str = "kloros_questions_withheld_total";
 /// Intents by outcome.
 pub const INTENTS_TOTAL: &str = "kloros_intents_total";
+/// Files of the inboxes that were refused and set aside.
+pub const INBOX_REFUSED_TOTAL: &str = "kloros_inbox_refused_total";
 /// Experiments by end.
 pub const EXPERIMENTS_TOTAL: &str = "kloros_experiments_total";
 /// Experiments under way.
@@ -36,6 +50,10 @@ pub const STOPPED: &str = "kloros_stopped";
 pub const AUTONOMY_LEVEL: &str = "kloros_autonomy_level";
 /// Deployments begun.
 pub const DEPLOYMENTS_TOTAL: &str = "kloros_deployments_total";
+/// Services lent to experiments, to be measured in place.
+pub const LOANS_TOTAL: &str = "kloros_loans_total";
+/// Services that were lent and whose own settings could not be brought back yet.
+pub const LOANS_STUCK: &str = "kloros_loans_stuck";
 /// Domains whose undo failed and that wait for a person.
 pub const DOMAINS_STUCK: &str = "kloros_domains_stuck";
 /// Verdicts by outcome.
@@ -48,10 +66,40 @@ pub const IMPROVEMENT_RATIO: &str = "kloros_last_improvement_ratio";
 pub const LESSONS_TOTAL: &str = "kloros_lessons_total";
 /// Facts that could not be made durable.
 pub const JOURNAL_FAILURES_TOTAL: &str = "kloros_journal_failures_total";
+/// Reloads of the settings by outcome.
+pub const CONFIG_RELOADS_TOTAL: &str = "kloros_config_reloads_total";
+/// Whether the last reload came into force, as 1, or not, as 0.
+pub const CONFIG_LAST_RELOAD_SUCCESSFUL: &str = "kloros_config_last_reload_successful";
+/// Notices to persons, by what became of them.
+pub const NOTICES_TOTAL: &str = "kloros_notices_total";
+/// Traces of cycles, by what became of them.
+pub const TRACES_TOTAL: &str = "kloros_traces_total";
+/// When settings came into force last.
+pub const CONFIG_RELOADED_AT: &str = "kloros_config_last_reload_success_timestamp_seconds";
 /// Restarts of rooms.
 pub const ROOM_RESTARTS_TOTAL: &str = "kloros_room_restarts_total";
 /// Rooms that are up, as 1, or not, as 0.
 pub const ROOM_UP: &str = "kloros_room_up";
+/// Requests of conversations by outcome.
+pub const CONVERSATION_REQUESTS_TOTAL: &str = "kloros_conversation_requests_total";
+/// From a request to its whole answer.
+pub const CONVERSATION_DURATION: &str = "kloros_conversation_duration_seconds";
+/// From a request to the first piece of its answer.
+pub const CONVERSATION_FIRST_PIECE: &str = "kloros_conversation_first_piece_seconds";
+/// What kloros adds to a request before it is sent on.
+pub const CONVERSATION_ADDED: &str = "kloros_conversation_added_seconds";
+/// Tokens of answers.
+pub const CONVERSATION_TOKENS_TOTAL: &str = "kloros_conversation_tokens_total";
+/// Answers that said again what was said.
+pub const CONVERSATION_REPETITIONS_TOTAL: &str = "kloros_conversation_repetitions_total";
+/// Requests for which something was found that has to do with what is asked.
+pub const CONVERSATION_HITS_TOTAL: &str = "kloros_conversation_context_hits_total";
+/// Requests that went on without memory.
+pub const CONVERSATION_FORGETFUL_TOTAL: &str = "kloros_conversation_without_memory_total";
+/// Requests under way.
+pub const CONVERSATION_IN_FLIGHT: &str = "kloros_conversation_in_flight";
+/// Failures of the conversation memory.
+pub const MEMORY_FAILURES_TOTAL: &str = "kloros_memory_failures_total";
 /// Messages that wait for a room.
 pub const ROOM_MAILBOX_DEPTH: &str = "kloros_room_mailbox_depth";
 
@@ -63,9 +111,15 @@ pub fn describe() {
     describe_counter!(READINGS_TOTAL, "Readings that monitors took.");
     describe_gauge!(PROBE_UP, "Whether the probe answered at its last turn.");
     describe_counter!(ANOMALIES_TOTAL, "Anomalies noticed, by kind.");
+    describe_gauge!(SERIES_WATCHED, "Series that are watched.");
+    describe_gauge!(INCIDENTS_OPEN, "Incidents that are open.");
+    describe_counter!(READINGS_CUT_TOTAL, "Readings that were left alone because too many series are watched already.");
+    describe_counter!(DEVIATIONS_EXPLAINED_TOTAL, "Deviations that a surge of load explains.");
+    describe_counter!(INCIDENTS_SILENCED_TOTAL, "Incidents that began in a time of silence.");
     describe_counter!(QUESTIONS_TOTAL, "Questions asked.");
     describe_counter!(QUESTIONS_WITHHELD_TOTAL, "Anomalies that raised no question, by reason.");
     describe_counter!(INTENTS_TOTAL, "Intents routed, by outcome.");
+    describe_counter!(INBOX_REFUSED_TOTAL, "Files of the inboxes that were refused and set aside.");
     describe_counter!(EXPERIMENTS_TOTAL, "Experiments ended, by end.");
     describe_gauge!(EXPERIMENTS_RUNNING, "Experiments under way.");
     describe_counter!(TRIALS_TOTAL, "Candidates tried, by result.");
@@ -76,20 +130,36 @@ pub fn describe() {
     describe_gauge!(STOPPED, "Whether a person stopped everything.");
     describe_gauge!(AUTONOMY_LEVEL, "The autonomy level in force, 0 to 3.");
     describe_counter!(DEPLOYMENTS_TOTAL, "Deployments begun.");
+    describe_counter!(LOANS_TOTAL, "Services lent to experiments, to be measured in place.");
+    describe_gauge!(LOANS_STUCK, "Services that were lent and whose own settings are not back.");
     describe_gauge!(DOMAINS_STUCK, "Domains whose undo failed and that wait for a person.");
     describe_counter!(VERDICTS_TOTAL, "Verdicts, by outcome.");
     describe_counter!(ROLLBACKS_TOTAL, "Deployments undone, by reason.");
     describe_gauge!(IMPROVEMENT_RATIO, "The improvement of the last verdict that could be measured, as a ratio.");
     describe_counter!(LESSONS_TOTAL, "Lessons learned.");
     describe_counter!(JOURNAL_FAILURES_TOTAL, "Facts that could not be made durable.");
+    describe_counter!(CONFIG_RELOADS_TOTAL, "Times that changed settings were read, by outcome.");
+    describe_gauge!(CONFIG_LAST_RELOAD_SUCCESSFUL, "Whether the settings were in order when they were read last.");
+    describe_gauge!(CONFIG_RELOADED_AT, Unit::Seconds, "When settings came into force last, since the Unix epoch.");
     describe_counter!(ROOM_RESTARTS_TOTAL, "Restarts of rooms, by room.");
+    describe_conversations();
+    describe_told();
     kloros_supervision::describe_metrics();
     gpu::describe();
+    host::describe();
     describe_gauge!(ROOM_UP, "Whether the room is up.");
     describe_gauge!(ROOM_MAILBOX_DEPTH, "Messages that wait for the room.");
 
-    for counter in [READINGS_TOTAL, QUESTIONS_TOTAL, DEPLOYMENTS_TOTAL, LESSONS_TOTAL, JOURNAL_FAILURES_TOTAL] {
+    for counter in
+        [READINGS_TOTAL, QUESTIONS_TOTAL, DEPLOYMENTS_TOTAL, LOANS_TOTAL, LESSONS_TOTAL, JOURNAL_FAILURES_TOTAL]
+    {
         metrics::counter!(counter).absolute(0);
+    }
+    for stuck in [DOMAINS_STUCK, LOANS_STUCK] {
+        metrics::gauge!(stuck).set(0.0);
+    }
+    for outcome in ["applied", "refused"] {
+        metrics::counter!(CONFIG_RELOADS_TOTAL, "outcome" => outcome).absolute(0);
     }
     for ruled in [Ruled::Success, Ruled::Neutral, Ruled::Rollback] {
         metrics::counter!(VERDICTS_TOTAL, "outcome" => ruled.label()).absolute(0);
@@ -99,5 +169,43 @@ pub fn describe() {
     }
     for ruling in ["allow", "ask", "refuse", "hold", "advise"] {
         metrics::counter!(RULINGS_TOTAL, "ruling" => ruling).absolute(0);
+    }
+}
+
+fn describe_told() {
+    describe_counter!(NOTICES_TOTAL, "Notices to persons, by outcome.");
+    describe_counter!(TRACES_TOTAL, "Traces of cycles, by outcome.");
+    for outcome in ["sent", "failed", "left_out"] {
+        metrics::counter!(NOTICES_TOTAL, "outcome" => outcome).absolute(0);
+    }
+    for outcome in ["sent", "failed"] {
+        metrics::counter!(TRACES_TOTAL, "outcome" => outcome).absolute(0);
+    }
+}
+
+fn describe_conversations() {
+    describe_counter!(CONVERSATION_REQUESTS_TOTAL, "Requests of conversations, by outcome.");
+    describe_histogram!(CONVERSATION_DURATION, Unit::Seconds, "From a request to its whole answer.");
+    describe_histogram!(CONVERSATION_FIRST_PIECE, Unit::Seconds, "From a request to the first piece of its answer.");
+    describe_histogram!(CONVERSATION_ADDED, Unit::Seconds, "What is added to a request before it is sent on.");
+    describe_counter!(CONVERSATION_TOKENS_TOTAL, "Tokens of answers, as the upstream counts them, else its pieces.");
+    describe_counter!(CONVERSATION_REPETITIONS_TOTAL, "Answers that said again what was said.");
+    describe_counter!(CONVERSATION_HITS_TOTAL, "Requests for which something relevant was found.");
+    describe_counter!(CONVERSATION_FORGETFUL_TOTAL, "Requests that went on without memory.");
+    describe_gauge!(CONVERSATION_IN_FLIGHT, "Requests of conversations under way.");
+    describe_counter!(MEMORY_FAILURES_TOTAL, "Failures of the conversation memory, by what it was to do.");
+    for outcome in ["answered", "broken", "refused", "upstream", "timeout"] {
+        metrics::counter!(CONVERSATION_REQUESTS_TOTAL, "outcome" => outcome).absolute(0);
+    }
+    for what in ["keep", "look", "tidy"] {
+        metrics::counter!(MEMORY_FAILURES_TOTAL, "what" => what).absolute(0);
+    }
+    for counter in [
+        CONVERSATION_TOKENS_TOTAL,
+        CONVERSATION_REPETITIONS_TOTAL,
+        CONVERSATION_HITS_TOTAL,
+        CONVERSATION_FORGETFUL_TOTAL,
+    ] {
+        metrics::counter!(counter).absolute(0);
     }
 }

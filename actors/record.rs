@@ -32,6 +32,13 @@ pub(crate) async fn record_once(
     Ok(written.first().is_some_and(|first| matches!(first, Appended::At(_))))
 }
 
+/// Writes what becomes of `promotion`, its deployment or that a person took it back, and says whether it was decided by that:
+/// of the two, the journal keeps what came first.
+pub(crate) async fn decide(seams: &Seams, promotion: &Promotion, fact: Fact) -> Result<bool, JournalError> {
+    let name = format!("deployment:{}", Deployment::id_of(&promotion.id));
+    record_once(seams, &promotion.cycle, name, fact).await
+}
+
 /// Wakes the room behind `outlet`. A room that is down misses nothing: the fact is in the journal, where it looks first.
 pub(crate) fn wake<T>(outlet: &Outlet<T>, fact: T) {
     if let Err(down) = outlet.send(fact) {
@@ -208,14 +215,9 @@ pub(crate) struct Standing {
     pub(crate) was_applied: bool,
 }
 
-/// How many deployments and steps of the past are folded to find what is open.
-const DEPLOYMENT_HISTORY_MAX: usize = 5_000;
-
 /// Returns the deployments that are not closed, oldest first, and where each stands.
 pub(crate) async fn open_deployments(seams: &Seams) -> Result<Vec<(Deployment, Stage)>, JournalError> {
-    let query = Query::newest(&[Kind::Deployment, Kind::Step], DEPLOYMENT_HISTORY_MAX);
-    let mut history = seams.journal.read(query).await?;
-    history.reverse();
+    let history = seams.journal.read(Query::open(&[Kind::Deployment, Kind::Step])).await?;
     let open = stages(history.into_iter().map(|recorded| recorded.fact));
     Ok(open.into_iter().filter(|(_, stage)| !stage.is_final()).collect())
 }

@@ -6,13 +6,25 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-pub use kloros_supervision::{Collected, Down, Outlet, Socket};
+mod archive;
+mod capacity;
 
-use ractor::RpcReplyPort;
+mod errand;
+
+mod notes;
+
+mod undo;
+
+pub use archive::{Archive, ArchiveError, Look, Looked, NoArchive};
+pub use capacity::Capacity;
+pub use errand::{Borrower, Errand, Permit, Planning, Untried};
+pub use kloros_supervision::{Collected, Down, Outlet, Socket};
+pub use notes::{NoteError, Notes};
+pub use undo::{Alone, Claimed, Guard, PendingStore, Terms};
 
 use crate::facts::{
-    Authority, CycleId, DeploymentId, Domain, Entry, Incarnation, Key, Kind, Measurement, Others, Promotion,
-    PromotionId, Proposal, Reading, Recorded, Settings, Stop, TrialFailure,
+    CycleId, DeploymentId, Domain, Entry, Incarnation, Key, Kind, Measurement, Others, Reading, Recorded, Settings,
+    Stop, TrialFailure,
 };
 
 /// Everything that is plugged in.
@@ -34,6 +46,10 @@ pub struct Seams {
     pub guard: Arc<dyn Guard>,
     /// Whether a person stopped everything.
     pub switch: Arc<dyn StopSwitch>,
+    /// Where what could be learned again is kept.
+    pub notes: Arc<dyn Notes>,
+    /// What the machine has room for.
+    pub capacity: Arc<dyn Capacity>,
 }
 
 /// Where facts become durable. A fact is durable before anyone acts on it.
@@ -69,6 +85,8 @@ pub struct Query {
     pub subject: Option<String>,
     /// Only of this cycle.
     pub cycle: Option<CycleId>,
+    /// Only about work that has no end yet, see [`is_open`](crate::facts::is_open).
+    pub open: bool,
     /// Only later than this place.
     pub after: u64,
     /// Newest first rather than oldest first.
@@ -81,6 +99,9 @@ impl Query {
     /// How many facts are returned when no limit is given.
     pub const LIMIT_DEFAULT: usize = 10_000;
 
+    /// How many facts about open work are returned: a domain has one change and an experiment a few hundred trials.
+    pub const OPEN_MAX: usize = 100_000;
+
     /// Returns the query for facts of these kinds, oldest first.
     pub fn kinds(kinds: &[Kind]) -> Self {
         Self { kinds: kinds.to_vec(), ..Self::default() }
@@ -89,6 +110,11 @@ impl Query {
     /// Returns the query for the newest `limit` facts of these kinds, newest first.
     pub fn newest(kinds: &[Kind], limit: usize) -> Self {
         Self { kinds: kinds.to_vec(), newest_first: true, limit, ..Self::default() }
+    }
+
+    /// Returns the query for all facts of these kinds about work that has no end yet, oldest first.
+    pub fn open(kinds: &[Kind]) -> Self {
+        Self { kinds: kinds.to_vec(), open: true, limit: Self::OPEN_MAX, ..Self::default() }
     }
 
     /// Narrows the query to facts about this id.
@@ -164,6 +190,24 @@ pub trait Bench: Send + Sync {
 
     /// Gives back every turn that is kept, but those of `deployments`.
     fn keep(&self, deployments: &[DeploymentId]);
+
+    /// Waits for the turn of a measurement in place, and returns it: nobody else measures on this machine while it lives.
+    async fn turn(&self, domain: &Domain, assignment: &Assignment) -> Result<Box<dyn Turn>, TrialFailure>;
+
+    /// Measures the instance that serves at `url`, which runs with the assignment's settings already, and starts and ends
+    /// nothing. Whoever asks has the turn.
+    async fn measure_serving(
+        &self,
+        domain: &Domain,
+        assignment: &Assignment,
+        url: &str,
+    ) -> Result<Measurement, TrialFailure>;
+}
+
+/// Somebody's turn to measure, for as long as it lives.
+pub trait Turn: Send + Sync {
+    /// Returns whether nobody else can have had the same turn meanwhile.
+    fn is_whole(&self) -> bool;
 }
 
 /// What is to be measured.
@@ -223,7 +267,12 @@ pub trait EnvStore: Send + Sync {
     /// Replaces the file by `bytes`, whole or not at all, if it still is what `expected` says, keeping owner and mode.
     async fn replace(&self, file: &Path, expected: &EnvFile, bytes: Vec<u8>) -> Result<(), EnvStoreError>;
 
-    /// Sets aside, beside the file, space for `bytes` bytes: a later [`EnvStore::replace`] by no more needs no free disk.
+    /// As [`EnvStore::replace`], and where the disk is full takes what was set aside for that: whoever undoes a change asks for it.
+    async fn restore(&self, file: &Path, expected: &EnvFile, bytes: Vec<u8>) -> Result<(), EnvStoreError> {
+        self.replace(file, expected, bytes).await
+    }
+
+    /// Sets aside, beside the file, space for `bytes` bytes: a later [`EnvStore::restore`] by no more needs no free disk.
     async fn reserve(&self, file: &Path, bytes: usize) -> Result<(), EnvStoreError>;
 
     /// Gives back what was set aside.
@@ -283,8 +332,24 @@ pub enum EnvStoreError {
 /// How services are restarted and read back.
 #[async_trait]
 pub trait ServiceControl: Send + Sync {
+    /// Says why the serving instance could not be restarted, where that can be told without trying.
+    async fn restartable(&self, _domain: &Domain) -> Result<(), ServiceError> {
+        Ok(())
+    }
+
+    /// Asks the check of the domain, where it has one, whether the service would take an env file of these bytes; nothing is touched.
+    async fn accepts(&self, _domain: &Domain, _env_file: &[u8]) -> Result<(), ServiceError> {
+        Ok(())
+    }
+
     /// Restarts the serving instance and returns when it is ready.
     async fn restart(&self, domain: &Domain) -> Result<(), ServiceError>;
+
+    /// Lifts its supervisor's limit of starts where that is in the way of the next one, and returns whether it was: for what brings
+    /// a proven state back, and for nothing else.
+    async fn forgive(&self, _domain: &Domain) -> Result<bool, ServiceError> {
+        Ok(false)
+    }
 
     /// Returns the values of the domain's knobs that the serving instance says it runs with.
     async fn in_effect(&self, domain: &Domain) -> Result<BTreeMap<String, String>, ServiceError>;
@@ -295,6 +360,9 @@ pub trait ServiceControl: Send + Sync {
     /// Returns which run of the serving instance this is: another one after each start, whoever started it. `None` where
     /// that cannot be told; an error where nothing runs.
     async fn incarnation(&self, domain: &Domain) -> Result<Option<Incarnation>, ServiceError>;
+
+    /// Returns where the serving instance listens, without a slash at its end, once that is known.
+    fn address(&self, domain: &Domain) -> Option<String>;
 }
 
 /// Why a service did not do what was wanted.
@@ -306,78 +374,10 @@ pub enum ServiceError {
     /// It was not ready in time.
     #[error("not ready: {0}")]
     NotReady(String),
+    /// Its check refuses the settings; nothing was touched.
+    #[error("refused: {0}")]
+    Refused(String),
     /// It cannot be asked.
     #[error("unreachable: {0}")]
     Unreachable(String),
-}
-
-/// Where what undoes a deployment lies, outside the journal: it needs no database and no free disk to be used.
-#[async_trait]
-pub trait PendingStore: Send + Sync {
-    /// Writes the text of the pending file of `domain` and the terms on which it is undone, durably, before anything is touched.
-    async fn arm(&self, domain: &str, text: String, terms: Terms) -> Result<(), EnvStoreError>;
-
-    /// Returns the text of the pending file of `domain`, if there is one that nobody outside took over.
-    async fn armed(&self, domain: &str) -> Result<Option<String>, EnvStoreError>;
-
-    /// Returns what somebody outside the daemon took over: from then on the daemon may only go back with it.
-    async fn claimed(&self, domain: &str) -> Result<Option<Claimed>, EnvStoreError>;
-
-    /// Puts off the deadline of everything that is armed until `within` from now.
-    async fn extend(&self, within: Duration) -> Result<(), EnvStoreError>;
-
-    /// Removes the pending file of `domain`, also one that was taken over.
-    async fn disarm(&self, domain: &str) -> Result<(), EnvStoreError>;
-}
-
-/// On which terms a change is undone from outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Terms {
-    /// How long the daemon has before others act, unless it says that it still works.
-    pub within: Duration,
-    /// How often the service may be restarted for an undo by whoever acts unasked.
-    pub tries: u32,
-}
-
-/// A pending file that somebody outside the daemon took over, because the daemon was dead or late.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claimed {
-    /// The deployment.
-    pub deployment: DeploymentId,
-    /// The text of its pending file.
-    pub text: String,
-    /// Whether env file and service are back on the old values.
-    pub is_undone: bool,
-}
-
-/// Who undoes a deployment when the daemon does not: a process that outlives it.
-#[async_trait]
-pub trait Guard: Send + Sync {
-    /// Has the armed deployment of `domain` watched from outside, and returns when it is. The error says in words why it
-    /// cannot be: then nothing may be changed.
-    async fn watch(&self, domain: &str, deployment: &DeploymentId) -> Result<(), String>;
-
-    /// Returns whether somebody watches over this deployment of `domain` now.
-    async fn is_watched(&self, domain: &str, deployment: &DeploymentId) -> bool;
-
-    /// Ends the watch over `domain`, whose pending file is gone.
-    async fn relieve(&self, domain: &str);
-}
-
-/// A proposal on its way to the deployer, which compares it with what runs.
-#[derive(Debug)]
-pub struct Planning {
-    /// What is proposed.
-    pub proposal: Proposal,
-    /// Who waits to hear what change it amounts to, or why there is none.
-    pub reply: Option<RpcReplyPort<Result<Promotion, String>>>,
-}
-
-/// The deployer's question, right before it touches anything, whether what the gate let through may still go on.
-#[derive(Debug)]
-pub struct Permit {
-    /// The promotion.
-    pub promotion: PromotionId,
-    /// On whose authority it may go on now, or why it may not.
-    pub reply: RpcReplyPort<Result<Authority, String>>,
 }

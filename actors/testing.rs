@@ -18,14 +18,15 @@ use crate::{
     env_file,
     facts::{
         Apply, Authority, Autonomy, BenchSpec, Budget, Change, CycleId, Deployment, DeploymentId, Direction, Domain,
-        Entry, Experiment, ExperimentId, ExperimentSpec, Fact, FailureKind, Incarnation, Isolation, Key, Kind, Knob,
-        KnobKind, Manager, Measurement, MetricSpec, Metrics, Origin, Others, Promotion, PromotionId, Question,
-        QuestionId, ReadBack, Ready, Reason, Recorded, Ruled, ServiceSpec, Settings, Stage, Step, Stop, TrialFailure,
-        Value, Verdict, stages,
+        Entry, Experiment, ExperimentId, ExperimentSpec, Fact, FailureKind, InPlace, Incarnation, Isolation, Key, Kind,
+        Knob, KnobKind, Manager, Measurement, MetricSpec, Metrics, Origin, Others, Promotion, PromotionId, Question,
+        QuestionId, ReadBack, Ready, Reason, Recorded, Room, Ruled, ServiceSpec, Settings, Stage, Step, Stop, TELLING,
+        TrialFailure, Value, Verdict, is_open, stages,
     },
     seams::{
-        Appended, Assignment, Bench, Claimed, Clock, EnvFile, EnvStore, EnvStoreError, Guard, Journal, JournalError,
-        PendingStore, Query, Seams, ServiceControl, ServiceError, StopSwitch, Terms,
+        Alone, Appended, Assignment, Bench, Capacity, Claimed, Clock, EnvFile, EnvStore, EnvStoreError, Guard, Journal,
+        JournalError, NoteError, Notes, PendingStore, Query, Seams, ServiceControl, ServiceError, StopSwitch, Terms,
+        Turn,
     },
 };
 
@@ -43,6 +44,8 @@ pub(crate) struct World {
     pub(crate) pending: Arc<MemoryPending>,
     pub(crate) guard: Arc<MemoryGuard>,
     pub(crate) switch: Arc<ScriptedSwitch>,
+    pub(crate) notes: Arc<MemoryNotes>,
+    pub(crate) capacity: Arc<ScriptedCapacity>,
 }
 
 impl World {
@@ -60,6 +63,8 @@ impl World {
             pending: Arc::default(),
             guard: Arc::default(),
             switch: Arc::default(),
+            notes: Arc::default(),
+            capacity: Arc::default(),
         }
     }
 
@@ -73,6 +78,8 @@ impl World {
             pending: self.pending.clone(),
             guard: self.guard.clone(),
             switch: self.switch.clone(),
+            notes: self.notes.clone(),
+            capacity: self.capacity.clone(),
         }
     }
 
@@ -114,6 +121,37 @@ impl World {
         let fact = Fact::Deployment(deployment.clone());
         self.journal.write(vec![Entry::once(&cycle(), deployment.at_ms, name, fact)]).unwrap();
         self.write(steps.iter().map(|step| Fact::Step { deployment: id.clone(), step: step.clone() }).collect());
+    }
+}
+
+/// A machine that has as much room as a test says; without a word of it, nothing is known.
+#[derive(Default)]
+pub(crate) struct ScriptedCapacity(pub(crate) Mutex<Room>);
+
+#[async_trait]
+impl Capacity for ScriptedCapacity {
+    async fn room(&self, _: &[&Domain]) -> Room {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+/// Notes in memory, which a test may damage.
+#[derive(Default)]
+pub(crate) struct MemoryNotes(pub(crate) Mutex<BTreeMap<String, Vec<u8>>>);
+
+#[async_trait]
+impl Notes for MemoryNotes {
+    async fn keep(&self, name: &str, bytes: Vec<u8>) -> Result<(), NoteError> {
+        self.0.lock().unwrap().insert(name.to_owned(), bytes);
+        Ok(())
+    }
+
+    async fn kept(&self, name: &str) -> Result<Option<Vec<u8>>, NoteError> {
+        Ok(self.0.lock().unwrap().get(name).cloned())
+    }
+
+    async fn discard(&self, name: &str) {
+        self.0.lock().unwrap().remove(name);
     }
 }
 
@@ -192,11 +230,17 @@ impl Journal for MemoryJournal {
     async fn read(&self, query: Query) -> Result<Vec<Recorded>, JournalError> {
         self.check()?;
         let pages = self.0.lock().unwrap();
+        let open = |subject: &str| {
+            let about = pages.recorded.iter().map(|recorded| &recorded.fact);
+            let about = about.filter(|fact| fact.subject() == subject && TELLING.contains(&fact.kind()));
+            is_open(about.cloned().collect())
+        };
         let fits = |recorded: &&Recorded| {
             (query.kinds.is_empty() || query.kinds.contains(&recorded.fact.kind()))
                 && query.subject.as_ref().is_none_or(|subject| subject == recorded.fact.subject())
                 && query.cycle.as_ref().is_none_or(|cycle| *cycle == recorded.cycle)
                 && recorded.seq > query.after
+                && (!query.open || open(recorded.fact.subject()))
         };
         let mut found: Vec<Recorded> = pages.recorded.iter().filter(fits).cloned().collect();
         if query.newest_first {
@@ -376,6 +420,31 @@ impl Bench for ScriptedBench {
     fn keep(&self, deployments: &[DeploymentId]) {
         self.reserved.lock().unwrap().take_if(|of| !deployments.contains(of));
     }
+
+    async fn turn(&self, _: &Domain, _: &Assignment) -> Result<Box<dyn Turn>, TrialFailure> {
+        match self.busy.lock().unwrap().clone() {
+            Some(failure) => Err(failure),
+            None => Ok(Box::new(OwnTurn)),
+        }
+    }
+
+    async fn measure_serving(
+        &self,
+        domain: &Domain,
+        assignment: &Assignment,
+        _: &str,
+    ) -> Result<Measurement, TrialFailure> {
+        self.measure(domain, assignment.clone()).await
+    }
+}
+
+/// A turn that nobody else has.
+struct OwnTurn;
+
+impl Turn for OwnTurn {
+    fn is_whole(&self) -> bool {
+        true
+    }
 }
 
 /// Returns the value of a knob, or what it is by default.
@@ -402,13 +471,25 @@ pub(crate) struct MemoryEnv {
     reads: AtomicU64,
     refuses: AtomicBool,
     reserved: AtomicBool,
+    gone: AtomicBool,
 }
 
 impl MemoryEnv {
     fn holding(text: &str) -> Self {
         let bytes = Mutex::new(text.as_bytes().to_vec());
-        let (refuses, reserved) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { bytes, edit: Mutex::default(), reads: AtomicU64::new(0), refuses, reserved }
+        let [refuses, reserved, gone] = [(); 3].map(|()| AtomicBool::new(false));
+        Self { bytes, edit: Mutex::default(), reads: AtomicU64::new(0), refuses, reserved, gone }
+    }
+
+    /// A person removes the file, with all that stood in it.
+    pub(crate) fn remove(&self) {
+        self.set("");
+        self.gone.store(true, Ordering::SeqCst);
+    }
+
+    /// Returns whether the file is there.
+    pub(crate) fn is_there(&self) -> bool {
+        !self.gone.load(Ordering::SeqCst)
     }
 
     /// Returns whether space is set aside for an undo.
@@ -422,6 +503,7 @@ impl MemoryEnv {
 
     /// A person writes the file.
     pub(crate) fn set(&self, text: &str) {
+        self.gone.store(false, Ordering::SeqCst);
         *self.bytes.lock().unwrap() = text.as_bytes().to_vec();
     }
 
@@ -443,7 +525,7 @@ impl EnvStore for MemoryEnv {
         if let Some((_, text)) = edit {
             self.set(&text);
         }
-        Ok(EnvFile { bytes: self.bytes.lock().unwrap().clone(), exists: true })
+        Ok(EnvFile { bytes: self.bytes.lock().unwrap().clone(), exists: self.is_there() })
     }
 
     async fn replace(&self, path: &Path, expected: &EnvFile, bytes: Vec<u8>) -> Result<(), EnvStoreError> {
@@ -456,6 +538,7 @@ impl EnvStore for MemoryEnv {
             return Err(EnvStoreError::Raced { path });
         }
         *held = bytes;
+        self.gone.store(false, Ordering::SeqCst);
         Ok(())
     }
 
@@ -489,8 +572,13 @@ pub(crate) struct ScriptedServices {
     defaults: Mutex<BTreeMap<String, String>>,
     /// How often it was started, by whomever.
     lives: AtomicU64,
+    /// From which restart on its supervisor starts it no more, until it is forgiven; 0 for never.
+    limited: AtomicU64,
+    forgiven: AtomicU64,
     /// How often it still answers well before it ails once, and how.
     ails_after: Mutex<Option<(u32, Ailment)>>,
+    /// The line of an env file that its check refuses.
+    refuses: Mutex<Option<String>>,
 }
 
 /// What can be wrong with a service for a moment.
@@ -516,7 +604,10 @@ impl ScriptedServices {
             will_say: Mutex::default(),
             defaults: Mutex::new([("SEQS", "2"), ("WAIT", "20")].map(|(key, text)| (key.into(), text.into())).into()),
             lives: AtomicU64::new(1),
+            limited: AtomicU64::new(0),
+            forgiven: AtomicU64::new(0),
             ails_after: Mutex::default(),
+            refuses: Mutex::default(),
         };
         services.load();
         services
@@ -530,9 +621,24 @@ impl ScriptedServices {
         *self.running.lock().unwrap() = running;
     }
 
+    /// Its supervisor starts it so many times more, and then no more until it is forgiven.
+    pub(crate) fn limit_starts(&self, starts: u64) {
+        self.limited.store(self.restarts() + starts + 1, Ordering::SeqCst);
+    }
+
+    /// Returns how often it was forgiven.
+    pub(crate) fn forgiven(&self) -> u64 {
+        self.forgiven.load(Ordering::SeqCst)
+    }
+
     /// What a restart does, given the text of the env file; the service runs with it when it is `Ok`.
     pub(crate) fn script(&self, script: impl FnMut(&str) -> Result<(), ServiceError> + Send + 'static) {
         *self.script.lock().unwrap() = Some(Box::new(script));
+    }
+
+    /// Its check refuses env files with this line.
+    pub(crate) fn refuse(&self, line: &str) {
+        *self.refuses.lock().unwrap() = Some(line.to_owned());
     }
 
     /// The service says this of itself, whatever it runs with.
@@ -576,8 +682,21 @@ impl ScriptedServices {
 
 #[async_trait]
 impl ServiceControl for ScriptedServices {
+    async fn accepts(&self, _: &Domain, env_file: &[u8]) -> Result<(), ServiceError> {
+        let refused = self.refuses.lock().unwrap().clone();
+        let text = String::from_utf8_lossy(env_file).into_owned();
+        match refused.filter(|refused| text.lines().any(|line| line == refused)) {
+            Some(line) => Err(ServiceError::Refused(format!("it knows no {line}"))),
+            None => Ok(()),
+        }
+    }
+
     async fn restart(&self, _: &Domain) -> Result<(), ServiceError> {
-        self.restarts.fetch_add(1, Ordering::SeqCst);
+        let restarts = self.restarts.fetch_add(1, Ordering::SeqCst) + 1;
+        let limited = self.limited.load(Ordering::SeqCst);
+        if limited > 0 && restarts >= limited {
+            return Err(ServiceError::DidNotStart("it hit its start limit".to_owned()));
+        }
         if let Some(script) = self.script.lock().unwrap().as_mut() {
             script(&self.env.text())?;
         }
@@ -587,6 +706,12 @@ impl ServiceControl for ScriptedServices {
         self.lives.fetch_add(1, Ordering::SeqCst);
         self.load();
         Ok(())
+    }
+
+    async fn forgive(&self, _: &Domain) -> Result<bool, ServiceError> {
+        let was_limited = self.limited.swap(0, Ordering::SeqCst) > 0;
+        self.forgiven.fetch_add(u64::from(was_limited), Ordering::SeqCst);
+        Ok(was_limited)
     }
 
     async fn in_effect(&self, _: &Domain) -> Result<BTreeMap<String, String>, ServiceError> {
@@ -608,6 +733,10 @@ impl ServiceControl for ScriptedServices {
 
     async fn incarnation(&self, _: &Domain) -> Result<Option<Incarnation>, ServiceError> {
         Ok(Some(Incarnation::new(format!("run {}", self.lives.load(Ordering::SeqCst)))))
+    }
+
+    fn address(&self, _: &Domain) -> Option<String> {
+        Some("http://127.0.0.1:1".to_owned())
     }
 }
 
@@ -638,6 +767,11 @@ impl MemoryPending {
     pub(crate) fn claim(&self, deployment: &DeploymentId, is_undone: bool) {
         let text = self.texts.lock().unwrap().remove("lab").unwrap();
         *self.claimed.lock().unwrap() = Some(Claimed { deployment: deployment.clone(), text, is_undone });
+    }
+
+    /// Returns the text of what somebody outside took over.
+    pub(crate) fn taken_over(&self) -> String {
+        self.claimed.lock().unwrap().as_ref().unwrap().text.clone()
     }
 
     /// Returns how far the deadline was put off, each time.
@@ -682,9 +816,29 @@ impl PendingStore for MemoryPending {
 pub(crate) struct MemoryGuard {
     watches: Mutex<Vec<String>>,
     refuses: AtomicBool,
+    acts: AtomicBool,
+    held: Arc<AtomicU64>,
+}
+
+struct Held(Arc<AtomicU64>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl MemoryGuard {
+    /// From now on somebody outside undoes something, until told otherwise.
+    pub(crate) fn act(&self, acts: bool) {
+        self.acts.store(acts, Ordering::SeqCst);
+    }
+
+    /// Returns whether the room under test keeps everybody outside from undoing.
+    pub(crate) fn is_kept_out(&self) -> bool {
+        self.held.load(Ordering::SeqCst) > 0
+    }
+
     pub(crate) fn refuse(&self) {
         self.refuses.store(true, Ordering::SeqCst);
     }
@@ -716,6 +870,15 @@ impl Guard for MemoryGuard {
 
     async fn relieve(&self, _: &str) {
         self.watches.lock().unwrap().clear();
+    }
+
+    async fn alone(&self) -> Result<Alone, String> {
+        while self.acts.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
+        let held = Arc::clone(&self.held);
+        held.fetch_add(1, Ordering::SeqCst);
+        Ok(Box::new(Held(held)))
     }
 }
 
@@ -764,25 +927,27 @@ pub(crate) fn domain(name: &str) -> Domain {
         apply: Apply::Restart,
         step_max: None,
         reversible: true,
+        relieves: Vec::new(),
+        trades: None,
     };
     Domain {
         name: name.into(),
         risk: None,
         isolation: Isolation::Shadow,
-        service: ServiceSpec {
-            manager: Manager::Child,
-            argv: Vec::new(),
-            port: 0,
-            env_file: PathBuf::from(".kloros_env"),
-            ready: Ready { http_path: "/health".into(), within_s: 1, passes: 1 },
-            read_back: ReadBack::ProcEnviron,
-            metrics_path: None,
-        },
+        in_place: None,
+        service: ServiceSpec::of(
+            Manager::Child,
+            Vec::new(),
+            PathBuf::from(".kloros_env"),
+            Ready::http("/health", 1, 1),
+            ReadBack::ProcEnviron,
+        ),
         knobs: [(key("SEQS"), knob(1, 64, 2)), (key("WAIT"), knob(0, 100, 20))].into(),
         bench: BenchSpec::Command { argv: Vec::new(), timeout_s: 1 },
         metrics: [("rate".to_owned(), MetricSpec { direction: Direction::Up, weight: 1.0, guard: None })].into(),
         objectives: Vec::new(),
         quiet: None,
+        needs: None,
     }
 }
 
@@ -806,6 +971,21 @@ pub(crate) fn spec() -> ExperimentSpec {
 pub(crate) fn catalogue() -> Arc<Catalogue> {
     Arc::new(Catalogue {
         domains: [("lab".to_owned(), domain("lab"))].into(),
+        experiments: [("lab_tuning".to_owned(), spec())].into(),
+    })
+}
+
+/// Returns a catalogue whose domain is measured in place, in this window.
+pub(crate) fn in_place(window: &str) -> Arc<Catalogue> {
+    let limits = InPlace {
+        windows: vec![window.parse().unwrap()],
+        candidate_max_s: 60,
+        session_max_s: 3600,
+        restarts_per_hour_max: 30,
+    };
+    let domain = Domain { isolation: Isolation::InPlace, in_place: Some(limits), ..domain("lab") };
+    Arc::new(Catalogue {
+        domains: [("lab".to_owned(), domain)].into(),
         experiments: [("lab_tuning".to_owned(), spec())].into(),
     })
 }

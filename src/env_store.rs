@@ -35,6 +35,7 @@ mod reserve;
 
 use attributes::{copy_attributes, plain};
 use fault::Fault;
+use reserve::Room;
 
 use crate::crash;
 
@@ -97,7 +98,14 @@ impl EnvStore for EnvFiles {
 
     async fn replace(&self, file: &Path, expected: &EnvFile, bytes: Vec<u8>) -> Result<(), EnvStoreError> {
         let expected = expected.clone();
-        self.alone(file, move |file| replace(file, &expected, &bytes).map_err(|fault| fault.while_writing(file))).await
+        let work = move |file: &Path| replace(file, &expected, &bytes, Room::Free);
+        self.alone(file, move |file| work(file).map_err(|fault| fault.while_writing(file))).await
+    }
+
+    async fn restore(&self, file: &Path, expected: &EnvFile, bytes: Vec<u8>) -> Result<(), EnvStoreError> {
+        let expected = expected.clone();
+        let work = move |file: &Path| replace(file, &expected, &bytes, Room::Reserved);
+        self.alone(file, move |file| work(file).map_err(|fault| fault.while_writing(file))).await
     }
 
     async fn reserve(&self, file: &Path, bytes: usize) -> Result<(), EnvStoreError> {
@@ -113,7 +121,7 @@ fn absent() -> EnvFile {
     EnvFile { bytes: Vec::new(), exists: false }
 }
 
-fn replace(file: &Path, expected: &EnvFile, bytes: &[u8]) -> Result<(), Fault> {
+fn replace(file: &Path, expected: &EnvFile, bytes: &[u8], room: Room) -> Result<(), Fault> {
     if bytes.len() > FILE_BYTES_MAX {
         return Err(Fault::Refused(format!("the new content is larger than {FILE_BYTES_MAX} bytes")));
     }
@@ -123,10 +131,10 @@ fn replace(file: &Path, expected: &EnvFile, bytes: &[u8]) -> Result<(), Fault> {
         return Err(Fault::Raced);
     }
     if expected.exists {
-        let swap = place.prepare(Some(&expected.bytes), bytes)?;
+        let swap = place.prepare(Some(&expected.bytes), bytes, room)?;
         place.exchange(&swap, expected, bytes)
     } else {
-        let part = place.prepare(None, bytes)?;
+        let part = place.prepare(None, bytes, room)?;
         place.create(&part)
     }
 }
@@ -204,11 +212,13 @@ impl Place {
     ///
     /// With `old`, they get the owner, mode and attributes of the file, and a name that tells a later start whether
     /// the exchange was made.
-    fn prepare(&self, old: Option<&[u8]>, bytes: &[u8]) -> Result<OsString, Fault> {
+    fn prepare(&self, old: Option<&[u8]>, bytes: &[u8], room: Room) -> Result<OsString, Fault> {
         let part = self.beside("part");
         let fresh = self.fresh(&part).and_then(|opened| self.write(opened, old.is_some(), bytes));
         let filled = match fresh {
-            Err(Fault::Full(why)) => self.write_into_reserve(&part, old.is_some(), bytes, why),
+            Err(Fault::Full(why)) if room == Room::Reserved => {
+                self.write_into_reserve(&part, old.is_some(), bytes, why)
+            }
             other => other,
         };
         let written = filled.and_then(|()| match old {
@@ -460,7 +470,7 @@ mod tests {
     fn replace_while(path: &Path, meanwhile: impl FnOnce()) -> Result<(), Fault> {
         fs::write(path, "A=1\n").unwrap();
         let place = Place::of(path).unwrap().unwrap();
-        let swap = place.prepare(Some(b"A=1\n"), b"A=2\n").unwrap();
+        let swap = place.prepare(Some(b"A=1\n"), b"A=2\n", Room::Free).unwrap();
         meanwhile();
         place.exchange(&swap, &file(b"A=1\n"), b"A=2\n")
     }
@@ -488,7 +498,7 @@ mod tests {
     fn a_file_that_appears_at_the_moment_of_the_creation_survives() {
         let (folder, path) = folder();
         let place = Place::of(&path).unwrap().unwrap();
-        let part = place.prepare(None, b"A=2\n").unwrap();
+        let part = place.prepare(None, b"A=2\n", Room::Free).unwrap();
         fs::write(&path, "A=by hand\n").unwrap();
         assert!(matches!(place.create(&part), Err(Fault::Raced)));
         assert_eq!(fs::read_to_string(&path).unwrap(), "A=by hand\n");
@@ -500,11 +510,11 @@ mod tests {
         let (folder, path) = folder();
         fs::write(&path, "A=1\n").unwrap();
         let place = Place::of(&path).unwrap().unwrap();
-        let swap = place.prepare(Some(b"A=1\n"), b"A=2\n").unwrap();
+        let swap = place.prepare(Some(b"A=1\n"), b"A=2\n", Room::Free).unwrap();
         fs::write(&path, "A=by hand\n").unwrap();
         assert!(matches!(place.replace_by_rename(&swap, &file(b"A=1\n")), Err(Fault::Raced)));
         assert_eq!(fs::read_to_string(&path).unwrap(), "A=by hand\n");
-        let swap = place.prepare(Some(b"A=by hand\n"), b"A=2\n").unwrap();
+        let swap = place.prepare(Some(b"A=by hand\n"), b"A=2\n", Room::Free).unwrap();
         place.replace_by_rename(&swap, &file(b"A=by hand\n")).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "A=2\n");
         assert_eq!(entries(&folder), ["lab.env"]);
@@ -576,7 +586,7 @@ mod tests {
         // The test starts itself again under a limit of the file size, which fails a write half-way as a full disk does.
         const PATH_OF_CHILD: &str = "KLOROS_TEST_ENV_FILE";
         if let Some(path) = std::env::var_os(PATH_OF_CHILD) {
-            let replaced = replace(Path::new(&path), &file(b"A=1\n"), &vec![b'#'; 100_000]);
+            let replaced = replace(Path::new(&path), &file(b"A=1\n"), &vec![b'#'; 100_000], Room::Free);
             assert!(matches!(&replaced, Err(Fault::Failed(_))), "{replaced:?}");
             return;
         }
@@ -660,7 +670,7 @@ mod tests {
             drop(place);
             let edits = [(key.clone(), Some(number.to_string()))];
             let bytes = kloros_actors::env_file::edit(&read.bytes, &edits).unwrap();
-            match replace(path, &read, &bytes) {
+            match replace(path, &read, &bytes, Room::Free) {
                 Ok(()) => written += 1,
                 Err(Fault::Raced) => {}
                 Err(fault) => panic!("{fault:?}"),

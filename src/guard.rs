@@ -11,25 +11,29 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     thread,
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
-use kloros_actors::{facts::DeploymentId, seams::Guard};
+use kloros_actors::{
+    facts::DeploymentId,
+    seams::{Alone, Guard},
+};
 use rustix::fs::FlockOperation;
 
-use crate::{crash, home::Home};
-
-/// How long the guard may take to begin its watch.
-const BEGIN_MAX: Duration = Duration::from_secs(10);
+use crate::{
+    crash,
+    home::{Home, UndoLock},
+};
 
 /// How often it is looked whether it has begun.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
-/// What the guard inherits from the daemon.
-const INHERITED: [&str; 3] = ["PATH", "HOME", "LANG"];
+/// What the guard inherits from the daemon, which includes where systemd is to be found.
+const INHERITED: [&str; 6] =
+    ["PATH", "HOME", "LANG", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "DBUS_SYSTEM_BUS_ADDRESS"];
 
 /// A log that is longer than this, in bytes, is begun anew.
 const LOG_BYTES_MAX: u64 = 1024 * 1024;
@@ -43,6 +47,12 @@ pub(crate) struct Guards {
     home: Home,
     exe: PathBuf,
     by: By,
+    /// How long a guard may take to begin its watch.
+    begins_within: Duration,
+    /// How long somebody outside may undo before this process does not wait for it any longer.
+    alone_within: Duration,
+    /// The right to restart services, while this process has it.
+    alone: Arc<Mutex<Weak<UndoLock>>>,
     children: Arc<Mutex<BTreeMap<String, Child>>>,
 }
 
@@ -69,11 +79,18 @@ impl By {
 }
 
 impl Guards {
-    /// Returns the guards of `home`; `exe` is this program.
-    pub(crate) fn new(home: &Home, exe: PathBuf) -> Self {
+    /// Returns the guards of `home`, each of which may take `begins_within` to begin, and somebody else `alone_within` to undo; `exe` is
+    /// this program. What this process does while somebody has `alone` is done with that.
+    pub(crate) fn new(
+        home: &Home,
+        exe: PathBuf,
+        (begins_within, alone_within): (Duration, Duration),
+        alone: &Arc<UndoLock>,
+    ) -> Self {
         let variable = |name: &str| std::env::var(name).ok();
         let by = By::choose(variable, std::process::id(), Path::new(SYSTEMD).is_dir());
-        Self { home: home.clone(), exe, by, children: Arc::default() }
+        let alone = Arc::new(Mutex::new(Arc::downgrade(alone)));
+        Self { home: home.clone(), exe, by, begins_within, alone_within, alone, children: Arc::default() }
     }
 
     fn file(&self, domain: &str) -> PathBuf {
@@ -115,7 +132,7 @@ impl Guards {
         crash::here("guard: start");
         let mut child = self.spawn(start).map_err(|error| named(format!("does not start: {error}")))?;
         crash::here("guard: wait for its watch");
-        let deadline = Instant::now() + BEGIN_MAX;
+        let deadline = Instant::now() + self.begins_within;
         let watched = loop {
             if is_watched(&self.file(domain), deployment) {
                 break Ok(());
@@ -125,7 +142,7 @@ impl Guards {
                 break Err(named(format!("ended with {status}: see .kloros/guard.log in the home")));
             }
             if Instant::now() > deadline {
-                break Err(named(format!("has not begun the watch within {} s", BEGIN_MAX.as_secs())));
+                break Err(named(format!("has not begun the watch within {} s", self.begins_within.as_secs_f64())));
             }
             thread::sleep(LOOK_INTERVAL);
         };
@@ -153,6 +170,19 @@ impl Guards {
         command.args(arguments).env_clear().current_dir("/");
         command.envs(INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()
+    }
+
+    /// Returns the right to restart services, which this process may have already, blocking.
+    fn wait_alone(&self) -> Result<Arc<UndoLock>, String> {
+        let held = || self.alone.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lock) = held().upgrade() {
+            return Ok(lock);
+        }
+        let lock =
+            self.home.undo_lock(self.alone_within).map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
+        let lock = Arc::new(lock);
+        *held() = Arc::downgrade(&lock);
+        Ok(lock)
     }
 
     fn children(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Child>> {
@@ -196,6 +226,12 @@ impl Guard for Guards {
             drop(tokio::task::spawn_blocking(move || drop(child.wait())));
         }
     }
+
+    async fn alone(&self) -> Result<Alone, String> {
+        let guards = self.clone();
+        let alone = tokio::task::spawn_blocking(move || guards.wait_alone()).await;
+        Ok(Box::new(alone.map_err(|error| error.to_string())??))
+    }
 }
 
 #[cfg(test)]
@@ -206,7 +242,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::at(folder.path()).unwrap();
         home.create().unwrap();
-        (folder, Guards { by, ..Guards::new(&home, PathBuf::from("/usr/bin/kloros")) })
+        let undoing = Arc::new(home.undo_lock(Duration::ZERO).unwrap());
+        let new = Guards::new(
+            &home,
+            PathBuf::from("/usr/bin/kloros"),
+            (Duration::from_secs(10), Duration::from_secs(60)),
+            &undoing,
+        );
+        (folder, Guards { by, ..new })
     }
 
     #[test]
@@ -228,6 +271,20 @@ mod tests {
         assert_eq!(starts[0], ["systemctl", "restart", "kloros-guard@lab.service"]);
         assert_eq!(starts[1][..2], ["systemd-run", "--quiet"]);
         assert_eq!(starts[1][6..8], ["/usr/bin/kloros", "guard"]);
+    }
+
+    #[tokio::test]
+    async fn who_has_the_right_to_restart_services_gets_it_again_and_others_when_it_was_given_back() {
+        let (folder, guards) = guards(By::Daemon);
+        let other = Home::at(folder.path()).unwrap();
+        let (first, second) = (guards.alone().await.unwrap(), guards.alone().await.unwrap());
+        drop(first);
+        assert!(other.undo_lock(Duration::ZERO).is_err());
+        drop(second);
+        let theirs = other.undo_lock(Duration::ZERO).unwrap();
+        let waiting = tokio::spawn(async move { guards.alone().await.map(drop) });
+        drop(theirs);
+        waiting.await.unwrap().unwrap();
     }
 
     #[tokio::test]

@@ -13,8 +13,10 @@ use std::{
 
 use rustix::fs::{Access, FlockOperation, OFlags};
 
+mod holder;
+
 /// Where the home lies when systemd started kloros and named no folder of its own.
-const UNDER_SYSTEMD: &str = "/var/lib/kloros";
+pub(crate) const UNDER_SYSTEMD: &str = "/var/lib/kloros";
 
 /// Folders hold what runs as the owner's services, so nobody else looks into them.
 const FOLDER_MODE: u32 = 0o700;
@@ -62,6 +64,13 @@ pub(crate) enum HomeError {
     },
 }
 
+impl HomeError {
+    /// Returns whether it is only that somebody else has what was waited for.
+    pub(crate) fn is_a_wait(&self) -> bool {
+        matches!(self, HomeError::Unusable { source, .. } if source.kind() == io::ErrorKind::TimedOut)
+    }
+}
+
 fn holder(pid: Option<u32>) -> String {
     pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 }
@@ -97,9 +106,19 @@ impl Home {
         self.root.join(".kloros/journal.db")
     }
 
+    /// Returns the database that holds what was said in conversations.
+    pub(crate) fn conversations(&self) -> PathBuf {
+        self.root.join(".kloros/conversations.db")
+    }
+
     /// Returns the file that the running daemon keeps locked.
     pub(crate) fn lock_file(&self) -> PathBuf {
         self.root.join(".kloros/lock")
+    }
+
+    /// Returns the file with the token of the control API.
+    pub(crate) fn api_token(&self) -> PathBuf {
+        self.root.join(".kloros/api.token")
     }
 
     /// Returns the log of experiments.

@@ -1,8 +1,19 @@
-//! How busy this machine is: CPU, memory, swap, disk, and how long work waits for each.
+//! How busy this machine is: CPU, memory, swap, disks, network, how long work waits for each, what its control group leaves, what
+//! each service uses of it, and what there is room for.
+
+mod group;
+
+mod kernel;
+
+mod room;
+
+mod service;
+
+mod tree;
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,6 +25,10 @@ use kloros_actors::{
 };
 use sysinfo::{MINIMUM_CPU_UPDATE_INTERVAL, System};
 use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
+
+use kernel::{Devices, Places};
+pub(crate) use room::{Gpu, Machine as HostRoom};
+pub(crate) use service::UseProbe;
 
 /// Who the readings are about.
 const SUBJECT: &str = "host";
@@ -33,13 +48,16 @@ struct Machine {
     system: System,
     /// When the CPU's counters were last taken; usage is the difference between two takings.
     cpu_taken: Option<Instant>,
+    /// How many processes had been killed for want of memory at the last reading.
+    oom_kills: Option<u64>,
+    devices: Devices,
 }
 
 impl HostProbe {
     /// Returns the probe; the disk it reads is the one that `home` lies on.
     pub(crate) fn new(home: PathBuf, clock: Arc<dyn Clock>) -> Result<Self, ProbeError> {
         let system = System::new().map_err(|error| ProbeError::Absent(error.to_string()))?;
-        let machine = Machine { system, cpu_taken: None };
+        let machine = Machine { system, cpu_taken: None, oom_kills: None, devices: Devices::default() };
         Ok(Self { home, clock, machine: Arc::new(Mutex::new(machine)) })
     }
 }
@@ -81,7 +99,7 @@ impl Probe for HostProbe {
 type Seen = (&'static str, f64, String);
 
 impl Machine {
-    fn read(&mut self, home: &std::path::Path) -> Vec<Seen> {
+    fn read(&mut self, home: &Path) -> Vec<Seen> {
         let cpu = self.cpu_used().map(|used| ("cpu_used_ratio", used, "/proc/stat".to_owned()));
         self.system.refresh_memory();
         let (total, available) = (self.system.total_memory(), self.system.available_memory());
@@ -100,7 +118,19 @@ impl Machine {
                 let stalled = fs::read_to_string(&file).ok().and_then(|text| stalled(&text))?;
                 Some((metric, stalled, file))
             });
-        [cpu, memory, swap, load, disk].into_iter().chain(stalled).flatten().collect()
+        let group = group::memory(total);
+        let group =
+            group.map(|memory| ("group_memory_used_ratio", memory.used_ratio, memory.folder.display().to_string()));
+        let killed = self.new_oom_kills().map(|killed| ("memory_oom_kills", killed as f64, "/proc/vmstat".to_owned()));
+        let places = Places { proc: Path::new("/proc"), sys: Path::new("/sys") };
+        let devices = self.devices.read(&places, Instant::now());
+        [cpu, memory, swap, load, disk, group, killed].into_iter().chain(stalled).flatten().chain(devices).collect()
+    }
+
+    /// Returns how many processes were killed for want of memory since the last reading; `None` the first time.
+    fn new_oom_kills(&mut self) -> Option<u64> {
+        let now = group::oom_kills(&fs::read_to_string("/proc/vmstat").ok()?)?;
+        Some(now.saturating_sub(self.oom_kills.replace(now)?))
     }
 
     /// Returns the share of the CPUs that was used since the last taking; `None` the first time.
@@ -141,7 +171,7 @@ mod tests {
         let probe = HostProbe::new(home.path().to_owned(), Arc::new(SystemClock)).unwrap();
         let metrics = |readings: Vec<Reading>| -> Vec<String> {
             for reading in &readings {
-                let most = if reading.metric == "load_per_core" { 10_000.0 } else { 1.0 };
+                let most = if reading.metric.ends_with("_ratio") { 1.0 } else { 1e12 };
                 assert!((0.0..=most).contains(&reading.value), "{reading:?}");
                 assert_eq!(reading.subject, "host");
             }

@@ -8,7 +8,6 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use kloros_actors::{
     circuit::{Control, ControlError},
-    config::Catalogue,
     facts::{CycleId, ExperimentId, Fact, Kind, Origin, Proposal, Question, Winner, map_params, short_hash},
     seams::{Clock, Journal, Query, StopSwitch},
 };
@@ -34,7 +33,6 @@ pub(crate) struct Inbox {
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) switch: Arc<dyn StopSwitch>,
-    pub(crate) catalogue: Arc<Catalogue>,
 }
 
 /// The envelope of an intent file: what it is stands beside what it says.
@@ -152,13 +150,10 @@ impl Inbox {
     }
 
     fn proposal(&self, winner: &Winner, name: &str, digest: &str) -> Result<Proposal, String> {
-        let domain = self
-            .catalogue
-            .domains
-            .get(&winner.domain)
-            .ok_or_else(|| format!("there is no domain {:?}", winner.domain))?;
-        let spec = self
-            .catalogue
+        let catalogue = self.control.catalogue();
+        let domain =
+            catalogue.domains.get(&winner.domain).ok_or_else(|| format!("there is no domain {:?}", winner.domain))?;
+        let spec = catalogue
             .experiments
             .get(&winner.experiment)
             .ok_or_else(|| format!("dream.yaml has no experiment {:?}", winner.experiment))?;
@@ -263,6 +258,52 @@ fn printable(text: &str) -> Result<String, String> {
 mod tests {
     use super::*;
 
+    /// Lessons 18 and 29: a storm is drained in order, in small turns, and every bad file lies in quarantine beside its reason.
+    #[test]
+    fn a_storm_of_ten_thousand_files_is_drained_in_order_and_every_bad_one_is_set_aside() {
+        const FILES: usize = 10_000;
+        let root = tempfile::tempdir().unwrap();
+        let (inbox, processed) = (root.path().join("intents"), root.path().join("intents/processed"));
+        std::fs::create_dir(&inbox).unwrap();
+        let sound = r#"{"type": "curiosity_question", "data": {"question_id": "q", "hypothesis": "H", "dream_experiment":
+            {"name": "x", "domain": "lab", "search_space": {}, "metrics": {}, "param_mapping": {},
+             "budget": {"max_candidates": 1, "max_generations": 1}}}}"#;
+        assert!(parse_question(sound).is_ok(), "{:?}", parse_question(sound).err());
+        for number in (0..FILES).rev() {
+            let text = if number % 2 == 0 { sound } else { &sound[..sound.len() / 2] };
+            std::fs::write(inbox.join(format!("{number:05}.json")), text).unwrap();
+        }
+        let mut folder = Folder::new(inbox.clone());
+        let (mut seen, mut turns) = (Vec::new(), 0);
+        loop {
+            let files = folder.look();
+            assert!(files.len() <= FILES_A_TURN_MAX);
+            turns += 1;
+            if files.is_empty() {
+                break;
+            }
+            for path in files {
+                seen.push(path.file_stem().unwrap().to_string_lossy().parse::<usize>().unwrap());
+                match read_small(&path).and_then(|text| parse_question(&text)) {
+                    Ok(_) => Folder::put_away(&path, &processed, ""),
+                    Err(why) => Folder::refuse(&path, &processed, &why),
+                }
+            }
+        }
+        assert!(seen.iter().copied().eq(0..FILES), "each once and in order");
+        assert_eq!(turns, FILES.div_ceil(FILES_A_TURN_MAX) + 1);
+        let mut kinds = std::collections::BTreeMap::new();
+        for entry in std::fs::read_dir(&processed).unwrap() {
+            let name = entry.unwrap().file_name().to_string_lossy().into_owned();
+            let ending = name.rsplit('.').next().unwrap_or_default().to_owned();
+            *kinds.entry(ending).or_insert(0) += 1;
+        }
+        assert_eq!(
+            kinds,
+            [("json".to_owned(), 5000), ("reason".to_owned(), 5000), ("refused".to_owned(), 5000)].into()
+        );
+    }
+
     #[test]
     fn an_id_that_could_leave_its_folder_is_refused() {
         for text in ["", "../x", ".x", "a/b", "a b", "a\nb", &"a".repeat(129)] {
@@ -306,6 +347,29 @@ mod tests {
             assert!(error.starts_with("data: ") && error.contains(part) && error.contains("at line 4"), "{error}");
         }
         assert!(parse_question(r#"{"type": "other", "data": {}}"#).err().unwrap().contains("unknown type \"other\""));
+    }
+
+    #[test]
+    fn fuzzed_intents_and_winners_are_read_or_refused_in_words_that_can_be_shown() {
+        use crate::fuzz::{corpus, hold, texts};
+        let shown = |why: String| {
+            let text: String = why.chars().take(500).collect();
+            assert!(!text.escape_debug().to_string().contains(char::is_control), "{text:?}");
+        };
+        let mut intents = texts(corpus::intents());
+        intents.push(question(r#"{"kind": "ordinal", "values": [1, 2, 3]}"#).into_bytes());
+        hold("intents", &intents, |bytes| {
+            let Ok(text) = std::str::from_utf8(bytes) else { return };
+            parse_question(text).map_or_else(shown, |file| drop(printable(&file.question_id)));
+        });
+        let mut winners = texts(corpus::winners());
+        winners.push(
+            br#"{"experiment": "lab_tuning", "domain": "lab", "best": {"params": {"x": 8}, "fitness": 1}}"#.to_vec(),
+        );
+        hold("winners", &winners, |bytes| {
+            let Ok(text) = std::str::from_utf8(bytes) else { return };
+            parse_winner(text).map_or_else(shown, |winner| assert!(winner.best.fitness.is_finite()));
+        });
     }
 
     #[track_caller]

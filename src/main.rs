@@ -1,10 +1,14 @@
 //! The `kloros` binary: the loop's adapters, the daemon that plugs them in, and the command line.
 
 mod api;
+mod archive;
 mod background;
 mod bench;
+mod charts;
 mod cli;
 mod clock;
+mod console;
+mod conversation;
 mod crash;
 mod daemon;
 mod demo;
@@ -16,18 +20,33 @@ mod home;
 mod host;
 mod inbox;
 mod journal;
+mod journald;
 mod lab;
 mod lease;
+mod notes;
+mod notices;
 mod nvml;
 mod pending;
+mod post;
+mod postgresql;
 mod process;
+mod program;
 mod recover;
+mod redis;
+mod reload;
+mod render;
 mod scrape;
 mod service;
 mod settings;
 mod stop;
+mod systemd;
 mod telemetry;
+mod traces;
 mod tune;
+
+#[cfg(test)]
+#[path = "../tests/fuzz/mod.rs"]
+mod fuzz;
 
 use std::process::ExitCode;
 

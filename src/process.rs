@@ -5,9 +5,7 @@
 //! what the child started; those end with the service manager's control group.
 
 use std::{
-    collections::VecDeque,
     fmt, io,
-    net::{Ipv4Addr, TcpListener},
     os::unix::process::{CommandExt, ExitStatusExt},
     process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc},
@@ -25,9 +23,13 @@ use tokio::{
 
 mod ready;
 
+mod notify;
+
 mod capture;
 
 mod read_back;
+
+mod check;
 
 mod incarnation;
 
@@ -35,10 +37,15 @@ mod usage;
 
 mod secrets;
 
+mod ports;
+
+pub(crate) use capture::Heard;
 use capture::{Capture, drain};
-pub(crate) use incarnation::{of_metrics, of_port, of_process};
-pub(crate) use read_back::{ask, environment, shown};
-pub(crate) use ready::{ReadyError, answers, http_client, is_well, ready};
+pub(crate) use check::{CheckError, check};
+pub(crate) use incarnation::{holder_of, of_metrics, of_port, of_process};
+pub(crate) use ports::free_port;
+pub(crate) use read_back::{ask, environment, shown, told};
+pub(crate) use ready::{Readiness, ReadyError, Sign, Wanted, http_client};
 pub(crate) use secrets::Secrets;
 pub(crate) use usage::{Own, Usage, family, usage};
 
@@ -59,9 +66,6 @@ const KILL_MAX: Duration = Duration::from_secs(5);
 
 /// How many children may wait to be started.
 const STARTS_QUEUED_MAX: usize = 64;
-
-/// How many ports that were handed out lately are not handed out again.
-const PORTS_REMEMBERED_MAX: usize = 64;
 
 /// What is to be started.
 #[derive(Clone)]
@@ -108,25 +112,38 @@ pub(crate) struct Instance {
 impl Instance {
     /// Starts `launch` and returns when the program runs; an error names the program.
     pub(crate) async fn spawn(launch: Launch) -> io::Result<Self> {
+        Self::spawn_heard(launch, None).await
+    }
+
+    /// Starts `launch` as [`Instance::spawn`] does, and listens in what it prints for what is to be `heard`.
+    pub(crate) async fn spawn_heard(launch: Launch, heard: Option<Heard>) -> io::Result<Self> {
         let Some(program) = launch.argv.first().cloned() else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"));
         };
         let started = match spawn_on_thread(launch).await {
-            Ok(instance) => instance.drained(),
+            Ok(instance) => instance.drained(heard.as_ref()),
             Err(error) => Err(error),
         };
         started.map_err(|error| io::Error::new(error.kind(), format!("cannot start {program:?}: {error}")))
     }
 
-    fn drained(mut self) -> io::Result<Self> {
+    fn drained(mut self, heard: Option<&Heard>) -> io::Result<Self> {
         let (stdout, stderr) = self.group.take_pipes();
         if let Some(pipe) = stdout {
             let captures = vec![self.stdout.clone(), self.output.clone()];
-            self.readers.push(tokio::spawn(drain(pipe::Receiver::from_owned_fd(pipe.into())?, captures)));
+            self.readers.push(tokio::spawn(drain(
+                pipe::Receiver::from_owned_fd(pipe.into())?,
+                captures,
+                heard.cloned(),
+            )));
         }
         if let Some(pipe) = stderr {
             let captures = vec![self.output.clone()];
-            self.readers.push(tokio::spawn(drain(pipe::Receiver::from_owned_fd(pipe.into())?, captures)));
+            self.readers.push(tokio::spawn(drain(
+                pipe::Receiver::from_owned_fd(pipe.into())?,
+                captures,
+                heard.cloned(),
+            )));
         }
         Ok(self)
     }
@@ -323,28 +340,6 @@ fn tie_to_parent(command: &mut Command, nice: i32) {
     };
     // SAFETY: the closure makes plain system calls only: it neither allocates nor takes a lock.
     unsafe { command.pre_exec(tie) };
-}
-
-/// Returns a TCP port of the loopback address that is free now and was not handed out lately.
-pub(crate) fn free_port() -> io::Result<u16> {
-    static LATELY: Mutex<VecDeque<u16>> = Mutex::new(VecDeque::new());
-
-    let mut lately = LATELY.lock().unwrap_or_else(PoisonError::into_inner);
-    // Held until one is found, or the kernel would offer the same port again.
-    let mut refused = Vec::new();
-    loop {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let port = listener.local_addr()?.port();
-        if lately.contains(&port) {
-            refused.push(listener);
-            continue;
-        }
-        lately.push_back(port);
-        if lately.len() > PORTS_REMEMBERED_MAX {
-            lately.pop_front();
-        }
-        return Ok(port);
-    }
 }
 
 /// A placeholder that nothing is known for.

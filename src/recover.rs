@@ -3,23 +3,30 @@
 //! What it takes stands in the pending file. The journal is asked one thing alone, whether the change was proven after all, and
 //! where it does not answer the change was not.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use kloros_actors::{
-    deployer::{Restorer, pending::Pending},
+    deployer::{Put, Restorer, gone, pending::Pending},
     facts::{DeploymentId, Domain, Kind, Manager, Ruled, Stage, stages},
     seams::Query,
 };
 
-use crate::{env_store::EnvFiles, home::Home, journal::Reader, pending::PendingFiles, service::Services};
+use crate::{
+    env_store::EnvFiles,
+    home::{Home, UndoLock},
+    journal::Reader,
+    pending::PendingFiles,
+    service::Services,
+    settings::Settings,
+};
 
 mod watch;
 
 pub(crate) use watch::watch;
-
-/// How long somebody else may undo before it is given up to wait for: restarts of slow services.
-pub(crate) const UNDO_MAX: Duration = Duration::from_secs(1200);
 
 /// How long it is waited where a service's start waits for it.
 const UNDO_MAX_BEFORE_START: Duration = Duration::from_secs(5);
@@ -86,6 +93,12 @@ impl Outcome {
     }
 }
 
+/// Returns how long somebody else may undo before it is given up to wait for. Settings that cannot be read keep nobody from undoing.
+fn undo_wait(home: &Home) -> Duration {
+    let config = Settings::load(home.root(), None).map(|settings| settings.rooms.deployer).unwrap_or_default();
+    Duration::from_secs_f64(config.undo_wait_s)
+}
+
 /// Undoes what is pending in `home`, of `domain` alone if one is named, and returns what became of each.
 pub(crate) async fn recover(home: &Home, domain: Option<&str>, when: When) -> anyhow::Result<Vec<Report>> {
     let pending = PendingFiles::new(&home.pending_folder());
@@ -98,8 +111,12 @@ pub(crate) async fn recover(home: &Home, domain: Option<&str>, when: When) -> an
     if list()?.is_empty() {
         return Ok(Vec::new());
     }
-    let within = if when == When::Now { UNDO_MAX } else { UNDO_MAX_BEFORE_START };
-    let _alone = home.undo_lock(within)?;
+    // A daemon that works on them restarts the service perhaps, and who asks may be what that start waits for.
+    if let Some(reports) = owned(home, &pending, &list()?, when) {
+        return Ok(reports);
+    }
+    let within = if when == When::Now { undo_wait(home) } else { UNDO_MAX_BEFORE_START };
+    let _alone = alone(home, &pending, &list()?, within)?;
     let undo = Undo::new(home, pending.clone(), when, true)?;
     let mut reports = Vec::new();
     for domain in list()? {
@@ -107,6 +124,52 @@ pub(crate) async fn recover(home: &Home, domain: Option<&str>, when: When) -> an
     }
     Ok(reports)
 }
+
+/// Returns what is said of `domains` if somebody works on each of them: a daemon that is not late, or, where a start waits for the
+/// answer, whoever undoes just now, and restarts that very service perhaps. The env file is put back before that.
+fn owned(home: &Home, pending: &PendingFiles, domains: &[String], when: When) -> Option<Vec<Report>> {
+    let is_undone_now = when == When::BeforeStart && home.is_undone_in();
+    let (is_held, report) = (home.is_held(), |domain: &String, deployment: String| Report {
+        domain: domain.clone(),
+        deployment: Some(deployment),
+        outcome: Outcome::Owned,
+    });
+    let owned = |domain: &String| {
+        if let Some(claimed) = pending.taken_over(domain).ok()?.filter(|claimed| !claimed.is_undone) {
+            return is_undone_now.then(|| report(domain, claimed.deployment.to_string()));
+        }
+        let text = pending.read(domain).ok()?.filter(|_| is_held)?;
+        let deployment = Pending::from_text(&text).ok()?.deployment.to_string();
+        (!pending.is_due(domain).ok()?).then(|| report(domain, deployment))
+    };
+    domains.iter().map(owned).collect()
+}
+
+/// Waits for the right to undo, `within` at most. A daemon that has it, and gives no sign of life for so long that one of
+/// `domains` is due, is ended: it would go on restarting the service when it thaws.
+fn alone(home: &Home, pending: &PendingFiles, domains: &[String], within: Duration) -> anyhow::Result<UndoLock> {
+    let deadline = Instant::now() + within;
+    loop {
+        let error = match home.undo_lock(LOOK_INTERVAL) {
+            Ok(lock) => return Ok(lock),
+            Err(error) => error,
+        };
+        if !error.is_a_wait() {
+            return Err(error.into());
+        }
+        let is_due = domains.iter().any(|domain| pending.is_due(domain).unwrap_or_default());
+        if is_due && let Some(pid) = home.end_daemon_that_undoes() {
+            tracing::error!(pid, "the daemon gives no sign of life in the middle of a restart, and is ended");
+            continue;
+        }
+        if Instant::now() >= deadline {
+            return Err(error.into());
+        }
+    }
+}
+
+/// How long it is waited for the right to undo before it is looked who has it.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What undoing takes.
 struct Undo<'a> {
@@ -142,7 +205,10 @@ impl<'a> Undo<'a> {
         let left = if is_ours { Ok(None) } else { self.take_over(domain, &pending) };
         match left {
             Ok(Some(outcome)) => report(id, outcome),
-            Ok(None) => report(id, self.undo(domain, &pending).await),
+            Ok(None) => match self.taken(domain, pending) {
+                Ok(pending) => report(id, self.undo(domain, &pending).await),
+                Err(problem) => report(id, Outcome::Unreadable(problem)),
+            },
             Err(error) => report(id, Outcome::Failed(format!("{error:#}"))),
         }
     }
@@ -169,16 +235,21 @@ impl<'a> Undo<'a> {
         Ok(None)
     }
 
+    /// Returns what was taken over, which is not what was `read` where the daemon wrote the next candidate of a loan in the
+    /// moment between: it cannot do so any more.
+    fn taken(&self, domain: &str, read: Pending) -> Result<Pending, String> {
+        match self.pending.taken_over(domain).map_err(|error| error.to_string())? {
+            Some(claimed) => Pending::from_text(&claimed.text).map_err(|problem| problem.to_string()),
+            None => Ok(read),
+        }
+    }
+
     async fn undo(&self, domain: &str, pending: &Pending) -> Outcome {
         let restorer = Restorer { env: &self.env, services: &self.services };
-        if let Err(why) = restorer.put_back(pending).await {
-            return Outcome::Failed(why);
-        }
-        let outcome = match &pending.how {
-            Some(how) if self.when == When::Now => self.restart(&restorer, domain, how, pending).await,
-            Some(how) if is_down(how).await => Outcome::UndoneAndDown,
-            Some(_) => Outcome::FileOnly,
-            None => Outcome::Unreadable("it does not say how its service is restarted: restart it".to_owned()),
+        let outcome = match restorer.put_back(pending).await {
+            Err(why) => return Outcome::Failed(why),
+            Ok(Put::Gone) => without_its_file(&restorer, pending).await,
+            Ok(Put::AsItIs | Put::Written) => self.bring_back(&restorer, domain, pending).await,
         };
         if matches!(outcome, Outcome::Undone | Outcome::UndoneAndDown)
             && let Err(error) = self.pending.undone(domain, &pending.deployment)
@@ -186,6 +257,16 @@ impl<'a> Undo<'a> {
             return Outcome::Failed(error.to_string());
         }
         outcome
+    }
+
+    /// Sees that the service does not run with what was taken out of its env file.
+    async fn bring_back(&self, restorer: &Restorer<'_>, domain: &str, pending: &Pending) -> Outcome {
+        match &pending.how {
+            Some(how) if self.when == When::Now => self.restart(restorer, domain, how, pending).await,
+            Some(how) if is_down(how).await => Outcome::UndoneAndDown,
+            Some(_) => Outcome::FileOnly,
+            None => Outcome::Unreadable("it does not say how its service is restarted: restart it".to_owned()),
+        }
     }
 
     async fn restart(&self, restorer: &Restorer<'_>, domain: &str, how: &Domain, pending: &Pending) -> Outcome {
@@ -208,6 +289,15 @@ impl<'a> Undo<'a> {
             Ok(()) => Outcome::Undone,
             Err(why) => Outcome::Failed(why),
         }
+    }
+}
+
+/// Says what is so where somebody removed the env file: it is not made again, and nobody is restarted without it.
+async fn without_its_file(restorer: &Restorer<'_>, pending: &Pending) -> Outcome {
+    match &pending.how {
+        Some(how) if is_down(how).await => Outcome::UndoneAndDown,
+        Some(how) if !restorer.runs_with(how, pending).await => Outcome::Undone,
+        _ => Outcome::Failed(gone(pending)),
     }
 }
 

@@ -76,13 +76,17 @@ pub(crate) struct ServiceProbe {
     domain: String,
     address: Address,
     clock: Arc<dyn Clock>,
+    /// The metric that says how much is asked of the service, `:` written as `_`.
+    load: Option<String>,
     before: Mutex<Option<Snapshot>>,
 }
 
 impl ServiceProbe {
-    /// Returns the probe of `domain`, whose metrics are at the URL that `address` returns at the time.
-    pub(crate) fn new(domain: String, address: Address, clock: Arc<dyn Clock>) -> Self {
-        Self { domain, address, clock, before: Mutex::new(None) }
+    /// Returns the probe of `domain`, whose metrics are at the URL that `address` returns at the time. `load` names the metric that
+    /// says how much is asked of it.
+    pub(crate) fn new(domain: String, address: Address, load: Option<&str>, clock: Arc<dyn Clock>) -> Self {
+        let load = load.map(|name| name.replace(':', "_"));
+        Self { domain, address, clock, load, before: Mutex::new(None) }
     }
 }
 
@@ -97,10 +101,10 @@ impl Probe for ServiceProbe {
             return Err(ProbeError::Absent(format!("{} has no address yet", self.domain)));
         };
         let text = fetch(&url).await.map_err(|why| ProbeError::Unreachable(format!("{url}: {why}")))?;
-        let now = Snapshot::of(&text, &url, Instant::now());
+        let now = Snapshot::of(&text, &url, self.load.as_deref(), Instant::now());
         let at_ms = self.clock.now_ms();
         let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = now.since(before.as_ref());
+        let seen = now.since(before.as_ref(), self.load.as_deref());
         *before = Some(now);
         let reading = |seen: Seen| Reading {
             subject: self.domain.clone(),
@@ -165,9 +169,9 @@ struct Bucket {
 }
 
 impl Snapshot {
-    fn of(text: &str, url: &str, taken: Instant) -> Self {
+    fn of(text: &str, url: &str, load: Option<&str>, taken: Instant) -> Self {
         // The comments are passed over: a sample's name says all that is asked, whether or not its type was declared.
-        let lines = text.lines().filter_map(wanted).map(Ok);
+        let lines = text.lines().filter_map(|line| wanted(line, load)).map(Ok);
         let samples = Scrape::parse(lines).map(|scrape| scrape.samples).unwrap_or_default();
         let mut snapshot = Self { url: url.to_owned(), taken, numbers: BTreeMap::new(), histograms: BTreeMap::new() };
         for sample in samples {
@@ -199,16 +203,42 @@ impl Snapshot {
     }
 
     /// Returns what can be said now, and of counters and histograms since `before`.
-    fn since(&self, before: Option<&Snapshot>) -> Vec<Seen> {
+    fn since(&self, before: Option<&Snapshot>, load: Option<&str>) -> Vec<Seen> {
         let before = before.filter(|before| before.url == self.url && before.started_at() == self.started_at());
-        TABLE.iter().filter_map(|row| self.reading(row, before)).filter(|seen| seen.value.is_finite()).collect()
+        let rows = TABLE.iter().filter_map(|(metric, how, names)| self.reading(metric, *how, names, before));
+        let asked = load.and_then(|name| {
+            let counts = name.ends_with("_total") || name.ends_with("_count");
+            let (metric, how) = if counts { ("asked_per_s", How::Rate) } else { ("asked", How::Sum) };
+            self.reading(metric, how, &[name], before)
+        });
+        let arrivals = before.and_then(|before| self.arrivals(before));
+        rows.chain(asked).chain(arrivals).filter(|seen| seen.value.is_finite()).collect()
+    }
+
+    /// Returns how many requests came in a second: those that were answered, and those by which there are more inside than before.
+    /// That is what is asked of a service that answers late or never.
+    fn arrivals(&self, before: &Snapshot) -> Option<Seen> {
+        let names = |metric: &str| TABLE.iter().find(|(each, ..)| *each == metric).map(|(.., names)| *names);
+        let sum = |of: &Snapshot, metric: &str| {
+            let found = names(metric)?.iter().find_map(|name| of.numbers.get(*name))?;
+            Some(found.sum)
+        };
+        let inside = |of: &Snapshot| Some(sum(of, "running")? + sum(of, "waiting")?);
+        let answered = sum(self, "requests_per_s")? - sum(before, "requests_per_s")?;
+        let elapsed_s = self.taken.duration_since(before.taken).as_secs_f64();
+        if answered < 0.0 || elapsed_s <= 0.0 {
+            return None;
+        }
+        // The counts of one scrape are not taken in the same instant.
+        let came = (answered + inside(self)? - inside(before)?).max(0.0);
+        Some(Seen { metric: "arrivals_per_s", value: came / elapsed_s, samples: came.round() as u64 })
     }
 
     fn started_at(&self) -> Option<f64> {
         self.numbers.get(STARTED_AT).map(|number| number.sum)
     }
 
-    fn reading(&self, (metric, how, names): &Row, before: Option<&Snapshot>) -> Option<Seen> {
+    fn reading(&self, metric: &'static str, how: How, names: &[&str], before: Option<&Snapshot>) -> Option<Seen> {
         names.iter().find_map(|name| {
             let (value, samples) = match how {
                 How::Sum => (self.numbers.get(*name)?.sum, 1),
@@ -222,7 +252,7 @@ impl Snapshot {
                 }
                 How::NewQuantileMs(q) => {
                     let new = grown(self.histograms.get(*name)?, before?.histograms.get(*name)?)?;
-                    (quantile(&new, *q)? * 1000.0, new.last()?.count.round() as u64)
+                    (quantile(&new, q)? * 1000.0, new.last()?.count.round() as u64)
                 }
             };
             Some(Seen { metric, value, samples })
@@ -231,12 +261,13 @@ impl Snapshot {
 }
 
 /// Returns the line, its metric's `:` written as `_`, if it is a sample of a metric that is asked for.
-fn wanted(line: &str) -> Option<String> {
+fn wanted(line: &str, load: Option<&str>) -> Option<String> {
     let line = line.trim_start();
     let end = line.find(|each: char| each == '{' || each.is_whitespace())?;
     let name = line[..end].replace(':', "_");
     let asked = |metric: &&str| name == **metric || name.strip_suffix("_bucket") == Some(metric);
-    let asked = name == STARTED_AT || TABLE.iter().any(|(_, _, names)| names.iter().any(asked));
+    let asked =
+        name == STARTED_AT || load == Some(name.as_str()) || TABLE.iter().any(|(_, _, names)| names.iter().any(asked));
     asked.then(|| name + &line[end..])
 }
 
@@ -298,9 +329,13 @@ vllm:num_requests_waiting NaN
 
     fn seen(before: &str, after: &str, elapsed_s: u64) -> BTreeMap<&'static str, (f64, u64)> {
         let start = Instant::now();
-        let before = Snapshot::of(before, "http://here", start);
-        let after = Snapshot::of(after, "http://here", start + Duration::from_secs(elapsed_s));
-        after.since(Some(&before)).into_iter().map(|seen| (seen.metric, (seen.value, seen.samples))).collect()
+        let before = Snapshot::of(before, "http://here", Some("asked_total"), start);
+        let after = Snapshot::of(after, "http://here", Some("asked_total"), start + Duration::from_secs(elapsed_s));
+        after
+            .since(Some(&before), Some("asked_total"))
+            .into_iter()
+            .map(|seen| (seen.metric, (seen.value, seen.samples)))
+            .collect()
     }
 
     #[test]
@@ -317,8 +352,27 @@ vllm:num_requests_waiting NaN
     }
 
     #[test]
+    fn what_is_asked_of_a_service_is_known_also_while_it_answers_nothing() {
+        let text = |answered: u32, running: u32, waiting: u32, asked: u32| {
+            format!(
+                "vllm:request_success_total {answered}\nvllm:num_requests_running {running}\nvllm:num_requests_waiting {waiting}\nasked_total{{a=\"b\"}} {asked}\n"
+            )
+        };
+        let seen_of = |before: String, after: String| seen(&before, &after, 2);
+        let stalled = seen_of(text(10, 2, 0, 100), text(10, 4, 6, 130));
+        assert_eq!(
+            (stalled["requests_per_s"].0, stalled["arrivals_per_s"], stalled["asked_per_s"].0),
+            (0.0, (4.0, 8), 15.0)
+        );
+        let relieved = seen_of(text(10, 4, 6, 1), text(20, 0, 0, 1));
+        assert_eq!(relieved["arrivals_per_s"].0, 0.0);
+        let anew = seen_of(text(10, 4, 6, 5), text(0, 0, 0, 1));
+        assert!(!anew.contains_key("arrivals_per_s") && !anew.contains_key("asked_per_s"), "{anew:?}");
+    }
+
+    #[test]
     fn the_first_scrape_says_only_what_holds_now() {
-        let first = Snapshot::of(&vllm([1, 2, 3], 4), "http://here", Instant::now()).since(None);
+        let first = Snapshot::of(&vllm([1, 2, 3], 4), "http://here", None, Instant::now()).since(None, None);
         let metrics: Vec<&str> = first.iter().map(|seen| seen.metric).collect();
         assert_eq!(metrics, ["running", "kv_usage_ratio"]);
     }
@@ -343,9 +397,11 @@ vllm:num_requests_waiting NaN
 
     #[test]
     fn another_address_is_another_service() {
-        let before = Snapshot::of(&vllm([1, 2, 3], 4), "http://one", Instant::now());
-        let after = Snapshot::of(&vllm([2, 3, 4], 9), "http://other", Instant::now());
-        assert!(after.since(Some(&before)).iter().all(|seen| matches!(seen.metric, "running" | "kv_usage_ratio")));
+        let before = Snapshot::of(&vllm([1, 2, 3], 4), "http://one", None, Instant::now());
+        let after = Snapshot::of(&vllm([2, 3, 4], 9), "http://other", None, Instant::now());
+        assert!(
+            after.since(Some(&before), None).iter().all(|seen| matches!(seen.metric, "running" | "kv_usage_ratio"))
+        );
     }
 
     #[test]
@@ -366,7 +422,7 @@ vllm:num_requests_waiting NaN
     #[test]
     fn text_that_is_no_metrics_says_nothing() {
         for text in ["", "<html>", "vllm:num_requests_running", "vllm:num_requests_running{ 1", "{} 1", "\u{0} \u{1}"] {
-            assert_eq!(Snapshot::of(text, "", Instant::now()).since(None), [], "{text:?}");
+            assert_eq!(Snapshot::of(text, "", None, Instant::now()).since(None, None), [], "{text:?}");
         }
     }
 
@@ -440,7 +496,7 @@ vllm:num_requests_waiting NaN
         let url = serve(router).await;
         let probe = |path: &str| {
             let url = format!("{url}{path}");
-            ServiceProbe::new("lab".to_owned(), Box::new(move || Some(url.clone())), Arc::new(Noon))
+            ServiceProbe::new("lab".to_owned(), Box::new(move || Some(url.clone())), None, Arc::new(Noon))
         };
         let lab = probe("/metrics");
         lab.read().await.unwrap();
@@ -458,7 +514,7 @@ vllm:num_requests_waiting NaN
         for path in ["/large", "/down", "/none"] {
             assert!(matches!(probe(path).read().await, Err(ProbeError::Unreachable(_))), "{path}");
         }
-        let nowhere = ServiceProbe::new("lab".to_owned(), Box::new(|| None), Arc::new(Noon));
+        let nowhere = ServiceProbe::new("lab".to_owned(), Box::new(|| None), None, Arc::new(Noon));
         assert!(matches!(nowhere.read().await, Err(ProbeError::Absent(_))));
     }
 }

@@ -1,6 +1,7 @@
 //! The services that serve: started, restarted, found ready, read back.
 //!
-//! A service is either our child, one serving instance a domain, or another supervisor's, asked by a command.
+//! A service is either our child, one serving instance a domain, or another supervisor's: systemd's, asked over D-Bus, or one that
+//! is asked by a command.
 
 use std::{
     collections::BTreeMap,
@@ -12,29 +13,25 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
 use kloros_actors::{
     env_file,
-    facts::{Domain, Incarnation, Key, Manager, ReadBack},
-    seams::{ServiceControl, ServiceError},
+    facts::{BackOff, Domain, Key, Manager, Ready, ReadyBy},
+    seams::ServiceError,
 };
 use tokio::time::{Instant, sleep, timeout};
+use units::Buses;
 
-use crate::{
-    crash,
-    process::{
-        Instance, Launch, ReadyError, Remains, Secrets, answers, ask, environment, fill, free_port, is_well,
-        of_metrics, of_port, of_process, ready, shown,
-    },
-};
+use crate::process::{Instance, Launch, Readiness, ReadyError, Remains, Secrets, Sign, Wanted, fill, free_port};
+
+mod control;
 
 mod look;
 
-/// How long a serving instance may take to end what it is doing before it is killed.
-const STOP_MAX: Duration = Duration::from_secs(30);
+mod check;
 
-/// How long another supervisor's restart command may run.
-const RESTART_COMMAND_MAX: Duration = Duration::from_secs(300);
+mod units;
+
+pub(crate) use look::{unit_trouble, units_there};
 
 /// How long somebody may look at a child of ours; who holds it longer starts or stops it.
 const HELD_MAX: Duration = Duration::from_secs(5);
@@ -42,23 +39,12 @@ const HELD_MAX: Duration = Duration::from_secs(5);
 /// How often a child of ours is looked after.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long it is waited after the first death before the child is started again; doubled with each further death.
-const BACK_OFF_MIN: Duration = Duration::from_secs(1);
-
-/// The longest such wait.
-const BACK_OFF_MAX: Duration = Duration::from_secs(60);
-
-/// How long a child must live for its earlier deaths to be forgotten.
-const DEATHS_FORGOTTEN_AFTER: Duration = Duration::from_secs(300);
-
-/// After how many deaths in a row a child is left down until somebody restarts it.
-const DEATHS_MAX: u32 = 10;
-
 /// The services of this machine that kloros looks after.
 #[derive(Debug)]
 pub(crate) struct Services {
     home: PathBuf,
     exe: PathBuf,
+    buses: Buses,
     places: Mutex<BTreeMap<String, Arc<Place>>>,
     closing: AtomicBool,
 }
@@ -67,6 +53,10 @@ pub(crate) struct Services {
 #[derive(Debug)]
 struct Place {
     port: u16,
+    /// How long an instance may take to end what it is doing before it is killed.
+    stop_within: Duration,
+    /// After how many deaths in a row a child is left down.
+    deaths_max: u32,
     serving: tokio::sync::Mutex<Serving>,
 }
 
@@ -83,7 +73,8 @@ struct Serving {
 impl Services {
     /// Returns the services whose relative files lie under `home`; `exe` is what `{kloros}` means.
     pub(crate) fn new(home: PathBuf, exe: PathBuf) -> Self {
-        Self { home, exe, places: Mutex::default(), closing: AtomicBool::new(false) }
+        let buses = Buses::of(|name| std::env::var(name).ok(), rustix::process::getuid().as_raw());
+        Self { home, exe, buses, places: Mutex::default(), closing: AtomicBool::new(false) }
     }
 
     /// Starts the serving instance, unless it runs already, and returns when it is ready.
@@ -99,7 +90,7 @@ impl Services {
                 }
                 self.launch(domain, &place, &mut serving).await
             }
-            Manager::Command { .. } => answer(domain, &place).await,
+            Manager::Command { .. } | Manager::Systemd { .. } => place.answers(domain).await,
         }
     }
 
@@ -111,27 +102,29 @@ impl Services {
 
     /// Looks whether our child still runs, and starts it again if it died by itself and its back-off is over.
     ///
-    /// After ten deaths in a row it is left down, with an error, until somebody restarts it.
+    /// After as many deaths in a row as its back-off allows it is left down, with an error, until somebody restarts it.
     pub(crate) async fn ensure_running(&self, domain: &Domain) -> Result<(), ServiceError> {
         let place = self.place(domain)?;
         let mut serving = place.serving.lock().await;
         if domain.service.manager != Manager::Child || !serving.wanted {
             return Ok(());
         }
-        let now = Instant::now();
+        let (now, back_off) = (Instant::now(), domain.service.back_off);
+        let forgotten_after = Duration::from_secs(back_off.forgotten_after_s);
         if let Some(instance) = &mut serving.instance {
             let Some(status) = instance.try_exit() else {
-                if serving.since.is_some_and(|since| now - since > DEATHS_FORGOTTEN_AFTER) {
+                if serving.since.is_some_and(|since| now - since > forgotten_after) {
                     serving.deaths = 0;
                 }
                 return Ok(());
             };
             let said = instance.tail();
-            serving.bury(now);
+            serving.bury(now, &back_off);
             tracing::error!(domain = domain.name, %status, deaths = serving.deaths, said, "the service died");
         }
-        if serving.deaths >= DEATHS_MAX {
-            let why = format!("it died {DEATHS_MAX} times in a row and is left down until it is restarted");
+        if serving.deaths >= back_off.deaths_max {
+            let deaths = serving.deaths;
+            let why = format!("it died {deaths} times in a row and is left down until it is restarted");
             return Err(ServiceError::DidNotStart(why));
         }
         if serving.not_before.is_some_and(|at| at > now) {
@@ -164,7 +157,7 @@ impl Services {
             let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
             places.values().cloned().collect()
         };
-        let stops = places.iter().map(|place| async { place.serving.lock().await.stop().await });
+        let stops = places.iter().map(|place| async { place.serving.lock().await.stop(place.stop_within).await });
         futures::future::join_all(stops).await;
     }
 
@@ -174,7 +167,7 @@ impl Services {
             return Ok(Arc::clone(place));
         }
         let port = match (domain.service.port, &domain.service.manager) {
-            (0, Manager::Command { .. }) => {
+            (0, Manager::Command { .. } | Manager::Systemd { .. }) => {
                 let why = format!("{}: `port` must name the port of a service that kloros does not start", domain.name);
                 return Err(ServiceError::Unreachable(why));
             }
@@ -183,7 +176,8 @@ impl Services {
             }
             (port, _) => port,
         };
-        let place = Arc::new(Place { port, serving: tokio::sync::Mutex::default() });
+        let (stop_within, deaths_max) = (stop_within(domain), domain.service.back_off.deaths_max);
+        let place = Arc::new(Place { port, stop_within, deaths_max, serving: tokio::sync::Mutex::default() });
         places.insert(domain.name.clone(), Arc::clone(&place));
         Ok(place)
     }
@@ -195,8 +189,8 @@ impl Services {
         serving.wanted = true;
         let launched = self.launch_once(domain, place, serving).await;
         if launched.is_err() {
-            serving.stop().await;
-            serving.bury(Instant::now());
+            serving.stop(stop_within(domain)).await;
+            serving.bury(Instant::now(), &domain.service.back_off);
         }
         launched
     }
@@ -206,88 +200,23 @@ impl Services {
         let service = &domain.service;
         let env_file = self.home.join(&service.env_file);
         let port = place.port.to_string();
+        let takes = domain.takes();
+        let set = if takes.anything() { variables(&env_file).await.map_err(did_not_start)? } else { BTreeMap::new() };
         let values = [("port", port.as_str()), ("env_file", path_text(&env_file)?), ("kloros", path_text(&self.exe)?)];
-        let argv = fill(&service.argv, &values).map_err(|error| did_not_start(error.to_string()))?;
-        // A service that is not told where its env file is gets the variables themselves, as systemd would give them.
-        let told = service.argv.iter().any(|argument| argument.contains("{env_file}"));
-        let env = if told { Vec::new() } else { variables(&env_file).await.map_err(did_not_start)? };
+        let argv = fill(&domain.argv_with(&set), &values).map_err(|error| did_not_start(error.to_string()))?;
+        // As systemd would give them.
+        let set = if takes.variables { set } else { BTreeMap::new() };
+        let env = set.into_iter().map(|(key, value)| (key.into(), value));
         let secrets = secrets(domain, &env_file).await;
-        let instance = Instance::spawn(Launch { argv, env, nice: 0, secrets, remains: Remains::Killed }).await;
+        let readiness = place.readiness(domain).map_err(|error| not_ready(&error))?;
+        let env = env.chain(readiness.variables()).collect();
+        let launch = Launch { argv, env, nice: 0, secrets, remains: Remains::Killed };
+        let instance = Instance::spawn_heard(launch, readiness.heard()).await;
         let instance = serving.instance.insert(instance.map_err(|error| did_not_start(error.to_string()))?);
         serving.since = Some(Instant::now());
-        let url = format!("{}{}", place.url(), service.ready.http_path);
-        let within = Duration::from_secs(service.ready.within_s);
-        ready(&url, within, service.ready.passes, instance).await.map_err(|error| not_ready(&error))?;
+        readiness.wait(instance).await.map_err(|error| not_ready(&error))?;
         tracing::info!(domain = domain.name, pid = instance.id(), port, "the service is ready");
         Ok(())
-    }
-}
-
-#[async_trait]
-impl ServiceControl for Services {
-    async fn restart(&self, domain: &Domain) -> Result<(), ServiceError> {
-        let place = self.place(domain)?;
-        // Held throughout, so that nobody starts a second instance while the first one ends.
-        let mut serving = place.serving.lock().await;
-        match &domain.service.manager {
-            Manager::Child => {
-                serving.stop().await;
-                // Whoever restarts it has a reason to believe that it will live.
-                serving.deaths = 0;
-                self.launch(domain, &place, &mut serving).await
-            }
-            Manager::Command { restart } => {
-                let secrets = secrets(domain, &self.home.join(&domain.service.env_file)).await;
-                crash::here("service: restart");
-                run_restart(restart, secrets).await?;
-                crash::here("service: wait for its answer");
-                answer(domain, &place).await?;
-                crash::here("service: answers");
-                Ok(())
-            }
-        }
-    }
-
-    async fn in_effect(&self, domain: &Domain) -> Result<BTreeMap<String, String>, ServiceError> {
-        let place = self.place(domain)?;
-        let said = match &domain.service.read_back {
-            ReadBack::HttpJson(path) => ask(&format!("{}{path}", place.url())).await,
-            ReadBack::ProcEnviron if domain.service.manager != Manager::Child => {
-                let name = &domain.name;
-                Err(format!("{name}: `proc_environ` reads back children of kloros only; use `http_json`"))
-            }
-            ReadBack::ProcEnviron => environment(place.pid(domain).await?).await,
-        };
-        let mut values = said.map_err(ServiceError::Unreachable)?;
-        values.retain(|key, _| Key::new(key.as_str()).is_ok_and(|key| domain.knobs.contains_key(&key)));
-        let secrets = secrets(domain, &self.home.join(&domain.service.env_file)).await;
-        Ok(shown(values, |name, text| domain.could_hold(name, text), &secrets))
-    }
-
-    async fn healthy(&self, domain: &Domain) -> Result<(), ServiceError> {
-        let place = self.place(domain)?;
-        if domain.service.manager == Manager::Child {
-            // Whoever answers on the port of a child that is gone is somebody else.
-            place.pid(domain).await?;
-        }
-        let url = format!("{}{}", place.url(), domain.service.ready.http_path);
-        is_well(&url).await.map_err(ServiceError::NotReady)
-    }
-
-    async fn incarnation(&self, domain: &Domain) -> Result<Option<Incarnation>, ServiceError> {
-        let place = self.place(domain)?;
-        if domain.service.manager == Manager::Child {
-            let started = of_process(place.pid(domain).await?);
-            return started.map(|text| Some(Incarnation::new(text))).map_err(|error| unreachable(error.to_string()));
-        }
-        let port = place.port;
-        let holder = tokio::task::spawn_blocking(move || of_port(port)).await.unwrap_or_default();
-        let told = match (holder, &domain.service.metrics_path) {
-            (Some(holder), _) => Some(holder),
-            (None, Some(path)) => of_metrics(&format!("{}{path}", place.url())).await,
-            (None, None) => None,
-        };
-        Ok(told.map(Incarnation::new))
     }
 }
 
@@ -315,24 +244,50 @@ impl Place {
     fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
+
+    fn readiness(&self, domain: &Domain) -> Result<Readiness, ReadyError> {
+        Readiness::of(wanted(&domain.service.ready), self.port)
+    }
+
+    /// Waits until a service of another supervisor is ready.
+    async fn answers(&self, domain: &Domain) -> Result<(), ServiceError> {
+        let waited = async { self.readiness(domain)?.wait_for_other().await };
+        waited.await.map_err(|error| not_ready(&error))
+    }
 }
 
 impl Serving {
-    async fn stop(&mut self) {
+    async fn stop(&mut self, within: Duration) {
         if let Some(mut instance) = self.instance.take()
-            && instance.stop(STOP_MAX).await.is_none()
+            && instance.stop(within).await.is_none()
         {
             tracing::error!(pid = instance.id(), "the service does not even end when it is killed");
         }
     }
 
     /// Counts a death and says when the next start may be.
-    fn bury(&mut self, now: Instant) {
+    fn bury(&mut self, now: Instant, back_off: &BackOff) {
         self.instance = None;
-        let doubled = BACK_OFF_MIN.saturating_mul(2_u32.saturating_pow(self.deaths));
-        self.not_before = Some(now + doubled.min(BACK_OFF_MAX));
+        self.not_before = Some(now + Duration::from_secs_f64(back_off.rest_s(self.deaths)));
         self.deaths = self.deaths.saturating_add(1);
     }
+}
+
+/// Returns when an instance is to count as ready, as processes are asked.
+pub(crate) fn wanted(ready: &Ready) -> Wanted<'_> {
+    let sign = match ready.by() {
+        ReadyBy::Http(path) => Sign::Http(path),
+        ReadyBy::Tcp => Sign::Tcp,
+        ReadyBy::Command(argv) => Sign::Command(argv),
+        ReadyBy::Notify => Sign::Notify,
+        ReadyBy::LogLine(text) => Sign::LogLine(text),
+    };
+    let (within, bake) = (Duration::from_secs(ready.within_s), Duration::from_secs_f64(ready.bake_s));
+    Wanted { sign, within, passes: ready.passes, bake }
+}
+
+fn stop_within(domain: &Domain) -> Duration {
+    Duration::from_secs(domain.service.stop_within_s)
 }
 
 fn path_text(path: &Path) -> Result<&str, ServiceError> {
@@ -342,40 +297,19 @@ fn path_text(path: &Path) -> Result<&str, ServiceError> {
 fn not_ready(error: &ReadyError) -> ServiceError {
     match error {
         ReadyError::Exited { .. } => ServiceError::DidNotStart(error.to_string()),
-        ReadyError::TimedOut { .. } => ServiceError::NotReady(error.to_string()),
+        ReadyError::TimedOut { .. } | ReadyError::Fell { .. } => ServiceError::NotReady(error.to_string()),
         ReadyError::Unaskable { .. } => ServiceError::Unreachable(error.to_string()),
     }
 }
 
-async fn answer(domain: &Domain, place: &Place) -> Result<(), ServiceError> {
-    let ready = &domain.service.ready;
-    let url = format!("{}{}", place.url(), ready.http_path);
-    answers(&url, Duration::from_secs(ready.within_s), ready.passes).await.map_err(|error| not_ready(&error))
-}
-
-async fn run_restart(argv: &[String], secrets: Secrets) -> Result<(), ServiceError> {
-    let launch = Launch { argv: argv.to_vec(), env: Vec::new(), nice: 0, secrets, remains: Remains::Left };
-    let mut command = Instance::spawn(launch).await.map_err(|error| ServiceError::DidNotStart(error.to_string()))?;
-    let Ok(status) = timeout(RESTART_COMMAND_MAX, command.exited()).await else {
-        let limit = RESTART_COMMAND_MAX.as_secs();
-        return Err(ServiceError::NotReady(format!("the restart command did not end within {limit} s")));
-    };
-    if status.success() {
-        return Ok(());
-    }
-    let said = command.tail();
-    Err(ServiceError::DidNotStart(format!("the restart command ended with {status}; it last said: {said}")))
-}
-
-async fn variables(env_file: &Path) -> Result<Vec<(String, String)>, String> {
+async fn variables(env_file: &Path) -> Result<BTreeMap<Key, String>, String> {
     let named = |why: String| format!("{}: {why}", env_file.display());
     let bytes = match tokio::fs::read(env_file).await {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         Err(error) => return Err(named(error.to_string())),
     };
-    let variables = env_file::variables(&bytes).map_err(|problem| named(problem.to_string()))?;
-    Ok(variables.into_iter().map(|(key, value)| (key.into(), value)).collect())
+    env_file::variables(&bytes).map_err(|problem| named(problem.to_string()))
 }
 
 /// Returns what of its output a service must not be quoted with: every value of its env file that is none of a knob.

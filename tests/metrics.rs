@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+#[path = "metrics/shipped.rs"]
+mod shipped;
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -230,6 +233,10 @@ fn a_daemon_shows_a_gpu_its_errors_and_a_driver_that_hangs_and_ends_all_the_same
     let undescribed: Vec<_> = with_values.difference(&described).collect();
     assert!(undescribed.is_empty(), "without type and help: {undescribed:?}");
     check_with_promtool(&text);
+    shipped::check_names(&text);
+    if let Some(prometheus) = shipped::Prometheus::scraping(daemon.metrics) {
+        prometheus.check_dashboards();
+    }
 
     driver.script["events"] = serde_json::json!([{"uuid": H100, "xid": 79}]);
     driver.say();

@@ -8,6 +8,21 @@ mod hostile;
 
 mod house;
 
+#[path = "house/reload.rs"]
+mod reload;
+
+#[path = "house/redis.rs"]
+mod redis;
+
+#[path = "house/nginx.rs"]
+mod nginx;
+
+#[path = "house/speech.rs"]
+mod speech;
+
+#[path = "house/postgresql.rs"]
+mod postgresql;
+
 use std::{fs, process::Stdio, time::Duration};
 
 use house::{House, exists, said};
@@ -48,10 +63,10 @@ fn check_file_and_service_agree(house: &mut House) {
 }
 
 #[test]
-fn with_nothing_configured_the_loop_closes_although_rooms_are_killed_under_it() {
+fn a_house_with_nothing_configured_closes_the_loop_although_rooms_are_killed_under_it() {
     let mut house = House::new("chaos = true", "");
     house.start(&["--cycles", "1", "--seed", "7"]);
-    house.until("a question is asked by itself", 2 * MINUTE, |house| !house.lines(EXPERIMENTS).is_empty());
+    house.until("a question is asked by itself", 4 * MINUTE, |house| !house.lines(EXPERIMENTS).is_empty());
     for room in ["observer", "curiosity", "coordinator", "gate", "feedback", "memory", "projector", "lab", "host"] {
         let before = facts(&house);
         let killed = house.kloros(&["chaos", "kill", room]);
@@ -150,7 +165,14 @@ fn at_level_zero_nothing_changes_until_somebody_says_yes() {
     // Approvals survive the daemon.
     house.kill();
     house.start(&[]);
-    let approved = house.kloros(&["approve", &id]);
+    let shown = house.json(&["status"])["live"]["waiting"][0]["binding"].as_str().unwrap()[..12].to_owned();
+    for other in ["0123456789ab", &shown[..4], ""] {
+        let refused = house.kloros(&["approve", &format!("{id}@{other}")]);
+        assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+        assert!(said(&refused).contains("is not what was shown any more"), "{}", said(&refused));
+    }
+    assert!(house.env("LAB_MAX_NUM_SEQS").is_none());
+    let approved = house.kloros(&["approve", &format!("{id}@{shown}")]);
     assert!(approved.status.success(), "{}", said(&approved));
     house.until("it is deployed", MINUTE, |house| house.env("LAB_MAX_NUM_SEQS").as_deref() == Some("8"));
     assert_eq!(house.kloros(&["approve", &id]).status.code(), Some(1), "an approval counts once");
@@ -180,6 +202,9 @@ fn what_a_person_stops_is_taken_back_and_stands_still_until_it_may_go_on() {
     assert!(said(&tried).contains("waits for its turn"), "{}", said(&tried));
     assert!(said(&house.kloros(&["status"])).contains("held       LAB_MAX_NUM_SEQS"));
     assert!(exists(&house.path(".kloros/intents/late.json")));
+    // The daemon looks whether it may go on once a second, and notes then who stopped it.
+    let is_noted = |house: &mut House| said(&house.kloros(&["audit"])).contains("stopped    user");
+    house.until("who stopped it is noted", MINUTE, is_noted);
     // The word to go on is taken without the daemon, too.
     house.kill();
     assert!(house.kloros(&["go"]).status.success());
@@ -346,10 +371,13 @@ fn hostile_files_are_set_aside_and_the_loop_goes_on() {
 fn settings_can_be_measured_beside_the_service_while_nothing_changes() {
     let mut house = House::new(QUIET, "");
     fs::write(house.path(".kloros_env"), "LAB_MAX_NUM_SEQS=1\n").unwrap();
-    let measured = house.json(&["bench", "lab", "LAB_MAX_NUM_SEQS=16", "LAB_BATCH_WAIT_MS=0", "--runs", "2"]);
-    assert_eq!(measured["improvements"].as_array().unwrap().len(), 2, "{measured}");
-    let goodput = |side: &str| measured[side][0]["goodput_per_s"].as_f64().unwrap();
-    assert!(goodput("then") > goodput("now"), "{measured}");
+    let better = ["LAB_MAX_NUM_SEQS=16", "LAB_BATCH_WAIT_MS=0", "LAB_PRECISION=f32"];
+    let measured = house.json(&[&["bench", "lab"][..], &better, &["--runs", "2"]].concat());
+    let improvements: Vec<f64> =
+        measured["improvements"].as_array().unwrap().iter().map(|each| each.as_f64().unwrap()).collect();
+    assert_eq!(improvements.len(), 2, "{measured}");
+    // On a busy machine not one request may be in time, whatever the settings; the objective weighs the time as well.
+    assert!(improvements.iter().sum::<f64>() > 0.0, "{measured}");
     assert_eq!(house.read(".kloros_env"), "LAB_MAX_NUM_SEQS=1\n");
     assert_eq!(house.processes(), 0, "an instance is left");
     for (wrong, code) in [("LAB_MAX_NUM_SEQS=0", 1), ("PATH=/tmp", 1), ("LAB_MAX_NUM_SEQS", 2)] {
@@ -408,7 +436,8 @@ fn the_same_proposal_waits_once_and_the_second_is_told_of_the_first() {
     assert_eq!(status["live"]["services"][0]["is_up"], true, "{status}");
     assert_eq!(status["live"]["levels"][0]["in_force"], 0, "{status}");
     let words = said(&house.kloros(&["status"]));
-    assert!(words.ends_with(&format!("\nkloros approve {id}\n")), "{words}");
+    let shown = &waiting[0]["binding"].as_str().unwrap()[..12];
+    assert!(words.ends_with(&format!("\nkloros approve {id}@{shown}\n")), "{words}");
     assert!(words.contains("service    lab is up") && words.contains("lab at autonomy 0 of at most 0"), "{words}");
 
     let second = house.kloros(&["try", "lab", "LAB_MAX_NUM_SEQS=8"]);
@@ -492,7 +521,7 @@ fn a_journal_that_is_gone_or_emptied_is_not_begun_afresh_without_a_word() {
 fn who_measures_by_hand_takes_turns_with_the_daemon() {
     let mut house = House::new("", "");
     house.start(&[]);
-    house.until("an experiment measures", MINUTE, |house| {
+    house.until("an experiment measures", 4 * MINUTE, |house| {
         house.json(&["status"])["live"]["measuring"]["Ok"]["measures"]["what"]
             .as_str()
             .is_some_and(|what| what.ends_with(" of lab"))
@@ -640,7 +669,8 @@ fn a_journal_that_is_damaged_while_the_daemon_is_down_does_not_keep_an_unproven_
     house.spawn(&[]);
     assert_eq!(house.ended(MINUTE), Some(2), "{}", house.read("daemon.log"));
     assert_eq!(house.read(".kloros_env"), "# mine\n");
-    assert_eq!(house.processes(), 0, "a child is left");
+    // The guard of the daemon that was killed sees a moment later that there is nothing left to guard.
+    house.until("nothing is left", MINUTE, |house| house.processes() == 0);
 }
 
 #[test]

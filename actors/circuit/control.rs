@@ -1,23 +1,25 @@
 //! The running house, as the shell sees it.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, OnceLock, PoisonError},
     time::Duration,
 };
 
-use kloros_supervision::{Branch, Ended, Event, Socket, StopTimeout, Tree};
+use kloros_supervision::{Branch, Ended, Event, Socket, State, StopTimeout, Tree};
 use tokio::sync::broadcast;
 
-use super::{ANSWER_WITHIN, Live, Sockets};
+use super::{ANSWER_WITHIN, Live, STALL_AFTER, STALL_AFTER_DEPLOYER, Sockets, run_within, scales};
 use crate::{
-    config::Config,
+    config::{Catalogue, Config},
     coordinator, curiosity, deployer,
     facts::{
-        Answer, Autonomy, CycleId, DeploymentId, Domain, Origin, Promotion, PromotionId, Proposal, Question, Settings,
-        Verdict, short_hash,
+        Answer, Autonomy, CycleId, DeploymentId, Domain, Kind, Origin, Promotion, PromotionId, Proposal, Question,
+        Reading, Settings, Verdict, loans, short_hash,
     },
     feedback, gate, memory, observer,
-    seams::{Planning, Seams},
+    record::open_deployments,
+    seams::{JournalError, Planning, Query, Seams},
     validator,
 };
 
@@ -74,6 +76,17 @@ impl Control {
         tree.kill(room).map_err(|error| ControlError::Refused(error.to_string()))
     }
 
+    /// Returns the way to the conversation memory.
+    pub fn voice(&self) -> memory::Voice {
+        memory::Voice::new(self.sockets.memory.clone())
+    }
+
+    /// Hands readings to the observer that nobody here took.
+    pub fn sense(&self, readings: Vec<Reading>) -> Result<(), ControlError> {
+        let sent = self.sockets.observer.send(observer::Msg::Read(readings));
+        sent.map_err(|down| ControlError::Silent(down.to_string()))
+    }
+
     /// Hands a question to the coordinator, and returns when it is durable: from then on the journal remembers it.
     pub async fn hand(&self, question: Question) -> Result<(), ControlError> {
         let make = |reply| coordinator::Msg::Handed(question, reply);
@@ -127,6 +140,13 @@ impl Control {
         answer.map_err(|error| ControlError::Silent(error.to_string()))?.map_err(ControlError::Refused)
     }
 
+    /// Begins to measure the service of `domain` against itself, and returns how many runs that takes at least.
+    pub async fn calibrate(&self, domain: &str) -> Result<u32, ControlError> {
+        let make = |reply| validator::Msg::Calibrate(domain.to_owned(), Some(reply));
+        let answer = self.sockets.validator.call(make, ANSWER_WITHIN).await;
+        answer.map_err(|error| ControlError::Silent(error.to_string()))?.map_err(ControlError::Refused)
+    }
+
     /// Returns the level in force in `domain`, the ceiling of the settings, and why the two differ where they do.
     pub async fn level(&self, domain: &Domain) -> (Autonomy, Autonomy, Option<String>) {
         let ceiling = self.live.of(|config| config.gate.autonomy);
@@ -156,27 +176,200 @@ impl Control {
         answer.map_err(|error| ControlError::Silent(error.to_string()))?.map_err(ControlError::Refused)
     }
 
-    /// Puts `new` settings into force: rooms that are up hear of theirs, rooms that start later begin with them.
-    pub fn reconfigure(&self, new: &Config) {
-        let old = std::mem::replace(&mut *self.live.0.write().unwrap_or_else(PoisonError::into_inner), new.clone());
+    /// Returns the settings that are in force.
+    pub fn config(&self) -> Config {
+        self.live.of(Config::clone)
+    }
+
+    /// Returns the domains and experiments that are in force.
+    pub fn catalogue(&self) -> Arc<Catalogue> {
+        self.live.catalogue()
+    }
+
+    /// Sends a heartbeat through the mailbox of every vital room, and returns the rooms that did not send it back `within` this time,
+    /// although they are up and not at work on something that they may be at work on for so long.
+    pub async fn silent(&self, within: Duration) -> Vec<&'static str> {
+        let Sockets { observer, curiosity, coordinator, gate, deployer, validator, feedback, .. } = &self.sockets;
+        let beats = tokio::join!(
+            observer.call(observer::Msg::Pulse, within),
+            curiosity.call(curiosity::Msg::Pulse, within),
+            coordinator.call(coordinator::Msg::Pulse, within),
+            gate.call(gate::Msg::Pulse, within),
+            deployer.call(deployer::Msg::Pulse, within),
+            validator.call(validator::Msg::Pulse, within),
+            feedback.call(feedback::Msg::Pulse, within),
+        );
+        let came = [
+            beats.0.is_ok(),
+            beats.1.is_ok(),
+            beats.2.is_ok(),
+            beats.3.is_ok(),
+            beats.4.is_ok(),
+            beats.5.is_ok(),
+            beats.6.is_ok(),
+        ];
+        let house = self.snapshot();
+        let missing = VITAL.iter().zip(came).filter(|(_, came)| !came);
+        let silent = missing.filter(|((path, may_take), _)| {
+            let branch = house.as_ref().and_then(|house| house.find(path));
+            branch.is_none_or(|branch| is_silent(branch, *may_take, within))
+        });
+        silent.map(|((path, _), _)| *path).collect()
+    }
+
+    /// Returns the domains that run with what is not proven: a change of theirs is not judged yet, or they are lent to an experiment.
+    pub async fn unproven(&self) -> Result<BTreeSet<String>, ControlError> {
+        let silent = |error: JournalError| ControlError::Silent(error.to_string());
+        let open = open_deployments(&self.seams).await.map_err(silent)?;
+        let unproven = open.into_iter().filter(|(_, stage)| stage.is_before_verdict());
+        let query = Query::open(&[Kind::Loan, Kind::LoanStep]);
+        let history = self.seams.journal.read(query).await.map_err(silent)?;
+        let lent = loans(history.into_iter().map(|recorded| recorded.fact)).into_iter().filter(|(_, is_open)| *is_open);
+        let domains = unproven.map(|(deployment, _)| deployment.promotion.domain);
+        Ok(domains.chain(lent.map(|(loan, _)| loan.domain)).collect())
+    }
+
+    /// Puts new settings, domains and experiments into force: rooms that are up hear of what concerns them, rooms that start
+    /// later begin with it. What is under way goes on as it began: an experiment with its search space and budget, a
+    /// validation with its rules.
+    pub fn reconfigure(&self, config: &Config, catalogue: &Arc<Catalogue>) {
+        let mut live = self.live.0.write().unwrap_or_else(PoisonError::into_inner);
+        let (old, before) = std::mem::replace(&mut *live, (config.clone(), Arc::clone(catalogue)));
+        drop(live);
         let Sockets { observer, curiosity, coordinator, gate, deployer, validator, feedback, memory } = &self.sockets;
-        tell(observer, &old.observer, &new.observer, observer::Msg::Reconfigured);
-        tell(curiosity, &old.curiosity, &new.curiosity, curiosity::Msg::Reconfigured);
-        tell(coordinator, &old.coordinator, &new.coordinator, coordinator::Msg::Reconfigured);
-        tell(gate, &old.gate, &new.gate, gate::Msg::Reconfigured);
-        tell(deployer, &old.deployer, &new.deployer, deployer::Msg::Reconfigured);
-        tell(validator, &old.validator, &new.validator, validator::Msg::Reconfigured);
-        tell(feedback, &old.feedback, &new.feedback, feedback::Msg::Reconfigured);
-        tell(memory, &old.memory, &new.memory, memory::Msg::Reconfigured);
+        let told = Told { old: &old, new: config };
+        told.to(observer, |all| all.observer.clone(), observer::Msg::Reconfigured);
+        told.to(curiosity, |all| all.curiosity.clone(), curiosity::Msg::Reconfigured);
+        let resting = |all: &Config| all.curiosity.rest_s;
+        told.to(
+            coordinator,
+            |all| (all.coordinator.clone(), resting(all)),
+            |(config, rest_s)| coordinator::Msg::Reconfigured(config, rest_s),
+        );
+        told.to(
+            gate,
+            |all| (all.gate.clone(), resting(all), scales(all)),
+            |(config, rest_s, scales)| gate::Msg::Reconfigured(config, rest_s, scales),
+        );
+        told.to(
+            deployer,
+            |all| (all.deployer.clone(), resting(all)),
+            |(config, rest_s)| deployer::Msg::Reconfigured(config, rest_s),
+        );
+        told.to(
+            validator,
+            |all| (all.validator.clone(), run_within(all)),
+            |(config, run_within)| validator::Msg::Reconfigured(config, run_within),
+        );
+        told.to(feedback, |all| all.feedback.clone(), feedback::Msg::Reconfigured);
+        told.to(memory, |all| all.memory.clone(), memory::Msg::Reconfigured);
+        if before != *catalogue {
+            send(observer, observer::Msg::Catalogued(Arc::clone(catalogue)));
+            send(curiosity, curiosity::Msg::Catalogued(Arc::clone(catalogue)));
+            send(coordinator, coordinator::Msg::Catalogued(Arc::clone(catalogue)));
+            send(gate, gate::Msg::Catalogued(Arc::clone(catalogue)));
+            send(deployer, deployer::Msg::Catalogued(Arc::clone(catalogue)));
+            send(validator, validator::Msg::Catalogued(Arc::clone(catalogue)));
+        }
     }
 }
 
-fn tell<C: Clone + PartialEq, M: ractor::Message>(socket: &Socket<M>, old: &C, new: &C, wrap: impl FnOnce(C) -> M) {
-    if old == new {
-        return;
+/// The rooms without which the loop does not turn, in the order in which their heartbeats are sent, and how long each may work on one
+/// message.
+const VITAL: [(&str, Duration); 7] = [
+    ("senses/observer", STALL_AFTER),
+    ("mind/curiosity", STALL_AFTER),
+    ("mind/coordinator", STALL_AFTER),
+    ("hands/gate", STALL_AFTER),
+    ("hands/deployer", STALL_AFTER_DEPLOYER),
+    ("hands/validator", STALL_AFTER),
+    ("mind/feedback", STALL_AFTER),
+];
+
+/// How much longer than a room may work it is believed that its supervisor is about to replace it.
+const REPLACED_WITHIN: Duration = Duration::from_secs(10);
+
+/// Returns whether a room that did not send a heartbeat back is one that nobody cares for: its supervisor starts what failed
+/// and replaces what works for too long.
+fn is_silent(branch: &Branch, may_take: Duration, within: Duration) -> bool {
+    match branch.state {
+        State::Starting | State::Restarting { .. } => false,
+        State::Stopped => true,
+        // The heartbeat was sent to the one before it.
+        State::Running if branch.uptime.is_some_and(|up| up <= within) => false,
+        State::Running => branch.silent_for.is_none_or(|silent| silent > may_take + REPLACED_WITHIN),
     }
+}
+
+/// The settings before and after a change.
+struct Told<'a> {
+    old: &'a Config,
+    new: &'a Config,
+}
+
+impl Told<'_> {
+    /// Tells a room its part of the settings, if that is another one.
+    fn to<C: PartialEq, M: ractor::Message>(
+        &self,
+        socket: &Socket<M>,
+        pick: impl Fn(&Config) -> C,
+        wrap: impl FnOnce(C) -> M,
+    ) {
+        let new = pick(self.new);
+        if pick(self.old) != new {
+            send(socket, wrap(new));
+        }
+    }
+}
+
+fn send<M: ractor::Message>(socket: &Socket<M>, message: M) {
     // A room that is down starts with the new settings anyway.
-    if let Err(down) = socket.send(wrap(new.clone())) {
+    if let Err(down) = socket.send(message) {
         tracing::debug!(%down, "room starts with its new settings");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kloros_supervision::Kind;
+
+    use super::*;
+
+    #[test]
+    fn a_room_is_silent_when_it_is_up_and_neither_answers_nor_works_within_its_time() {
+        let (limit, second) = (STALL_AFTER, Duration::from_secs(1));
+        let table = [
+            (State::Running, None, true),
+            (State::Running, Some(second), false),
+            (State::Running, Some(limit + REPLACED_WITHIN), false),
+            (State::Running, Some(limit + REPLACED_WITHIN + second), true),
+            (State::Starting, Some(second), false),
+            (State::Restarting { due_in: second }, None, false),
+            (State::Stopped, None, true),
+        ];
+        let cases = table.map(|(state, silent_for, expected)| (state, silent_for, None, expected));
+        let fresh = (State::Running, None, Some(second), false);
+        for (state, silent_for, uptime, expected) in cases.into_iter().chain([fresh]) {
+            let branch = Branch {
+                id: "gate".to_owned(),
+                path: "hands/gate".to_owned(),
+                kind: Kind::Actor,
+                state,
+                generation: 1,
+                restarts: 0,
+                last_failure: None,
+                uptime,
+                handled: 0,
+                lost: 0,
+                leaked: 0,
+                depth: 1,
+                busy_for: silent_for,
+                silent_for,
+                busy_with: None,
+                busy_ratio: 0.0,
+                children: Vec::new(),
+            };
+            assert_eq!(is_silent(&branch, limit, second), expected, "{:?} {silent_for:?}", branch.state);
+        }
     }
 }

@@ -10,13 +10,15 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use super::{
     Config,
     admission::{Offer, Queue, Running},
+    resume_actor::Paused,
+    room::Limits,
     unfinished::Unfinished,
 };
 use crate::{
     config::Catalogue,
     facts::{
-        Domain, Entry, Experiment, ExperimentEnd, ExperimentId, Fact, Intent, Kind, Proposal, Question, QuestionEnd,
-        QuestionId, Winner, map_params, short_hash,
+        Domain, Experiment, ExperimentEnd, ExperimentId, Fact, Intent, Isolation, Kind, Proposal, Question,
+        QuestionEnd, QuestionId, Room, Winner, map_params, short_hash,
     },
     meters,
     record::{Asked, Ending, record, record_once, wake},
@@ -51,8 +53,12 @@ pub enum Msg {
     Left(ChildExit),
     /// It is time to look into the journal for work that no message told of.
     Sweep,
-    /// The operator changed the settings.
-    Reconfigured(Config),
+    /// A heartbeat, to be sent back.
+    Pulse(RpcReplyPort<()>),
+    /// The operator changed the settings, or how long a question rests that ended without a deployment, in seconds.
+    Reconfigured(Config, u64),
+    /// The operator changed the domains or experiments.
+    Catalogued(Arc<Catalogue>),
 }
 
 /// What the coordinator needs.
@@ -76,16 +82,18 @@ pub struct Coordinator;
 
 /// What the coordinator remembers: a fold of the journal.
 pub struct State {
-    seams: Seams,
-    exits: Exits,
-    config: Config,
-    catalogue: Arc<Catalogue>,
+    pub(super) seams: Seams,
+    pub(super) exits: Exits,
+    pub(super) config: Config,
+    pub(super) catalogue: Arc<Catalogue>,
     seed: u64,
-    rest_s: u64,
-    queue: Queue,
-    running: Running,
-    experiments: BTreeMap<ExperimentId, UnderWay>,
-    unfinished: Unfinished,
+    pub(super) rest_s: u64,
+    pub(super) queue: Queue,
+    pub(super) running: Running,
+    pub(super) experiments: BTreeMap<ExperimentId, UnderWay>,
+    /// What was begun and has no place or no room just now, oldest first: it goes on before anything new begins.
+    pub(super) paused: VecDeque<Paused>,
+    pub(super) unfinished: Unfinished,
     /// Up to where the journal was read.
     seen: u64,
     /// Proposals that the deployer was not there to take, oldest first.
@@ -93,9 +101,9 @@ pub struct State {
 }
 
 /// An experiment under way.
-struct UnderWay {
-    experiment: Experiment,
-    resumes: u32,
+pub(super) struct UnderWay {
+    pub(super) experiment: Experiment,
+    pub(super) resumes: u32,
 }
 
 /// How often the journal is swept.
@@ -116,7 +124,8 @@ impl Actor for Coordinator {
         let Arguments { seams, exits, config, catalogue, seed, rest_s } = arguments;
         to_self(&myself, Msg::Sweep)?;
         let (queue, running, experiments) = (Queue::default(), Running::default(), BTreeMap::new());
-        let (unfinished, seen, held) = (Unfinished::default(), 0, VecDeque::new());
+        let (unfinished, seen) = (Unfinished::default(), 0);
+        let (paused, held) = (VecDeque::new(), VecDeque::new());
         let mut state = State {
             seams,
             exits,
@@ -127,6 +136,7 @@ impl Actor for Coordinator {
             queue,
             running,
             experiments,
+            paused,
             unfinished,
             seen,
             held,
@@ -135,13 +145,7 @@ impl Actor for Coordinator {
         for experiment in state.unfinished.settling.values() {
             state.running.settles(experiment);
         }
-        for (experiment, end) in state.unfinished.experiments.clone().into_values() {
-            if end.is_none() {
-                tracing::info!(experiment = %experiment.id, "experiment goes on where it was");
-                state.running.resumed(&experiment);
-                state.run(experiment, 0);
-            }
-        }
+        state.take_up().await?;
         Ok(state)
     }
 
@@ -160,7 +164,9 @@ impl Actor for Coordinator {
                 state.sweep().await?;
                 myself.send_after(SWEEP_EVERY, || Msg::Sweep);
             }
-            Msg::Reconfigured(config) => state.config = config,
+            Msg::Pulse(reply) => drop(reply.send(())),
+            Msg::Reconfigured(config, rest_s) => (state.config, state.rest_s) = (config, rest_s),
+            Msg::Catalogued(catalogue) => state.catalogue = catalogue,
         }
         Ok(())
     }
@@ -181,8 +187,10 @@ impl State {
             self.end(&question, "refused", &why).await;
             return Ok(());
         }
-        match self.queue.offer(question.clone(), &self.running, &self.config) {
-            Offer::Start => self.start(question).await,
+        let room = self.room().await;
+        let limits = Limits { config: &self.config, room: &room, domains: &self.catalogue.domains };
+        match self.queue.offer(question.clone(), &self.running, &limits) {
+            Offer::Start => self.start(question, &room).await,
             Offer::Wait { place } => {
                 count("waiting");
                 tracing::info!(question = %question.question_id, place, "question waits for an experiment");
@@ -190,6 +198,7 @@ impl State {
             Offer::Duplicate => self.end(&question, "refused", "the same is being asked already").await,
             Offer::Full => self.end(&question, "refused", "too many questions wait already").await,
             Offer::TooDeep => self.end(&question, "refused", "too many of our own doings stand behind it").await,
+            Offer::TooLarge(why) => self.end(&question, "refused", &why).await,
         }
         Ok(())
     }
@@ -197,8 +206,7 @@ impl State {
     /// Returns whether this very question waits, runs or ended already.
     async fn is_known(&self, question: &Question) -> bool {
         let id = &question.question_id;
-        let runs = self.experiments.values().any(|under_way| under_way.experiment.question == *id);
-        if runs || self.queue.waiting().any(|waiting| waiting.question_id == *id) {
+        if self.is_begun(id) || self.queue.waiting().any(|waiting| waiting.question_id == *id) {
             return true;
         }
         let query = Query::kinds(&[Kind::QuestionEnd]).about(id.as_str());
@@ -206,10 +214,23 @@ impl State {
         self.seams.journal.read(query).await.map_or(true, |ends| !ends.is_empty())
     }
 
-    async fn start(&mut self, question: Question) {
+    /// Returns whether an experiment on this question runs, or waits to go on.
+    fn is_begun(&self, question: &QuestionId) -> bool {
+        let mut begun = self.experiments.values().chain(self.paused.iter().map(|paused| &paused.under_way));
+        begun.any(|under_way| under_way.experiment.question == *question)
+    }
+
+    /// Returns what the machine has room for now.
+    pub(super) async fn room(&self) -> Room {
+        let instances = self.catalogue.domains.values().filter(|domain| domain.isolation == Isolation::Shadow);
+        self.seams.capacity.room(&instances.collect::<Vec<_>>()).await
+    }
+
+    async fn start(&mut self, question: Question, room: &Room) {
         let now_ms = self.seams.clock.now_ms();
         let digest = short_hash(&[question.question_id.as_str(), &self.seed.to_string()]);
-        self.running.started(&question);
+        let limits = Limits { config: &self.config, room, domains: &self.catalogue.domains };
+        self.running.started(&question, limits.need(&question.dream_experiment.domain));
         let domain = self.catalogue.domains.get(&question.dream_experiment.domain);
         let experiment = Experiment {
             id: ExperimentId::new(format!("x-{}", question.question_id)),
@@ -241,13 +262,13 @@ impl State {
         self.run(experiment, 0);
     }
 
-    fn run(&mut self, experiment: Experiment, resumes: u32) {
+    pub(super) fn run(&mut self, experiment: Experiment, resumes: u32) {
         self.experiments.insert(experiment.id.clone(), UnderWay { experiment: experiment.clone(), resumes });
         metrics::gauge!(meters::EXPERIMENTS_RUNNING).set(self.experiments.len() as f64);
         wake(&self.exits.experiments, experiment);
     }
 
-    async fn conclude(&mut self, end: ExperimentEnd) {
+    pub(super) async fn conclude(&mut self, end: ExperimentEnd) {
         let Some(under_way) = self.leave(end.experiment()) else { return };
         if let ExperimentEnd::Won { winner, .. } = end {
             self.running.settles(&under_way.experiment);
@@ -271,16 +292,25 @@ impl State {
         self.next().await;
     }
 
-    fn leave(&mut self, id: &ExperimentId) -> Option<UnderWay> {
-        let under_way = self.experiments.remove(id)?;
+    pub(super) fn leave(&mut self, id: &ExperimentId) -> Option<UnderWay> {
+        // What is paused here may have gone on all the while, if only this room was restarted.
+        let place = self.paused.iter().position(|paused| paused.under_way.experiment.id == *id);
+        let paused = place.and_then(|place| self.paused.remove(place)).map(|paused| paused.under_way);
+        let under_way = self.experiments.remove(id).or(paused)?;
         self.running.ended(&under_way.experiment.question);
         metrics::gauge!(meters::EXPERIMENTS_RUNNING).set(self.experiments.len() as f64);
         Some(under_way)
     }
 
-    async fn next(&mut self) {
-        while let Some(question) = self.queue.next(&self.running, &self.config) {
-            self.start(question).await;
+    pub(super) async fn next(&mut self) {
+        let room = self.room().await;
+        if self.go_on(&room) {
+            return;
+        }
+        loop {
+            let limits = Limits { config: &self.config, room: &room, domains: &self.catalogue.domains };
+            let Some(question) = self.queue.next(&self.running, &limits) else { return };
+            self.start(question, &room).await;
         }
     }
 
@@ -310,43 +340,6 @@ impl State {
         }
     }
 
-    /// An experiment's actor that leaves without an end broke off: it goes on where the journal says, but not for ever.
-    async fn resume(&mut self, exit: &ChildExit) -> Result<(), JournalError> {
-        let id = ExperimentId::new(exit.id.clone());
-        if !self.experiments.contains_key(&id) {
-            return Ok(());
-        }
-        // It may have ended all the same, and only the message of it was lost.
-        let query = Query::kinds(&[Kind::ExperimentEnd]).about(id.as_str());
-        let ends = self.seams.journal.read(query).await?;
-        if let Some(Fact::ExperimentEnd(end)) = ends.into_iter().next().map(|recorded| recorded.fact) {
-            self.conclude(end).await;
-            return Ok(());
-        }
-        let Some(UnderWay { experiment, resumes }) = self.leave(&id) else { return Ok(()) };
-        if resumes < self.config.resumes_max {
-            tracing::warn!(experiment = %id, exit = ?exit.exit, resumes, "experiment broke off and is resumed");
-            self.running.resumed(&experiment);
-            self.run(experiment, resumes + 1);
-            return Ok(());
-        }
-        let why = format!("it broke off {} times", resumes + 1);
-        tracing::error!(experiment = %id, exit = ?exit.exit, %why, "experiment is given up");
-        self.give_up(&experiment, why).await?;
-        self.next().await;
-        Ok(())
-    }
-
-    async fn give_up(&self, experiment: &Experiment, why: String) -> Result<(), JournalError> {
-        let ending = Ending::resting(&self.seams, experiment, "void", &why, self.rest_s);
-        let end = ExperimentEnd::Void { experiment: experiment.id.clone(), why };
-        let name = format!("experiment_end:{}", experiment.id);
-        let entry = Entry::once(&experiment.cycle, self.seams.clock.now_ms(), name, Fact::ExperimentEnd(end));
-        record(&self.seams, Ending::with(ending.as_ref(), vec![entry])).await?;
-        Ending::tell(ending, &self.exits.ended);
-        Ok(())
-    }
-
     /// Finds what no message told of: questions without an experiment, ends that nobody heard, winners without a
     /// promotion.
     async fn sweep(&mut self) -> Result<(), JournalError> {
@@ -356,7 +349,7 @@ impl State {
         }
         for (experiment, end) in self.unfinished.experiments.clone().into_values() {
             match end {
-                Some(end) if self.experiments.contains_key(&experiment.id) => self.conclude(end).await,
+                Some(end) if self.is_begun(&experiment.question) => self.conclude(end).await,
                 Some(ExperimentEnd::Won { winner, .. }) => self.propose(&experiment, &winner).await,
                 _ => {}
             }
@@ -364,6 +357,7 @@ impl State {
         for question in self.unfinished.questions.clone().into_values() {
             self.consider(question).await?;
         }
+        self.defer().await?;
         self.next().await;
         Ok(())
     }
@@ -384,7 +378,7 @@ impl State {
         Ok(())
     }
 
-    async fn end<'a>(&self, asked: impl Into<Asked<'a>>, how: &str, why: &str) {
+    pub(super) async fn end<'a>(&self, asked: impl Into<Asked<'a>>, how: &str, why: &str) {
         count("refused");
         let Some(ending) = Ending::resting(&self.seams, asked, how, why, self.rest_s) else { return };
         if let Ok(written) = record(&self.seams, vec![ending.entry.clone()]).await

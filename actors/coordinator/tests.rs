@@ -1,12 +1,15 @@
 //! The coordinator against scripted journals and rooms that are or are not there.
 
+use std::sync::Arc;
+
 use kloros_supervision::{ChildExit, ChildSpec, Collected, Exit, Outlet, Socket, Tree};
 
 use super::{Config, Coordinator, Exits, Msg};
 use crate::{
+    config::Catalogue,
     facts::{
-        Best, Experiment, ExperimentEnd, Fact, Intent, Kind, KnobKind, Metrics, Origin, Proposal, Question,
-        QuestionEnd, QuestionId, Settings, Value, Winner,
+        self, Attempt, Best, Domain, Experiment, ExperimentEnd, ExperimentId, Fact, Intent, Kind, KnobKind, Load,
+        Metrics, Origin, Proposal, Question, QuestionEnd, QuestionId, Settings, Value, Winner,
     },
     seams::Planning,
     testing::{
@@ -160,6 +163,7 @@ async fn a_question_that_waits_is_started_when_the_experiment_before_it_ends() {
     assert_eq!(room.experiments.next(SOON).await.unwrap().question, next.question_id);
 }
 
+/// Lesson 20: attempts have a cap, and what breaks off again and again is given up and not queued anew.
 #[tokio::test]
 async fn an_experiment_goes_on_after_a_restart_and_after_it_broke_off_but_not_for_ever() {
     let world = World::with_env("");
@@ -253,6 +257,107 @@ async fn a_proposal_of_a_persons_file_is_held_while_the_deployer_is_down() {
     let _tree = house(spec).await;
     room.socket.send(Msg::Sweep).unwrap();
     assert!(collected.next(SOON).await.unwrap().contains("winner.json"));
+}
+
+/// Lesson 20: an experiment that takes the daemon with it each time is not begun for ever.
+#[tokio::test]
+async fn an_experiment_that_was_tried_in_vain_too_often_ends_as_a_failure_with_the_reason() {
+    let attempt = |trials| Fact::Attempt(Attempt { experiment: experiment().id, trials });
+    let world = World::with_env("");
+    world.write(vec![Fact::Question(question(1)), Fact::Experiment(experiment())]);
+    world.write(vec![attempt(0); 4]);
+    let room = open(&world).await;
+    assert_eq!(room.experiments.next(SOON).await.unwrap(), experiment(), "four of five attempts were in vain");
+    world.write(vec![attempt(0)]);
+    room.restart().await;
+    let end = room.ended.next(SOON).await.unwrap();
+    assert_eq!(end.how, "void");
+    assert!(end.why.contains("5 times in a row") && end.why.contains("attempts_max"), "{}", end.why);
+    assert_eq!(world.journal.count(Kind::ExperimentEnd), 1);
+    room.restart().await;
+    finish(&room.tree).await;
+    assert!(room.experiments.taken().is_empty());
+}
+
+/// Lesson 15: what goes on after a restart goes past the limits no more than what begins.
+#[tokio::test]
+async fn experiments_of_an_earlier_life_go_on_one_by_one_and_before_anything_new() {
+    let world = World::with_env("");
+    let lab = catalogue();
+    let tts = Domain { name: "tts".into(), ..lab.domains["lab"].clone() };
+    let domains = lab.domains.clone().into_iter().chain([("tts".to_owned(), tts)]).collect();
+    let both = Arc::new(Catalogue { domains, ..(*lab).clone() });
+    let mut second =
+        Experiment { id: ExperimentId::new("x-second"), question: QuestionId::new("second"), ..experiment() };
+    second.spec.domain = "tts".into();
+    world.write(vec![Fact::Experiment(experiment()), Fact::Experiment(second.clone())]);
+    let room = open(&world).await;
+    room.socket.send(Msg::Catalogued(both)).unwrap();
+    let first = room.experiments.next(SOON).await.unwrap();
+    let mut new = question(9);
+    new.hypothesis = "LAB_ERROR_DEGRADATION".into();
+    room.ask(new.clone());
+    room.socket.send(Msg::Sweep).unwrap();
+    finish_none(&room, &world).await;
+    let no_better = |of: &Experiment| ExperimentEnd::NoBetter {
+        experiment: of.id.clone(),
+        why: "nothing".into(),
+        front: Vec::new(),
+    };
+    room.socket.send(Msg::Ended(no_better(&first))).unwrap();
+    let next = room.experiments.next(SOON).await.unwrap();
+    assert_ne!(next.id, first.id);
+    room.socket.send(Msg::Ended(no_better(&next))).unwrap();
+    assert_eq!(room.experiments.next(SOON).await.unwrap().question, new.question_id);
+}
+
+/// Nothing was begun when the coordinator had heard all that it was told.
+async fn finish_none(room: &Room, world: &World) {
+    let (sent, heard) = tokio::sync::oneshot::channel();
+    room.socket.send(Msg::Pulse(sent.into())).unwrap();
+    heard.await.unwrap();
+    assert!(room.experiments.taken().is_empty(), "{:?}", world.ends());
+}
+
+/// Lessons 13 and 16: an instance for which live services leave no memory is waited with, and not for ever.
+#[tokio::test]
+async fn an_experiment_waits_until_the_live_services_leave_room_for_its_instance_or_ends_with_the_reason() {
+    let memory = |memory_mib| Load { memory_mib: Some(memory_mib), ..Load::default() };
+    let world = World::with_env("");
+    let leave = |left| {
+        let live = [("lab".to_owned(), memory(600.0))].into();
+        *world.capacity.0.lock().unwrap() = facts::Room { all: memory(2000.0), left: memory(left), live };
+    };
+    leave(500.0);
+    let room = open(&world).await;
+    room.ask(question(1));
+    finish_none(&room, &world).await;
+    leave(701.0);
+    room.socket.send(Msg::Sweep).unwrap();
+    assert_eq!(room.experiments.next(SOON).await.unwrap().id, experiment().id);
+    // The next one never finds room.
+    room.socket.send(Msg::Answered(no_more(&question(1)))).unwrap();
+    room.socket.send(Msg::Ended(ExperimentEnd::Void { experiment: experiment().id, why: "it ended".into() })).unwrap();
+    leave(500.0);
+    room.ask(question(2));
+    room.socket.send(Msg::Sweep).unwrap();
+    finish_none(&room, &world).await;
+    world.clock.pass(3600);
+    room.socket.send(Msg::Sweep).unwrap();
+    let end = room.ended.next(SOON).await.unwrap();
+    assert_eq!((end.question, end.how.as_str()), (question(2).question_id, "deferred"));
+    assert!(end.why.contains("needs 600 MiB of memory, where live services leave 400 MiB"), "{}", end.why);
+}
+
+fn no_more(question: &Question) -> QuestionEnd {
+    QuestionEnd {
+        question: question.question_id.clone(),
+        hypothesis: HYPOTHESIS.into(),
+        domain: "lab".into(),
+        how: "void".into(),
+        why: "it ended".into(),
+        eligible_at_ms: 0,
+    }
 }
 
 /// Stands where the deployer stands.

@@ -1,15 +1,17 @@
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::time::timeout;
 
 use super::{
-    Config,
-    hypotheses::{experiment, hypothesis, is_too_deep, question},
+    Config, HISTORY_MAX, KINDS_READ,
+    hypotheses::{answers, hypothesis, is_too_deep, knobs, question},
+    idle::Quiet,
     interest::{Admission, Interests},
 };
 use crate::{
     config::Catalogue,
-    facts::{Anomaly, Fact, Intent, Kind, Lesson, Question, QuestionEnd},
+    facts::{Anomaly, Fact, Intent, Lesson, Question, QuestionEnd},
     meters,
     record::{record_once, wake},
     seams::{Outlet, Query, Seams},
@@ -31,8 +33,14 @@ pub enum Msg {
     Learned(Lesson),
     /// A question ended.
     Ended(QuestionEnd),
+    /// A heartbeat, to be sent back.
+    Pulse(RpcReplyPort<()>),
+    /// It is time to see whether it is quiet.
+    Look,
     /// The operator changed the settings.
     Reconfigured(Config),
+    /// The operator changed the domains or experiments.
+    Catalogued(Arc<Catalogue>),
 }
 
 /// What curiosity needs.
@@ -57,39 +65,53 @@ pub struct State {
     config: Config,
     catalogue: Arc<Catalogue>,
     interests: Interests,
+    quiet: Quiet,
 }
 
-/// How many facts of the past are read at start.
-const HISTORY_MAX: usize = 5_000;
+/// How long a service may take to say that it is up, before it is asked for better settings.
+const HEALTHY_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether it is quiet.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 impl Actor for Curiosity {
     type Msg = Msg;
     type State = State;
     type Arguments = Arguments;
 
-    async fn pre_start(&self, _: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
         let Arguments { seams, exits, config, catalogue } = arguments;
-        let query = Query::newest(&[Kind::Question, Kind::QuestionEnd, Kind::Lesson], HISTORY_MAX);
+        let query = Query::newest(&KINDS_READ, HISTORY_MAX);
         let mut history = seams.journal.read(query).await?;
         history.reverse();
-        let mut state = State { seams, exits, config, catalogue, interests: Interests::default() };
+        let mut quiet = Quiet::default();
+        quiet.broken(seams.clock.now_ms());
+        let mut state = State { seams, exits, config, catalogue, interests: Interests::default(), quiet };
         for recorded in &history {
-            match &recorded.fact {
-                Fact::Question(question) => state.interests.asked(question),
-                Fact::QuestionEnd(end) => state.interests.ended(end, &state.config),
-                Fact::Lesson(lesson) => state.interests.learn(lesson, &state.config),
-                _ => {}
+            state.interests.fold(&recorded.fact, &state.config);
+            if let Fact::Question(question) = &recorded.fact {
+                state.quiet.asked(question);
             }
         }
+        myself.send_after(LOOK_EVERY, || Msg::Look);
         Ok(state)
     }
 
-    async fn handle(&self, _: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match msg {
             Msg::Noticed(anomaly) => state.wonder(&anomaly).await,
-            Msg::Learned(lesson) => state.interests.learn(&lesson, &state.config),
-            Msg::Ended(end) => state.interests.ended(&end, &state.config),
+            Msg::Learned(lesson) => state.learn(&lesson),
+            Msg::Ended(end) => {
+                state.quiet.broken(state.seams.clock.now_ms());
+                state.interests.ended(&end, &state.config);
+            }
+            Msg::Look => {
+                state.look().await;
+                myself.send_after(LOOK_EVERY, || Msg::Look);
+            }
+            Msg::Pulse(reply) => drop(reply.send(())),
             Msg::Reconfigured(config) => state.config = config,
+            Msg::Catalogued(catalogue) => state.catalogue = catalogue,
         }
         Ok(())
     }
@@ -98,26 +120,75 @@ impl Actor for Curiosity {
 impl State {
     async fn wonder(&mut self, anomaly: &Anomaly) {
         let now_ms = self.seams.clock.now_ms();
+        self.quiet.broken(now_ms);
         let suspected = hypothesis(anomaly);
         if is_too_deep(anomaly, &self.config) {
             return withhold(anomaly, &suspected, "too_deep");
         }
-        let experiments = &self.catalogue.experiments;
+        if let Some(reason) = self.interests.passed_over(&suspected, &anomaly.subject, now_ms) {
+            return withhold(anomaly, &suspected, reason);
+        }
+        let catalogue = Arc::clone(&self.catalogue);
         // Pressure on the host or a GPU is answered in the domain that can relieve it.
-        let Some(domain) = experiment(anomaly, experiments, 1).map(|spec| spec.domain.clone()) else {
+        let answers = answers(anomaly, &catalogue.experiments, &catalogue.domains);
+        let Some(domain) = answers.first().map(|spec| spec.domain.clone()) else {
             return withhold(anomaly, &suspected, "no_experiment");
         };
-        match self.interests.admit(&suspected, &domain, now_ms, &self.config) {
-            Admission::Ask { occurrence, interest } => {
-                match question(anomaly, &suspected, experiments, occurrence, interest, &self.config, now_ms) {
+        if self.config.leave_alone.contains(&domain) {
+            return withhold(anomaly, &suspected, "left_alone");
+        }
+        let ways: Vec<String> = answers.iter().map(knobs).collect();
+        match self.interests.admit(&suspected, &domain, &ways, now_ms, &self.config) {
+            Admission::Ask { occurrence, interest, way } => {
+                let question =
+                    question(anomaly, &suspected, &answers[way], (occurrence, interest), &self.config, now_ms);
+                match question {
                     Some(question) => self.ask(question).await,
-                    None => withhold(anomaly, &suspected, "no_experiment"),
+                    None => withhold(anomaly, &suspected, "too_deep"),
                 }
             }
             Admission::Rest { .. } => withhold(anomaly, &suspected, "resting"),
             Admission::Open { .. } => withhold(anomaly, &suspected, "open"),
             Admission::Dull { .. } => withhold(anomaly, &suspected, "dull"),
+            Admission::Parked { .. } => withhold(anomaly, &suspected, "parked"),
             Admission::TooMany => withhold(anomaly, &suspected, "too_many"),
+        }
+    }
+
+    /// Asks by itself whether there is something better, where it is quiet.
+    async fn look(&mut self) {
+        if self.seams.switch.stopped().is_some() {
+            return;
+        }
+        let (now_ms, catalogue) = (self.seams.clock.now_ms(), Arc::clone(&self.catalogue));
+        let mut down = BTreeSet::new();
+        while let Some(question) =
+            self.quiet.question(&self.interests, &catalogue.experiments, &down, &self.config, now_ms)
+        {
+            // A service that somebody turned off, or that is ill, is not asked for better settings.
+            let domain = question.dream_experiment.domain.clone();
+            let is_up = match catalogue.domains.get(&domain) {
+                Some(known) => {
+                    let answer = timeout(HEALTHY_WITHIN, self.seams.services.healthy(known)).await;
+                    answer.is_ok_and(|answer| answer.is_ok())
+                }
+                None => false,
+            };
+            if is_up {
+                return self.ask(question).await;
+            }
+            metrics::counter!(meters::QUESTIONS_WITHHELD_TOTAL, "reason" => "down").increment(1);
+            tracing::debug!(domain, hypothesis = %question.hypothesis, "question withheld, the service is not up");
+            down.insert(domain);
+        }
+    }
+
+    fn learn(&mut self, lesson: &Lesson) {
+        if let Some(moved) = self.interests.learn(lesson, &self.config) {
+            tracing::info!(
+                cycle = %lesson.cycle, knobs = %moved.knobs, before = moved.before, after = moved.after,
+                failures = moved.failures, parked = moved.parked_until_ms.is_some(), "interest moved"
+            );
         }
     }
 
@@ -128,6 +199,7 @@ impl State {
             return;
         }
         self.interests.asked(&question);
+        self.quiet.asked(&question);
         metrics::counter!(meters::QUESTIONS_TOTAL).increment(1);
         tracing::info!(cycle = %question.cycle, question = %question.question_id, hypothesis = %question.hypothesis, "question asked");
         wake(&self.exits.intents, Intent::CuriosityQuestion(question));

@@ -1,17 +1,27 @@
-//! Interest: which question may be asked now, from what came of those before.
+//! Interest: which question may be asked now, and by which way it is answered, from what came of those before.
 //!
-//! Folded from questions, their ends and lessons, oldest first; the same fact taken twice changes nothing more.
+//! A way is the set of knobs that an experiment turns. Folded from questions, their ends and lessons, oldest first; the same fact
+//! taken twice changes nothing more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
-use super::{Config, hypotheses::question_id};
-use crate::facts::{DeploymentId, Lesson, Question, QuestionEnd, QuestionId, Ruled};
+use super::{
+    Config,
+    hypotheses::{knobs, question_id},
+};
+use crate::facts::{DeploymentId, Fact, Lesson, Question, QuestionEnd, QuestionId, Ruled};
 
 /// How many kinds of questions are known at once; their names come from a closed list for each domain.
 pub const KINDS_MAX: usize = 4096;
 
 /// How often the rest doubles at most when a question ends fruitless again and again.
 pub const DOUBLINGS_MAX: u32 = 6;
+
+/// Of how many questions of a kind it is known by which way they were to be answered.
+const WAYS_REMEMBERED: usize = 32;
+
+/// How many ways of a kind are known at once.
+const WAYS_MAX: usize = 64;
 
 const DAY_MS: f64 = 86_400_000.0;
 
@@ -24,6 +34,8 @@ pub enum Admission {
         occurrence: u32,
         /// How much an answer is worth, 0 to 1.
         interest: f64,
+        /// By which of the ways it is best answered, as its place among them.
+        way: usize,
     },
     /// It was answered not long ago.
     Rest {
@@ -40,6 +52,11 @@ pub enum Admission {
         /// What is left of the interest, 0 to 1.
         interest: f64,
     },
+    /// Each way to answer it has failed too often in a row.
+    Parked {
+        /// From when the first of them may be tried again, in milliseconds since the Unix epoch.
+        until_ms: u64,
+    },
     /// As many questions are open, or as many kinds are known, as may be.
     TooMany,
 }
@@ -50,10 +67,25 @@ pub struct Interests {
     kinds: BTreeMap<(String, String), Interest>,
 }
 
+/// What a lesson changed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moved {
+    /// The knobs of the way that was taken, joined by `+`; empty where that is not known any more, and then all ways are meant.
+    pub knobs: String,
+    /// The interest before, 0 to 1.
+    pub before: f64,
+    /// The interest after.
+    pub after: f64,
+    /// How often in a row the way has failed now.
+    pub failures: u32,
+    /// Until when it is parked, in milliseconds since the Unix epoch; `None` where it is not.
+    pub parked_until_ms: Option<u64>,
+    /// From when the question may be asked again, in milliseconds since the Unix epoch.
+    pub eligible_at_ms: u64,
+}
+
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Interest {
-    /// What lessons made of the interest, and when; `None` before the first.
-    learned: Option<(f64, u64)>,
     asked: u32,
     open: Option<QuestionId>,
     ended: Option<QuestionId>,
@@ -61,34 +93,85 @@ struct Interest {
     fruitless: u32,
     eligible_at_ms: u64,
     taught_by: Option<DeploymentId>,
+    /// By which way the latest questions were to be answered.
+    recent: VecDeque<(QuestionId, String)>,
+    ways: BTreeMap<String, Way>,
+}
+
+/// What came of one way to answer a kind of question.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Way {
+    /// What lessons made of the interest, and when; `None` before the first.
+    learned: Option<(f64, u64)>,
+    asked: u32,
+    /// How often in a row it brought nothing better.
+    failures: u32,
+    parked_until_ms: u64,
 }
 
 impl Interests {
-    /// Returns whether the question about `hypothesis` in `domain` may be asked now.
-    pub fn admit(&self, hypothesis: &str, domain: &str, now_ms: u64, config: &Config) -> Admission {
-        let known = self.kinds.get(&(hypothesis.to_owned(), domain.to_owned()));
-        let is_full = known.is_none() && self.kinds.len() >= KINDS_MAX;
-        let interest = self.interest(hypothesis, domain, now_ms, config);
-        match known {
-            Some(Interest { open: Some(question), .. }) => Admission::Open { question: question.clone() },
-            Some(known) if now_ms < known.eligible_at_ms => Admission::Rest { until_ms: known.eligible_at_ms },
-            _ if interest < config.interest_min => Admission::Dull { interest },
-            _ if is_full || self.open() >= config.open_max as usize => Admission::TooMany,
-            known => Admission::Ask { occurrence: known.map_or(0, |known| known.asked).saturating_add(1), interest },
+    /// Returns whether the question about `hypothesis` in `domain` may be asked now, and by which of `ways`: the one with most
+    /// interest, then the one that was tried least, then the first.
+    pub fn admit(&self, hypothesis: &str, domain: &str, ways: &[String], now_ms: u64, config: &Config) -> Admission {
+        let new = Interest::default();
+        let kind = self.kinds.get(&(hypothesis.to_owned(), domain.to_owned()));
+        let known = kind.unwrap_or(&new);
+        let is_full = kind.is_none() && self.kinds.len() >= KINDS_MAX;
+        if let Some(question) = &known.open {
+            return Admission::Open { question: question.clone() };
         }
+        if now_ms < known.eligible_at_ms {
+            return Admission::Rest { until_ms: known.eligible_at_ms };
+        }
+        let free = ways.iter().enumerate().filter(|(_, way)| known.parked_until(way) <= now_ms);
+        let worth = |way: &str| known.interest(way, now_ms, config);
+        let tried = |way: &str| known.ways.get(way).map_or(0, |way| way.asked);
+        let best =
+            free.min_by(|(_, one), (_, other)| worth(other).total_cmp(&worth(one)).then(tried(one).cmp(&tried(other))));
+        let Some((way, name)) = best else {
+            let until_ms = ways.iter().map(|way| known.parked_until(way)).min().unwrap_or(u64::MAX);
+            return Admission::Parked { until_ms };
+        };
+        let interest = worth(name);
+        if interest < config.interest_min {
+            return Admission::Dull { interest };
+        }
+        if is_full || self.open() >= config.open_max as usize {
+            return Admission::TooMany;
+        }
+        Admission::Ask { occurrence: known.asked.saturating_add(1), interest, way }
     }
 
-    /// Returns the interest in the question about `hypothesis` in `domain` now, 0 to 1.
-    pub fn interest(&self, hypothesis: &str, domain: &str, now_ms: u64, config: &Config) -> f64 {
+    /// Returns why the question about `hypothesis` in `domain` is not asked now however it were answered, in one word; it costs one
+    /// look, so that a flood of the same is passed over at once.
+    pub fn passed_over(&self, hypothesis: &str, domain: &str, now_ms: u64) -> Option<&'static str> {
+        let known = self.kinds.get(&(hypothesis.to_owned(), domain.to_owned()))?;
+        if known.open.is_some() { Some("open") } else { (now_ms < known.eligible_at_ms).then_some("resting") }
+    }
+
+    /// Returns the interest in the question about `hypothesis` in `domain`, answered by `way`, now; 0 to 1.
+    pub fn interest(&self, hypothesis: &str, domain: &str, way: &str, now_ms: u64, config: &Config) -> f64 {
         self.kinds
             .get(&(hypothesis.to_owned(), domain.to_owned()))
-            .map_or(config.interest_start.clamp(0.0, 1.0), |known| known.interest(now_ms, config))
+            .map_or(config.interest_start.clamp(0.0, 1.0), |known| known.interest(way, now_ms, config))
+    }
+
+    /// Takes in a fact of the past, and returns what it changed if it is a lesson; what is no question, end or lesson changes
+    /// nothing.
+    pub fn fold(&mut self, fact: &Fact, config: &Config) -> Option<Moved> {
+        match fact {
+            Fact::Question(question) => self.asked(question),
+            Fact::QuestionEnd(end) => self.ended(end, config),
+            Fact::Lesson(lesson) => return self.learn(lesson, config),
+            _ => {}
+        }
+        None
     }
 
     /// Takes note of a question that was asked.
     pub fn asked(&mut self, question: &Question) {
-        let domain = &question.dream_experiment.domain;
-        let Some(known) = self.known(&question.hypothesis, domain) else { return };
+        let spec = &question.dream_experiment;
+        let Some(known) = self.known(&question.hypothesis, &spec.domain) else { return };
         let id = &question.question_id;
         if known.open.as_ref() == Some(id) || known.ended.as_ref() == Some(id) {
             return;
@@ -96,14 +179,21 @@ impl Interests {
         // The number is read from the id as well: where old questions fell out of what was read from the journal,
         // counting alone would give an id a second time.
         let number = number_of(id)
-            .filter(|number| question_id(domain, &question.hypothesis, *number) == *id)
+            .filter(|number| question_id(&spec.domain, &question.hypothesis, *number) == *id)
             .unwrap_or_default();
         known.asked = known.asked.saturating_add(1).max(number);
         known.open = Some(id.clone());
+        known.recent.push_back((id.clone(), knobs(spec)));
+        if known.recent.len() > WAYS_REMEMBERED {
+            known.recent.pop_front();
+        }
+        if let Some(way) = known.way_mut(Some(id)) {
+            way.asked = way.asked.saturating_add(1);
+        }
     }
 
     /// Takes note of a question that ended: it rests until its end says, and longer each time it ends fruitless in a
-    /// row.
+    /// row. An experiment that found nothing is a failure of its way.
     ///
     /// This is the one place where rests grow: each fruitless end after the first doubles the rest of the settings, at
     /// most [`DOUBLINGS_MAX`] times.
@@ -121,23 +211,48 @@ impl Interests {
         // The end itself brings the first rest; what the doublings add comes on top.
         let more_ms = config.rest_s.saturating_mul(1000).saturating_mul((1 << doublings) - 1);
         known.eligible_at_ms = known.eligible_at_ms.max(end.eligible_at_ms.saturating_add(more_ms));
+        if ["no_better", "void"].contains(&end.how.as_str())
+            && let Some(way) = known.way_mut(Some(&end.question))
+        {
+            way.fail(end.eligible_at_ms, config);
+        }
     }
 
-    /// Takes a lesson to heart: the interest in such questions moves, and they rest. The same lesson counts once.
-    pub fn learn(&mut self, lesson: &Lesson, config: &Config) {
-        let Some(hypothesis) = &lesson.hypothesis else { return };
-        let Some(known) = self.known(hypothesis, &lesson.domain) else { return };
+    /// Takes a lesson to heart and returns what it changed: the interest in such questions moves, they rest, and a way that failed
+    /// [`Config::park_after`] times in a row is parked. A neutral verdict counts among the failures: it was kept and
+    /// brought nothing. The same lesson counts once.
+    pub fn learn(&mut self, lesson: &Lesson, config: &Config) -> Option<Moved> {
+        let hypothesis = lesson.hypothesis.as_ref()?;
+        let known = self.known(hypothesis, &lesson.domain)?;
         let verdict = &lesson.verdict;
         if known.taught_by.replace(verdict.deployment.clone()) == Some(verdict.deployment.clone()) {
-            return;
+            return None;
         }
+        let name = known.way_of(lesson.question.as_ref());
+        let before = known.interest(&name, verdict.at_ms, config);
         let change = if lesson.interest_change.is_finite() { lesson.interest_change } else { 0.0 };
-        let interest = (known.interest(verdict.at_ms, config) + change).clamp(0.0, 1.0);
-        known.learned = Some((interest, verdict.at_ms));
+        let after = (before + change).clamp(0.0, 1.0);
+        known.eligible_at_ms = known.eligible_at_ms.max(lesson.rest_until_ms);
         if verdict.outcome == Ruled::Success {
             known.fruitless = 0;
         }
-        known.eligible_at_ms = known.eligible_at_ms.max(lesson.rest_until_ms);
+        let eligible_at_ms = known.eligible_at_ms;
+        let way = known.way_mut(lesson.question.as_ref())?;
+        way.learned = Some((after, verdict.at_ms));
+        match verdict.outcome {
+            Ruled::Success => (way.failures, way.parked_until_ms) = (0, 0),
+            Ruled::Neutral => way.fail(verdict.at_ms, config),
+            Ruled::Rollback if verdict.reason.blames_the_settings() => way.fail(verdict.at_ms, config),
+            // What could not be measured says nothing of the way.
+            Ruled::Rollback => {}
+        }
+        let parked_until_ms = (way.parked_until_ms > verdict.at_ms).then_some(way.parked_until_ms);
+        Some(Moved { knobs: name, before, after, failures: way.failures, parked_until_ms, eligible_at_ms })
+    }
+
+    /// Returns from when the question about `hypothesis` in `domain` may be asked again, in milliseconds since the Unix epoch.
+    pub fn eligible_at_ms(&self, hypothesis: &str, domain: &str) -> u64 {
+        self.kinds.get(&(hypothesis.to_owned(), domain.to_owned())).map_or(0, |known| known.eligible_at_ms)
     }
 
     /// Returns how many questions are open.
@@ -154,13 +269,45 @@ impl Interests {
 }
 
 impl Interest {
-    /// Returns the interest now: what was lost comes back with time, up to what it was at the start.
-    fn interest(&self, now_ms: u64, config: &Config) -> f64 {
+    /// Returns the interest in this way now: what was lost comes back with time, up to what it was at the start.
+    fn interest(&self, way: &str, now_ms: u64, config: &Config) -> f64 {
         let start = config.interest_start.clamp(0.0, 1.0);
-        let Some((learned, at_ms)) = self.learned else { return start };
+        let learned = |way: &str| self.ways.get(way).and_then(|way| way.learned);
+        let Some((learned, at_ms)) = learned(way).or_else(|| learned(ANY)) else { return start };
         let days = now_ms.saturating_sub(at_ms) as f64 / DAY_MS;
         let recovered = learned + config.interest_recovers_per_day.max(0.0) * days;
         recovered.min(learned.max(start)).clamp(0.0, 1.0)
+    }
+
+    fn parked_until(&self, way: &str) -> u64 {
+        let until = |way: &str| self.ways.get(way).map_or(0, |way| way.parked_until_ms);
+        until(way).max(until(ANY))
+    }
+
+    /// Returns by which way `question` was to be answered.
+    fn way_of(&self, question: Option<&QuestionId>) -> String {
+        let known = question.and_then(|question| self.recent.iter().rev().find(|(id, _)| id == question));
+        known.map_or_else(|| ANY.to_owned(), |(_, way)| way.clone())
+    }
+
+    fn way_mut(&mut self, question: Option<&QuestionId>) -> Option<&mut Way> {
+        let name = self.way_of(question);
+        let has_room = self.ways.len() < WAYS_MAX || self.ways.contains_key(&name);
+        has_room.then(|| self.ways.entry(name).or_default())
+    }
+}
+
+/// What is learned from a question of which it is not known any more how it was to be answered.
+const ANY: &str = "";
+
+impl Way {
+    fn fail(&mut self, at_ms: u64, config: &Config) {
+        self.failures = self.failures.saturating_add(1);
+        if let Some(more) = self.failures.checked_sub(config.park_after) {
+            // What fails again each time that it is free is tried less and less often.
+            let park_ms = config.park_s.saturating_mul(1000).saturating_mul(1 << more.min(DOUBLINGS_MAX));
+            self.parked_until_ms = at_ms.saturating_add(park_ms);
+        }
     }
 }
 
@@ -173,7 +320,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::facts::{Budget, CycleId, ExperimentSpec, Metrics, Reason, Verdict};
+    use crate::facts::{Budget, CycleId, ExperimentSpec, Key, Metrics, Reason, Verdict};
 
     const HYPOTHESIS: &str = "LAB_LATENCY_DEGRADATION";
     const HOUR_MS: u64 = 3_600_000;
@@ -233,7 +380,20 @@ mod tests {
     }
 
     fn admit(interests: &Interests, now_ms: u64) -> Admission {
-        interests.admit(HYPOTHESIS, "lab", now_ms, &Config::default())
+        admit_by(interests, &["SEQS"], now_ms)
+    }
+
+    fn admit_by(interests: &Interests, ways: &[&str], now_ms: u64) -> Admission {
+        let ways: Vec<String> = ways.iter().map(|way| (*way).to_owned()).collect();
+        interests.admit(HYPOTHESIS, "lab", &ways, now_ms, &Config::default())
+    }
+
+    /// Asks question `number`, to be answered by turning `knob`.
+    fn asked_by(interests: &mut Interests, number: u32, knob: &str) -> Question {
+        let mut question = question(number);
+        question.dream_experiment.param_mapping = BTreeMap::from([("p".to_owned(), Key::new(knob).unwrap())]);
+        interests.asked(&question);
+        question
     }
 
     fn end(question: &Question, how: &str, now_ms: u64) -> QuestionEnd {
@@ -249,13 +409,13 @@ mod tests {
 
     #[track_caller]
     fn check_interest(interests: &Interests, now_ms: u64, expected: f64) {
-        let interest = interests.interest(HYPOTHESIS, "lab", now_ms, &Config::default());
+        let interest = interests.interest(HYPOTHESIS, "lab", "", now_ms, &Config::default());
         assert!((interest - expected).abs() < 1e-9, "{interest} is not {expected}");
     }
 
     #[test]
     fn a_new_question_is_asked_with_the_interest_of_the_start() {
-        assert_eq!(admit(&Interests::default(), 0), Admission::Ask { occurrence: 1, interest: 0.5 });
+        assert_eq!(admit(&Interests::default(), 0), Admission::Ask { occurrence: 1, interest: 0.5, way: 0 });
     }
 
     #[test]
@@ -266,9 +426,10 @@ mod tests {
         assert_eq!(admit(&interests, 0), Admission::Open { question: first.question_id.clone() });
         interests.ended(&end(&first, "no_better", 0), &Config::default());
         assert_eq!(admit(&interests, 899_999), Admission::Rest { until_ms: 900_000 });
-        assert_eq!(admit(&interests, 900_000), Admission::Ask { occurrence: 2, interest: 0.5 });
+        assert_eq!(admit(&interests, 900_000), Admission::Ask { occurrence: 2, interest: 0.5, way: 0 });
     }
 
+    /// Lesson 25: the cool-down is this one function, folded from the journal.
     #[test]
     fn each_fruitless_end_in_a_row_doubles_the_rest_up_to_a_limit() {
         let mut interests = Interests::default();
@@ -317,6 +478,84 @@ mod tests {
         interests.learn(&lesson(1, Ruled::Success, 0.2, 0), &Config::default());
         check_interest(&interests, 0, 0.7);
         check_interest(&interests, 365 * 24 * HOUR_MS, 0.7);
+    }
+
+    /// Lesson 7: what a verdict taught changes the next decision.
+    #[test]
+    fn after_a_rollback_another_way_is_tried_first() {
+        let mut interests = Interests::default();
+        let first = asked_by(&mut interests, 1, "SEQS");
+        let lesson = Lesson { question: Some(first.question_id.clone()), ..lesson(1, Ruled::Rollback, -0.25, 0) };
+        let moved = interests.learn(&lesson, &Config::default()).unwrap();
+        assert_eq!((moved.knobs.as_str(), moved.before, moved.after, moved.failures), ("SEQS", 0.5, 0.25, 1));
+        interests.ended(&end(&first, "rolled_back", 0), &Config::default());
+        let next = admit_by(&interests, &["SEQS", "WAIT"], 3 * HOUR_MS);
+        assert_eq!(next, Admission::Ask { occurrence: 2, interest: 0.5, way: 1 });
+    }
+
+    #[test]
+    fn ways_of_equal_interest_take_turns() {
+        let mut interests = Interests::default();
+        let mut now_ms = 0;
+        let mut taken = Vec::new();
+        for number in 1..=4 {
+            let Admission::Ask { way, .. } = admit_by(&interests, &["SEQS", "WAIT"], now_ms) else {
+                panic!("not asked")
+            };
+            taken.push(way);
+            let question = asked_by(&mut interests, number, ["SEQS", "WAIT"][way]);
+            interests.ended(&end(&question, "refused", now_ms), &Config::default());
+            now_ms += 100 * HOUR_MS;
+        }
+        assert_eq!(taken, [0, 1, 0, 1]);
+    }
+
+    #[test]
+    fn five_failures_in_a_row_park_a_way_and_a_success_begins_the_count_anew() {
+        use Ruled::{Neutral, Rollback, Success};
+        let table: [(&[Ruled], bool); 5] = [
+            (&[Rollback; 4], false),
+            (&[Rollback; 5], true),
+            (&[Neutral, Rollback, Neutral, Neutral, Rollback], true),
+            (&[Rollback, Rollback, Rollback, Rollback, Success, Rollback], false),
+            (&[Success; 9], false),
+        ];
+        for (outcomes, is_parked) in table {
+            let mut interests = Interests::default();
+            for (number, outcome) in (1..).zip(outcomes) {
+                let question = asked_by(&mut interests, number, "SEQS");
+                let lesson =
+                    Lesson { question: Some(question.question_id.clone()), ..lesson(number, *outcome, 0.0, 0) };
+                interests.learn(&lesson, &Config::default());
+                interests.ended(&end(&question, "deployed", 0), &Config::default());
+            }
+            let day = 24 * HOUR_MS;
+            let admission = admit(&interests, day);
+            assert_eq!(admission == Admission::Parked { until_ms: 7 * day }, is_parked, "{outcomes:?}: {admission:?}");
+            // Another way is not parked, and after its time the parked one is free.
+            assert!(matches!(admit_by(&interests, &["WAIT"], day), Admission::Ask { .. }));
+            assert!(matches!(admit(&interests, 7 * day), Admission::Ask { .. }));
+        }
+    }
+
+    /// Lesson 23: each end brings the next moment; what could not be measured is no failure of the way.
+    #[test]
+    fn what_could_not_be_judged_parks_nothing_and_experiments_that_find_nothing_do() {
+        for (how, is_parked) in [("refused", false), ("deferred", false), ("no_better", true), ("void", true)] {
+            let mut interests = Interests::default();
+            for number in 1..=5 {
+                let question = asked_by(&mut interests, number, "SEQS");
+                interests.ended(&end(&question, how, 0), &Config::default());
+            }
+            let at_ms = 70 * HOUR_MS;
+            assert_eq!(matches!(admit(&interests, at_ms), Admission::Parked { .. }), is_parked, "{how}");
+        }
+        let mut interests = Interests::default();
+        for number in 1..=9 {
+            let crash = lesson(number, Ruled::Rollback, 0.0, 0);
+            let crash = Lesson { verdict: Verdict { reason: Reason::Crash, ..crash.verdict.clone() }, ..crash };
+            assert_eq!(interests.learn(&crash, &Config::default()).unwrap().failures, 0);
+        }
     }
 
     #[test]
@@ -368,7 +607,7 @@ mod tests {
             for (change, at_ms, number) in lessons {
                 let lesson = Lesson { rest_until_ms: at_ms, ..lesson(number, Ruled::Neutral, change, 0) };
                 interests.learn(&lesson, &config);
-                let interest = interests.interest(HYPOTHESIS, "lab", now_ms, &config);
+                let interest = interests.interest(HYPOTHESIS, "lab", "", now_ms, &config);
                 prop_assert!((0.0..=1.0).contains(&interest));
             }
         }

@@ -5,7 +5,7 @@ use kloros_supervision::{ChildSpec, Collected, Outlet, Socket, Tree};
 use super::{Config, Curiosity, Exits, Msg};
 use crate::{
     facts::{Anomaly, AnomalyKind, Fact, Intent, Kind, Lesson, Question, QuestionEnd, Reason},
-    testing::{SOON, World, catalogue, cycle, deployment_of, eventually, finish, house, promotion, rollback},
+    testing::{Ailment, SOON, World, catalogue, cycle, deployment_of, eventually, finish, house, promotion, rollback},
 };
 
 struct Room {
@@ -39,6 +39,9 @@ fn anomaly(depth: u32) -> Anomaly {
         source: "http://127.0.0.1/metrics".into(),
         at_ms: 0,
         depth,
+        incident: String::new(),
+        evidence: Vec::new(),
+        surge: None,
     }
 }
 
@@ -110,6 +113,70 @@ async fn a_question_that_ended_rests_and_is_then_asked_under_the_next_number() {
     let second = room.asked().await;
     assert_ne!(second.question_id, first.question_id);
     assert!(second.question_id.as_str().ends_with("002"));
+}
+
+/// Lessons 18 and 23: what is asked already is passed over silently, whatever its numbers say, and nothing is written down.
+#[tokio::test]
+async fn lesson_18_a_flood_of_anomalies_about_six_causes_becomes_six_questions() {
+    let world = World::with_env("");
+    let room = open(&world).await;
+    let causes = ["e2e_p95_ms", "error_ratio", "waiting", "preemptions_per_s", "tokens_per_s", "memory_used_ratio"];
+    for number in 0..6_000_u64 {
+        let metric = causes[number as usize % causes.len()].to_owned();
+        let seen = Anomaly { metric, observed: number as f64, at_ms: number, ..anomaly(0) };
+        room.socket.send(Msg::Noticed(seen)).unwrap();
+    }
+    assert_eq!(room.all_asked().await, causes.len());
+    assert_eq!(world.journal.count(Kind::Question), causes.len());
+}
+
+/// Lesson 19: what is meant to be as it is raises no question, however bad it looks.
+#[tokio::test]
+async fn lesson_19_about_a_domain_that_is_left_alone_nothing_is_asked() {
+    let world = World::with_env("");
+    let room = open(&world).await;
+    room.socket.send(Msg::Reconfigured(Config { leave_alone: vec!["lab".into()], ..Config::default() })).unwrap();
+    room.notice();
+    world.clock.pass(400 * 86_400);
+    room.socket.send(Msg::Look).unwrap();
+    assert_eq!(room.all_asked().await, 0);
+    assert_eq!(world.journal.count(Kind::Question), 0);
+}
+
+/// After hours in which nothing happened it is asked by itself, once, also where the daemon was restarted after that.
+#[tokio::test]
+async fn in_idle_time_it_is_asked_whether_there_is_something_better_and_once_a_day() {
+    let world = World::with_env("");
+    let room = open(&world).await;
+    room.socket.send(Msg::Look).unwrap();
+    world.clock.pass(7 * 3600);
+    room.socket.send(Msg::Look).unwrap();
+    let question = room.asked().await;
+    assert_eq!(
+        (question.hypothesis.as_str(), question.evidence[0].metric.as_str()),
+        ("LAB_BETTER_SETTINGS", "quiet_s")
+    );
+    let end = QuestionEnd { hypothesis: question.hypothesis.clone(), ..end(&question, 0) };
+    world.write(vec![Fact::QuestionEnd(end)]);
+    room.restart().await;
+    world.clock.pass(7 * 3600);
+    room.socket.send(Msg::Look).unwrap();
+    assert_eq!(room.all_asked().await, 0, "its day is not over");
+}
+
+/// Lesson 19: a service that is turned off, or ill, is not asked for better settings; it is again when it is well.
+#[tokio::test]
+async fn lesson_19_idle_time_asks_nothing_about_a_service_that_is_not_up() {
+    let world = World::with_env("");
+    let room = open(&world).await;
+    world.clock.pass(7 * 3600);
+    world.services.ail_after(0, Ailment::Hiccup);
+    room.socket.send(Msg::Look).unwrap();
+    assert_eq!(room.all_asked().await, 0);
+    let room = open(&world).await;
+    world.clock.pass(7 * 3600);
+    room.socket.send(Msg::Look).unwrap();
+    assert_eq!(room.all_asked().await, 1);
 }
 
 #[tokio::test]

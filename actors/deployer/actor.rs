@@ -1,18 +1,25 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{
+    sync::{Mutex, watch},
+    task::JoinSet,
+    time::Instant,
+};
 
-use super::{Config, saga::Saga};
+use super::{
+    Config,
+    loan_actor::{self, Lent, Returned},
+    saga::{SIGNS_OF_LIFE, Saga},
+};
 use crate::{
     config::Catalogue,
     facts::{
-        Approved, Deployment, DeploymentId, Domain, Fact, Kind, Promotion, QuestionEnd, Reason, Ruled, Stage,
-        TrialFailure, Verdict,
+        Approved, Deployment, DeploymentId, Domain, Promotion, QuestionEnd, Reason, Ruled, Stage, TrialFailure, Verdict,
     },
     meters,
     record::{TAKEN_OVER, is_taken_over, open_deployments, record_verdict, standing, wake},
-    seams::{JournalError, Outlet, Permit, Planning, Query, Seams},
+    seams::{Errand, JournalError, Outlet, Permit, Planning, Seams},
 };
 
 /// What the deployer says.
@@ -43,6 +50,10 @@ pub enum Msg {
     Cleared(Approved<Promotion>),
     /// What is to be deployed can be measured at once, or cannot be.
     Turn(DeploymentId, Result<(), TrialFailure>),
+    /// An experiment or a validation wants something measured on the serving instance itself.
+    Sent(Errand),
+    /// Such an errand for an experiment is over.
+    Returned(Box<Returned>),
     /// The validator judged a deployment.
     Judged(Verdict),
     /// What a deployment measures cannot be written down: there will be no verdict.
@@ -53,8 +64,12 @@ pub enum Msg {
     Look,
     /// It is time to try again what could not be undone.
     Sweep,
-    /// The operator changed the settings.
-    Reconfigured(Config),
+    /// A heartbeat, to be sent back.
+    Pulse(RpcReplyPort<()>),
+    /// The operator changed the settings, or how long a question rests that ended without a deployment, in seconds.
+    Reconfigured(Config, u64),
+    /// The operator changed the domains or experiments.
+    Catalogued(Arc<Catalogue>),
 }
 
 /// What the deployer needs.
@@ -78,7 +93,7 @@ pub struct Deployer;
 pub struct State {
     pub(super) seams: Seams,
     pub(super) exits: Exits,
-    config: Config,
+    pub(super) config: Config,
     catalogue: Arc<Catalogue>,
     pub(super) rest_s: u64,
     pub(super) open: BTreeMap<DeploymentId, (Deployment, Stage)>,
@@ -87,22 +102,27 @@ pub struct State {
     /// Who waits for that; ends with this room.
     pub(super) turns: JoinSet<()>,
     /// What could not be undone: how many sweeps passed since it was tried, and how many must.
-    stuck: BTreeMap<DeploymentId, (u32, u32)>,
+    pub(super) stuck: BTreeMap<DeploymentId, (u32, u32)>,
     /// When the guard was last told that this process still works.
     sign_of_life: Option<Instant>,
+    /// The services that are lent to experiments, by domain.
+    pub(super) loans: BTreeMap<String, Lent>,
+    /// Ends with this room, and with it whatever is tried in its name.
+    pub(super) room: watch::Sender<()>,
+    /// Tells the runs in place of a deployment that it is brought to its end.
+    pub(super) alternating: BTreeMap<DeploymentId, watch::Sender<bool>>,
+    /// Whoever touches the service of a deployment that is measured in place holds this.
+    pub(super) hands: Arc<Mutex<()>>,
 }
 
 /// How often it is looked whether the journal is still there.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How often the guard is told that this process still works, in the time that it waits.
-const SIGNS_OF_LIFE: f64 = 4.0;
-
 /// How often it is tried again what could not be undone.
 const SWEEP_EVERY: Duration = Duration::from_secs(15);
 
 /// Why a deployment is given up that nobody can judge.
-const UNRECORDED: &str = "the journal could not be written before it was proven";
+pub(super) const UNRECORDED: &str = "the journal could not be written before it was proven";
 
 /// After how many sweeps at most it is tried again: a service that does not come up is not restarted for ever.
 const STUCK_SWEEPS_MAX: u32 = 240;
@@ -117,8 +137,22 @@ impl Actor for Deployer {
         // What an earlier room waited for is nobody's.
         seams.bench.keep(&[]);
         let (open, waiting, turns) = (BTreeMap::new(), BTreeMap::new(), JoinSet::new());
-        let (stuck, sign_of_life) = (BTreeMap::new(), None);
-        let mut state = State { seams, exits, config, catalogue, rest_s, open, waiting, turns, stuck, sign_of_life };
+        let mut state = State {
+            seams,
+            exits,
+            config,
+            catalogue,
+            rest_s,
+            open,
+            waiting,
+            turns,
+            stuck: BTreeMap::new(),
+            sign_of_life: None,
+            loans: BTreeMap::new(),
+            room: loan_actor::room(),
+            alternating: BTreeMap::new(),
+            hands: Arc::default(),
+        };
         let resumed = state.resume().await;
         state.or_take_back(resumed).await?;
         myself.send_after(SWEEP_EVERY, || Msg::Sweep);
@@ -129,10 +163,9 @@ impl Actor for Deployer {
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         let handled = match msg {
             Msg::Proposed(planning) => state.plan(planning).await,
-            Msg::Cleared(approved) => {
-                state.accept(&myself, approved);
-                Ok(())
-            }
+            Msg::Cleared(approved) => state.accept(&myself, approved).await,
+            Msg::Sent(errand) => state.send_on(&myself, errand).await,
+            Msg::Returned(returned) => state.take_back_from(*returned).await,
             Msg::Turn(id, turn) => state.take_turn(&id, turn).await,
             Msg::Judged(verdict) => state.settle(&verdict).await,
             Msg::Unrecorded(id) => state.give_up(&id).await,
@@ -146,8 +179,16 @@ impl Actor for Deployer {
                 state.keep_turns();
                 state.sweep().await
             }
-            Msg::Reconfigured(config) => {
-                state.config = config;
+            Msg::Pulse(reply) => {
+                reply.send(()).ok();
+                Ok(())
+            }
+            Msg::Reconfigured(config, rest_s) => {
+                (state.config, state.rest_s) = (config, rest_s);
+                Ok(())
+            }
+            Msg::Catalogued(catalogue) => {
+                state.catalogue = catalogue;
                 Ok(())
             }
         };
@@ -158,6 +199,11 @@ impl Actor for Deployer {
 impl State {
     pub(super) fn saga(&self) -> Saga<'_> {
         Saga { seams: &self.seams, config: &self.config, is_fresh: false }
+    }
+
+    /// Returns how long it may take to ask the gate and the service before a change is made.
+    pub(super) fn prepare_within(&self) -> Duration {
+        Duration::from_secs_f64(self.config.prepare_within_s)
     }
 
     pub(super) fn domain(&self, name: &str) -> Option<Domain> {
@@ -177,6 +223,7 @@ impl State {
     /// stop: what is not proven is then brought back to what was. What the guard took over while this process was late is
     /// brought to its end, and the rest is told that it is not late.
     async fn look(&mut self) -> Result<(), JournalError> {
+        self.look_at_loans().await?;
         let unproven = self.open.values().filter(|(_, stage)| stage.is_before_verdict());
         let unproven: Vec<Deployment> = unproven.map(|(deployment, _)| deployment.clone()).collect();
         if unproven.is_empty() {
@@ -191,6 +238,8 @@ impl State {
                 self.condemn(&deployment, Reason::Aborted { why: TAKEN_OVER.to_owned() }).await?;
             } else if let Some(stop) = &stop {
                 self.condemn(&deployment, Reason::Stopped { why: stop.to_string() }).await?;
+            } else if !self.is_maintained(&deployment.promotion.domain) {
+                self.condemn(&deployment, Reason::WindowEnded).await?;
             } else if is_time && let Err(why) = self.saga().keep_watch(&deployment).await {
                 self.condemn(&deployment, Reason::Aborted { why }).await?;
             }
@@ -206,6 +255,7 @@ impl State {
     /// live stays on the validator's scales, unless it was taken back while there was no journal to say so.
     async fn resume(&mut self) -> Result<(), JournalError> {
         self.seams.journal.check()?;
+        self.resume_loans().await?;
         for (deployment, stage) in open_deployments(&self.seams).await? {
             self.open.insert(deployment.id.clone(), (deployment.clone(), stage));
             match stage {
@@ -213,7 +263,7 @@ impl State {
                     self.condemn(&deployment, Reason::Aborted { why: TAKEN_OVER.to_owned() }).await?;
                 }
                 Stage::Healthy | Stage::Measuring if self.was_taken_back(&deployment).await => {
-                    self.condemn(&deployment, Reason::Aborted { why: UNRECORDED.to_owned() }).await?;
+                    self.condemn(&deployment, Reason::Aborted { why: self.why_old(&deployment).to_owned() }).await?;
                 }
                 Stage::Healthy | Stage::Measuring => wake(&self.exits.deployed, deployment),
                 stage if stage.is_before_verdict() => {
@@ -270,10 +320,12 @@ impl State {
     }
 
     /// Brings a judged deployment to its end: undone if it was condemned, and closed.
-    async fn finish(&mut self, id: &DeploymentId) -> Result<(), JournalError> {
+    pub(super) async fn finish(&mut self, id: &DeploymentId) -> Result<(), JournalError> {
         let Some((deployment, _)) = self.open.get(id).cloned() else { return Ok(()) };
         let Some(domain) = self.domain(&deployment.promotion.domain) else { return Ok(()) };
+        let still = self.hold_still(id).await;
         let stage = self.saga().finish(&deployment, &domain).await?;
+        drop(still);
         if stage == Stage::Stuck || matches!(stage, Stage::Judged(_)) {
             let (_, sweeps) = self.stuck.get(id).copied().unwrap_or((0, 1));
             self.stuck.insert(id.clone(), (0, sweeps.saturating_mul(2).min(STUCK_SWEEPS_MAX)));
@@ -289,53 +341,6 @@ impl State {
         let stuck = self.open.values().filter(|(_, stage)| *stage == Stage::Stuck).count();
         metrics::gauge!(meters::DOMAINS_STUCK).set(stuck as f64);
         Ok(())
-    }
-
-    async fn recall(
-        &mut self,
-        id: &DeploymentId,
-        uid: u32,
-        reply: RpcReplyPort<Result<Verdict, String>>,
-    ) -> Result<(), JournalError> {
-        let answer = match self.open.get(id).cloned() {
-            Some((deployment, stage)) if stage.is_before_verdict() => {
-                self.condemn(&deployment, Reason::Person { uid }).await?;
-                match self.verdict_of(id).await {
-                    Ok(verdict) if verdict.outcome != Ruled::Rollback => {
-                        Err(format!("{id} was judged meanwhile: {}", verdict.outcome))
-                    }
-                    answer => answer,
-                }
-            }
-            Some((_, Stage::Stuck)) => self.retry_undo(id).await?,
-            Some((_, stage)) => Err(format!("{id} is {} already", stage.label())),
-            None => Err(format!("{id} is not under way: propose the old values with `kloros try`")),
-        };
-        // The caller may have gone; the undo stands all the same.
-        reply.send(answer).ok();
-        Ok(())
-    }
-
-    /// Tries at once again what a person has made possible meanwhile.
-    async fn retry_undo(&mut self, id: &DeploymentId) -> Result<Result<Verdict, String>, JournalError> {
-        self.stuck.remove(id);
-        self.finish(id).await?;
-        if self.open.contains_key(id) {
-            return Ok(Err(format!("the undo of {id} failed again: kloros status")));
-        }
-        Ok(self.verdict_of(id).await)
-    }
-
-    async fn verdict_of(&self, id: &DeploymentId) -> Result<Verdict, String> {
-        let query = Query::kinds(&[Kind::Verdict]).about(id.as_str());
-        let recorded = self.seams.journal.read(query).await.map_err(|error| error.to_string())?;
-        recorded
-            .into_iter()
-            .find_map(|each| match each.fact {
-                Fact::Verdict(verdict) => Some(verdict),
-                _ => None,
-            })
-            .ok_or_else(|| format!("{id} has no verdict yet"))
     }
 
     /// Tries again what is not closed, and hears of verdicts that no message told of.

@@ -162,7 +162,15 @@ mod tests {
     }
 
     fn knob(range: KnobKind, default: Value) -> Knob {
-        Knob { range, default, apply: Apply::Restart, step_max: None, reversible: true }
+        Knob {
+            range,
+            default,
+            apply: Apply::Restart,
+            step_max: None,
+            reversible: true,
+            relieves: Vec::new(),
+            trades: None,
+        }
     }
 
     fn domain() -> Domain {
@@ -170,15 +178,14 @@ mod tests {
             name: "lab".into(),
             risk: None,
             isolation: Isolation::Shadow,
-            service: ServiceSpec {
-                manager: Manager::Child,
-                argv: Vec::new(),
-                port: 0,
-                env_file: PathBuf::from(".kloros_env"),
-                ready: Ready { http_path: "/health".into(), within_s: 10, passes: 1 },
-                read_back: ReadBack::ProcEnviron,
-                metrics_path: None,
-            },
+            in_place: None,
+            service: ServiceSpec::of(
+                Manager::Child,
+                Vec::new(),
+                PathBuf::from(".kloros_env"),
+                Ready::http("/health", 10, 1),
+                ReadBack::ProcEnviron,
+            ),
             knobs: BTreeMap::from([
                 (key("SEQS"), knob(KnobKind::Integer { min: 1, max: 64, log: true, step: None }, Value::Integer(2))),
                 (key("SHARE"), knob(KnobKind::Float { min: 0.1, max: 0.9, log: false, step: None }, Value::Float(0.5))),
@@ -200,6 +207,7 @@ mod tests {
             metrics: BTreeMap::new(),
             objectives: Vec::new(),
             quiet: None,
+            needs: None,
         }
     }
 

@@ -7,10 +7,13 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::facts::{CycleId, Deployment, DeploymentId, Domain, Key, content_hash};
+use crate::facts::{CycleId, Deployment, DeploymentId, Domain, Key, Settings, content_hash};
 
-/// The version of the text that this program writes.
+/// The version of the text that is written of a deployment.
 pub const VERSION: u32 = 2;
+
+/// The version of the text that is written of a loan, and the newest that is read: it may ask for a restart.
+pub const VERSION_MAX: u32 = 3;
 
 /// The oldest version that it reads: the first one did not say how the service is restarted.
 pub const VERSION_MIN: u32 = 1;
@@ -19,7 +22,7 @@ pub const VERSION_MIN: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pending {
-    /// From [`VERSION_MIN`] to [`VERSION`].
+    /// From [`VERSION_MIN`] to [`VERSION_MAX`].
     pub version: u32,
     /// The deployment.
     pub deployment: DeploymentId,
@@ -38,6 +41,10 @@ pub struct Pending {
     /// How the service is restarted, found ready and read back; absent in files of the first version.
     #[serde(default)]
     pub how: Option<Domain>,
+    /// Whether the service is restarted by whoever undoes, whatever it says: it may still run with an earlier candidate, of
+    /// which nothing is written here.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub always_restart: bool,
 }
 
 /// One key's text before and after.
@@ -66,7 +73,7 @@ pub enum PendingProblem {
     },
     /// Another version of kloros wrote it.
     #[error(
-        "the pending file has version {0}: use the kloros that wrote it, this one reads versions {VERSION_MIN} to {VERSION}"
+        "the pending file has version {0}: use the kloros that wrote it, this one reads versions {VERSION_MIN} to {VERSION_MAX}"
     )]
     OtherVersion(u32),
 }
@@ -111,7 +118,39 @@ impl Pending {
             hash_before,
             at_ms: deployment.at_ms,
             how: Some(domain.clone()),
+            always_restart: false,
         }
+    }
+
+    /// Returns what is pending while a service that is lent runs with a candidate: the env file of `domain` holds `current`
+    /// for these keys and hashes to `hash_before`.
+    pub fn of_loan(
+        (loan, cycle, at_ms): (&DeploymentId, &CycleId, u64),
+        domain: &Domain,
+        settings: &Settings,
+        current: &BTreeMap<Key, Option<String>>,
+        hash_before: String,
+    ) -> Self {
+        let held = |(key, value): (&Key, &crate::facts::Value)| {
+            (key.clone(), Held { old: current.get(key).cloned().flatten(), new: value.to_string() })
+        };
+        Self {
+            version: VERSION_MAX,
+            deployment: loan.clone(),
+            cycle: cycle.clone(),
+            domain: domain.name.clone(),
+            env_file: domain.service.env_file.clone(),
+            keys: settings.iter().map(held).collect(),
+            hash_before,
+            at_ms,
+            how: Some(domain.clone()),
+            always_restart: true,
+        }
+    }
+
+    /// Returns whether something stood in the env file before the change: a file that is gone is then not as it was.
+    pub fn had_a_file(&self) -> bool {
+        self.hash_before != content_hash(b"")
     }
 
     /// Returns the text of the pending file; fails only on an env file whose path is no Unicode.
@@ -130,7 +169,7 @@ impl Pending {
         }
         // Another version may have other fields, so the version is looked at first.
         let version = pending.get("version").and_then(serde_json::Value::as_u64).unwrap_or_default();
-        if !(u64::from(VERSION_MIN)..=u64::from(VERSION)).contains(&version) {
+        if !(u64::from(VERSION_MIN)..=u64::from(VERSION_MAX)).contains(&version) {
             return Err(PendingProblem::OtherVersion(u32::try_from(version).unwrap_or(u32::MAX)));
         }
         serde_json::from_value(pending).map_err(PendingProblem::Unreadable)
@@ -194,6 +233,7 @@ mod tests {
             hash_before: "0123abcd".into(),
             at_ms: 7,
             how: None,
+            always_restart: false,
         }
     }
 
@@ -286,7 +326,7 @@ mod tests {
 
     #[test]
     fn another_version_is_named_and_not_guessed_at() {
-        for other in [0, 3] {
+        for other in [0, VERSION_MAX + 1] {
             let text = Pending { version: other, ..pending(&[]) }.to_text().unwrap();
             assert!(matches!(Pending::from_text(&text), Err(PendingProblem::OtherVersion(found)) if found == other));
         }

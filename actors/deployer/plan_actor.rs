@@ -2,8 +2,10 @@
 
 use super::{actor::State, mapping, saga::BaseError};
 use crate::{
-    facts::{Domain, Entry, Fact, Kind, MappingProblem, Origin, Promotion, PromotionId, Proposal, Ruling, Step},
-    record::{Ending, record, record_once, wake},
+    facts::{
+        Answer, Domain, Entry, Fact, Kind, MappingProblem, Origin, Promotion, PromotionId, Proposal, Ruling, Step,
+    },
+    record::{Ending, decide, record, record_once, wake},
     seams::{JournalError, Planning, Query},
 };
 
@@ -38,6 +40,13 @@ impl State {
             reply.map(|reply| reply.send(Ok(promotion)).ok());
             return Ok(());
         }
+        if self.is_away(&proposal.domain).await? {
+            // A winner and a file are proposed again, by whoever finds them without a promotion.
+            let why = format!("{} is lent to an experiment just now: try again when it is back", proposal.domain);
+            tracing::info!(domain = %proposal.domain, "proposal waits until the service is back");
+            reply.map(|reply| reply.send(Err(why)).ok());
+            return Ok(());
+        }
         let planned = self.promotion(&proposal, None).await;
         if let (Err(Unplanned::Deferred(why)), Origin::File(name)) = (&planned, &proposal.origin) {
             // It lies there until it can be compared with what runs; an answer that fails says so.
@@ -48,9 +57,24 @@ impl State {
             Ok(promotion) => self.propose(promotion).await?,
             Err(unplanned) => self.end_question(&proposal, unplanned).await?,
         }
-        if let Some(reply) = reply {
-            // The caller may have gone; the promotion stands all the same.
-            reply.send(planned.map_err(|unplanned| unplanned.why().to_owned())).ok();
+        let promotion = planned.as_ref().ok().cloned();
+        let unheard =
+            reply.is_some_and(|reply| reply.send(planned.map_err(|unplanned| unplanned.why().to_owned())).is_err());
+        match promotion.filter(|_| unheard) {
+            Some(promotion) => self.take_back_unheard(&promotion).await,
+            None => Ok(()),
+        }
+    }
+
+    /// A person who was told that nobody answered is not surprised by a change later. What somebody else asks for is asked
+    /// for again.
+    async fn take_back_unheard(&self, promotion: &Promotion) -> Result<(), JournalError> {
+        let Origin::Person(uid) = promotion.origin else { return Ok(()) };
+        let why = Some("it was proposed, and nobody waited for the answer any more".to_owned());
+        let (approved, by_uid, binding) = (false, Some(uid), String::new());
+        let answer = Answer { promotion: promotion.id.clone(), approved, by_uid, why, binding };
+        if decide(&self.seams, promotion, Fact::Answer(answer)).await? {
+            wake(&self.exits.promotions, promotion.clone());
         }
         Ok(())
     }

@@ -12,10 +12,11 @@ use super::{
 use crate::{
     env_file,
     facts::{
-        Deployment, Domain, Entry, Fact, Incarnation, Key, Metrics, Reason, Ruled, Step, Verdict, agrees, content_hash,
+        Deployment, Domain, Entry, Fact, Incarnation, Key, Manager, Metrics, Promotion, Reason, Ruled, Step, Verdict,
+        agrees, content_hash,
     },
     record::{TAKEN_OVER, is_taken_over, record},
-    seams::{EnvStoreError, JournalError, Seams, ServiceError, Terms},
+    seams::{Alone, EnvStoreError, JournalError, Seams, ServiceError, Terms},
 };
 
 /// Carries deployments out.
@@ -25,6 +26,9 @@ pub(crate) struct Saga<'a> {
     /// Whether this process has deployed nothing yet.
     pub(crate) is_fresh: bool,
 }
+
+/// How often the guard is told that this process still works, in the time that it waits.
+pub(super) const SIGNS_OF_LIFE: f64 = 4.0;
 
 /// How often an edit is tried again when somebody else edited the file at the same moment.
 const RACES_MAX: u32 = 5;
@@ -48,7 +52,7 @@ impl Saga<'_> {
         domain: &Domain,
     ) -> Result<Result<(), Reason>, JournalError> {
         self.step(deployment, Step::Intended).await?;
-        let pending = match self.arm(deployment, domain).await {
+        let pending = match self.alive_while(self.arm(deployment, domain)).await {
             Ok(pending) => pending,
             Err(reason) => return Ok(Err(reason)),
         };
@@ -72,8 +76,7 @@ impl Saga<'_> {
             Err(reason) => return Ok(Err(reason)),
         };
         self.step(deployment, Step::Restarted).await?;
-        self.takes(Duration::from_secs_f64(self.config.bake_s)).await;
-        if let Err(reason) = self.bake(domain, incarnation.as_ref()).await? {
+        if let Err(reason) = self.alive_while(self.bake(domain, incarnation.as_ref())).await? {
             return Ok(Err(reason));
         }
         if let Err(reason) = self.prove(deployment, domain).await {
@@ -84,15 +87,40 @@ impl Saga<'_> {
     }
 
     async fn restart(&self, deployment: &Deployment, domain: &Domain) -> Result<Option<Incarnation>, Reason> {
-        self.takes(restart_max(domain)).await;
-        self.seams.services.restart(domain).await.map_err(|error| not_healthy(&error))?;
+        let _alone = self.alone(domain).await.map_err(|why| Reason::Aborted { why })?;
+        self.still_ours(deployment).await?;
+        let restarted = self.alive_while(self.seams.services.restart(domain)).await;
+        restarted.map_err(|error| not_healthy(&error))?;
         // Whatever dies from here on was running with the new values.
         let incarnation = self.seams.services.incarnation(domain).await.map_err(|error| not_healthy(&error))?;
         self.still_ours(deployment).await?;
         Ok(incarnation)
     }
 
-    /// Says to the guard that this process still works, and how long its next step may take.
+    /// Keeps everybody outside from restarting the service of `domain` until the answer is dropped, and waits for who does it now.
+    /// Nobody else restarts a child of this process.
+    pub(super) async fn alone(&self, domain: &Domain) -> Result<Option<Alone>, String> {
+        if domain.service.manager == Manager::Child {
+            return Ok(None);
+        }
+        self.alive_while(self.seams.guard.alone()).await.map(Some)
+    }
+
+    /// Does `work`, and says all the while that this process works: it is late when that is not heard for as long as it may take,
+    /// whatever the step.
+    pub(super) async fn alive_while<T>(&self, work: impl Future<Output = T>) -> T {
+        let every = Duration::from_secs_f64(self.config.guard_within_s / SIGNS_OF_LIFE);
+        let mut work = std::pin::pin!(work);
+        loop {
+            progress();
+            self.takes(Duration::ZERO).await;
+            if let Ok(done) = tokio::time::timeout(every, &mut work).await {
+                return done;
+            }
+        }
+    }
+
+    /// Says to the guard that this process still works, and how long its next step may take beyond what it may be silent anyway.
     pub(super) async fn takes(&self, step: Duration) {
         let within = Duration::from_secs_f64(self.config.guard_within_s) + step;
         if let Err(error) = self.seams.pending.extend(within).await {
@@ -125,6 +153,9 @@ impl Saga<'_> {
     async fn arm(&self, deployment: &Deployment, domain: &Domain) -> Result<Pending, Reason> {
         let promotion = &deployment.promotion;
         let aborted = |why: String| Reason::Aborted { why };
+        // What could not be brought into effect is not written.
+        let restartable = self.seams.services.restartable(domain).await;
+        restartable.map_err(|error| aborted(format!("the service cannot be restarted: {error}")))?;
         // What was planned may have waited long: it is made on the base that it was planned on, or not at all.
         let base = self.base(domain).await.map_err(|error| aborted(error.to_string()))?;
         if let Some(key) = mapping::stale(promotion, &base, domain).into_iter().next() {
@@ -141,6 +172,10 @@ impl Saga<'_> {
         if let Some((key, _)) = current.iter().find(|(key, text)| base.file.get(*key) != Some(text)) {
             return Err(Reason::HumanOverride { key: key.clone() });
         }
+        // What the service would not start with never reaches it.
+        let wanted = env_file::edit(&file.bytes, &edits(promotion)).map_err(|problem| aborted(problem.to_string()))?;
+        let accepted = self.seams.services.accepts(domain, &wanted).await;
+        accepted.map_err(|error| aborted(format!("the service does not take the settings: {error}")))?;
         let before = content_hash(&file.bytes);
         let pending = Pending::of(deployment, domain, &current, before);
         let text = pending.to_text().map_err(|problem| aborted(problem.to_string()))?;
@@ -179,8 +214,7 @@ impl Saga<'_> {
 
     async fn write(&self, deployment: &Deployment, domain: &Domain, pending: &Pending) -> Result<(), Reason> {
         let target = deployment.promotion.target();
-        let edits: Vec<(Key, Option<String>)> =
-            target.iter().map(|(key, value)| (key.clone(), Some(value.to_string()))).collect();
+        let edits = edits(&deployment.promotion);
         for _ in 0..RACES_MAX {
             let path = &domain.service.env_file;
             let file = self.seams.env.read(path).await.map_err(|error| Reason::Aborted { why: error.to_string() })?;
@@ -269,16 +303,13 @@ impl Saga<'_> {
     }
 }
 
-/// How much larger than now an env file may become, in bytes, for its undo to need no free disk: people edit it meanwhile.
-const UNDO_GROWTH_MAX: usize = 4096;
-
-/// How long a restart may take beside its getting ready: the restart command, or the end of the old instance.
-const RESTART_MAX: Duration = Duration::from_secs(330);
-
-/// Returns how long a restart of the service of `domain` may take.
-pub(super) fn restart_max(domain: &Domain) -> Duration {
-    RESTART_MAX + Duration::from_secs(domain.service.ready.within_s)
+/// Returns what the promotion sets in the env file.
+fn edits(promotion: &Promotion) -> Vec<(Key, Option<String>)> {
+    promotion.target().into_iter().map(|(key, value)| (key, Some(value.to_string()))).collect()
 }
+
+/// How much larger than now an env file may become, in bytes, for its undo to need no free disk: people edit it meanwhile.
+pub(super) const UNDO_GROWTH_MAX: usize = 4096;
 
 fn not_healthy(error: &ServiceError) -> Reason {
     Reason::NotHealthy { why: error.to_string() }

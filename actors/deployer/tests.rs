@@ -2,10 +2,15 @@
 
 mod guarded;
 
+mod lent;
+
+use std::sync::Arc;
+
 use kloros_supervision::{ChildSpec, Collected, Outlet, Socket, Tree};
 
 use super::{Config, Deployer, Exits, Msg, pending::Pending, recover};
 use crate::{
+    config::Catalogue,
     facts::{
         Approved, Authority, Autonomy, Change, Deployment, Fact, FailureKind, Kind, Origin, Promotion, Proposal,
         QuestionEnd, Reason, Ruled, Ruling, Settings, Stage, Step, Value, Verdict,
@@ -24,13 +29,14 @@ struct Room {
     socket: Socket<Msg>,
     tree: Tree,
     deployed: Collected<Deployment>,
+    begun: Collected<String>,
     verdicts: Collected<Verdict>,
     promotions: Collected<Promotion>,
     ended: Collected<QuestionEnd>,
 }
 
 fn config() -> Config {
-    Config { bake_s: 0.0, undo_attempts_max: 2, guard_within_s: 60.0 }
+    Config { bake_s: 0.0, undo_attempts_max: 2, ..Config::default() }
 }
 
 /// The gate's word: what was let through may go on, while nobody stopped everything.
@@ -47,29 +53,27 @@ async fn open(world: &World) -> Room {
 }
 
 async fn open_with(world: &World, permits: Outlet<Permit>) -> Room {
+    open_of(world, permits, catalogue()).await
+}
+
+async fn open_of(world: &World, permits: Outlet<Permit>, catalogue: Arc<Catalogue>) -> Room {
     let socket = Socket::new("deployer");
     let (promotions, heard_promotions) = Outlet::collecting();
     let (deployed, heard_deployed) = Outlet::collecting();
+    let (begun, heard_begun) = Outlet::collecting();
     let (verdicts, heard_verdicts) = Outlet::collecting();
     let (ended, heard_ended) = Outlet::collecting();
-    let exits = Exits {
-        promotions,
-        permits,
-        begun: Outlet::nowhere("observer"),
-        deployed,
-        withdrawn: Outlet::nowhere("validator"),
-        verdicts,
-        ended,
-    };
-    let seams = world.seams();
+    let exits =
+        Exits { promotions, permits, begun, deployed, withdrawn: Outlet::nowhere("validator"), verdicts, ended };
+    let (seams, catalogue) = (world.seams(), Arc::clone(&catalogue));
     let spec = ChildSpec::actor("deployer", &socket, move || {
-        let (seams, exits, config) = (seams.clone(), exits.clone(), config());
-        (Deployer, super::Arguments { seams, exits, config, catalogue: catalogue(), rest_s: 900 })
+        let (seams, exits, config, catalogue) = (seams.clone(), exits.clone(), config(), Arc::clone(&catalogue));
+        (Deployer, super::Arguments { seams, exits, config, catalogue, rest_s: 900 })
     });
     let tree = house(spec).await;
     let world = world.clone();
-    let (deployed, verdicts) = (heard_deployed, heard_verdicts);
-    Room { world, socket, tree, deployed, verdicts, promotions: heard_promotions, ended: heard_ended }
+    let (deployed, begun, verdicts) = (heard_deployed, heard_begun, heard_verdicts);
+    Room { world, socket, tree, deployed, begun, verdicts, promotions: heard_promotions, ended: heard_ended }
 }
 
 impl Room {
@@ -141,6 +145,17 @@ async fn an_env_file_that_cannot_be_written_leaves_everything_untouched() {
     world.env.refuse(true);
     check_rollback(&world, OLD, "aborted").await;
     assert_eq!(world.services.restarts(), 0);
+}
+
+#[tokio::test]
+async fn what_the_check_of_a_service_refuses_never_reaches_it() {
+    let world = World::with_env(OLD);
+    world.services.refuse("SEQS=12");
+    check_rollback(&world, OLD, "aborted").await;
+    assert_eq!(world.services.restarts(), 0);
+    let reason = world.verdicts().remove(0).reason;
+    let expected = "the service does not take the settings: refused: it knows no SEQS=12";
+    assert!(matches!(&reason, Reason::Aborted { why } if why == expected), "{reason:?}");
 }
 
 #[tokio::test]
@@ -302,6 +317,24 @@ async fn a_proposal_becomes_the_difference_to_what_runs_or_the_end_of_its_questi
     }
     assert_eq!(world.ends(), ["refused"]);
     assert_eq!(world.journal.count(Kind::Promotion), 1);
+}
+
+#[tokio::test]
+async fn what_a_person_proposed_and_nobody_waited_to_hear_of_is_taken_back_at_once() {
+    let world = World::with_env(OLD);
+    let room = open(&world).await;
+    for origin in [Origin::Person(1000), Origin::File("mine.json".to_owned())] {
+        let proposal = Proposal { origin, ..proposal(&[("SEQS", 12)]) };
+        let (reply, heard) = ractor::concurrency::oneshot();
+        drop(heard);
+        room.socket.send(Msg::Proposed(Planning { proposal, reply: Some(reply.into()) })).unwrap();
+    }
+    // What comes after them is answered when they are done.
+    plan(&room, proposal(&[("SEQS", 13)])).await.unwrap();
+    let answers = world.journal.facts(&[Kind::Answer]);
+    assert_eq!(answers.len(), 1, "a file is asked for again: {answers:?}");
+    assert!(matches!(&answers[0], Fact::Answer(answer) if !answer.approved && answer.by_uid == Some(1000)));
+    assert_eq!(world.journal.count(Kind::Promotion), 2);
 }
 
 #[tokio::test]

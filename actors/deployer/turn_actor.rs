@@ -6,14 +6,11 @@ use ractor::ActorRef;
 
 use super::actor::{Msg, State};
 use crate::{
-    facts::{Approved, Authority, Deployment, DeploymentId, Domain, Fact, Promotion, Stage, TrialFailure},
+    facts::{Approved, Authority, Deployment, DeploymentId, Domain, Fact, Origin, Promotion, Stage, TrialFailure},
     meters,
-    record::{record_once, wake},
+    record::{decide, wake},
     seams::{JournalError, Permit},
 };
-
-/// How long it takes at most until a change is made: to ask the gate and the service, and to have a guard.
-const PREPARE_MAX: Duration = Duration::from_secs(60);
 
 /// How long the gate is waited for.
 const PERMIT_WITHIN: Duration = Duration::from_secs(10);
@@ -22,13 +19,20 @@ impl State {
     /// Lets what the gate let through wait for its turn to be measured. One deployment a domain at a time, and none while another
     /// domain's is unproven, which would have to wait for its restart: what finds others before it is not kept here, the
     /// gate rules on it anew and offers it again.
-    pub(super) fn accept(&mut self, myself: &ActorRef<Msg>, approved: Approved<Promotion>) {
+    pub(super) async fn accept(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        approved: Approved<Promotion>,
+    ) -> Result<(), JournalError> {
         let (promotion, _) = approved.into_parts();
-        if self.is_busy(&promotion.domain) {
+        if self.is_busy(&promotion.domain) || !self.is_maintained(&promotion.domain) {
             tracing::debug!(promotion = %promotion.id, domain = %promotion.domain, "domain is busy");
-            return;
+            return Ok(());
         }
-        let id = DeploymentId::new(format!("d-{}", promotion.id.as_str().trim_start_matches("p-")));
+        if matches!(promotion.origin, Origin::Trials(_)) {
+            return self.lend(promotion).await;
+        }
+        let id = Deployment::id_of(&promotion.id);
         self.waiting.insert(id.clone(), promotion);
         let (bench, myself) = (Arc::clone(&self.seams.bench), myself.clone());
         while self.turns.try_join_next().is_some() {}
@@ -37,13 +41,15 @@ impl State {
             // A deployer that is gone began nothing, and the gate offers it to the next one.
             myself.send_message(Msg::Turn(id, turn)).ok();
         });
+        Ok(())
     }
 
     fn is_busy(&self, domain: &str) -> bool {
         let is_in_the_way = |(deployment, stage): &(Deployment, Stage)| {
             stage.is_before_verdict() || deployment.promotion.domain == domain
         };
-        !self.waiting.is_empty() || self.open.values().any(is_in_the_way)
+        let is_lent = self.loans.contains_key(domain);
+        is_lent || !self.waiting.is_empty() || self.open.values().any(is_in_the_way)
     }
 
     /// Makes the change whose turn it is, if it still may be made. What could not have its turn was not touched, and the gate
@@ -72,7 +78,7 @@ impl State {
     }
 
     async fn begin(&mut self, id: DeploymentId, promotion: Promotion) -> Result<(), JournalError> {
-        self.saga().takes(PREPARE_MAX).await;
+        self.saga().takes(self.prepare_within()).await;
         // It may have lain here while others were measured or changed: what was let through then may not be now.
         let authority = match self.permitted(&promotion).await {
             Ok(authority) => authority,
@@ -82,6 +88,9 @@ impl State {
             }
         };
         let Some(domain) = self.domain(&promotion.domain) else { return Ok(()) };
+        if !self.is_maintained(&promotion.domain) {
+            return Ok(());
+        }
         if self.is_overtaken(&promotion, &domain).await? {
             return self.plan_anew(&promotion).await;
         }
@@ -91,7 +100,7 @@ impl State {
 
     /// Asks the gate on whose authority a promotion may go on now. A gate that does not answer permits nothing, and offers
     /// it again.
-    async fn permitted(&self, promotion: &Promotion) -> Result<Authority, String> {
+    pub(super) async fn permitted(&self, promotion: &Promotion) -> Result<Authority, String> {
         let (reply, answer) = ractor::concurrency::oneshot();
         let permit = Permit { promotion: promotion.id.clone(), reply: reply.into() };
         self.exits.permits.send(permit).map_err(|down| down.to_string())?;
@@ -100,10 +109,9 @@ impl State {
     }
 
     async fn deploy(&mut self, deployment: Deployment, domain: &Domain) -> Result<(), JournalError> {
-        let name = format!("deployment:{}", deployment.id);
         let fact = Fact::Deployment(deployment.clone());
-        if !record_once(&self.seams, &deployment.promotion.cycle, name, fact).await? {
-            tracing::info!(deployment = %deployment.id, "promotion was deployed before and is not deployed again");
+        if !decide(&self.seams, &deployment.promotion, fact).await? {
+            tracing::info!(deployment = %deployment.id, "promotion was deployed or taken back before and is not deployed now");
             return Ok(());
         }
         metrics::counter!(meters::DEPLOYMENTS_TOTAL).increment(1);

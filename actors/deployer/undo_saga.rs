@@ -3,12 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use kloros_supervision::progress;
-
 use super::{
-    Config, Restorer,
+    Config, Put, Restorer, gone,
     pending::Pending,
-    saga::{Saga, restart_max, values},
+    saga::{Saga, values},
 };
 use crate::{
     config::Catalogue,
@@ -54,11 +52,11 @@ impl Saga<'_> {
 
     /// A verdict that is durable stands. Whoever took the change back meanwhile could not read it.
     async fn redo(&self, deployment: &Deployment, domain: &Domain) -> Result<(), String> {
+        let _alone = self.alone(domain).await?;
         let claimed = self.claimed(deployment, domain).await;
         let Some(pending) = claimed.and_then(|claimed| Pending::from_text(&claimed.text).ok()) else { return Ok(()) };
         tracing::warn!(deployment = %deployment.id, "proven change was taken back by the guard and is made again");
-        self.takes(restart_max(domain)).await;
-        self.restorer().redo(domain, &pending).await
+        self.alive_while(self.restorer().redo(domain, &pending)).await
     }
 
     /// Returns what the guard took over of this deployment.
@@ -67,7 +65,7 @@ impl Saga<'_> {
         claimed.filter(|claimed| claimed.deployment == deployment.id)
     }
 
-    fn restorer(&self) -> Restorer<'_> {
+    pub(super) fn restorer(&self) -> Restorer<'_> {
         Restorer { env: self.seams.env.as_ref(), services: self.seams.services.as_ref() }
     }
 
@@ -92,7 +90,7 @@ impl Saga<'_> {
         if is_anothers { Ok(()) } else { self.clear(domain).await }
     }
 
-    async fn clear(&self, domain: &Domain) -> Result<(), EnvStoreError> {
+    pub(super) async fn clear(&self, domain: &Domain) -> Result<(), EnvStoreError> {
         if let Err(error) = self.seams.env.release(&domain.service.env_file).await {
             tracing::warn!(%error, "space for an undo stays set aside");
         }
@@ -113,6 +111,8 @@ impl Saga<'_> {
         if !standing.was_armed {
             return Ok(());
         }
+        // Whoever undoes outside just now is let finish, and what is left is looked at then.
+        let _alone = self.alone(domain).await?;
         let claimed = self.claimed(deployment, domain).await;
         if self.is_fresh && claimed.as_ref().is_some_and(|claimed| claimed.is_undone) {
             // Whatever stands there by now is a person's.
@@ -147,6 +147,7 @@ impl Saga<'_> {
     }
 
     async fn take_back(&self, domain: &Domain) -> Result<(), String> {
+        let _alone = self.alone(domain).await?;
         let text = self.seams.pending.armed(&domain.name).await.map_err(|error| error.to_string())?;
         let Some(text) = text else { return Ok(()) };
         let pending = Pending::from_text(&text).map_err(|problem| problem.to_string())?;
@@ -177,13 +178,11 @@ impl Saga<'_> {
             .is_ok_and(|current| pending.keys.iter().all(|(key, held)| current.get(key) == Some(&held.old)))
     }
 
-    async fn restore(&self, domain: &Domain, pending: &Pending, was_applied: bool) -> Result<(), String> {
+    pub(super) async fn restore(&self, domain: &Domain, pending: &Pending, was_applied: bool) -> Result<(), String> {
         let mut needs_restart = was_applied;
         let mut last = String::new();
         for _ in 0..self.config.undo_attempts_max.max(1) {
-            progress();
-            self.takes(restart_max(domain)).await;
-            match self.restore_once(domain, pending, &mut needs_restart).await {
+            match self.alive_while(self.restore_once(domain, pending, &mut needs_restart)).await {
                 Ok(()) => return Ok(()),
                 Err(why) => last = why,
             }
@@ -193,7 +192,15 @@ impl Saga<'_> {
 
     /// Puts the env file back, and restarts the service when it may run with anything but what the file then holds.
     async fn restore_once(&self, domain: &Domain, pending: &Pending, needs_restart: &mut bool) -> Result<(), String> {
-        *needs_restart |= self.restorer().put_back(pending).await?;
+        match self.restorer().put_back(pending).await? {
+            Put::Written => *needs_restart = true,
+            // A service that says that it runs with none of our values needs nothing of us.
+            Put::Gone if *needs_restart && self.restorer().runs_with(domain, pending).await => {
+                return Err(gone(pending));
+            }
+            Put::Gone => *needs_restart = false,
+            Put::AsItIs => {}
+        }
         if *needs_restart { self.restorer().restart(domain).await } else { Ok(()) }
     }
 }
@@ -254,6 +261,7 @@ impl Saga<'_> {
     }
 
     async fn try_undo_orphan(&self, domain: &Domain) -> Result<(), String> {
+        let _alone = self.alone(domain).await?;
         let claimed = self.seams.pending.claimed(&domain.name).await.map_err(|error| error.to_string())?;
         let (text, is_undone) = match claimed {
             Some(claimed) => (Some(claimed.text), claimed.is_undone),

@@ -542,6 +542,8 @@ mod tests {
             apply: Apply::Restart,
             step_max: None,
             reversible: true,
+            relieves: Vec::new(),
+            trades: None,
         };
         let mut domain = domain("lab");
         domain.knobs = live()
@@ -675,6 +677,7 @@ mod tests {
         }
     }
 
+    /// Lesson 12: a point that is known to be bad costs no second evaluation.
     #[test]
     fn what_crashed_before_is_not_tried_again() {
         for seed in 0..5 {

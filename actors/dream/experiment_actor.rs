@@ -3,25 +3,27 @@
 use std::sync::Arc;
 
 use kloros_supervision::to_self;
-use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use super::{
     Config,
+    borrow_actor::Standing,
     closer::Searched,
-    fitness::{Choice, metrics_in, score, void},
+    fitness::{metrics_in, score, void},
     search::{Candidate, Plan, Search, Told},
-    start_saga::{begin, learned, running},
+    start_saga::{attempt, begin, learned, running},
     trial_actor,
 };
 use crate::{
     config::Catalogue,
     facts::{
         Best, Domain, EarlierTrial, Entry, Experiment, ExperimentEnd, Fact, FailureKind, Generation, Kind,
-        MappingProblem, Measurement, Outcome, Params, QuestionEnd, Settings, Trial, TrialFailure, Winner, map_params,
+        MappingProblem, Measurement, Outcome, Params, Promotion, PromotionId, QuestionEnd, Settings, Trial,
+        TrialFailure, map_params,
     },
     meters,
-    record::{Ending, record, wake},
-    seams::{Outlet, Query, Seams},
+    record::record,
+    seams::{Errand, Outlet, Query, Seams},
 };
 
 /// What an experiment says.
@@ -31,6 +33,10 @@ pub struct Exits {
     pub ended: Outlet<ExperimentEnd>,
     /// Its question ended with it, because nothing is worth a deployment.
     pub questions: Outlet<QuestionEnd>,
+    /// What it wants the serving instance lent for, where candidates are measured in place, for the gate.
+    pub promotions: Outlet<Promotion>,
+    /// What is to be measured on the serving instance while it is lent, for the deployer.
+    pub errands: Outlet<Errand>,
 }
 
 /// What an experiment hears.
@@ -42,6 +48,10 @@ pub enum Msg {
     Look,
     /// A trial is over.
     Tried(Outcome),
+    /// A trial was not made, for this reason, which says nothing of the candidate.
+    Untried(String),
+    /// The actor of a trial is gone, for this reason.
+    Left(ActorId, String),
 }
 
 /// What an experiment needs.
@@ -67,13 +77,13 @@ pub struct ExperimentActor;
 /// What an experiment remembers: a fold of its trials in the journal.
 pub struct State {
     pub(super) seams: Seams,
-    exits: Exits,
+    pub(super) exits: Exits,
     config: Config,
-    domain: Domain,
-    experiment: Experiment,
-    rest_s: u64,
-    search: Search,
-    live: Params,
+    pub(super) domain: Domain,
+    pub(super) experiment: Experiment,
+    pub(super) rest_s: u64,
+    pub(super) search: Search,
+    pub(super) live: Params,
     /// What earlier experiments measured, as it was known when this one began.
     known: Vec<EarlierTrial>,
     trials: Vec<Trial>,
@@ -82,7 +92,13 @@ pub struct State {
     pub(super) trial: Option<ActorRef<trial_actor::Msg>>,
     generations_recorded: u32,
     /// The end that the journal holds, if it does: it is told again and nothing more is measured.
-    ended: Option<ExperimentEnd>,
+    pub(super) ended: Option<ExperimentEnd>,
+    /// What it last asked the gate for, where it measures in place.
+    pub(super) requested: Option<PromotionId>,
+    /// Why nothing more can be measured at all.
+    pub(super) given_up: Option<String>,
+    /// Whether this life of it has gone to measure.
+    is_marked: bool,
 }
 
 impl Actor for ExperimentActor {
@@ -102,6 +118,15 @@ impl Actor for ExperimentActor {
             Msg::Proceed => state.proceed(&myself).await,
             Msg::Look => state.look(&myself).await,
             Msg::Tried(outcome) => state.note(&myself, outcome).await,
+            Msg::Untried(why) => {
+                state.postpone(&why);
+                Ok(())
+            }
+            Msg::Left(trial, detail) if state.is_own(trial) => {
+                let failure = TrialFailure { kind: FailureKind::Infrastructure, detail };
+                state.note(&myself, Outcome::Failed(failure)).await
+            }
+            Msg::Left(..) => Ok(()),
         }
     }
 
@@ -116,10 +141,9 @@ impl Actor for ExperimentActor {
             SupervisionEvent::ActorTerminated(trial, _, _) => (trial, "the trial was ended".to_owned()),
             _ => return Ok(()),
         };
-        // A trial that measured told its outcome before it stopped: that message lies before this one and wins.
-        if state.trial.as_ref().is_some_and(|own| own.get_id() == trial.get_id()) {
-            let failure = TrialFailure { kind: FailureKind::Infrastructure, detail };
-            to_self(&myself, Msg::Tried(Outcome::Failed(failure)))?;
+        // A trial told what came of it before it stopped: that message lies before this one and wins.
+        if state.is_own(trial.get_id()) {
+            to_self(&myself, Msg::Left(trial.get_id(), detail))?;
         }
         Ok(())
     }
@@ -169,11 +193,18 @@ impl State {
             trial: None,
             generations_recorded,
             ended,
+            requested: None,
+            given_up: None,
+            is_marked: false,
         };
         for trial in trials {
             state.tell(trial);
         }
         Ok(state)
+    }
+
+    fn is_own(&self, trial: ActorId) -> bool {
+        self.trial.as_ref().is_some_and(|own| own.get_id() == trial)
     }
 
     fn is_confirmation(&self, generation: u32) -> bool {
@@ -184,7 +215,7 @@ impl State {
         if self.under_way.is_some() {
             return Ok(());
         }
-        if self.ended.is_some() {
+        if self.ended.is_some() || self.given_up.is_some() {
             return self.end(myself).await;
         }
         if self.seams.switch.stopped().is_some() {
@@ -222,7 +253,7 @@ impl State {
         live_failed || (self.search.generation_done().is_some() && void(&self.config, &self.trials).is_some())
     }
 
-    fn searched(&self) -> Searched<'_> {
+    pub(super) fn searched(&self) -> Searched<'_> {
         Searched {
             config: &self.config,
             experiment: &self.experiment,
@@ -239,20 +270,38 @@ impl State {
         candidate: Candidate,
         settings: Settings,
     ) -> Result<(), ActorProcessingErr> {
+        self.under_way = Some(candidate.clone());
+        if self.domain.in_place.is_some() {
+            match self.borrow().await? {
+                Standing::Lent => {}
+                // It is looked again in a moment.
+                Standing::Asked => return Ok(()),
+                Standing::Refused(why) => return self.give_up(myself, why).await,
+            }
+        }
+        if !std::mem::replace(&mut self.is_marked, true) {
+            // Before the measurement: whatever it breaks, this attempt is counted.
+            let ended = self.trials.len() + self.confirmations.len();
+            record(&self.seams, vec![attempt(&self.experiment, ended, self.seams.clock.now_ms())]).await?;
+        }
         let before = self.trials.iter().chain(&self.confirmations);
         let assignment = trial_actor::assignment(&self.experiment, &self.config, &candidate, settings, before);
         tracing::debug!(trial = %assignment.label, "trial begins");
-        let done = myself.clone();
+        let (done, postponed) = (myself.clone(), myself.clone());
         let arguments = trial_actor::Arguments {
             bench: Arc::clone(&self.seams.bench),
+            errands: self.exits.errands.clone(),
+            experiment: self.experiment.id.clone(),
             domain: self.domain.clone(),
             assignment,
             done: Outlet::to(move |outcome| {
                 // An experiment that is gone is resumed from the journal and measures this candidate again.
                 done.send_message(Msg::Tried(outcome)).ok();
             }),
+            untried: Outlet::to(move |why| {
+                postponed.send_message(Msg::Untried(why)).ok();
+            }),
         };
-        self.under_way = Some(candidate);
         let (trial, _) = Actor::spawn_linked(None, trial_actor::Trial, arguments, myself.get_cell()).await?;
         self.trial = Some(trial);
         Ok(())
@@ -343,57 +392,5 @@ impl State {
         let (candidate, fitness) = self.search.best()?;
         let metrics = metrics_in(&self.trials.iter().find(|trial| trial.params == candidate.params)?.outcome)?.clone();
         Some(Best { params: candidate.params.clone(), fitness, metrics })
-    }
-
-    async fn end(&mut self, myself: &ActorRef<Msg>) -> Result<(), ActorProcessingErr> {
-        let end = match self.ended.clone() {
-            Some(end) => end,
-            None => self.conclude().await?,
-        };
-        wake(&self.exits.ended, end);
-        myself.stop(None);
-        Ok(())
-    }
-
-    /// Makes the end durable, and with it that of the question where nothing is worth a deployment.
-    async fn conclude(&self) -> Result<ExperimentEnd, ActorProcessingErr> {
-        let experiment = self.experiment.id.clone();
-        let searched = self.searched();
-        let front = searched.front();
-        let end = match searched.conclusion() {
-            Choice::Winner { best, measured, failed } => {
-                let gain = searched.claim(self.search.gain(&best.params));
-                ExperimentEnd::Won { experiment, winner: Winner { gain, front, ..self.winner(best, measured, failed) } }
-            }
-            Choice::NoBetter(why) => ExperimentEnd::NoBetter { experiment, why, front },
-            Choice::Void(why) => ExperimentEnd::Void { experiment, why },
-        };
-        let ending = match &end {
-            ExperimentEnd::Won { .. } => None,
-            ExperimentEnd::NoBetter { why, .. } | ExperimentEnd::Void { why, .. } => {
-                Ending::resting(&self.seams, &self.experiment, end.label(), why, self.rest_s)
-            }
-        };
-        let (cycle, name) = (&self.experiment.cycle, format!("experiment_end:{}", self.experiment.id));
-        let entry = Entry::once(cycle, self.seams.clock.now_ms(), name, Fact::ExperimentEnd(end.clone()));
-        record(&self.seams, Ending::with(ending.as_ref(), vec![entry])).await?;
-        metrics::counter!(meters::EXPERIMENTS_TOTAL, "end" => end.label()).increment(1);
-        tracing::info!(cycle = %cycle, experiment = %self.experiment.id, end = end.label(), "experiment ended");
-        Ending::tell(ending, &self.exits.questions);
-        Ok(end)
-    }
-
-    fn winner(&self, best: Best, measured: u32, failed: u32) -> Winner {
-        Winner {
-            experiment: self.experiment.spec.name.clone(),
-            domain: self.domain.name.clone(),
-            best,
-            incumbent: running(&self.live, &self.experiment.spec.param_mapping),
-            experiment_id: self.experiment.id.clone(),
-            measured,
-            failed,
-            gain: None,
-            front: Vec::new(),
-        }
     }
 }

@@ -110,7 +110,9 @@ pub fn prospect<'a>(
         return Err(Choice::Void("the live settings were not measured".to_owned()));
     };
     if is_deaf(specs, &measured) {
-        return Err(Choice::Void("all candidates measured exactly the same: the settings do not arrive".to_owned()));
+        return Err(Choice::Void(
+            "all candidates measured exactly the same: the settings do not arrive, or every request failed".to_owned(),
+        ));
     }
     let contender = |(trial, metrics): &(&'a Trial, &Metrics)| {
         let fits = !is_live(trial) && tripped(metrics, incumbent, specs).is_none();

@@ -1,10 +1,15 @@
 //! D-REAM: which settings would be better, measured?
 //!
-//! Hears `Experiment` from the coordinator. Says `Winner` to the coordinator when one was found.
+//! Hears `Experiment` from the coordinator. Says `Winner` to the coordinator when one was found; where candidates are measured in
+//! place, asks the gate for a loan of the service and sends the deployer on errands while it is lent.
 //! Invariants: a failed trial is a variant, never a number; the live settings are always among the candidates; an
 //! experiment that breaks off is resumed from the journal and repeats no finished trial.
 
 mod experiment_actor;
+
+mod borrow_actor;
+
+mod end_saga;
 
 mod start_saga;
 
@@ -14,6 +19,8 @@ mod pause_actor;
 
 #[cfg(test)]
 mod tests;
+
+pub mod farthest;
 
 pub mod space;
 

@@ -10,8 +10,8 @@ use super::{
 use crate::{
     env_file,
     facts::{
-        Domain, EarlierTrial, Entry, Experience, Experiment, ExperimentEnd, Fact, Key, Kind, Params, Settings, Trial,
-        Verdict,
+        Attempt, Domain, EarlierTrial, Entry, Experience, Experiment, ExperimentEnd, Fact, Key, Kind, Params, Settings,
+        Trial, Verdict,
     },
     seams::{JournalError, Query, Seams},
 };
@@ -38,9 +38,16 @@ pub(super) fn learned(experiment: &Experiment, known: &[EarlierTrial], at_ms: u6
     (!known.is_empty()).then(|| Entry::once(&experiment.cycle, at_ms, name, fact()))
 }
 
+/// Returns the mark of an experiment that goes to measure, of which so many trials have ended.
+pub(super) fn attempt(experiment: &Experiment, trials: usize, at_ms: u64) -> Entry {
+    let trials = trials.try_into().unwrap_or(u32::MAX);
+    let fact = Fact::Attempt(Attempt { experiment: experiment.id.clone(), trials });
+    Entry::new(&experiment.cycle, at_ms, fact)
+}
+
 /// Returns the parameters that the serving instance says it runs with; a value that it does not say is the env file's,
 /// and what that does not name the knob's default. Those that mean nothing beside the others are left out.
-async fn live_params(seams: &Seams, domain: &Domain, experiment: &Experiment) -> Params {
+pub(super) async fn live_params(seams: &Seams, domain: &Domain, experiment: &Experiment) -> Params {
     let in_effect = seams.services.in_effect(domain).await.unwrap_or_default();
     let file = seams.env.read(&domain.service.env_file).await.map(|file| file.bytes).unwrap_or_default();
     let spec = &experiment.spec;

@@ -1,5 +1,7 @@
 //! One experiment against a scripted bench, in a nursery as in the house.
 
+mod in_place;
+
 use std::{
     sync::{
         Arc,
@@ -12,6 +14,7 @@ use kloros_supervision::{ChildExit, ChildSpec, Collected, Nursery, Outlet, Resta
 
 use super::{Config, Exits, ExperimentActor, Msg};
 use crate::{
+    config::Catalogue,
     facts::{
         Experience, Experiment, ExperimentEnd, ExperimentId, Fact, FailureKind, Key, Kind, Metrics, Outcome,
         QuestionEnd, QuestionId, Trial, Value, When,
@@ -26,6 +29,7 @@ struct Room {
     ended: Collected<ExperimentEnd>,
     questions: Collected<QuestionEnd>,
     left: Collected<ChildExit>,
+    catalogue: Arc<Catalogue>,
     _tree: Tree,
 }
 
@@ -37,8 +41,9 @@ async fn open(world: &World) -> Room {
     let tree = kloros_supervision::start(spec).await.unwrap();
     let (outlet, ended) = Outlet::collecting();
     let (questions_outlet, questions) = Outlet::collecting();
-    let exits = Exits { ended: outlet, questions: questions_outlet };
-    Room { world: world.clone(), nursery, exits, ended, questions, left, _tree: tree }
+    let (promotions, errands) = (Outlet::nowhere("gate"), Outlet::nowhere("deployer"));
+    let exits = Exits { ended: outlet, questions: questions_outlet, promotions, errands };
+    Room { world: world.clone(), nursery, exits, ended, questions, left, catalogue: catalogue(), _tree: tree }
 }
 
 impl Room {
@@ -55,7 +60,7 @@ impl Room {
             seams: self.world.seams(),
             exits: self.exits.clone(),
             config: Config { trial_timeout_s: 1, ..config },
-            catalogue: catalogue(),
+            catalogue: Arc::clone(&self.catalogue),
             experiment,
             rest_s: 900,
         };
@@ -189,6 +194,12 @@ async fn an_experiment_that_is_killed_mid_trial_goes_on_and_repeats_no_finished_
     let tried = |room: &Room| room.trials().into_iter().map(|trial| trial.params).collect::<Vec<_>>();
     assert_eq!(tried(&room), tried(&other));
     assert_eq!(world.journal.count(Kind::Generation), 2);
+    // Each life left its mark before it measured.
+    let marks = world.journal.facts(&[Kind::Attempt]).into_iter().map(|fact| match fact {
+        Fact::Attempt(attempt) => attempt.trials,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(marks.collect::<Vec<_>>(), [0, 1, 3, 5, 9]);
 }
 
 /// Runs an experiment to its end, as the coordinator would begin it.
@@ -419,6 +430,7 @@ async fn a_trial_is_told_what_others_usually_did_during_those_before_it() {
     assert_eq!(second.others.and_then(|others| others.cpu), Some(0.9));
 }
 
+/// Lesson 14: what was measured beside others is not averaged in.
 #[tokio::test]
 async fn a_trial_that_others_disturbed_is_lost_and_blamed_on_nobody() {
     let world = World::with_env("SEQS=2\n");
@@ -434,6 +446,7 @@ async fn a_trial_that_others_disturbed_is_lost_and_blamed_on_nobody() {
     assert!(matches!(room.ended.next(SOON).await.unwrap(), ExperimentEnd::Won { .. }));
 }
 
+/// Lesson 9: candidates far apart that score alike say that nobody applies them.
 #[tokio::test]
 async fn a_noisy_service_that_does_not_apply_its_parameters_voids_the_experiment_after_a_closer_look() {
     let world = World::with_env("SEQS=2\n");

@@ -6,8 +6,8 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::{Config, search::Candidate};
 use crate::{
-    facts::{Domain, Experiment, Outcome, Settings, Trial as Tried, usual},
-    seams::{Assignment, Bench, Outlet, Purpose},
+    facts::{Domain, Experiment, ExperimentId, Measurement, Outcome, Settings, Trial as Tried, usual},
+    seams::{Assignment, Bench, Borrower, Errand, Outlet, Purpose, Untried},
 };
 
 /// What a trial hears.
@@ -21,12 +21,17 @@ pub(super) enum Msg {
 pub(super) struct Arguments {
     /// How candidates are measured.
     pub(super) bench: Arc<dyn Bench>,
+    /// Where what is measured in place is sent, and for which experiment.
+    pub(super) errands: Outlet<Errand>,
+    pub(super) experiment: ExperimentId,
     /// The service.
     pub(super) domain: Domain,
     /// What is measured.
     pub(super) assignment: Assignment,
     /// Where the outcome goes.
     pub(super) done: Outlet<Outcome>,
+    /// Where it goes why there is none.
+    pub(super) untried: Outlet<String>,
 }
 
 /// Returns what is to be measured for a candidate of `experiment`, after these trials of it.
@@ -69,11 +74,33 @@ impl Actor for Trial {
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut Arguments) -> Result<(), ActorProcessingErr> {
         match msg {
             Msg::Begin => {
-                let measured = state.bench.measure(&state.domain, state.assignment.clone()).await;
-                state.done.send(measured.map_or_else(Outcome::Failed, Outcome::Measured)).ok();
+                match state.measure().await {
+                    Ok(measurement) => state.done.send(Outcome::Measured(measurement)).ok(),
+                    Err(Untried::Failed(failure)) => state.done.send(Outcome::Failed(failure)).ok(),
+                    Err(Untried::Interrupted(why)) => state.untried.send(why).ok(),
+                };
                 myself.stop(None);
             }
         }
         Ok(())
+    }
+}
+
+impl Arguments {
+    async fn measure(&self) -> Result<Measurement, Untried> {
+        if self.domain.in_place.is_none() {
+            return Ok(self.bench.measure(&self.domain, self.assignment.clone()).await?);
+        }
+        let (reply, answer) = ractor::concurrency::oneshot();
+        let errand = Errand {
+            domain: self.domain.name.clone(),
+            whose: Borrower::Experiment(self.experiment.clone()),
+            assignment: Some(self.assignment.clone()),
+            reply: reply.into(),
+        };
+        let gone = || Untried::Interrupted("the deployer is not there".to_owned());
+        self.errands.send(errand).map_err(|_| gone())?;
+        // Whoever has the errand ends it in time, or is gone, and the answer with it.
+        answer.await.map_err(|_| gone())??.ok_or_else(gone)
     }
 }

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::{Authority, DeploymentId, Fact, Incarnation, Promotion, Ruled};
+use super::{Authority, DeploymentId, Fact, Incarnation, Promotion, PromotionId, Ruled};
 
 /// One change of a running service, from its plan to its end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -13,6 +13,13 @@ pub struct Deployment {
     pub authority: Authority,
     /// When it was planned, in milliseconds since the Unix epoch.
     pub at_ms: u64,
+}
+
+impl Deployment {
+    /// Returns the id that a deployment of this promotion has: a promotion is deployed once at most.
+    pub fn id_of(promotion: &PromotionId) -> DeploymentId {
+        DeploymentId::new(format!("d-{}", promotion.as_str().trim_start_matches("p-")))
+    }
 }
 
 /// Where a deployment stands. Before [`Stage::Judged`] a crash goes back; from there on it goes forward.

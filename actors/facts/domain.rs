@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Key, Knob, Quiet, Risk, short_hash};
+use super::{BackOff, BenchSpec, InPlace, Key, Knob, Load, Quiet, Risk, short_hash};
 
 /// One service and all that kloros may know and do about it: the content of `config/domains/NAME.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -15,6 +15,9 @@ pub struct Domain {
     pub risk: Option<Risk>,
     /// Where candidates are measured.
     pub isolation: Isolation,
+    /// When and how far the serving instance itself may be tried on; there exactly where candidates are measured in place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_place: Option<InPlace>,
     /// How the service is started, found ready and read back.
     pub service: ServiceSpec,
     /// The allow-list: what may be changed, and how far.
@@ -29,6 +32,9 @@ pub struct Domain {
     /// From when on a measurement of it is disturbed by others, where that differs from what holds for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quiet: Option<Quiet>,
+    /// What a second instance of it needs of the machine; what is not said is what the serving one is seen to use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needs: Option<Load>,
 }
 
 impl Domain {
@@ -51,6 +57,8 @@ impl Domain {
 pub enum Isolation {
     /// On a second instance of the service, on a port of its own, beside the one that serves.
     Shadow,
+    /// On the instance that serves, in a maintenance window, protected as a deployment is.
+    InPlace,
 }
 
 /// How the service runs.
@@ -61,6 +69,9 @@ pub struct ServiceSpec {
     pub manager: Manager,
     /// The command of an instance; `{port}`, `{env_file}` and `{kloros}` (this program) are replaced.
     pub argv: Vec<String>,
+    /// What is asked whether the service would take settings, before a candidate with them is started or a change is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
     /// The loopback port of the instance that serves; 0 chooses a free one at start.
     pub port: u16,
     /// The env file the service reads; relative paths are under the home.
@@ -72,6 +83,77 @@ pub struct ServiceSpec {
     /// The path of the Prometheus text on the instance, if it has one.
     #[serde(default)]
     pub metrics_path: Option<String>,
+    /// The metric there that says how much is asked of it: a counter of what comes in, by its name's `_total` or `_count`, or a
+    /// gauge. What deviates under more of it is a surge, not a fault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_metric: Option<String>,
+    /// How long its supervisor may take to restart it, in seconds, before it is waited for to be ready.
+    #[serde(default = "restart_within_s", skip_serializing_if = "is_restart_within_s")]
+    pub restart_within_s: u64,
+    /// How long an instance that kloros starts may take to end what it is doing, in seconds; then it is killed.
+    #[serde(default = "stop_within_s", skip_serializing_if = "is_stop_within_s")]
+    pub stop_within_s: u64,
+    /// When an instance that died is started again, where kloros starts it.
+    #[serde(default, skip_serializing_if = "BackOff::is_default")]
+    pub back_off: BackOff,
+}
+
+// What is not said is not written either, so that pending files stay readable for an older kloros.
+fn restart_within_s() -> u64 {
+    300
+}
+
+fn is_restart_within_s<T: PartialEq<u64>>(seconds: &T) -> bool {
+    *seconds == restart_within_s()
+}
+
+fn stop_within_s() -> u64 {
+    30
+}
+
+fn is_stop_within_s<T: PartialEq<u64>>(seconds: &T) -> bool {
+    *seconds == stop_within_s()
+}
+
+impl ServiceSpec {
+    /// Returns a service that is started by `argv` with what is set by default beside that.
+    pub fn of(manager: Manager, argv: Vec<String>, env_file: PathBuf, ready: Ready, read_back: ReadBack) -> Self {
+        let (port, metrics_path, load_metric) = (0, None, None);
+        let (restart_within_s, stop_within_s, back_off) = (restart_within_s(), stop_within_s(), BackOff::default());
+        Self {
+            manager,
+            argv,
+            check: None,
+            port,
+            env_file,
+            ready,
+            read_back,
+            metrics_path,
+            load_metric,
+            restart_within_s,
+            stop_within_s,
+            back_off,
+        }
+    }
+}
+
+/// A program that says whether the service would take settings: it ends with 0 where it would.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Check {
+    /// Program and arguments, run without a shell; what is replaced in `argv` is replaced here, `{port}` by a free one.
+    pub command: Vec<String>,
+    /// How long it may take, in seconds; one that takes longer refuses.
+    #[serde(default = "check_within_s", skip_serializing_if = "is_check_within_s")]
+    pub within_s: u64,
+}
+
+fn check_within_s() -> u64 {
+    30
+}
+
+fn is_check_within_s<T: PartialEq<u64>>(seconds: &T) -> bool {
+    *seconds == check_within_s()
 }
 
 /// Who starts and stops the serving instance.
@@ -85,18 +167,119 @@ pub enum Manager {
         /// Program and arguments that restart the service and return when asked.
         restart: Vec<String>,
     },
+    /// systemd, asked over D-Bus.
+    Systemd {
+        /// The exact name of the unit.
+        unit: String,
+        /// Whose systemd it is.
+        #[serde(default)]
+        scope: Scope,
+    },
 }
 
-/// When an instance counts as ready.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Whose systemd a unit belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// The machine's.
+    #[default]
+    System,
+    /// That of the user whom kloros runs as.
+    User,
+}
+
+impl Scope {
+    /// Returns it as one word.
+    pub fn label(self) -> &'static str {
+        match self {
+            Scope::System => "system",
+            Scope::User => "user",
+        }
+    }
+}
+
+/// When an instance counts as ready: by one of five ways, so often in a row, and then for so long.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ready {
     /// The path that answers 200 when the instance is ready.
-    pub http_path: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http_path: Option<String>,
+    /// Whether it is ready when its port accepts a connection.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tcp: bool,
+    /// A program that ends with 0 when the instance is ready, run without a shell; `{port}` is replaced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// Whether the instance says so itself, as `sd_notify(3)` defines it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub notify: bool,
+    /// A text that the instance prints when it is ready, within one line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_line: Option<String>,
     /// How long a start may take, in seconds.
     pub within_s: u64,
-    /// How many answers in a row count.
+    /// How many answers in a row count; what is said once counts once.
+    #[serde(default = "once")]
     pub passes: u32,
+    /// How long it must then stay ready to count as that, in seconds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub bake_s: f64,
+}
+
+fn once() -> u32 {
+    1
+}
+
+fn is_zero<T: PartialEq<f64>>(seconds: &T) -> bool {
+    *seconds == 0.0
+}
+
+/// By what an instance counts as ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadyBy<'a> {
+    /// A good answer at this path.
+    Http(&'a str),
+    /// A connection to its port.
+    Tcp,
+    /// A program that says yes.
+    Command(&'a [String]),
+    /// Its own word.
+    Notify,
+    /// A text that it prints.
+    LogLine(&'a str),
+}
+
+impl Ready {
+    /// Returns what is ready when `path` answered `passes` times in a row, within so many seconds.
+    pub fn http(path: &str, within_s: u64, passes: u32) -> Self {
+        Self { http_path: Some(path.to_owned()), within_s, passes, ..Self::default() }
+    }
+
+    /// Returns by what an instance counts as ready. Of a description that names several ways, which no domain file may, the first
+    /// counts; where it names none, the port has to accept a connection.
+    pub fn by(&self) -> ReadyBy<'_> {
+        match (&self.http_path, self.tcp, self.command.as_slice(), self.notify, &self.log_line) {
+            (Some(path), ..) => ReadyBy::Http(path),
+            (None, true, ..) => ReadyBy::Tcp,
+            (None, false, argv @ [_, ..], ..) => ReadyBy::Command(argv),
+            (None, false, [], true, _) => ReadyBy::Notify,
+            (None, false, [], false, Some(text)) => ReadyBy::LogLine(text),
+            (None, false, [], false, None) => ReadyBy::Tcp,
+        }
+    }
+
+    /// Returns the names of the ways that are set.
+    pub fn ways(&self) -> Vec<&'static str> {
+        let ways = [
+            ("http_path", self.http_path.is_some()),
+            ("tcp", self.tcp),
+            ("command", !self.command.is_empty()),
+            ("notify", self.notify),
+            ("log_line", self.log_line.is_some()),
+        ];
+        ways.into_iter().filter(|(_, is_set)| *is_set).map(|(name, _)| name).collect()
+    }
 }
 
 /// How the values in effect are read back from a running instance.
@@ -107,74 +290,8 @@ pub enum ReadBack {
     HttpJson(String),
     /// The environment of the process itself, from `/proc/PID/environ`.
     ProcEnviron,
-}
-
-/// How a configuration is measured.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum BenchSpec {
-    /// Chat requests against an OpenAI-style endpoint.
-    OpenaiChat {
-        /// How requests arrive.
-        load: ChatLoad,
-        /// Length of the prompts.
-        prompt_tokens: TokenRange,
-        /// Length of the answers that are asked for.
-        output_tokens: TokenRange,
-        /// What is thrown away at the start, in seconds.
-        warmup_s: f64,
-        /// The window that counts, in seconds.
-        window_s: f64,
-        /// What makes a request a good one.
-        slo: ChatSlo,
-        /// When a request is given up, in seconds.
-        request_timeout_s: f64,
-    },
-    /// Any program that prints one JSON object of numbers; `{url}`, `{port}` and `{seed}` are replaced.
-    Command {
-        /// Program and arguments, run without a shell.
-        argv: Vec<String>,
-        /// When it is ended and the trial counts as failed, in seconds.
-        timeout_s: u64,
-    },
-}
-
-/// How the requests of a bench arrive.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum ChatLoad {
-    /// So many clients, each sending its next request when the last one is answered.
-    Closed {
-        /// The number of clients.
-        clients: u32,
-    },
-    /// Requests at random moments whether or not earlier ones were answered (a Poisson process).
-    Poisson {
-        /// Mean arrivals a second.
-        rate_per_s: f64,
-        /// When so many are in flight, further arrivals count as refused.
-        in_flight_max: u32,
-    },
-}
-
-/// A uniform range of token counts; both ends belong to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TokenRange {
-    /// Fewest tokens.
-    pub min: u32,
-    /// Most tokens.
-    pub max: u32,
-}
-
-/// What makes a request a good one.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ChatSlo {
-    /// Latest first token, in milliseconds.
-    pub ttft_ms: f64,
-    /// Latest last token, in milliseconds.
-    pub e2e_ms: f64,
+    /// A program that prints a JSON object of keys and values, run without a shell; `{port}` is replaced.
+    Command(Vec<String>),
 }
 
 /// What a metric of the bench means.

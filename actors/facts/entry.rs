@@ -1,9 +1,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Adoption, Anchored, Anomaly, Answer, CycleId, Deployment, DeploymentId, Experience, Experiment, ExperimentEnd,
-    Generation, Lesson, Measurement, Promotion, Question, QuestionEnd, Ruling, Step, Switch, Thaw, Trial, TrialFailure,
-    Verdict,
+    Adoption, Anchored, Anomaly, Answer, Attempt, Calibration, CycleId, Deployment, DeploymentId, Experience,
+    Experiment, ExperimentEnd, ExperimentId, Generation, Lesson, Loan, LoanStep, Measurement, Promotion, Question,
+    QuestionEnd, Reload, Ruling, Step, Switch, Thaw, Trial, TrialFailure, Verdict,
 };
 
 /// A fact on its way into the journal.
@@ -57,6 +57,8 @@ pub enum Fact {
     QuestionEnd(QuestionEnd),
     /// An experiment began.
     Experiment(Experiment),
+    /// An experiment went to measure, for the first time or after it broke off.
+    Attempt(Attempt),
     /// An experiment took to heart what earlier ones measured.
     Experience(Experience),
     /// A candidate was tried.
@@ -97,7 +99,7 @@ pub enum Fact {
     Verdict(Verdict),
     /// A verdict taught something.
     Lesson(Lesson),
-    /// A turn of a conversation.
+    /// A turn of a conversation; in journals from before conversations had a file of their own.
     Turn(Turn),
     /// Everything was stopped, or may go on.
     Switch(Switch),
@@ -107,9 +109,25 @@ pub enum Fact {
     Thaw(Thaw),
     /// A person wrote another baseline.
     Anchored(Anchored),
+    /// The operator's files were read again.
+    Reload(Reload),
+    /// A service was lent to an experiment.
+    Loan(Loan),
+    /// Something happened to a service that is lent.
+    LoanStep {
+        /// The loan.
+        loan: DeploymentId,
+        /// The experiment that has the service.
+        experiment: ExperimentId,
+        /// What happened.
+        step: LoanStep,
+    },
+    /// A service was measured against itself.
+    Calibration(Calibration),
 }
 
-/// One turn of a conversation.
+/// One turn of a conversation, as it once stood in the journal. It is read and no longer written: what people say is kept where it
+/// can be forgotten.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Turn {
     /// The conversation; never empty.
@@ -130,6 +148,7 @@ pub enum Kind {
     Question,
     QuestionEnd,
     Experiment,
+    Attempt,
     Experience,
     Trial,
     Generation,
@@ -147,6 +166,10 @@ pub enum Kind {
     Adoption,
     Thaw,
     Anchored,
+    Reload,
+    Loan,
+    LoanStep,
+    Calibration,
 }
 
 impl Kind {
@@ -157,6 +180,7 @@ impl Kind {
             Kind::Question => "question",
             Kind::QuestionEnd => "question_end",
             Kind::Experiment => "experiment",
+            Kind::Attempt => "attempt",
             Kind::Experience => "experience",
             Kind::Trial => "trial",
             Kind::Generation => "generation",
@@ -174,6 +198,10 @@ impl Kind {
             Kind::Adoption => "adoption",
             Kind::Thaw => "thaw",
             Kind::Anchored => "anchored",
+            Kind::Reload => "reload",
+            Kind::Loan => "loan",
+            Kind::LoanStep => "loan_step",
+            Kind::Calibration => "calibration",
         }
     }
 }
@@ -186,6 +214,7 @@ impl Fact {
             Fact::Question(_) => Kind::Question,
             Fact::QuestionEnd(_) => Kind::QuestionEnd,
             Fact::Experiment(_) => Kind::Experiment,
+            Fact::Attempt(_) => Kind::Attempt,
             Fact::Experience(_) => Kind::Experience,
             Fact::Trial(_) => Kind::Trial,
             Fact::Generation(_) => Kind::Generation,
@@ -203,6 +232,10 @@ impl Fact {
             Fact::Adoption(_) => Kind::Adoption,
             Fact::Thaw(_) => Kind::Thaw,
             Fact::Anchored(_) => Kind::Anchored,
+            Fact::Reload(_) => Kind::Reload,
+            Fact::Loan(_) => Kind::Loan,
+            Fact::LoanStep { .. } => Kind::LoanStep,
+            Fact::Calibration(_) => Kind::Calibration,
         }
     }
 
@@ -213,6 +246,7 @@ impl Fact {
             Fact::Question(question) => question.question_id.as_str(),
             Fact::QuestionEnd(end) => end.question.as_str(),
             Fact::Experiment(experiment) => experiment.id.as_str(),
+            Fact::Attempt(attempt) => attempt.experiment.as_str(),
             Fact::Experience(experience) => experience.experiment.as_str(),
             Fact::Trial(trial) => trial.experiment.as_str(),
             Fact::Generation(generation) => generation.experiment.as_str(),
@@ -229,6 +263,10 @@ impl Fact {
             Fact::Adoption(adoption) => &adoption.domain,
             Fact::Thaw(thaw) => &thaw.domain,
             Fact::Anchored(anchored) => &anchored.domain,
+            Fact::Reload(_) => "settings",
+            Fact::Loan(loan) => loan.experiment.as_str(),
+            Fact::LoanStep { experiment, .. } => experiment.as_str(),
+            Fact::Calibration(calibration) => &calibration.domain,
         }
     }
 }

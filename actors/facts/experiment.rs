@@ -97,6 +97,15 @@ pub struct Experiment {
     pub objective: BTreeMap<String, MetricSpec>,
 }
 
+/// That an experiment went to measure: once in each life of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// The experiment.
+    pub experiment: ExperimentId,
+    /// How many of its trials had come to an end by then.
+    pub trials: u32,
+}
+
 /// What an experiment knew of earlier ones when it began. It stands beside the first trial, and stays what it was then.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Experience {
@@ -201,6 +210,8 @@ pub enum FailureKind {
     Infrastructure,
     /// Others disturbed it again and again.
     Disturbed,
+    /// Measured in place, it breached an objective of the serving instance that its own settings hold.
+    Breached,
 }
 
 impl FailureKind {
@@ -215,6 +226,7 @@ impl FailureKind {
             FailureKind::BenchFailed => "bench_failed",
             FailureKind::Infrastructure => "infrastructure",
             FailureKind::Disturbed => "disturbed",
+            FailureKind::Breached => "breached",
         }
     }
 

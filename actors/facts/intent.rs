@@ -76,6 +76,15 @@ pub struct Question {
     pub depth: u32,
 }
 
+impl Question {
+    /// Returns what an answer is worth for each candidate that it may cost at most.
+    pub fn worth(&self) -> f64 {
+        let budget = self.dream_experiment.budget;
+        let cost = u64::from(budget.max_candidates.max(1)) * u64::from(budget.max_generations.max(1));
+        self.interest.clamp(0.0, 1.0) / cost as f64
+    }
+}
+
 /// What was seen, where: a claim without a source raises no question.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::{Value, is_same};
+use super::{Trades, Trouble, Value, is_same};
 
 /// How far a decimal number may be off its step, as a share of it, and still be on it: 0.3 is no binary number.
 const STEP_SLACK: f64 = 1e-6;
@@ -22,6 +22,12 @@ pub struct Knob {
     /// Whether setting the old value again undoes everything the new one did.
     #[serde(default = "yes")]
     pub reversible: bool,
+    /// The kinds of trouble that it can act on; all of them when none is named. A question about another kind leaves it alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relieves: Vec<Trouble>,
+    /// What it gives away for what it brings. A search leaves such a knob alone, and a person has to say yes at every level.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trades: Option<Trades>,
 }
 
 fn yes() -> bool {

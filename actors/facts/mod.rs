@@ -14,11 +14,27 @@ pub mod objective;
 
 mod quiet;
 
+mod load;
+
+pub mod window;
+
+mod in_place;
+
+mod back_off;
+
+mod bench;
+
 mod domain;
+
+mod command_line;
 
 mod knob;
 
 mod signal;
+
+mod trouble;
+
+mod trades;
 
 mod intent;
 
@@ -30,35 +46,55 @@ mod policy;
 
 mod deployment;
 
+mod loan;
+
+mod open;
+
+mod calibration;
+
 mod verdict;
 
 mod lesson;
 
 mod entry;
 
+mod conversation;
+
 pub use agreement::agrees;
 pub(crate) use agreement::{is_same, means, meant, says};
+pub use back_off::BackOff;
+pub use bench::{BenchLoad, BenchSpec, ChatSlo, HttpBench, HttpPath, SoundFormat, SpeechBench, SpeechSlo, TokenRange};
+pub use calibration::{Calibration, Noise};
+pub use command_line::{Takes, keys_in};
+pub use conversation::{Episode, Event, OpenEpisode, Role, Said, Talk};
 pub use deployment::{Deployment, IllegalStep, Stage, Step, stages};
 pub use domain::{
-    BenchSpec, ChatLoad, ChatSlo, Direction, Domain, Guard, Isolation, Manager, MetricSpec, Objective, ReadBack, Ready,
-    ServiceSpec, TokenRange,
+    Check, Direction, Domain, Guard, Isolation, Manager, MetricSpec, Objective, ReadBack, Ready, ReadyBy, Scope,
+    ServiceSpec,
 };
 pub use entry::{Entry, Fact, Kind, Recorded, Turn};
 pub use experiment::{
-    Best, Budget, Dimension, EarlierTrial, Experience, Experiment, ExperimentEnd, ExperimentSpec, FailureKind,
+    Attempt, Best, Budget, Dimension, EarlierTrial, Experience, Experiment, ExperimentEnd, ExperimentSpec, FailureKind,
     Generation, Measurement, Outcome, Trial, TrialFailure, When, Winner,
 };
 pub use ids::{
     CycleId, DeploymentId, ExperimentId, Incarnation, Key, PromotionId, QuestionId, content_hash, short_hash,
 };
+pub use in_place::InPlace;
 pub use intent::{Evidence, Intent, Proposal, Question, QuestionEnd};
 pub use knob::{Apply, Knob, KnobKind};
 pub use lesson::Lesson;
-pub use policy::{Adoption, Anchored, Held, Stop, Switch, Thaw};
+pub use load::{Load, Resource, Room};
+pub use loan::{Loan, LoanStep, loans};
+pub use open::{TELLING, is_open};
+pub use policy::{Adoption, Anchored, Changed, Held, Reload, Reloaded, Stop, Switch, Thaw};
 pub use promotion::{
     Answer, Approved, Authority, Autonomy, Change, MappingProblem, Origin, Promotion, Risk, Ruling, map_params,
 };
 pub use quiet::{Others, Quiet, usual};
 pub use signal::{Anomaly, AnomalyKind, Reading};
+pub use trades::Trades;
+pub use trouble::Trouble;
 pub use value::{Metrics, Params, Settings, Value};
 pub use verdict::{Estimate, Reason, Ruled, Verdict};
+pub use window::Window;

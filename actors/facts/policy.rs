@@ -61,6 +61,58 @@ pub struct Thaw {
     pub by_uid: u32,
 }
 
+/// The operator's files were read again, because they changed or because somebody asked for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reload {
+    /// The user id of who asked; `None` where a changed file or a signal was the reason.
+    pub by_uid: Option<u32>,
+    /// What came of it.
+    pub outcome: Reloaded,
+}
+
+/// What came of reading the operator's files again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reloaded {
+    /// What they say is in force, but for what is named here.
+    Applied {
+        /// The settings that are others now.
+        changed: Vec<Changed>,
+        /// The settings and domains that a running daemon cannot change: they hold after a restart.
+        needs_restart: Vec<String>,
+        /// The domains that keep what they have until their change is judged.
+        waits: Vec<String>,
+    },
+    /// Something is wrong with them, so that nothing was changed: each line names its file, line and key.
+    Refused {
+        /// The lines.
+        problems: Vec<String>,
+    },
+}
+
+/// A setting that is another one now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// The key with its section, as in `gate.autonomy`; `domains.NAME` and `experiments.NAME` for what has a file of its own.
+    pub key: String,
+    /// What it was, as in TOML; empty where it was not there, or is a file.
+    pub from: String,
+    /// What it is.
+    pub to: String,
+}
+
+/// Prints it as in `gate.autonomy 1 -> 2`.
+impl std::fmt::Display for Changed {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Changed { key, from, to } = self;
+        if from.is_empty() && to.is_empty() {
+            formatter.write_str(key)
+        } else {
+            write!(formatter, "{key} {from} -> {to}")
+        }
+    }
+}
+
 /// What a promotion waits for that no approval replaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -77,6 +129,10 @@ pub enum Held {
     Frozen,
     /// A person edited a key of it not long ago.
     CoolDown,
+    /// The service is measured in place, and no maintenance window of it is in force.
+    Maintenance,
+    /// How much its measurement scatters is not known yet.
+    Uncalibrated,
 }
 
 impl Held {
@@ -89,6 +145,8 @@ impl Held {
             Held::Budget => "budget",
             Held::Frozen => "frozen",
             Held::CoolDown => "cool_down",
+            Held::Maintenance => "maintenance",
+            Held::Uncalibrated => "uncalibrated",
         }
     }
 }

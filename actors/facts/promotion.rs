@@ -100,6 +100,9 @@ pub enum Origin {
     Person(u32),
     /// A winner file that was put into the winners folder.
     File(String),
+    /// An experiment that wants the serving instance lent, to try candidates on it. What changes is told as the farthest
+    /// value that it may try of each key.
+    Trials(ExperimentId),
 }
 
 /// One key's old and new value.

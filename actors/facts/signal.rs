@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::CycleId;
+use super::{CycleId, Evidence};
 
 /// One number that a probe read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,6 +53,16 @@ pub struct Anomaly {
     pub at_ms: u64,
     /// How many of the daemon's own doings stand between a cause outside and this; 0 is outside.
     pub depth: u32,
+    /// The incident it tells of: the same for the same trouble of the same subject, whatever was measured and whenever. Empty
+    /// in journals from before there were incidents.
+    #[serde(default)]
+    pub incident: String,
+    /// What else of the subject is out together with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub evidence: Vec<Evidence>,
+    /// The load of the subject, where it is far above what it usually is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub surge: Option<Evidence>,
 }
 
 impl Anomaly {
@@ -63,7 +73,7 @@ impl Anomaly {
 }
 
 /// No domain's name has a colon, so none is mistaken for a GPU.
-fn names_gpu(subject: &str) -> bool {
+pub(super) fn names_gpu(subject: &str) -> bool {
     subject == "gpu" || subject.starts_with("gpu:")
 }
 

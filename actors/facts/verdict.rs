@@ -109,6 +109,17 @@ pub struct Estimate {
     pub high: f64,
 }
 
+/// An interval whose upper end is more than so many times its lower one, as ratios of new to old, tells no size.
+const WIDTH_MAX: f64 = 4.0;
+
+impl Estimate {
+    /// Returns whether it says that there is a gain and about how large: its interval lies above 0, and its upper end is at most four
+    /// times its lower one, as ratios of new to old.
+    pub fn is_established(&self) -> bool {
+        self.low > 0.0 && self.high.is_finite() && 1.0 + self.high <= WIDTH_MAX * (1.0 + self.low)
+    }
+}
+
 /// Why a verdict is what it is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "reason", rename_all = "snake_case")]
@@ -168,6 +179,8 @@ pub enum Reason {
         /// Who and why, in words.
         why: String,
     },
+    /// It was measured in place, and its maintenance window ended before it was proven.
+    WindowEnded,
     /// A person changed one of its keys meanwhile; theirs stands.
     HumanOverride {
         /// The key.
@@ -193,6 +206,7 @@ impl Reason {
             Reason::Crash => "crash",
             Reason::Person { .. } => "person",
             Reason::Stopped { .. } => "stopped",
+            Reason::WindowEnded => "window_ended",
             Reason::HumanOverride { .. } => "human_override",
         }
     }
@@ -245,6 +259,7 @@ impl fmt::Display for Reason {
             Reason::Crash => formatter.write_str("kloros ended before it was proven"),
             Reason::Person { uid } => write!(formatter, "user {uid} asked for it"),
             Reason::Stopped { why } => formatter.write_str(why),
+            Reason::WindowEnded => formatter.write_str("its maintenance window ended before it was proven"),
             Reason::HumanOverride { key } => {
                 write!(formatter, "{key} was edited by hand meanwhile")
             }
@@ -286,6 +301,22 @@ mod tests {
             assert!((certified["rate"] - rate).abs() < 1e-9, "{certified:?}");
             assert!((certified["errors"] - errors).abs() < 1e-9, "{certified:?}");
             assert_eq!(certified["new"], 7.0);
+        }
+    }
+
+    #[test]
+    fn a_gain_is_established_where_its_interval_lies_above_nothing_and_is_not_too_wide() {
+        for (low, high, is_established) in [
+            (0.01, 0.2, true),
+            (0.0, 0.2, false),
+            (-0.94, 222.41, false),
+            (0.5, 4.9, true),
+            (0.5, 5.1, false),
+            (4.0, 19.0, true),
+            (f64::NAN, 1.0, false),
+            (0.1, f64::INFINITY, false),
+        ] {
+            assert_eq!(Estimate { ratio: 0.1, low, high }.is_established(), is_established, "{low} to {high}");
         }
     }
 

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use kloros_supervision::to_self;
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
 use super::{Config, lesson::learn};
 use crate::{
@@ -25,6 +25,8 @@ pub struct Exits {
 pub enum Msg {
     /// A deployment was judged.
     Judged(Verdict),
+    /// A heartbeat, to be sent back.
+    Pulse(RpcReplyPort<()>),
     /// The operator changed the settings.
     Reconfigured(Config),
 }
@@ -83,6 +85,7 @@ impl Actor for Feedback {
         match msg {
             // Without a journal nothing is learned: the room fails, and finds the verdict again when it is back.
             Msg::Judged(verdict) => state.teach(&verdict).await?,
+            Msg::Pulse(reply) => drop(reply.send(())),
             Msg::Reconfigured(config) => state.config = config,
         }
         Ok(())

@@ -65,6 +65,7 @@ async fn a_verdict_that_nobody_told_of_teaches_its_lesson_at_the_next_start_and_
     assert_eq!(world.journal.count(Kind::Lesson), 2);
 }
 
+/// Lesson 37: a failure that was not written down is found again, whoever was told of it.
 #[tokio::test]
 async fn a_journal_that_fails_costs_no_lesson() {
     let world = World::with_env("");

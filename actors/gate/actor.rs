@@ -2,19 +2,19 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use kloros_supervision::to_self;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
-use serde::{Deserialize, Serialize};
 
 use super::{
-    Config,
+    Config, Scales,
     autonomy::{LEVEL_KEY, in_force},
     history::History,
+    standing::{Standing, Waiting},
 };
 use crate::{
     config::Catalogue,
     env_file,
     facts::{
-        Answer, Approved, Authority, Autonomy, Domain, Entry, Fact, Held, Key, Kind, Lesson, Promotion, PromotionId,
-        QuestionEnd, Risk, Ruling, Stop,
+        Answer, Approved, Authority, Autonomy, Domain, Entry, Fact, Held, Key, Kind, Lesson, LoanStep, Promotion,
+        PromotionId, QuestionEnd, Ruling, Stop,
     },
     meters,
     record::{Ending, record, wake},
@@ -28,6 +28,8 @@ pub struct Exits {
     pub approved: Outlet<Approved<Promotion>>,
     /// A question that ended here.
     pub ended: Outlet<QuestionEnd>,
+    /// A domain whose noise has to be known before it is changed.
+    pub uncalibrated: Outlet<String>,
 }
 
 /// What the gate hears.
@@ -49,50 +51,13 @@ pub enum Msg {
     Sweep,
     /// A verdict taught something.
     Learned(Lesson),
-    /// The operator changed the settings.
-    Reconfigured(Config),
-}
-
-/// A promotion that waits for a person.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Waiting {
-    /// What waits.
-    pub promotion: Promotion,
-    /// Its risk.
-    pub risk: Risk,
-    /// Why a person is asked.
-    pub why: String,
-    /// What a yes is bound to.
-    #[serde(default)]
-    pub binding: String,
-    /// When silence becomes a no, in milliseconds since the Unix epoch.
-    pub until_ms: u64,
-}
-
-/// A promotion that waits for something that no approval replaces.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct HeldBack {
-    /// What waits.
-    pub promotion: Promotion,
-    /// For what.
-    pub held: Held,
-    /// In words.
-    pub why: String,
-}
-
-/// All that holds promotions back.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Standing {
-    /// What was said when everything was stopped, if it is.
-    pub stop: Option<Stop>,
-    /// The freeze window that is in force, if one is.
-    pub freeze: Option<String>,
-    /// Whether only advice is given.
-    pub advice: bool,
-    /// What waits for a person.
-    pub waiting: Vec<Waiting>,
-    /// What waits for something else.
-    pub held: Vec<HeldBack>,
+    /// A heartbeat, to be sent back.
+    Pulse(RpcReplyPort<()>),
+    /// The operator changed the settings, or how long a question rests that ended without a deployment, in seconds, or what it
+    /// takes to judge a change.
+    Reconfigured(Config, u64, Scales),
+    /// The operator changed the domains or experiments.
+    Catalogued(Arc<Catalogue>),
 }
 
 /// What the gate needs.
@@ -107,6 +72,8 @@ pub struct Arguments {
     pub catalogue: Arc<Catalogue>,
     /// How long a question rests that ended without a deployment, in seconds.
     pub rest_s: u64,
+    /// What it takes to judge a change.
+    pub scales: Scales,
 }
 
 /// Decides which changes may be made without a person.
@@ -119,9 +86,12 @@ pub struct State {
     pub(super) config: Config,
     pub(super) catalogue: Arc<Catalogue>,
     pub(super) rest_s: u64,
+    pub(super) scales: Scales,
     /// What was proposed and neither refused nor deployed, and does not wait for a person.
     pub(super) open: BTreeMap<PromotionId, Open>,
     pub(super) waiting: BTreeMap<PromotionId, Waiting>,
+    /// What a service is lent for now.
+    pub(super) lent: BTreeMap<PromotionId, Open>,
     pub(super) history: History,
     /// What the journal says of the switch.
     pub(super) stop: Option<Stop>,
@@ -140,6 +110,8 @@ pub(super) struct Open {
     pub(super) offered_at_ms: Option<u64>,
     /// What it waits for, where it was not let through.
     pub(super) held: Option<(Held, String)>,
+    /// Why a person took it back.
+    pub(super) withdrawn: Option<String>,
 }
 
 /// A person's yes.
@@ -154,7 +126,7 @@ pub(super) struct Yes {
 
 impl Open {
     pub(super) fn of(promotion: Promotion, approved: Option<Yes>) -> Self {
-        Self { promotion, approved, offered_at_ms: None, held: None }
+        Self { promotion, approved, offered_at_ms: None, held: None, withdrawn: None }
     }
 }
 
@@ -170,11 +142,24 @@ impl Actor for Gate {
     type Arguments = Arguments;
 
     async fn pre_start(&self, myself: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
-        let Arguments { seams, exits, config, catalogue, rest_s } = arguments;
-        let (open, waiting, history) = (BTreeMap::new(), BTreeMap::new(), History::default());
+        let Arguments { seams, exits, config, catalogue, rest_s, scales } = arguments;
+        let (open, waiting, lent, history) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), History::default());
         let (stop, looked_ms, seen) = (None, None, 0);
-        let mut state =
-            State { seams, exits, config, catalogue, rest_s, open, waiting, history, stop, looked_ms, seen };
+        let mut state = State {
+            seams,
+            exits,
+            config,
+            catalogue,
+            rest_s,
+            scales,
+            open,
+            waiting,
+            lent,
+            history,
+            stop,
+            looked_ms,
+            seen,
+        };
         state.catch_up().await?;
         to_self(&myself, Msg::Sweep)?;
         Ok(state)
@@ -205,7 +190,11 @@ impl Actor for Gate {
                 myself.send_after(SWEEP_EVERY, || Msg::Sweep);
             }
             Msg::Learned(lesson) => state.history.learned(&lesson),
-            Msg::Reconfigured(config) => state.config = config,
+            Msg::Pulse(reply) => drop(reply.send(())),
+            Msg::Reconfigured(config, rest_s, scales) => {
+                (state.config, state.rest_s, state.scales) = (config, rest_s, scales);
+            }
+            Msg::Catalogued(catalogue) => state.catalogue = catalogue,
         }
         Ok(())
     }
@@ -225,6 +214,10 @@ impl State {
             Kind::Switch,
             Kind::Adoption,
             Kind::Thaw,
+            Kind::Loan,
+            Kind::LoanStep,
+            Kind::Run,
+            Kind::Calibration,
         ];
         let query = match self.seen {
             0 => Query::newest(&kinds, HISTORY_MAX),
@@ -262,14 +255,7 @@ impl State {
                 self.open.remove(&promotion);
                 self.waiting.remove(&promotion);
             }
-            Fact::Answer(Answer { promotion, approved, by_uid, binding, .. }) => {
-                if let Some(waiting) = self.waiting.remove(&promotion)
-                    && let (true, Some(uid)) = (approved, by_uid)
-                {
-                    let yes = Yes { uid, at_ms, binding };
-                    self.open.insert(promotion, Open::of(waiting.promotion, Some(yes)));
-                }
-            }
+            Fact::Answer(answer) => self.fold_answer(answer, at_ms),
             Fact::Deployment(deployment) => {
                 self.open.remove(&deployment.promotion.id);
                 self.history.deployed(&deployment);
@@ -280,6 +266,35 @@ impl State {
             Fact::Switch(switch) => self.stop = switch.stop,
             Fact::Adoption(adoption) => self.history.adopted(&adoption, at_ms),
             Fact::Thaw(thaw) => self.history.thawed(&thaw, at_ms),
+            Fact::Loan(loan) => {
+                let open = self.open.remove(&loan.promotion);
+                self.lent.extend(open.map(|open| (loan.promotion.clone(), open)));
+                self.history.lent(&loan);
+            }
+            Fact::LoanStep { loan, step: LoanStep::Applies { .. }, .. } => self.history.restarted(&loan, at_ms),
+            Fact::Calibration(calibration) => {
+                // What waits for it need not wait for its next turn.
+                let waits = self.open.values_mut().filter(|open| open.promotion.domain == calibration.domain);
+                waits.for_each(|open| open.offered_at_ms = None);
+                self.history.calibrated(&calibration);
+            }
+            Fact::Run { deployment, .. } => self.history.restarted(&deployment, at_ms),
+            Fact::LoanStep { loan, step: LoanStep::Ended { .. }, .. } => {
+                self.history.returned(&loan);
+                self.lent.retain(|_, open| self.history.is_pending(&open.promotion.domain));
+            }
+            _ => {}
+        }
+    }
+
+    fn fold_answer(&mut self, answer: Answer, at_ms: u64) {
+        let Answer { promotion, approved, by_uid, why, binding } = answer;
+        match (self.waiting.remove(&promotion), by_uid) {
+            (Some(waiting), Some(uid)) if approved => {
+                let yes = Yes { uid, at_ms, binding };
+                self.open.insert(promotion, Open::of(waiting.promotion, Some(yes)));
+            }
+            (None, Some(_)) if !approved => self.take_back(&promotion, why),
             _ => {}
         }
     }
@@ -305,7 +320,7 @@ impl State {
 
     async fn answer(&mut self, answer: Answer) -> Result<Promotion, String> {
         let Some(waiting) = self.waiting.get(&answer.promotion).cloned() else {
-            return Err(format!("nothing waits under {}", answer.promotion));
+            return self.withdraw(answer).await;
         };
         if answer.approved && (answer.binding != waiting.binding || self.is_void(&waiting)) {
             return Err(format!("{} is not what was shown any more: look at it again", answer.promotion));

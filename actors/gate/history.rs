@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::facts::{
-    Adoption, Deployment, DeploymentId, Domain, Key, Lesson, Reason, Ruled, Step, Thaw, Value, Verdict, content_hash,
+    Adoption, Calibration, Deployment, DeploymentId, Domain, Key, Lesson, Loan, Reason, Ruled, Step, Thaw, Value,
+    Verdict, content_hash,
 };
 
 /// How many domains the history knows; the one that was quiet longest is forgotten.
@@ -12,8 +13,20 @@ pub const DOMAINS_MAX: usize = 256;
 /// How many deployments and how many rollbacks of a domain are remembered; no budget is larger.
 pub const EVENTS_MAX: usize = 1000;
 
+/// How many restarts by measurements in place are remembered.
+const RESTARTS_MAX: usize = 1000;
+
+/// How many of the latest of them say how long one takes.
+const PACE_OF: usize = 24;
+
+/// Restarts that are farther apart do not follow each other, in milliseconds.
+const APART_MS: u64 = HOUR_MS;
+
 /// How many settings that are not to be deployed again are remembered; the oldest is forgotten.
 pub const AVOIDED_MAX: usize = 4096;
+
+/// How many failures in a row to find out a domain's noise are remembered; no setting allows more.
+const FAILURES_MAX: usize = 100;
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -39,6 +52,12 @@ struct Past {
     edited_ms: BTreeMap<Key, u64>,
     /// Rollbacks until then do not freeze the domain any more.
     thawed_ms: u64,
+    /// When a measurement in place restarted the service.
+    restarts: VecDeque<u64>,
+    /// What is known of its noise.
+    calibration: Option<Calibration>,
+    /// When finding that out failed, since it was found out or is measured otherwise.
+    uncalibrated_ms: VecDeque<u64>,
     latest_ms: u64,
 }
 
@@ -58,6 +77,56 @@ impl History {
         }
     }
 
+    /// Takes note that the service of a domain is lent: until it is back nothing else changes it.
+    pub fn lent(&mut self, loan: &Loan) {
+        let past = self.past_of(&loan.domain, loan.at_ms);
+        if !past.pending.contains(&loan.id) {
+            past.pending.push(loan.id.clone());
+        }
+    }
+
+    /// Takes note that a service that was lent is back.
+    pub fn returned(&mut self, loan: &DeploymentId) {
+        self.domains.values_mut().for_each(|past| past.pending.retain(|pending| pending != loan));
+    }
+
+    /// Takes note of what is known of a domain's noise.
+    pub fn calibrated(&mut self, calibration: &Calibration) {
+        let past = self.past_of(&calibration.domain, calibration.at_ms);
+        let is_of_same = past.calibration.as_ref().is_none_or(|known| known.measured_by == calibration.measured_by);
+        if calibration.outcome.is_ok() || !is_of_same {
+            past.uncalibrated_ms.clear();
+        }
+        if calibration.outcome.is_err() && past.uncalibrated_ms.back() != Some(&calibration.at_ms) {
+            past.uncalibrated_ms.push_back(calibration.at_ms);
+            if past.uncalibrated_ms.len() > FAILURES_MAX {
+                past.uncalibrated_ms.pop_front();
+            }
+        }
+        past.calibration = Some(calibration.clone());
+    }
+
+    /// Returns how often in a row it failed from `since_ms` on to find out the noise of `domain` as it is `measured_by`.
+    pub fn calibrations_failed(&self, domain: &str, measured_by: &str, since_ms: u64) -> usize {
+        let Some(past) = self.domains.get(domain) else { return 0 };
+        let is_of_it = past.calibration.as_ref().is_some_and(|known| known.measured_by == measured_by);
+        past.uncalibrated_ms.iter().filter(|at_ms| is_of_it && **at_ms >= since_ms).count()
+    }
+
+    /// Returns what is known of the noise of `domain`.
+    pub fn calibration(&self, domain: &str) -> Option<&Calibration> {
+        self.domains.get(domain)?.calibration.as_ref()
+    }
+
+    /// Takes note that a candidate, or a run of a validation, restarted the service that is lent or changed under this id.
+    pub fn restarted(&mut self, of: &DeploymentId, at_ms: u64) {
+        let Some(past) = self.domains.values_mut().find(|past| past.pending.contains(of)) else { return };
+        past.restarts.push_back(at_ms);
+        if past.restarts.len() > RESTARTS_MAX {
+            past.restarts.pop_front();
+        }
+    }
+
     /// Takes note of how a person left the knobs of a domain.
     pub fn adopted(&mut self, adoption: &Adoption, at_ms: u64) {
         let past = self.past_of(&adoption.domain, at_ms);
@@ -71,13 +140,15 @@ impl History {
         past.thawed_ms = past.thawed_ms.max(at_ms);
     }
 
-    /// Takes note of a verdict. What a person undid is no sign that the domain needs one.
+    /// Takes note of a verdict. What a person undid, or the end of a maintenance window, is no sign that the domain needs one.
     pub fn judged(&mut self, verdict: &Verdict) {
-        let is_a_persons =
-            matches!(verdict.reason, Reason::Person { .. } | Reason::HumanOverride { .. } | Reason::Stopped { .. });
+        let is_no_sign = matches!(
+            verdict.reason,
+            Reason::Person { .. } | Reason::HumanOverride { .. } | Reason::Stopped { .. } | Reason::WindowEnded
+        );
         let past = self.past_of(&verdict.domain, verdict.at_ms);
         match verdict.outcome {
-            Ruled::Rollback if is_a_persons => {}
+            Ruled::Rollback if is_no_sign => {}
             Ruled::Rollback => drop(remember(&mut past.rollbacks, &verdict.deployment, verdict.at_ms)),
             Ruled::Success | Ruled::Neutral => {
                 let left =
@@ -119,9 +190,30 @@ impl History {
         })
     }
 
+    /// Returns how often measurements in place restarted the service of `domain` in the hour before `now_ms`.
+    pub fn restarts_last_hour(&self, domain: &str, now_ms: u64) -> usize {
+        let is_recent = |at_ms: &&u64| at_ms.saturating_add(HOUR_MS) > now_ms;
+        self.domains.get(domain).map_or(0, |past| past.restarts.iter().filter(is_recent).count())
+    }
+
+    /// Returns how long a measurement in place of `domain` takes from one restart to the next, in milliseconds: the median of
+    /// the latest. `None` where none followed another.
+    pub fn run_ms(&self, domain: &str) -> Option<u64> {
+        let latest: Vec<u64> = self.domains.get(domain)?.restarts.iter().rev().take(PACE_OF + 1).copied().collect();
+        let mut apart: Vec<u64> = latest.windows(2).map(|pair| pair[0].saturating_sub(pair[1])).collect();
+        apart.retain(|ms| *ms > 0 && *ms < APART_MS);
+        apart.sort_unstable();
+        apart.get(apart.len() / 2).copied()
+    }
+
     /// Returns the deployment of `domain` that is not brought to its end, if there is one.
     pub fn pending(&self, domain: &str) -> Option<&DeploymentId> {
         self.domains.get(domain)?.pending.first()
+    }
+
+    /// Returns whether anything changes the service of `domain`.
+    pub fn is_pending(&self, domain: &str) -> bool {
+        self.pending(domain).is_some()
     }
 
     /// Returns when a person edited `key` of `domain` last, in milliseconds since the Unix epoch.

@@ -1,7 +1,8 @@
 //! The gate: may this change be made without a person?
 //!
-//! Hears `Promotion` from the deployer and `Answer`s from people. Says `Approved<Promotion>` to the deployer, and whether
-//! that still holds when the deployer asks right before it touches anything.
+//! Hears `Promotion` from the deployer, and from experiments that want a service lent, and `Answer`s from people. Says
+//! `Approved<Promotion>` to the deployer, and whether that still holds when it is asked right before anything is touched, and
+//! again and again while a service is lent.
 //! Invariants: what the gate did not pass cannot be spelled elsewhere; silence is a no; the env file may lower the level, never
 //! raise it; one change is on its way once; a yes is for one plan on one base under one policy; while a person has stopped everything,
 //! nothing passes.
@@ -13,23 +14,42 @@ mod tests;
 
 pub mod autonomy;
 
-pub mod freeze;
-
 pub mod history;
+
+pub mod fit;
 
 pub mod policy;
 
 mod ruling_actor;
 
+mod standing;
+
 mod watch_actor;
 
-pub use actor::{Arguments, Exits, Gate, HeldBack, Msg, Standing, Waiting, level_of};
+pub use actor::{Arguments, Exits, Gate, Msg, level_of};
 use serde::{Deserialize, Serialize};
+pub use standing::{HeldBack, Standing, Waiting};
 
+pub use crate::facts::window as freeze;
 use crate::{
     config::{Check, Problem},
     facts::Autonomy,
 };
+
+/// What it takes to judge a change, as the validator's settings have it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scales {
+    /// How many runs a validation takes at least.
+    pub runs_min: u32,
+    /// How many blocks of four runs it has at most.
+    pub blocks_max: u32,
+    /// The loss that it has to exclude, as a ratio.
+    pub loss_max: f64,
+    /// How long the noise of a domain is known once it was measured, in seconds; `None` where it need not be.
+    pub calibrated_for_s: Option<u64>,
+    /// How often finding it out may fail, from when a change is proposed on, before the change is refused.
+    pub calibrate_attempts_max: u32,
+}
 
 /// The room's settings; the section `[gate]` of `kloros.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -3,7 +3,12 @@
 //! The order is fixed: stop; freeze window; allow-list, types and bounds; budgets; lessons; risk against autonomy. Nothing
 //! later can mend what an earlier step refused, and no level skips a step.
 
-use super::{Config, autonomy, freeze::in_force, history::History};
+use super::{
+    Config, Scales, autonomy,
+    fit::{self, Unweighable},
+    freeze::in_force,
+    history::History,
+};
 use crate::facts::{
     Autonomy, Change, Domain, Held, Key, Knob, Origin, Promotion, Risk, Ruling, Stop, Value, content_hash,
 };
@@ -14,7 +19,7 @@ const STEP_ROUNDING: f64 = 1e-9;
 /// Returns what `promotion` risks in `domain`, and every reason that raises it above low.
 ///
 /// The domain's name says the least risk it has; its file may raise that and never lower it. A value outside the
-/// bounds, a step beyond the largest one, and a knob that cannot be turned back are high.
+/// bounds, a step beyond the largest one, a knob that cannot be turned back and one that gives something away are high.
 pub fn risk(promotion: &Promotion, domain: &Domain) -> (Risk, Vec<String>) {
     let mut risk = Risk::Low;
     let mut reasons = Vec::new();
@@ -28,6 +33,9 @@ pub fn risk(promotion: &Promotion, domain: &Domain) -> (Risk, Vec<String>) {
     raise(risk_of_domain(name), format!("domain {name} is {} risk", risk_of_domain(name)));
     if let Some(own) = domain.risk.filter(|own| *own > risk_of_domain(name)) {
         raise(own, format!("the file of domain {name} says {own} risk"));
+    }
+    for what in domain.given_away(promotion) {
+        raise(Risk::High, what);
     }
     for (key, change) in &promotion.changes {
         let Some(knob) = domain.knobs.get(key) else {
@@ -155,6 +163,8 @@ pub struct Circumstances<'a> {
     pub now_ms: u64,
     /// How far local time is ahead of UTC, in seconds.
     pub utc_offset_s: i32,
+    /// What it takes to judge a change.
+    pub scales: Scales,
 }
 
 /// Rules on `promotion`: held back, refused, held for a person, given as advice, or let through.
@@ -170,7 +180,7 @@ pub fn inspect(
 ) -> Ruling {
     let id = || promotion.id.clone();
     let hold = |(held, why)| Ruling::Hold { promotion: id(), held, why };
-    let Circumstances { level, stop, now_ms, utc_offset_s } = *circumstances;
+    let Circumstances { level, stop, now_ms, utc_offset_s, .. } = *circumstances;
     if let Some(stop) = stop {
         return hold((Held::Stopped, stop.to_string()));
     }
@@ -179,6 +189,10 @@ pub fn inspect(
     if let Some(window) = window {
         return hold((Held::FreezeWindow, format!("nothing new is deployed now: gate.freeze says {window}")));
     }
+    if is_a_trial(promotion) && domain.in_place.is_none() {
+        let why = "the domain is not measured in place any more".to_owned();
+        return Ruling::Refuse { promotion: id(), why };
+    }
     let refusals = refusals(promotion, domain);
     if !refusals.is_empty() {
         return Ruling::Refuse { promotion: id(), why: refusals.join("; ") };
@@ -186,13 +200,27 @@ pub fn inspect(
     if let Some(held) = over_budget(promotion, history, config, now_ms).filter(|_| !config.advice) {
         return hold(held);
     }
+    match fit::weighable(promotion, domain, history, circumstances) {
+        Err(_) if config.advice => {}
+        Err(Unweighable::NotYet(why)) => return hold((Held::Uncalibrated, why)),
+        Err(Unweighable::Never(why)) => return Ruling::Refuse { promotion: id(), why },
+        Ok(()) => {}
+    }
     let (risk, reasons) = risk(promotion, domain);
-    let why = why_ask(promotion, history, level, risk, &reasons);
+    let why = why_ask(promotion, domain, history, level, (risk, &reasons));
+    if config.advice && is_a_trial(promotion) {
+        let why = "gate.advice is on, and to measure in place would change the service".to_owned();
+        return Ruling::Refuse { promotion: id(), why };
+    }
     if config.advice {
         return Ruling::Advise { promotion: id(), risk, level, why: why.unwrap_or_default() };
     }
     match why {
-        None => Ruling::Allow { promotion: id(), risk, level },
+        // A person is asked in the daytime what is done at night.
+        None => match fit::waits_for(promotion, domain, history, circumstances) {
+            Some(waits) => hold(waits),
+            None => Ruling::Allow { promotion: id(), risk, level },
+        },
         Some(why) => {
             let until_ms = now_ms.saturating_add(config.approval_expires_s.saturating_mul(1000));
             let binding = binding(promotion, domain, config);
@@ -201,14 +229,53 @@ pub fn inspect(
     }
 }
 
+/// Returns why a service that is lent for `promotion` has to go back; `None` while it may stay lent, on a person's yes or on
+/// the level in force.
+pub fn recalls(
+    promotion: &Promotion,
+    domain: &Domain,
+    circumstances: &Circumstances<'_>,
+    config: &Config,
+    yes: Option<&str>,
+) -> Option<String> {
+    let Circumstances { level, stop, now_ms, utc_offset_s, .. } = *circumstances;
+    if let Some(stop) = stop {
+        return Some(stop.to_string());
+    }
+    if let Some(window) = in_force(&config.freeze, now_ms, utc_offset_s) {
+        return Some(format!("nothing is tried now: gate.freeze says {window}"));
+    }
+    if config.advice {
+        return Some("gate.advice is on".to_owned());
+    }
+    let refusals = refusals(promotion, domain);
+    if !refusals.is_empty() {
+        return Some(refusals.join("; "));
+    }
+    let (risk, _) = risk(promotion, domain);
+    match yes {
+        Some(bound) if bound == binding(promotion, domain, config) => None,
+        Some(_) => Some("it was approved under another policy".to_owned()),
+        None if gives_away(promotion, domain).is_some() => gives_away(promotion, domain),
+        None if autonomy::rule(level, risk) => None,
+        None => Some(format!("{risk} risk asks a person at autonomy level {}", u8::from(level))),
+    }
+}
+
+/// Returns whether it asks for a loan of the serving instance, and not for a change that stays.
+pub fn is_a_trial(promotion: &Promotion) -> bool {
+    matches!(promotion.origin, Origin::Trials(_))
+}
+
 /// Returns what a yes to `promotion` is bound to: the SHA-256 of the plan with its base, of what the domain allows, and of
 /// the settings of the gate. A yes given to anything else is none.
 pub fn binding(promotion: &Promotion, domain: &Domain, config: &Config) -> String {
     let Promotion { id, changes, settings, origin, .. } = promotion;
     let rules: Vec<_> = changes.keys().map(|key| (key, domain.knobs.get(key))).collect();
-    let env_file = &domain.service.env_file;
+    let (env_file, in_place) = (&domain.service.env_file, &domain.in_place);
     // Each of these is plain data with text for its keys, of which there is JSON.
-    let text = serde_json::to_vec(&(id, changes, settings, origin, &domain.name, domain.risk, env_file, rules, config));
+    let rules = (&domain.name, domain.risk, env_file, rules, in_place);
+    let text = serde_json::to_vec(&(id, changes, settings, origin, rules, config));
     text.map(|text| content_hash(&text)).unwrap_or_default()
 }
 
@@ -218,12 +285,14 @@ fn over_budget(promotion: &Promotion, history: &History, config: &Config, now_ms
     if let Some(pending) = history.pending(domain) {
         return Some((Held::Pending, format!("{pending} changes {domain} already and is not brought to its end")));
     }
+    // How often a service is restarted for trials has a limit of its own.
+    let is_change = !is_a_trial(promotion);
     let (hour, hour_max) = (history.deployments_last_hour(domain, now_ms), config.deployments_per_hour_max);
-    if hour >= hour_max as usize {
+    if is_change && hour >= hour_max as usize {
         return Some((Held::Budget, format!("{domain} saw {hour} deployments within an hour, {hour_max} are allowed")));
     }
     let (day, day_max) = (history.deployments_last_day(now_ms), config.deployments_per_day_max);
-    if day >= day_max as usize {
+    if is_change && day >= day_max as usize {
         return Some((Held::Budget, format!("this host saw {day} deployments within a day, {day_max} are allowed")));
     }
     let (undone, undone_max) = (history.rollbacks_last_day(domain, now_ms), config.rollbacks_per_day_max);
@@ -245,12 +314,18 @@ fn over_budget(promotion: &Promotion, history: &History, config: &Config, now_ms
 
 fn why_ask(
     promotion: &Promotion,
+    domain: &Domain,
     history: &History,
     level: Autonomy,
-    risk: Risk,
-    reasons: &[String],
+    (risk, reasons): (Risk, &[String]),
 ) -> Option<String> {
-    if let Some(says) = history.lesson_against(&promotion.fingerprint()) {
+    if let Some(why) = gives_away(promotion, domain) {
+        return Some(why);
+    }
+    // What a loan names is how far is gone, and no settings.
+    if !is_a_trial(promotion)
+        && let Some(says) = history.lesson_against(&promotion.fingerprint())
+    {
         return Some(format!("these settings were tried before: {says}"));
     }
     if autonomy::rule(level, risk) {
@@ -261,6 +336,13 @@ fn why_ask(
     Some(format!("{risk} risk asks a person at autonomy level {level}{because}"))
 }
 
+/// Returns why a person has to say yes to `promotion` at every level: what it would give away.
+fn gives_away(promotion: &Promotion, domain: &Domain) -> Option<String> {
+    let given_away = domain.given_away(promotion);
+    let what = || format!("{}; a person has to say yes to that at every autonomy level", given_away.join("; "));
+    (!given_away.is_empty()).then(what)
+}
+
 #[cfg(test)]
 mod tests {
     use std::{collections::BTreeMap, path::PathBuf};
@@ -269,8 +351,8 @@ mod tests {
 
     use super::*;
     use crate::facts::{
-        Apply, Authority, BenchSpec, CycleId, Deployment, DeploymentId, Isolation, KnobKind, Lesson, Manager, Metrics,
-        PromotionId, ReadBack, Ready, Reason, Ruled, ServiceSpec, Step, Thaw, Verdict,
+        Apply, Authority, BenchSpec, CycleId, Deployment, DeploymentId, ExperimentId, Isolation, KnobKind, Lesson,
+        Manager, Metrics, PromotionId, ReadBack, Ready, Reason, Ruled, ServiceSpec, Step, Thaw, Trades, Verdict,
     };
 
     const HOUR_MS: u64 = 3_600_000;
@@ -282,7 +364,15 @@ mod tests {
     }
 
     fn knob(range: KnobKind, default: Value) -> Knob {
-        Knob { range, default, apply: Apply::Restart, step_max: None, reversible: true }
+        Knob {
+            range,
+            default,
+            apply: Apply::Restart,
+            step_max: None,
+            reversible: true,
+            relieves: Vec::new(),
+            trades: None,
+        }
     }
 
     fn domain(name: &str) -> Domain {
@@ -296,21 +386,22 @@ mod tests {
             name: name.into(),
             risk: None,
             isolation: Isolation::Shadow,
-            service: ServiceSpec {
-                manager: Manager::Child,
-                argv: Vec::new(),
-                port: 0,
-                env_file: PathBuf::from(".kloros_env"),
-                ready: Ready { http_path: "/health".into(), within_s: 10, passes: 1 },
-                read_back: ReadBack::ProcEnviron,
-                metrics_path: None,
-            },
+            in_place: None,
+            service: ServiceSpec::of(
+                Manager::Child,
+                Vec::new(),
+                PathBuf::from(".kloros_env"),
+                Ready::http("/health", 10, 1),
+                ReadBack::ProcEnviron,
+            ),
             knobs: BTreeMap::from([
                 (key("SEQS"), seqs.clone()),
                 (key("SHARE"), share),
                 (key("KIND"), kind),
                 (key("STEPPED"), Knob { step_max: Some(2.0), ..seqs.clone() }),
                 (key("ONE_WAY"), Knob { reversible: false, ..seqs.clone() }),
+                (key("FEWER_COPIES"), Knob { trades: Some(Trades::Durability), ..seqs.clone() }),
+                (key("CTX_SIZE"), seqs.clone()),
                 (key("LD_PRELOAD"), seqs),
                 (key("EIGHTS"), eights),
                 (key("SIZE"), Knob { step_max: Some(2.0), ..size }),
@@ -319,6 +410,7 @@ mod tests {
             metrics: BTreeMap::new(),
             objectives: Vec::new(),
             quiet: None,
+            needs: None,
         }
     }
 
@@ -385,8 +477,11 @@ mod tests {
         }
     }
 
+    const SCALES: Scales =
+        Scales { runs_min: 24, blocks_max: 60, loss_max: 0.05, calibrated_for_s: None, calibrate_attempts_max: 2 };
+
     fn inspect_at(level: Autonomy, promotion: &Promotion, history: &History, now_ms: u64) -> Ruling {
-        let circumstances = Circumstances { level, stop: None, now_ms, utc_offset_s: 0 };
+        let circumstances = Circumstances { level, stop: None, now_ms, utc_offset_s: 0, scales: SCALES };
         inspect(promotion, &domain(&promotion.domain), history, &circumstances, &Config::default())
     }
 
@@ -459,6 +554,56 @@ mod tests {
         for (name, expected) in table {
             assert_eq!(risk(&seqs(name, 4), &domain(name)).0, expected, "{name}");
         }
+    }
+
+    #[test]
+    fn what_gives_something_away_asks_a_person_at_every_level_and_what_does_not_asks_for_it_no_more() {
+        const DURABILITY: &str =
+            "FEWER_COPIES trades durability: what was confirmed may be lost when the machine fails";
+        const CONTEXT: &str = "CTX_SIZE trades context: how much a request may be about changes";
+        let to = |keys: &[(&str, i64)]| {
+            let changes: Vec<_> = keys.iter().map(|(name, to)| (*name, None, Value::Integer(*to))).collect();
+            promotion("lab", &changes)
+        };
+        // What a knob already has is not given away by it; each of these has 2.
+        let table = [
+            (to(&[("FEWER_COPIES", 4)]), vec![DURABILITY]),
+            (to(&[("FEWER_COPIES", 1)]), vec![DURABILITY]),
+            (to(&[("CTX_SIZE", 4)]), vec![CONTEXT]),
+            (to(&[("FEWER_COPIES", 4), ("CTX_SIZE", 4), ("SEQS", 4)]), vec![DURABILITY, CONTEXT]),
+            (to(&[("SEQS", 4)]), vec![]),
+            (to(&[("SEQS", 4), ("FEWER_COPIES", 2)]), vec![]),
+        ];
+        let levels = [Autonomy::Manual, Autonomy::Cautious, Autonomy::Trusted, Autonomy::Full];
+        for (promotion, given_away) in table {
+            for origin in [Origin::Person(0), Origin::Experiment(ExperimentId::new("x-1")), Origin::File("x".into())] {
+                let promotion = Promotion { origin, ..promotion.clone() };
+                let is_high = risk(&promotion, &domain("lab")).0 == Risk::High;
+                assert_eq!(is_high, !given_away.is_empty(), "{promotion:?}");
+                for level in levels {
+                    let ruling = inspect_at(level, &promotion, &History::default(), 0);
+                    if given_away.is_empty() {
+                        assert_eq!(matches!(ruling, Ruling::Ask { .. }), level == Autonomy::Manual, "{ruling:?}");
+                        continue;
+                    }
+                    for what in &given_away {
+                        check_asks_because(&ruling, what);
+                    }
+                    check_asks_because(&ruling, "a person has to say yes to that at every autonomy level");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_service_is_lent_for_what_gives_something_away_on_a_persons_yes_alone() {
+        let config = Config::default();
+        let promotion = promotion("lab", &[("FEWER_COPIES", None, Value::Integer(4))]);
+        let (domain, level) = (domain("lab"), Autonomy::Full);
+        let circumstances = Circumstances { level, stop: None, now_ms: 0, utc_offset_s: 0, scales: SCALES };
+        let recalled = |yes| recalls(&promotion, &domain, &circumstances, &config, yes);
+        assert!(recalled(None).unwrap().contains("FEWER_COPIES trades durability"));
+        assert_eq!(recalled(Some(&binding(&promotion, &domain, &config))), None);
     }
 
     #[test]
@@ -618,6 +763,7 @@ mod tests {
             history.judged(&verdict(number, Ruled::Rollback, Reason::Person { uid: 0 }, 0));
             history.judged(&verdict(number + 10, Ruled::Neutral, Reason::InBetween, 0));
             history.judged(&verdict(number + 20, Ruled::Rollback, Reason::Stopped { why: "stop".to_owned() }, 0));
+            history.judged(&verdict(number + 50, Ruled::Rollback, Reason::WindowEnded, 0));
         }
         assert_eq!(history.rollbacks_last_day("lab", 0), 0);
         for number in 30..33 {
@@ -676,7 +822,8 @@ mod tests {
         let stop = Stop { why: "maintenance".to_owned(), by_uid: Some(7) };
         let every_day = vec!["00:00-24:00".parse().unwrap()];
         let rule = |stop, freeze, advice, promotion: &Promotion, history: &History| {
-            let circumstances = Circumstances { level: Autonomy::Full, stop, now_ms: 10, utc_offset_s: 0 };
+            let level = Autonomy::Full;
+            let circumstances = Circumstances { level, stop, now_ms: 10, utc_offset_s: 0, scales: SCALES };
             inspect(promotion, &lab, history, &circumstances, &Config { advice, freeze, ..Config::default() })
         };
         let none = History::default();
@@ -690,6 +837,7 @@ mod tests {
         assert!(matches!(rule(None, vec![], false, &seqs("lab", 4), &none), Ruling::Allow { .. }));
     }
 
+    /// Lesson 32: thresholds are policy, and what was allowed under others is not allowed under these.
     #[test]
     fn a_yes_is_bound_to_the_plan_its_base_and_the_policy() {
         let (config, lab) = (Config::default(), domain("lab"));

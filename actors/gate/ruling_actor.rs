@@ -1,14 +1,15 @@
 //! How the gate rules on what is on its way, and asks itself again before anything is touched.
 
 use super::{
-    actor::{HeldBack, Open, Standing, State, Waiting, Yes},
-    freeze,
-    policy::{Circumstances, binding, inspect},
+    actor::{Open, State, Yes},
+    fit, freeze,
+    policy::{Circumstances, binding, inspect, is_a_trial, recalls},
+    standing::{HeldBack, Standing, Waiting},
 };
 use crate::{
     facts::{Authority, Autonomy, Entry, Fact, Held, Promotion, PromotionId, Ruling},
     meters,
-    record::{Ending, record},
+    record::{Ending, record, wake},
     seams::{Appended, JournalError},
 };
 
@@ -56,8 +57,8 @@ impl State {
             .is_none_or(|domain| binding(&waiting.promotion, domain, &self.config) != waiting.binding)
     }
 
-    /// Rules on a promotion as things are now; nothing is written down.
-    async fn rule(&self, promotion: &Promotion) -> (Ruling, Autonomy) {
+    /// Rules on a promotion as things are now; nothing is written down. What a person said yes to waits for its time as well.
+    async fn rule(&self, promotion: &Promotion, yes: Option<&Yes>) -> (Ruling, Autonomy) {
         let Some(domain) = self.catalogue.domains.get(&promotion.domain) else {
             let why = format!("there is no domain {:?}", promotion.domain);
             return (Ruling::Refuse { promotion: promotion.id.clone(), why }, Autonomy::Manual);
@@ -66,8 +67,14 @@ impl State {
         // The switch itself is asked, not what was last heard of it.
         let stop = self.seams.switch.stopped();
         let (now_ms, utc_offset_s) = (self.seams.clock.now_ms(), self.seams.clock.utc_offset_s());
-        let circumstances = Circumstances { level, stop: stop.as_ref(), now_ms, utc_offset_s };
-        (inspect(promotion, domain, &self.history, &circumstances, &self.config), level)
+        let scales = self.scales;
+        let circumstances = Circumstances { level, stop: stop.as_ref(), now_ms, utc_offset_s, scales };
+        let ruling = inspect(promotion, domain, &self.history, &circumstances, &self.config);
+        let is_yes = yes.is_some_and(|yes| !self.is_too_old(yes, promotion));
+        let is_due = is_yes && !is_a_trial(promotion) && matches!(ruling, Ruling::Ask { .. });
+        let waits = fit::waits_for(promotion, domain, &self.history, &circumstances).filter(|_| is_due);
+        let hold = |(held, why)| Ruling::Hold { promotion: promotion.id.clone(), held, why };
+        (waits.map_or(ruling, hold), level)
     }
 
     /// Returns on whose authority a promotion may go on now, or why it may not: its yes is void where the plan or the
@@ -76,9 +83,8 @@ impl State {
         match (ruling, yes) {
             (Ruling::Allow { level, .. }, None) => Ok(Authority::Policy(*level)),
             (Ruling::Allow { .. } | Ruling::Ask { .. }, Some(yes)) => {
-                let age_ms = self.seams.clock.now_ms().saturating_sub(yes.at_ms);
                 let domain = self.catalogue.domains.get(&promotion.domain);
-                if age_ms >= self.config.approval_expires_s.saturating_mul(1000) {
+                if self.is_too_old(yes, promotion) {
                     Err("it was approved, and could not be deployed in time".to_owned())
                 } else if domain.is_none_or(|domain| binding(promotion, domain, &self.config) != yes.binding) {
                     Err("it was approved under another policy".to_owned())
@@ -94,10 +100,32 @@ impl State {
     /// Answers the deployer, right before it touches anything, by what is so now.
     pub(super) async fn permits(&mut self, id: &PromotionId) -> Result<Result<Authority, String>, JournalError> {
         self.catch_up().await?;
+        if let Some(lent) = self.lent.get(id) {
+            return Ok(self.may_stay_lent(&lent.promotion, lent.approved.as_ref()).await);
+        }
         let Some(open) = self.open.get(id) else { return Ok(Err("it is not on its way any more".to_owned())) };
+        if let Some(why) = &open.withdrawn {
+            return Ok(Err(why.clone()));
+        }
         let (promotion, yes) = (open.promotion.clone(), open.approved.clone());
-        let (ruling, _) = self.rule(&promotion).await;
+        let (ruling, _) = self.rule(&promotion, yes.as_ref()).await;
         Ok(self.authority(&ruling, &promotion, yes.as_ref()))
+    }
+
+    async fn may_stay_lent(&self, promotion: &Promotion, yes: Option<&Yes>) -> Result<Authority, String> {
+        let Some(domain) = self.catalogue.domains.get(&promotion.domain) else {
+            return Err(format!("there is no domain {:?}", promotion.domain));
+        };
+        let level = self.level(domain).await;
+        let stop = self.seams.switch.stopped();
+        let (now_ms, utc_offset_s) = (self.seams.clock.now_ms(), self.seams.clock.utc_offset_s());
+        let scales = self.scales;
+        let circumstances = Circumstances { level, stop: stop.as_ref(), now_ms, utc_offset_s, scales };
+        let bound = yes.map(|yes| yes.binding.as_str());
+        match recalls(promotion, domain, &circumstances, &self.config, bound) {
+            Some(why) => Err(why),
+            None => Ok(yes.map_or(Authority::Policy(level), |yes| Authority::Person(yes.uid))),
+        }
     }
 
     pub(super) async fn consider(&mut self, id: &PromotionId) -> Result<(), JournalError> {
@@ -105,7 +133,10 @@ impl State {
         let now_ms = self.seams.clock.now_ms();
         open.offered_at_ms = Some(now_ms);
         let (promotion, yes) = (open.promotion.clone(), open.approved.clone());
-        let (ruling, level) = self.rule(&promotion).await;
+        if let Some(why) = open.withdrawn.clone() {
+            return self.refuse(&promotion, why).await;
+        }
+        let (ruling, level) = self.rule(&promotion, yes.as_ref()).await;
         if let Some(twin) = self.twin_of(&promotion) {
             return self.refuse(&promotion, format!("the same change is proposed already, as {twin}")).await;
         }
@@ -132,7 +163,9 @@ impl State {
                 self.let_through(promotion, authority);
                 Ok(())
             }
-            (_, Err(why)) if yes.is_some_and(|yes| self.is_too_old(&yes)) => self.refuse(&promotion, why).await,
+            (_, Err(why)) if yes.is_some_and(|yes| self.is_too_old(&yes, &promotion)) => {
+                self.refuse(&promotion, why).await
+            }
             (ruling @ Ruling::Ask { .. }, Err(_)) => self.ask(promotion, &ruling).await,
             // What was asked under another policy is let through by this one.
             (ruling @ Ruling::Allow { .. }, Err(_)) => {
@@ -146,9 +179,11 @@ impl State {
         }
     }
 
-    fn is_too_old(&self, yes: &Yes) -> bool {
-        let age_ms = self.seams.clock.now_ms().saturating_sub(yes.at_ms);
-        age_ms >= self.config.approval_expires_s.saturating_mul(1000)
+    /// A yes to what has to wait for a maintenance window waits as long as anything that is held back.
+    fn is_too_old(&self, yes: &Yes, promotion: &Promotion) -> bool {
+        let waits = self.catalogue.domains.get(&promotion.domain).is_some_and(|domain| domain.in_place.is_some());
+        let max_s = if waits { self.config.held_max_s } else { self.config.approval_expires_s };
+        self.seams.clock.now_ms().saturating_sub(yes.at_ms) >= max_s.saturating_mul(1000)
     }
 
     async fn ask(&mut self, promotion: Promotion, ruling: &Ruling) -> Result<(), JournalError> {
@@ -172,6 +207,9 @@ impl State {
         }
         if self.write(promotion, &ruling, None).await? {
             tracing::warn!(promotion = %promotion.id, held = held.label(), %why, "promotion is held back");
+        }
+        if held == Held::Uncalibrated {
+            wake(&self.exits.uncalibrated, promotion.domain.clone());
         }
         if let Some(open) = self.open.get_mut(&promotion.id) {
             open.held = Some((held, why));

@@ -1,8 +1,10 @@
 //! The gate against scripted env files and journals.
 
+mod lent;
+
 use kloros_supervision::{ChildSpec, Collected, Outlet, Socket, Tree};
 
-use super::{Config, Exits, Gate, Msg, Waiting};
+use super::{Config, Exits, Gate, Msg, Scales, Waiting};
 use crate::{
     config::Catalogue,
     facts::{
@@ -13,12 +15,16 @@ use crate::{
     testing::{HYPOTHESIS, SOON, World, cycle, deployment_of, domain, eventually, house, promotion},
 };
 
+const SCALES: Scales =
+    Scales { runs_min: 24, blocks_max: 60, loss_max: 0.05, calibrated_for_s: None, calibrate_attempts_max: 2 };
+
 struct Room {
     world: World,
     socket: Socket<Msg>,
     tree: Tree,
     approved: Collected<Approved<Promotion>>,
     ended: Collected<QuestionEnd>,
+    uncalibrated: Collected<String>,
 }
 
 fn config(level: Autonomy) -> Config {
@@ -30,22 +36,31 @@ async fn open(world: &World, config: Config) -> Room {
 }
 
 async fn open_with(world: &World, config: Config, risk: Option<Risk>) -> Room {
-    let socket = Socket::new("gate");
-    let (approved, heard_approved) = Outlet::collecting();
-    let (ended, heard_ended) = Outlet::collecting();
-    let (exits, seams) = (Exits { approved, ended }, world.seams());
     let mut lab = domain("lab");
     lab.risk = risk;
     let catalogue = std::sync::Arc::new(Catalogue {
         domains: [("lab".to_owned(), lab)].into(),
         experiments: std::collections::BTreeMap::new(),
     });
+    open_of(world, config, catalogue).await
+}
+
+async fn open_of(world: &World, config: Config, catalogue: std::sync::Arc<Catalogue>) -> Room {
+    open_scaled(world, config, catalogue, SCALES).await
+}
+
+async fn open_scaled(world: &World, config: Config, catalogue: std::sync::Arc<Catalogue>, scales: Scales) -> Room {
+    let socket = Socket::new("gate");
+    let (approved, heard_approved) = Outlet::collecting();
+    let (ended, heard_ended) = Outlet::collecting();
+    let (uncalibrated, heard_uncalibrated) = Outlet::collecting();
+    let (exits, seams) = (Exits { approved, ended, uncalibrated }, world.seams());
     let spec = ChildSpec::actor("gate", &socket, move || {
         let (seams, exits, config, catalogue) = (seams.clone(), exits.clone(), config.clone(), catalogue.clone());
-        (Gate, super::Arguments { seams, exits, config, catalogue, rest_s: 900 })
+        (Gate, super::Arguments { seams, exits, config, catalogue, rest_s: 900, scales })
     });
-    let tree = house(spec).await;
-    Room { world: world.clone(), socket, tree, approved: heard_approved, ended: heard_ended }
+    let (approved, ended, uncalibrated) = (heard_approved, heard_ended, heard_uncalibrated);
+    Room { world: world.clone(), socket, tree: house(spec).await, approved, ended, uncalibrated }
 }
 
 impl Room {
@@ -381,7 +396,7 @@ async fn a_yes_to_another_policy_is_none_and_it_is_asked_anew() {
     let shown = room.waiting().await.remove(0).binding;
     assert!(room.answer_to(&promotion, true, "another".to_owned()).await.is_err());
     let stricter = Config { rollbacks_per_day_max: 1, ..config(Autonomy::Manual) };
-    room.socket.send(Msg::Reconfigured(stricter)).unwrap();
+    room.socket.send(Msg::Reconfigured(stricter, 900, SCALES)).unwrap();
     assert!(room.answer_to(&promotion, true, shown.clone()).await.is_err(), "the policy is another one by now");
     room.socket.send(Msg::Sweep).unwrap();
     eventually(|| world.journal.count(Kind::Ruling) == 2).await;
@@ -390,7 +405,7 @@ async fn a_yes_to_another_policy_is_none_and_it_is_asked_anew() {
     room.answer_to(&promotion, true, now).await.unwrap();
     room.approved.next(SOON).await.unwrap();
     // And once more: a yes that is given does not outlive the policy that it was given under.
-    room.socket.send(Msg::Reconfigured(config(Autonomy::Manual))).unwrap();
+    room.socket.send(Msg::Reconfigured(config(Autonomy::Manual), 900, SCALES)).unwrap();
     assert!(room.permitted(&promotion).await.unwrap_err().contains("another policy"));
 }
 
@@ -502,5 +517,87 @@ async fn advice_is_given_in_the_place_of_a_deployment_and_ends_the_question() {
         assert!(room.approved.taken().is_empty());
         assert_eq!(room.waiting().await, []);
         assert!(matches!(&world.journal.facts(&[Kind::Ruling])[..], [Fact::Ruling(Ruling::Advise { .. })]));
+    }
+}
+
+#[tokio::test]
+async fn what_a_person_takes_back_before_it_begins_is_refused_and_never_deployed() {
+    let world = World::with_env("SEQS=2\n");
+    let room = open(&world, config(Autonomy::Full)).await;
+    let promotion = promotion(&[("SEQS", 12)]);
+    room.propose(&promotion);
+    room.approved.next(SOON).await.unwrap();
+    // It was let through, and the deployer has not begun.
+    assert!(room.permitted(&promotion).await.is_ok());
+    assert_eq!(room.answer(&promotion, false).await.unwrap().id, promotion.id);
+    assert!(room.permitted(&promotion).await.is_err());
+    assert_eq!(world.ends(), ["refused"]);
+    let refused = room.answer(&promotion, false).await.unwrap_err();
+    assert!(refused.contains("not on its way"), "{refused}");
+    // The deployer would write this name, and of the two the first one stands.
+    let deployment = deployment_of(promotion.clone());
+    world.write_deployment(&deployment, &[]);
+    assert_eq!(world.journal.count(Kind::Deployment), 0);
+}
+
+#[tokio::test]
+async fn what_has_begun_is_not_taken_back_by_a_no_that_came_too_late() {
+    let world = World::with_env("SEQS=2\n");
+    let room = open(&world, config(Autonomy::Full)).await;
+    let promotion = promotion(&[("SEQS", 12)]);
+    room.propose(&promotion);
+    room.approved.next(SOON).await.unwrap();
+    world.write_deployment(&deployment_of(promotion.clone()), &[]);
+    assert!(room.answer(&promotion, false).await.is_err());
+    assert_eq!(world.journal.count(Kind::Answer), 0);
+}
+
+#[tokio::test]
+async fn what_was_taken_back_stays_so_after_a_crash_before_it_was_refused() {
+    let world = World::with_env("SEQS=2\n");
+    let promotion = promotion(&[("SEQS", 12)]);
+    let why = Some("nobody waited".to_owned());
+    let answer =
+        Answer { promotion: promotion.id.clone(), approved: false, by_uid: Some(7), why, binding: String::new() };
+    world.write(vec![Fact::Promotion(promotion.clone()), Fact::Answer(answer)]);
+    let room = open(&world, config(Autonomy::Full)).await;
+    eventually(|| world.journal.count(Kind::Ruling) == 1).await;
+    let rulings = world.journal.facts(&[Kind::Ruling]);
+    assert!(matches!(&rulings[0], Fact::Ruling(Ruling::Refuse { why, .. }) if why == "nobody waited"), "{rulings:?}");
+    assert!(room.approved.taken().is_empty());
+}
+
+/// What the noise of the lab is, when it is known.
+fn known(resolves: f64) -> Fact {
+    let improvement = crate::facts::Estimate { ratio: 0.0, low: -0.01, high: 0.01 };
+    let noise =
+        crate::facts::Noise { spread: 0.03, freedom: 9, improvement, resolves, blocks: 60, runs: 12, samples: 600 };
+    let measured_by = domain("lab").measured_by();
+    Fact::Calibration(crate::facts::Calibration {
+        domain: "lab".to_owned(),
+        measured_by,
+        outcome: Ok(noise),
+        at_ms: 1_000_000,
+    })
+}
+
+#[tokio::test]
+async fn a_change_of_a_domain_whose_noise_is_not_known_waits_until_it_is() {
+    for (resolves, passes) in [(0.04, true), (30.0, false)] {
+        let world = World::with_env("SEQS=2\n");
+        let scales = Scales { calibrated_for_s: Some(86_400), ..SCALES };
+        let room = open_scaled(&world, config(Autonomy::Full), crate::testing::catalogue(), scales).await;
+        room.propose(&promotion(&[("SEQS", 8)]));
+        assert_eq!(room.uncalibrated.next(SOON).await.as_deref(), Some("lab"));
+        let standing = room.socket.call(Msg::Looked, SOON).await.unwrap();
+        assert_eq!((standing.held[0].held, room.approved.taken().len()), (Held::Uncalibrated, 0));
+        world.write(vec![known(resolves)]);
+        if passes {
+            assert!(room.approved.next(SOON).await.is_some());
+        } else {
+            let end = room.ended.next(SOON).await.unwrap();
+            assert!(end.why.contains("it cannot be judged"), "{}", end.why);
+            assert!(room.approved.taken().is_empty());
+        }
     }
 }

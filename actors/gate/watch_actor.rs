@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use super::actor::State;
 use crate::{
     env_file,
-    facts::{CycleId, Domain, Entry, Fact, Key, Switch, Thaw},
-    record::record,
+    facts::{Answer, CycleId, Deployment, Domain, Entry, Fact, Key, Promotion, PromotionId, Switch, Thaw},
+    record::{decide, record},
     seams::JournalError,
 };
 
@@ -70,6 +70,38 @@ impl State {
         let file = self.seams.env.read(&domain.service.env_file).await.ok()?;
         let value = |key: &Key| Some((key.clone(), env_file::value_of(&file.bytes, key).ok()?));
         domain.knobs.keys().map(value).collect()
+    }
+
+    /// Takes back for a person what is on its way, waits for no answer and has not begun. What the deployer began first goes on.
+    pub(super) async fn withdraw(&mut self, answer: Answer) -> Result<Promotion, String> {
+        let id = answer.promotion.clone();
+        if answer.approved || answer.by_uid.is_none() {
+            return Err(format!("nothing waits under {id}"));
+        }
+        self.catch_up().await.map_err(|error| error.to_string())?;
+        let Some(open) = self.open.get(&id) else {
+            return Err(format!("nothing waits under {id}, and it is not on its way: kloros explain {id}"));
+        };
+        let (promotion, is_new) = (open.promotion.clone(), open.withdrawn.is_none());
+        let why = answer.why.clone();
+        let decided = !is_new
+            || decide(&self.seams, &promotion, Fact::Answer(answer)).await.map_err(|error| error.to_string())?;
+        if !decided {
+            let deployment = Deployment::id_of(&id);
+            return Err(format!("{id} is being deployed: kloros rollback {deployment}"));
+        }
+        self.take_back(&id, why);
+        // The end of its question is written with that; after a crash in between, when it is next ruled on.
+        self.consider(&id).await.map_err(|error| error.to_string())?;
+        Ok(promotion)
+    }
+
+    /// Takes note that a person took a promotion back; it is refused when it is next ruled on.
+    pub(super) fn take_back(&mut self, promotion: &PromotionId, why: Option<String>) {
+        if let Some(open) = self.open.get_mut(promotion) {
+            open.withdrawn = Some(why.unwrap_or_else(|| "a person took it back".to_owned()));
+            open.offered_at_ms = None;
+        }
     }
 
     /// Lets a frozen domain go on for the person `uid`; what happened until now does not freeze it any more.

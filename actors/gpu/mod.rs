@@ -93,7 +93,7 @@ impl Config {
 
 /// Returns `readings` with the pressure of each GPU beside them.
 pub fn with_pressures(mut readings: Vec<Reading>, config: &Config) -> Vec<Reading> {
-    let pressures = pressure::pressures(&readings, config);
+    let pressures = [pressure::pressures(&readings, config), pressure::memory_pressures(&readings, config)].concat();
     readings.extend(pressures);
     readings
 }

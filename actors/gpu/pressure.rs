@@ -11,6 +11,9 @@ use crate::facts::Reading;
 /// The metric that pressure is said in: the worst part, 1 at its limit, not bounded above.
 pub const PRESSURE: &str = "pressure_ratio";
 
+/// The metric that says how near a GPU's memory alone is to its end, 1 at its limit.
+pub const MEMORY_PRESSURE: &str = "memory_pressure_ratio";
+
 /// The share of memory in use, 0 to 1.
 pub const MEMORY_USED: &str = "memory_used_ratio";
 
@@ -41,6 +44,15 @@ pub fn pressures(readings: &[Reading], config: &Config) -> Vec<Reading> {
             .or_insert(pressure);
     }
     worst.into_values().collect()
+}
+
+/// Returns how near the memory of each GPU is to its end, for those whose memory `readings` tell of.
+pub fn memory_pressures(readings: &[Reading], config: &Config) -> Vec<Reading> {
+    let of_memory = readings.iter().filter(|reading| reading.is_about_gpu() && reading.metric == MEMORY_USED);
+    let pressure = |reading: &Reading| {
+        part(reading, config).map(|value| Reading { metric: MEMORY_PRESSURE.to_owned(), value, ..reading.clone() })
+    };
+    of_memory.filter_map(pressure).collect()
 }
 
 /// Returns what `reading` contributes, as a ratio to its limit; `None` when it contributes nothing.
@@ -84,6 +96,17 @@ mod tests {
         check(&[(MEMORY_USED, 0.1), (TEMPERATURE, 40.0), (THROTTLED, 1.0)], Some(1.0));
         check(&[(TEMPERATURE, 95.7)], Some(1.1));
         check(&[(TEMPERATURE, -5.0)], Some(0.0));
+    }
+
+    #[test]
+    fn memory_has_a_pressure_of_its_own_and_heat_has_no_part_in_it() {
+        let readings =
+            [reading("a", MEMORY_USED, 0.475), reading("a", TEMPERATURE, 95.0), reading("b", TEMPERATURE, 50.0)];
+        let told = memory_pressures(&readings, &Config::default());
+        assert_eq!(
+            told.iter().map(|reading| (reading.source.as_str(), reading.value)).collect::<Vec<_>>(),
+            [("nvml:a", 0.5)]
+        );
     }
 
     #[test]

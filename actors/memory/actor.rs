@@ -1,27 +1,39 @@
+use std::{sync::Arc, time::Duration};
+
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
-use super::{Config, recall::recall};
+use super::{
+    Config, Remembered, Wanted,
+    context::{Choice, Why, choose},
+    episodes::{closing, extract},
+    topics::topics,
+    words,
+};
 use crate::{
-    facts::{CycleId, Entry, Fact, Kind, Turn},
-    record::record,
-    seams::{JournalError, Query, Seams},
+    facts::{Episode, Role, Said, Talk},
+    meters,
+    seams::{Archive, ArchiveError, Clock, Look},
 };
 
 /// What the memory hears.
 #[derive(Debug)]
 pub enum Msg {
-    /// A turn was said.
-    Said(Turn),
+    /// Something was said in a conversation.
+    Said(Talk, Vec<Said>),
     /// Somebody wants the context of a conversation.
-    Wanted(String, RpcReplyPort<Vec<Turn>>),
+    Wanted(Wanted, RpcReplyPort<Result<Remembered, ArchiveError>>),
+    /// It is time to look for what is over or too old.
+    Tidy,
     /// The operator changed the settings.
     Reconfigured(Config),
 }
 
 /// What the memory needs.
 pub struct Arguments {
-    /// What is plugged in.
-    pub seams: Seams,
+    /// Where conversations are kept.
+    pub archive: Arc<dyn Archive>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
     /// The room's settings.
     pub config: Config,
 }
@@ -29,29 +41,51 @@ pub struct Arguments {
 /// Keeps conversations and recalls what matters of them now.
 pub struct Memory;
 
-/// What the memory holds itself: nothing that is not in the journal.
+/// What the memory holds itself: nothing that is not in the archive.
 pub struct State {
-    seams: Seams,
+    archive: Arc<dyn Archive>,
+    clock: Arc<dyn Clock>,
     config: Config,
 }
 
-/// How many turns of a conversation are looked at for a context.
-const LOOK_BACK_MAX: usize = 500;
+/// How many of the newest events are looked at, which topics and repetitions are found among.
+const NEWEST_MAX: usize = 60;
+
+/// How many events are looked at for each word of a question.
+const MATCHING_MAX: usize = 24;
+
+/// How many words of a question are looked for, the longest first: the cost of a look has an end.
+const WORDS_MAX: usize = 8;
+
+/// How many events an episode is condensed from.
+const EPISODE_EVENTS_MAX: usize = 500;
+
+/// How often it is looked for what is over or too old.
+const TIDY_EVERY: Duration = Duration::from_secs(60);
+
+/// How many conversations, and events, are tidied up at a time.
+const TIDY_MAX: usize = 100;
+const PRUNE_MAX: usize = 5000;
+
+const DAY_MS: u64 = 86_400_000;
 
 impl Actor for Memory {
     type Msg = Msg;
     type State = State;
     type Arguments = Arguments;
 
-    async fn pre_start(&self, _: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
-        let Arguments { seams, config } = arguments;
-        Ok(State { seams, config })
+    async fn pre_start(&self, myself: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
+        let Arguments { archive, clock, config } = arguments;
+        // It ends with the actor.
+        myself.send_interval(TIDY_EVERY, || Msg::Tidy);
+        Ok(State { archive, clock, config })
     }
 
     async fn handle(&self, _: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match msg {
-            Msg::Said(turn) => state.keep(turn).await,
-            Msg::Wanted(conversation, reply) => state.answer(&conversation, reply).await,
+            Msg::Said(talk, said) => state.keep(&talk, said).await,
+            Msg::Wanted(wanted, reply) => state.answer(wanted, reply),
+            Msg::Tidy => state.tidy().await,
             Msg::Reconfigured(config) => state.config = config,
         }
         Ok(())
@@ -59,31 +93,103 @@ impl Actor for Memory {
 }
 
 impl State {
-    async fn keep(&self, turn: Turn) {
-        // A conversation stands outside the loop: its turns form a cycle of their own.
-        let cycle = CycleId::new(format!("t-{}", turn.conversation));
-        let entry = Entry::new(&cycle, turn.at_ms, Fact::Turn(turn));
-        // The failure is counted and logged where it happens; a conversation goes on without its memory.
-        record(&self.seams, vec![entry]).await.ok();
+    async fn keep(&self, talk: &Talk, said: Vec<Said>) {
+        if let Err(error) = self.try_keep(talk, said).await {
+            // A conversation goes on without its memory.
+            failed("keep", &error);
+        }
     }
 
-    async fn answer(&self, conversation: &str, reply: RpcReplyPort<Vec<Turn>>) {
-        let context = self.context(conversation).await.unwrap_or_default();
-        // Who asked may have gone meanwhile, which is no failure of the memory.
-        reply.send(context).ok();
+    async fn try_keep(&self, talk: &Talk, said: Vec<Said>) -> Result<(), ArchiveError> {
+        let Some(first) = said.first() else { return Ok(()) };
+        let closing = self.ended(talk, first.at_ms).await?;
+        self.archive.keep(talk, said, closing).await
     }
 
-    async fn context(&self, conversation: &str) -> Result<Vec<Turn>, JournalError> {
-        let query = Query::newest(&[Kind::Turn], LOOK_BACK_MAX).about(conversation);
-        let recorded = self.seams.journal.read(query).await?;
-        let turns: Vec<Turn> = recorded
-            .into_iter()
-            .rev()
-            .filter_map(|recorded| match recorded.fact {
-                Fact::Turn(turn) => Some(turn),
-                _ => None,
-            })
-            .collect();
-        Ok(recall(&turns, &self.config, self.seams.clock.now_ms()).into_iter().cloned().collect())
+    /// Returns the open episode of the conversation, condensed, if it is over at `now_ms`.
+    async fn ended(&self, talk: &Talk, now_ms: u64) -> Result<Option<Episode>, ArchiveError> {
+        let open = self.archive.open(talk).await?;
+        if closing(&open, now_ms, &self.config).is_none() {
+            return Ok(None);
+        }
+        let events = self.archive.since(talk, open.after, EPISODE_EVENTS_MAX).await?;
+        let Some(last) = events.last() else { return Ok(None) };
+        let summary = extract(&events, &self.config, self.config.summary_chars_max);
+        Ok(Some(Episode { after: open.after, through: last.id, summary }))
     }
+
+    /// Looks beside the room: while one conversation is looked through, others are kept and answered.
+    fn answer(&self, wanted: Wanted, reply: RpcReplyPort<Result<Remembered, ArchiveError>>) {
+        let (archive, config, now_ms) = (Arc::clone(&self.archive), self.config.clone(), self.clock.now_ms());
+        tokio::spawn(async move {
+            let remembered = remember(archive.as_ref(), &config, &wanted, now_ms).await;
+            if let Err(error) = &remembered {
+                failed("look", error);
+            }
+            // Who asked may have gone meanwhile, which is no failure of the memory.
+            reply.send(remembered).ok();
+        });
+    }
+
+    async fn tidy(&self) {
+        if let Err(error) = self.try_tidy().await {
+            failed("tidy", &error);
+        }
+    }
+
+    /// What nobody goes on with is condensed, and what is too old is forgotten; a little at a time.
+    async fn try_tidy(&self) -> Result<(), ArchiveError> {
+        let now_ms = self.clock.now_ms();
+        let before_ms = now_ms.saturating_sub(self.config.episode_gap_s.saturating_mul(1000));
+        for talk in self.archive.idle(before_ms, TIDY_MAX).await? {
+            let closing = self.ended(&talk, now_ms).await?;
+            self.archive.keep(&talk, Vec::new(), closing).await?;
+        }
+        if self.config.retention_days > 0 {
+            let kept_ms = self.config.retention_days.saturating_mul(DAY_MS);
+            let forgotten = self.archive.prune(now_ms.saturating_sub(kept_ms), PRUNE_MAX).await?;
+            if forgotten > 0 {
+                tracing::info!(events = forgotten, "conversations forgotten that are too old");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn failed(what: &'static str, error: &ArchiveError) {
+    metrics::counter!(meters::MEMORY_FAILURES_TOTAL, "what" => what).increment(1);
+    tracing::warn!(what, %error, "conversation memory failed, the conversation goes on without");
+}
+
+/// Returns what of a conversation matters for its next answer.
+pub async fn remember(
+    archive: &dyn Archive,
+    config: &Config,
+    wanted: &Wanted,
+    now_ms: u64,
+) -> Result<Remembered, ArchiveError> {
+    let mut words = words::telling(&wanted.asked);
+    words.sort_by_key(|word| std::cmp::Reverse(word.chars().count()));
+    words.truncate(WORDS_MAX);
+    let look = Look {
+        talk: wanted.talk.clone(),
+        words,
+        since_ms: now_ms.saturating_sub(config.window_h.saturating_mul(3_600_000)),
+        newest_max: NEWEST_MAX.max(config.context_events_max),
+        matching_max: MATCHING_MAX,
+        others: config.other_conversations,
+    };
+    let looked = archive.look(look).await?;
+    let topics = topics(&looked.newest, config);
+    let answers = looked.newest.iter().filter(|event| event.role == Role::Assistant);
+    let answers = answers.map(|event| event.text.clone()).collect();
+    let newest = looked.newest.clone();
+    let events = [looked.newest, looked.matching].concat();
+    let choice = Choice { events: &events, count: looked.count, asked: &wanted.asked, given: &wanted.given, now_ms };
+    // What is summed up is a part of the context and takes its room, half of it at most.
+    let summed = looked.summary.as_deref().map_or(0, |summary| summary.chars().count());
+    let room = config.context_chars_max - summed.min(config.context_chars_max / 2);
+    let context = choose(&choice, &Config { context_chars_max: room, ..config.clone() });
+    let is_hit = context.iter().any(|chosen| matches!(chosen.why, Why::Relevant(_)));
+    Ok(Remembered { context, topics, summary: looked.summary, answers, newest, is_hit, config: config.clone() })
 }

@@ -11,9 +11,9 @@ use kloros_supervision::{ChildSpec, Collected, Outlet, Socket, Tree};
 use super::{Config, Exits, Monitor, MonitorArguments, MonitorExits, MonitorMsg, Msg, Observer};
 use crate::{
     config::Catalogue,
-    facts::{Anomaly, Kind, Objective, Reading},
+    facts::{Anomaly, Fact, Kind, Lesson, Objective, Reading, Reason, Ruled, Verdict},
     seams::{Probe, ProbeError},
-    testing::{SOON, World, domain, finish, house},
+    testing::{SOON, World, deployment_of, domain, finish, house, promotion, rollback},
 };
 
 struct Room {
@@ -24,7 +24,10 @@ struct Room {
 }
 
 async fn open() -> Room {
-    let world = World::with_env("");
+    open_in(World::with_env("")).await
+}
+
+async fn open_in(world: World) -> Room {
     let socket = Socket::new("observer");
     let (outlet, anomalies) = Outlet::collecting();
     let (exits, seams) = (Exits { anomalies: outlet }, world.seams());
@@ -36,7 +39,9 @@ async fn open() -> Room {
     });
     let spec = ChildSpec::actor("observer", &socket, move || {
         let (seams, exits, catalogue) = (seams.clone(), exits.clone(), Arc::clone(&catalogue));
-        (Observer, super::Arguments { seams, exits, config: Config::default(), catalogue })
+        // What was seen is told at once: the clock of these tests stands still.
+        let config = Config { gather_s: 0.0, ..Config::default() };
+        (Observer, super::Arguments { seams, exits, config, catalogue })
     });
     Room { tree: house(spec).await, world, socket, anomalies }
 }
@@ -85,6 +90,53 @@ async fn what_is_noticed_while_the_daemon_changes_the_service_is_marked_as_its_o
     assert_eq!(room.anomalies.next(SOON).await.unwrap().depth, 1);
 }
 
+#[tokio::test]
+async fn what_was_learned_is_gone_on_with_by_the_next_observer_and_a_damaged_state_is_set_aside() {
+    let room = open().await;
+    let world = room.world.clone();
+    room.read(&[100.0; 200], 0);
+    finish(&room.tree).await;
+    let saved = world.notes.0.lock().unwrap().get("observer").cloned().unwrap();
+    let room = open_in(world.clone()).await;
+    finish(&room.tree).await;
+    assert_eq!(world.notes.0.lock().unwrap().get("observer"), Some(&saved), "not a bit of it changed");
+    world.notes.0.lock().unwrap().insert("observer".into(), saved[..saved.len() / 2].to_vec());
+    let room = open_in(world.clone()).await;
+    room.read(&[100.0; 3], 500);
+    finish(&room.tree).await;
+    let anew = world.notes.0.lock().unwrap().get("observer").cloned().unwrap();
+    let (watch, _) = super::saved::decode(&anew).unwrap();
+    assert_eq!(watch.tracked(), 1);
+    assert_ne!(anew, saved);
+}
+
+#[tokio::test]
+async fn a_lesson_that_was_missed_is_taken_from_the_journal() {
+    let room = open().await;
+    let world = room.world.clone();
+    room.read(&[100.0; 200], 0);
+    finish(&room.tree).await;
+    let undone = rollback(&deployment_of(promotion(&[("SEQS", 4)])), Reason::Crash);
+    let verdict = Verdict { outcome: Ruled::Success, reason: Reason::Improved, ..undone };
+    let lesson = Lesson {
+        cycle: verdict.cycle.clone(),
+        domain: verdict.domain.clone(),
+        question: None,
+        hypothesis: None,
+        fingerprint: String::new(),
+        verdict,
+        interest_change: 0.1,
+        rest_until_ms: 0,
+        avoid: false,
+        says: String::new(),
+    };
+    world.write(vec![Fact::Lesson(lesson)]);
+    let room = open_in(world.clone()).await;
+    finish(&room.tree).await;
+    let saved = world.notes.0.lock().unwrap().get("observer").cloned().unwrap();
+    assert_eq!(super::saved::decode(&saved).unwrap().0.tracked(), 0, "the past of other settings is forgotten");
+}
+
 struct ScriptedProbe(Mutex<Vec<Result<Vec<Reading>, ProbeError>>>);
 
 #[async_trait]
@@ -98,6 +150,7 @@ impl Probe for ScriptedProbe {
     }
 }
 
+/// Lesson 36: who does not answer is a state, and stops nothing.
 #[tokio::test]
 async fn a_monitor_goes_on_after_a_probe_that_does_not_answer_and_one_that_has_nothing_to_read() {
     let probe = Arc::new(ScriptedProbe(Mutex::new(vec![

@@ -30,6 +30,10 @@ const RISK_MAX: f64 = 0.7;
 /// The chance to work that counts as safe.
 const CHANCE_SAFE: f64 = 0.97;
 
+/// How far a candidate is from everything that was asked, in one parameter at least and as a share of its range, while there is
+/// anything that far that promises something. What lies nearer teaches next to nothing, and a lot of it is one candidate.
+const APART_MIN: f64 = 0.002;
+
 /// How many points are drawn when none was planned.
 const DRAWS: usize = 64;
 
@@ -43,6 +47,8 @@ pub(crate) struct Lot<'a> {
     feasibility: Feasibility,
     model: Option<Model>,
     taken: BTreeSet<Vec<u64>>,
+    /// What was asked, with the candidates of this lot.
+    asked: Vec<Point>,
     /// Whether any outcome is known.
     some_known: bool,
     /// The share of the outcomes that are failures.
@@ -87,6 +93,7 @@ impl<'a> Lot<'a> {
             feasibility: feasibility(space, home, known),
             model,
             taken: taken(home, trials, known),
+            asked: trials.iter().map(|trial| trial.point.clone()).collect(),
             some_known: !known.is_empty(),
             failed_share: failed as f64 / (known.len() as f64 + ASSUMED),
             risk: 0.0,
@@ -117,12 +124,13 @@ impl<'a> Lot<'a> {
             }
             promising
         };
-        let planned = planned.filter(|point| self.is_new(point));
+        let planned = planned.filter(|point| self.is_apart(point));
         let found = planned.or_else(|| self.any_new()).or_else(|| self.repeat());
         // Where nothing is allowed, not even the default is.
         let Some(point) = found.filter(|point| self.space.allows(point)) else { return Next::Nothing };
         self.risk += 1.0 - self.feasibility.chance(&point);
         self.taken.insert(bits(&point));
+        self.asked.push(point.clone());
         if let Some(model) = &mut self.model {
             model.process.believe(&point);
         }
@@ -134,8 +142,8 @@ impl<'a> Lot<'a> {
         let (few, many) = FAILED_SHARES;
         let excess = ((self.failed_share - few) / (many - few)).clamp(0.0, 1.0);
         let chance_min = (CHANCE_MIN + CHANCE_MORE * excess).max(1.0 - (RISK_MAX - self.risk)).min(CHANCE_SAFE);
-        let (taken, rng) = (&self.taken, &mut self.rng);
-        let is_new = |point: &[f64]| !taken.contains(&bits(point));
+        let (asked, taken, rng) = (&self.asked, &self.taken, &mut self.rng);
+        let is_new = |point: &[f64]| !taken.contains(&bits(point)) && is_apart(asked, point);
         self.model.as_ref()?.propose(self.space, self.home, (&self.feasibility, chance_min), &is_new, rng)
     }
 
@@ -149,21 +157,22 @@ impl<'a> Lot<'a> {
         }
     }
 
-    /// Returns a new point though none was planned: the likeliest to work of some; of a small space whatever is left.
+    /// Returns a new point though none was planned: the likeliest to work of some, if there are, that are far enough from what was
+    /// asked; of a small space whatever is left.
     fn any_new(&mut self) -> Option<Point> {
-        let mut likeliest: Option<(f64, Point)> = None;
+        let mut likeliest: Option<(bool, f64, Point)> = None;
         for draw in 0..DRAWS {
             let drawn = match draw % 2 {
                 0 => self.space.random(self.home, &mut self.rng),
                 _ => self.space.mutant(self.home, 0.2, 0.5, self.home, &mut self.rng),
             };
             let Some(point) = drawn.filter(|point| self.is_new(point)) else { continue };
-            let chance = self.feasibility.chance(&point);
-            if likeliest.as_ref().is_none_or(|(best, _)| chance > *best) {
-                likeliest = Some((chance, point));
+            let (is_apart, chance) = (is_apart(&self.asked, &point), self.feasibility.chance(&point));
+            if likeliest.as_ref().is_none_or(|(was_apart, best, _)| (is_apart, chance) > (*was_apart, *best)) {
+                likeliest = Some((is_apart, chance, point));
             }
         }
-        likeliest.map(|(_, point)| point).or_else(|| {
+        likeliest.map(|(_, _, point)| point).or_else(|| {
             let all = self.space.points(self.home)?;
             all.into_iter().find(|point| self.is_new(point))
         })
@@ -172,6 +181,16 @@ impl<'a> Lot<'a> {
     fn is_new(&self, point: &[f64]) -> bool {
         !self.taken.contains(&bits(point))
     }
+
+    fn is_apart(&self, point: &[f64]) -> bool {
+        self.is_new(point) && is_apart(&self.asked, point)
+    }
+}
+
+/// Returns whether `point` is no near-duplicate of any of these.
+fn is_apart(asked: &[Point], point: &[f64]) -> bool {
+    let is_far = |other: &Point| other.iter().zip(point).any(|(one, other)| (one - other).abs() >= APART_MIN);
+    asked.iter().all(is_far)
 }
 
 /// Returns the points that are not asked: those that were, and those that failed in earlier searches. The default is

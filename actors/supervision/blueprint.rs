@@ -72,11 +72,8 @@ impl Shared {
         self.dice.lock().unwrap_or_else(PoisonError::into_inner).random()
     }
 
-    /// Tells the log, the metrics, the watchers and the snapshot about one step.
-    pub(crate) fn tell(&self, node: &Node, generation: u64, kind: EventKind) {
-        let (rules, elapsed) = node.show(&kind);
-        let Rules { restart, shutdown, .. } = *rules;
-        let event = event::Event { path: node.path.as_ref().to_owned(), generation, restart, shutdown, elapsed, kind };
+    /// Tells the log, the metrics and the watchers about one step.
+    pub(crate) fn tell(&self, event: event::Event) {
         log(&event);
         let (supervisor, name) = (event.supervisor().to_owned(), event.kind.name());
         metrics::counter!(event::EVENTS_TOTAL, "supervisor" => supervisor, "event" => name).increment(1);

@@ -62,6 +62,8 @@ pub struct Branch {
     pub depth: usize,
     /// How long it has been busy with its current message; nothing when idle.
     pub busy_for: Option<Duration>,
+    /// How long it has made no progress with it; nothing when idle.
+    pub silent_for: Option<Duration>,
     /// The kind of its current message, or the callback it is in; nothing when idle.
     pub busy_with: Option<&'static str>,
     /// Which part of the life of this incarnation it has been busy, from 0 to 1.

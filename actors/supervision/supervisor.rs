@@ -32,6 +32,8 @@ pub(crate) mod orphans;
 
 mod effects;
 
+mod news;
+
 use place::{Named, Place};
 
 pub(crate) struct Brief {
@@ -108,6 +110,7 @@ impl Actor for Supervisor {
             Msg::Ping { reply } => answer(reply, ()),
             Msg::Shutdown => state.step(Event::Shutdown),
         }
+        state.news.tell_after_a_start().await;
         state.conclude(&myself);
         Ok(())
     }
@@ -161,6 +164,7 @@ pub(crate) struct State {
     group_due: Option<Alarm>,
     /// What is to be answered at the end of the current step.
     answers: Vec<Box<dyn FnOnce() + Send>>,
+    news: news::News,
     outcome: Option<Outcome>,
 }
 
@@ -174,6 +178,7 @@ impl State {
             myself,
             machine: Machine::new(blueprint.flags, children),
             blueprint: Arc::clone(&blueprint),
+            news: news::News::of(&brief.shared),
             shared: brief.shared,
             places: HashMap::new(),
             keys: HashMap::new(),
@@ -209,13 +214,17 @@ impl State {
         for effect in self.machine.on(now, self.shared.roll(), event) {
             self.carry_out(effect);
         }
-        // Who hears an answer finds everything as the answer says.
+        // Who hears an answer finds everything as the answer says, and told.
+        if !self.answers.is_empty() {
+            self.news.tell();
+        }
         for answer in std::mem::take(&mut self.answers) {
             answer();
         }
     }
 
     fn started(&mut self, key: Key, generation: u64, cell: &ActorCell) {
+        self.news.a_start_is_over();
         let Some(place) = self.places.get_mut(&key).filter(|_| self.machine.is_starting(key, generation)) else {
             // Nobody waits for it any longer.
             cell.kill();
@@ -229,6 +238,7 @@ impl State {
     }
 
     fn unstarted(&mut self, key: Key, generation: u64, unstarted: Unstarted) {
+        self.news.a_start_is_over();
         if !self.machine.is_starting(key, generation) {
             return;
         }
@@ -259,12 +269,6 @@ impl State {
     fn tell_loss(&mut self, key: Key, generation: u64, loss: Loss) {
         if loss != Loss::default() {
             self.tell(key, generation, EventKind::Lost { handling: loss.handling, waiting: loss.waiting });
-        }
-    }
-
-    fn tell(&mut self, key: Key, generation: u64, kind: EventKind) {
-        if let Some(place) = self.places.get(&key) {
-            self.shared.tell(&place.node, generation, kind);
         }
     }
 

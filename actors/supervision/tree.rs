@@ -96,7 +96,7 @@ pub async fn start(spec: TreeSpec) -> Result<Tree, StartError> {
         }
     }
     node.set_cell(1, root.get_cell());
-    shared.tell(&node, 1, EventKind::Started);
+    shared.tell(node.show(1, EventKind::Started));
     let tree = Tree { root, node, shared, end };
     tokio::spawn(wait_for_the_end(tree.clone(), join, vitals, verdict, sender));
     Ok(tree)
@@ -115,7 +115,7 @@ async fn wait_for_the_end(
     // After an orderly end nobody is left. Any other end leaves children behind.
     orphans::take_down(&node, &tree.shared).await;
     node.hush();
-    tree.shared.tell(&node, 1, EventKind::Stopped);
+    tree.shared.tell(node.show(1, EventKind::Stopped));
     vitals.mark_gone();
     tree.shared.fall_silent();
     end.send_replace(Some(match (verdict.get().cloned(), vitals.exit()) {

@@ -1,21 +1,28 @@
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use kloros_supervision::to_self;
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::task::AbortHandle;
 
 use super::{
     Config,
+    calibration_actor::Calibrating,
+    in_place_actor::send,
+    runs::{coin, others_in, run, seed},
     verdict::{Course, Judgement, Run, arrange, condemned, course},
 };
 use crate::{
     config::Catalogue,
     facts::{
         Change, Deployment, DeploymentId, Domain, Entry, Fact, FailureKind, Incarnation, Key, Kind, Measurement,
-        Metrics, Others, Reason, Ruled, Settings, Stage, Step, TrialFailure, Verdict, short_hash, usual,
+        Metrics, Others, Reason, Ruled, Settings, Stage, Step, TrialFailure, Verdict, usual,
     },
     record::{TAKEN_OVER, is_taken_over, open_deployments, proven, record, record_verdict, standing, wake},
-    seams::{Assignment, JournalError, Outlet, Purpose, Query, Seams},
+    seams::{Assignment, Borrower, Errand, JournalError, Outlet, Purpose, Query, Seams, Untried},
 };
 
 /// What the validator says.
@@ -25,6 +32,8 @@ pub struct Exits {
     pub verdicts: Vec<Outlet<Verdict>>,
     /// A deployment whose measurement cannot be written down, to the deployer: nothing unproven may stay live.
     pub unrecorded: Outlet<DeploymentId>,
+    /// A run that is to be measured on the serving instance, to the deployer.
+    pub errands: Outlet<Errand>,
 }
 
 /// What the validator hears.
@@ -34,16 +43,25 @@ pub enum Msg {
     Deployed(Deployment),
     /// A run was measured, or could not be.
     Ran(DeploymentId, Result<Measurement, TrialFailure>),
+    /// A run could not be made, for this reason, which says nothing of the settings.
+    Unmade(DeploymentId, String),
+    /// The new settings are back in the service, so that a verdict can be given, or they could not be brought back.
+    Settled(DeploymentId, Result<(), Untried>),
     /// A deployment is being undone for another reason: it is not judged any more.
     Withdrawn(DeploymentId),
     /// It is time to look whether what is measured for still stands.
     Look,
-    /// The operator changed the settings.
-    Reconfigured(Config),
+    /// The noise of a domain's measurement is to be found out, for a person who wants to hear that it begins, or for the gate.
+    Calibrate(String, Option<RpcReplyPort<Result<u32, String>>>),
+    /// A run of that was measured, or could not be.
+    Compared(String, Result<Measurement, TrialFailure>),
+    /// A heartbeat, to be sent back.
+    Pulse(RpcReplyPort<()>),
+    /// The operator changed the settings, or when a run is ended.
+    Reconfigured(Config, Duration),
+    /// The operator changed the domains or experiments.
+    Catalogued(Arc<Catalogue>),
 }
-
-/// How often it is looked, while a run goes on, whether the service still runs and nobody edited what it runs with.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// What the validator needs.
 pub struct Arguments {
@@ -65,10 +83,13 @@ pub struct Validator;
 /// What the validator remembers: a fold of the journal.
 pub struct State {
     pub(super) seams: Seams,
-    exits: Exits,
-    config: Config,
-    catalogue: Arc<Catalogue>,
-    run_within: Duration,
+    pub(super) exits: Exits,
+    pub(super) config: Config,
+    pub(super) catalogue: Arc<Catalogue>,
+    pub(super) run_within: Duration,
+    pub(super) calibrating: BTreeMap<String, Calibrating>,
+    /// What was measured against itself when a person stopped everything.
+    pub(super) halted: BTreeSet<String>,
     pub(super) judging: BTreeMap<DeploymentId, Judging>,
 }
 
@@ -76,14 +97,20 @@ pub struct State {
 pub(super) struct Judging {
     pub(super) deployment: Deployment,
     pub(super) domain: Domain,
+    /// The rules it went on the scales with: those that come while it lies there are for the next one.
+    config: Config,
     /// Which run of the service was proven to run with it.
     pub(super) proven: Option<Incarnation>,
     anchor: Option<Metrics>,
     pub(super) runs: Vec<Run>,
     /// What others did during the runs, by block.
     others: Vec<(u32, Others)>,
-    next: Option<(u32, u32, bool)>,
-    task: Option<AbortHandle>,
+    pub(super) next: Option<(u32, u32, bool)>,
+    pub(super) task: Option<AbortHandle>,
+    /// How often in a row a run could not be made.
+    pub(super) unmade: u32,
+    /// The judgement that waits until the new settings are back in the service.
+    pub(super) settling: Option<Judgement>,
 }
 
 impl Drop for Judging {
@@ -108,8 +135,9 @@ impl Actor for Validator {
                 to_self(&myself, Msg::Deployed(deployment))?;
             }
         }
-        myself.send_after(LOOK_EVERY, || Msg::Look);
-        Ok(State { seams, exits, config, catalogue, run_within, judging: BTreeMap::new() })
+        myself.send_after(config.look_every(), || Msg::Look);
+        let (calibrating, halted, judging) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        Ok(State { seams, exits, config, catalogue, run_within, calibrating, halted, judging })
     }
 
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -123,12 +151,26 @@ impl Actor for Validator {
                 let weighed = state.weigh(&myself, &id, outcome).await;
                 weighed.inspect_err(|_| wake(&state.exits.unrecorded, id))?;
             }
+            Msg::Unmade(id, why) => {
+                let unmade = state.unmade(&id, why).await;
+                unmade.inspect_err(|_| wake(&state.exits.unrecorded, id))?;
+            }
+            Msg::Settled(id, settled) => {
+                let settled = state.settled(&id, settled).await;
+                settled.inspect_err(|_| wake(&state.exits.unrecorded, id))?;
+            }
             Msg::Withdrawn(id) => drop(state.judging.remove(&id)),
             Msg::Look => {
-                myself.send_after(LOOK_EVERY, || Msg::Look);
+                myself.send_after(state.config.look_every(), || Msg::Look);
+                state.heed_switch(&myself).await;
                 state.look().await?;
+                state.nudge(&myself).await?;
             }
-            Msg::Reconfigured(config) => state.config = config,
+            Msg::Calibrate(domain, reply) => state.begin_calibration(&myself, &domain, reply).await,
+            Msg::Compared(domain, outcome) => state.compared(&myself, &domain, outcome).await?,
+            Msg::Pulse(reply) => drop(reply.send(())),
+            Msg::Reconfigured(config, run_within) => (state.config, state.run_within) = (config, run_within),
+            Msg::Catalogued(catalogue) => state.catalogue = catalogue,
         }
         Ok(())
     }
@@ -145,6 +187,8 @@ impl State {
             return Ok(());
         }
         let Some(domain) = self.catalogue.domains.get(&deployment.promotion.domain).cloned() else { return Ok(()) };
+        // What runs from now on is not what was measured against itself.
+        self.calibrating.remove(&domain.name);
         let id = deployment.id.clone();
         let now_ms = self.seams.clock.now_ms();
         let step = Fact::Step { deployment: id.clone(), step: Step::Measured };
@@ -153,8 +197,10 @@ impl State {
         let (runs, others) = self.recorded_runs(&id).await?;
         let anchor = self.anchor(&domain.name).await?;
         let proven = proven(&self.seams, &id).await?;
-        let (next, task) = (None, None);
-        self.judging.insert(id.clone(), Judging { deployment, domain, proven, anchor, runs, others, next, task });
+        let (config, next, task, unmade, settling) = (self.config.clone(), None, None, 0, None);
+        let judging =
+            Judging { deployment, domain, config, proven, anchor, runs, others, next, task, unmade, settling };
+        self.judging.insert(id.clone(), judging);
         self.proceed(myself, &id).await
     }
 
@@ -192,6 +238,7 @@ impl State {
         let Some(judging) = self.judging.get_mut(id) else { return Ok(()) };
         let Some((block, place, candidate)) = judging.next.take() else { return Ok(()) };
         judging.task = None;
+        judging.unmade = 0;
         if is_taken_over(&self.seams, &judging.domain.name, id).await {
             // This process was late: nothing that it measured counts, and nothing more is said of it.
             let reason = Reason::Aborted { why: TAKEN_OVER.to_owned() };
@@ -207,28 +254,36 @@ impl State {
         self.proceed(myself, id).await
     }
 
-    async fn proceed(&mut self, myself: &ActorRef<Msg>, id: &DeploymentId) -> Result<(), JournalError> {
+    pub(super) async fn proceed(&mut self, myself: &ActorRef<Msg>, id: &DeploymentId) -> Result<(), JournalError> {
         let Some(judging) = self.judging.get(id) else { return Ok(()) };
-        if let Some(seen) = self.died(judging).await {
+        // What is measured in place is started anew for each run, which looks itself whether it dies.
+        if judging.domain.in_place.is_none()
+            && let Some(seen) = self.died(judging).await
+        {
             let reason = self.behind(judging, seen).await;
             let judgement = condemned(&judging.domain.metrics, &judging.runs, reason);
             return self.conclude(id, judgement).await;
         }
         let Some(judging) = self.judging.get_mut(id) else { return Ok(()) };
-        match course(&self.config, &judging.domain.metrics, judging.anchor.as_ref(), &judging.runs) {
+        match course(&judging.config, &judging.domain.metrics, judging.anchor.as_ref(), &judging.runs) {
             Course::Measure { block, blocks_planned } => {
                 let done = judging.runs.iter().filter(|run| run.block == block).count() as u32;
                 let candidate = arrange(coin(id, block))[done.min(3) as usize];
                 tracing::debug!(deployment = %id, block, blocks_planned, place = done + 1, candidate, "run begins");
                 judging.next = Some((block, done + 1, candidate));
-                let bench = Arc::clone(&self.seams.bench);
-                let measuring = measure(bench, judging, block, done + 1, candidate, self.run_within);
+                let (bench, errands) = (Arc::clone(&self.seams.bench), self.exits.errands.clone());
+                let measuring = measure(bench, errands, judging, (block, done + 1, candidate), self.run_within);
                 let (myself, id) = (myself.clone(), id.clone());
                 let run = tokio::spawn(measuring);
                 judging.task = Some(run.abort_handle());
                 tokio::spawn(async move {
                     let outcome = match run.await {
-                        Ok(outcome) => outcome,
+                        Ok(Ok(measurement)) => Ok(measurement),
+                        Ok(Err(Untried::Failed(failure))) => Err(failure),
+                        Ok(Err(Untried::Interrupted(why))) => {
+                            myself.send_message(Msg::Unmade(id, why)).ok();
+                            return;
+                        }
                         Err(ended) if ended.is_cancelled() => return,
                         Err(panicked) => Err(TrialFailure {
                             kind: FailureKind::Infrastructure,
@@ -240,11 +295,17 @@ impl State {
                 });
                 Ok(())
             }
-            Course::Judge(judgement) => self.judge(id, judgement).await,
+            Course::Judge(judgement) => {
+                if self.settles(myself, id, &judgement).await {
+                    Ok(())
+                } else {
+                    self.pronounce(id, judgement).await
+                }
+            }
         }
     }
 
-    async fn judge(&mut self, id: &DeploymentId, judgement: Judgement) -> Result<(), JournalError> {
+    pub(super) async fn pronounce(&mut self, id: &DeploymentId, judgement: Judgement) -> Result<(), JournalError> {
         let Some(judging) = self.judging.get(id) else { return Ok(()) };
         let judgement = self.check_live(judging, judgement).await;
         self.conclude(id, judgement).await
@@ -268,26 +329,32 @@ const ANCHOR_LOOK_BACK: usize = 1_000;
 
 fn measure(
     bench: Arc<dyn crate::seams::Bench>,
+    errands: Outlet<Errand>,
     judging: &Judging,
-    block: u32,
-    place: u32,
-    candidate: bool,
+    (block, place, candidate): (u32, u32, bool),
     within: Duration,
-) -> impl Future<Output = Result<Measurement, TrialFailure>> + Send + 'static {
+) -> impl Future<Output = Result<Measurement, Untried>> + Send + 'static {
     let domain = judging.domain.clone();
-    let id = &judging.deployment.id;
+    let id = judging.deployment.id.clone();
     let assignment = Assignment {
         label: format!("{id}.b{block}.r{place}"),
         settings: arm(judging, candidate),
         unset: if candidate { Vec::new() } else { unset(judging) },
         // One load for all four runs of a block: what differs is the settings alone.
-        seed: seed(id, block),
+        seed: seed(id.as_str(), block),
         purpose: Purpose::Validation(id.clone()),
         within,
         // Old and new are compared block by block, so that is where they meet the same load.
         usual: usual(judging.others.iter().filter(|(of, _)| *of == block).map(|(_, others)| others)),
     };
-    async move { bench.measure(&domain, assignment).await }
+    async move {
+        if domain.in_place.is_none() {
+            return Ok(bench.measure(&domain, assignment).await?);
+        }
+        let whose = Borrower::Deployment { id, candidate };
+        let measured = send(errands, domain.name, whose, Some(assignment)).await?;
+        measured.ok_or_else(|| Untried::Interrupted("nothing was measured".to_owned()))
+    }
 }
 
 /// Returns what the service ran with before the change, as it said itself, or runs with after it, of the keys that change.
@@ -301,16 +368,6 @@ fn arm(judging: &Judging, candidate: bool) -> Settings {
 fn unset(judging: &Judging) -> Vec<Key> {
     let changes = &judging.deployment.promotion.changes;
     changes.iter().filter(|(_, change)| change.from.is_none()).map(|(key, _)| key.clone()).collect()
-}
-
-fn run(block: u32, place: u32, candidate: bool, outcome: &Result<Measurement, TrialFailure>) -> Run {
-    let samples = outcome.as_ref().map_or(0, |measurement| measurement.samples);
-    let outcome = outcome.as_ref().map(|measurement| measurement.metrics.clone()).map_err(|failure| failure.kind);
-    Run { block, place, candidate, outcome, samples }
-}
-
-fn others_in(block: u32, outcome: &Result<Measurement, TrialFailure>) -> Option<(u32, Others)> {
-    Some((block, outcome.as_ref().ok()?.others?))
 }
 
 fn verdict(deployment: &Deployment, judgement: Judgement, now_ms: u64) -> Verdict {
@@ -332,13 +389,4 @@ fn verdict(deployment: &Deployment, judgement: Judgement, now_ms: u64) -> Verdic
         samples: judgement.samples,
         at_ms: now_ms,
     }
-}
-
-/// The order of a block is random but repeatable: it comes from the deployment and the block alone.
-fn coin(id: &DeploymentId, block: u32) -> bool {
-    seed(id, block) & 1 == 1
-}
-
-fn seed(id: &DeploymentId, block: u32) -> u64 {
-    u64::from_str_radix(&short_hash(&[id.as_str(), &block.to_string()]), 16).unwrap_or_default()
 }

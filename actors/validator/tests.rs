@@ -1,13 +1,19 @@
 //! The validator against a scripted bench.
 
-use std::time::Duration;
+mod calibration;
+
+mod in_place;
+
+use std::{sync::Arc, time::Duration};
 
 use kloros_supervision::{ChildSpec, Collected, Outlet, Socket, Tree};
 
 use super::{Config, Exits, Msg, Validator};
 use crate::{
+    config::Catalogue,
     facts::{Deployment, DeploymentId, Fact, FailureKind, Kind, Metrics, Reason, Ruled, Stage, Step, Verdict},
     record::record_verdict,
+    seams::Errand,
     testing::{
         SOON, World, catalogue, deployment_of, eventually, failure, finish, house, key, number, promotion, rate,
         rollback,
@@ -35,14 +41,18 @@ fn live() -> (World, Deployment) {
 }
 
 async fn open(world: &World) -> Room {
+    open_of(world, Outlet::nowhere("deployer"), catalogue()).await
+}
+
+async fn open_of(world: &World, errands: Outlet<Errand>, catalogue: Arc<Catalogue>) -> Room {
     let socket = Socket::new("validator");
     let (outlet, verdicts) = Outlet::collecting();
     let (unrecorded, heard_unrecorded) = Outlet::collecting();
-    let (exits, seams) = (Exits { verdicts: vec![outlet], unrecorded }, world.seams());
+    let (exits, seams) = (Exits { verdicts: vec![outlet], unrecorded, errands }, world.seams());
     let spec = ChildSpec::actor("validator", &socket, move || {
         let (seams, exits, config) = (seams.clone(), exits.clone(), Config::default());
         let run_within = Duration::from_secs(60);
-        (Validator, super::Arguments { seams, exits, config, catalogue: catalogue(), run_within })
+        (Validator, super::Arguments { seams, exits, config, catalogue: Arc::clone(&catalogue), run_within })
     });
     Room { tree: house(spec).await, socket, verdicts, unrecorded: heard_unrecorded }
 }
@@ -132,7 +142,7 @@ async fn a_run_under_way_is_dropped_when_the_validator_is_killed_or_the_deployme
     eventually(|| world.bench.dropped() == 2).await;
     // It may be told of again; it was judged.
     room.socket.send(Msg::Deployed(deployment)).unwrap();
-    room.socket.send(Msg::Reconfigured(Config::default())).unwrap();
+    room.socket.send(Msg::Reconfigured(Config::default(), SOON)).unwrap();
     finish(&room.tree).await;
     assert_eq!(world.bench.begun().len(), 2);
     assert_eq!(world.verdicts().len(), 1);

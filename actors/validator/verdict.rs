@@ -569,6 +569,7 @@ mod tests {
     }
 
     /// Fault 54.
+    /// Lesson 33: numbers that nobody measured are no evidence, however good they are.
     #[test]
     fn numbers_that_never_change_are_stale_whatever_they_say() {
         for frozen_side in [true, false] {

@@ -9,7 +9,7 @@ use serde::{
 };
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{chat::Measured, fail, runner::NICE};
+use super::{drive::Measured, fail, runner::NICE};
 use crate::{
     lease::measuring,
     process::{Instance, Launch, Remains, Secrets, fill},
@@ -264,6 +264,17 @@ mod tests {
         let many: Vec<String> = (0..=METRICS_MAX).map(|number| format!("\"m{number}\": 1")).collect();
         assert!(parse(&format!("{{{}}}", many.join(","))).is_err());
         assert!(parse(&format!("{{{}}}", many[1..].join(","))).is_ok());
+    }
+
+    #[test]
+    fn fuzzed_outputs_are_finite_numbers_or_nothing() {
+        let mut seeds: Vec<Vec<u8>> = outputs::outputs().into_iter().map(|(_, text)| text.into_bytes()).collect();
+        seeds.push(br#"{"goodput_per_s": 8.5, "error_rate": 0}"#.to_vec());
+        crate::fuzz::hold("outputs of benches", &seeds, |bytes| {
+            let Ok(metrics) = parse(&String::from_utf8_lossy(bytes)) else { return };
+            assert!(!metrics.is_empty() && metrics.len() <= METRICS_MAX);
+            assert!(metrics.values().all(|value| value.is_finite()));
+        });
     }
 
     #[test]

@@ -116,6 +116,44 @@ impl Iterator for Arrivals {
     }
 }
 
+/// The moments of a bench at one rate, as offsets from the start.
+#[derive(Debug)]
+pub(super) enum Moments {
+    /// At random: a Poisson process.
+    Poisson(Arrivals),
+    /// At even distances.
+    Constant { rate_per_s: f64, count: u64 },
+}
+
+impl Moments {
+    /// Returns a Poisson process; equal seeds give equal moments.
+    pub(super) fn poisson(seed: u64, rate_per_s: f64) -> Self {
+        Self::Poisson(Arrivals::steady(seed, rate_per_s))
+    }
+
+    /// Returns moments that are as far apart as the rate says, the first one at the start. A rate that is not a positive finite
+    /// number has none.
+    pub(super) fn constant(rate_per_s: f64) -> Self {
+        Self::Constant { rate_per_s, count: 0 }
+    }
+}
+
+impl Iterator for Moments {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        match self {
+            Self::Poisson(arrivals) => arrivals.next(),
+            Self::Constant { rate_per_s, count } => {
+                // Counted, not added up, so that no error adds up.
+                let at_s = *count as f64 / *rate_per_s;
+                *count += 1;
+                Duration::try_from_secs_f64(at_s).ok().filter(|_| rate_per_s.is_finite() && *rate_per_s > 0.0)
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -137,6 +175,16 @@ mod tests {
         let arrivals = |seed| Arrivals::steady(seed, 5.0).take(50).collect::<Vec<_>>();
         assert_eq!(arrivals(7), arrivals(7));
         assert_ne!(arrivals(7), arrivals(8));
+    }
+
+    #[test]
+    fn a_constant_rate_has_even_distances_and_no_rate_has_no_moments() {
+        let moments: Vec<Duration> = Moments::constant(4.0).take(5).collect();
+        assert_eq!(moments, [0, 250, 500, 750, 1000].map(Duration::from_millis));
+        assert_eq!(Moments::constant(3.0).nth(30_000), Some(Duration::from_secs(10_000)));
+        for rate_per_s in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert_eq!(Moments::constant(rate_per_s).next(), None, "{rate_per_s}");
+        }
     }
 
     #[test]

@@ -9,7 +9,21 @@
 
 mod runner;
 
+mod terms;
+
+mod serving;
+
+mod drive;
+
 mod chat;
+
+mod http;
+
+mod connections;
+
+mod speech;
+
+mod sound;
 
 mod command;
 
@@ -23,7 +37,7 @@ mod request;
 
 mod load;
 
-mod sse;
+pub(crate) mod sse;
 
 mod summary;
 

@@ -12,7 +12,7 @@ use tokio::{
 use super::{load::Call, sse::Parser};
 
 /// How long a connection to the loopback address may take.
-const CONNECT_MAX: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// How long the list of models is awaited before the load begins.
 const MODELS_MAX: Duration = Duration::from_secs(5);
@@ -55,7 +55,7 @@ pub(super) enum RequestError {
     /// Nobody listens.
     #[error("cannot connect: {0}")]
     Connect(String),
-    /// The endpoint answered with another status than 200.
+    /// The answer has another status than it should.
     #[error("status {0}")]
     Status(u16),
     /// No whole answer in time.
@@ -64,8 +64,8 @@ pub(super) enum RequestError {
     /// The stream ended before `[DONE]`.
     #[error("the stream broke off: {0}")]
     Broken(String),
-    /// What came is no chat stream.
-    #[error("not a chat stream: {0}")]
+    /// What came is no chat stream, no sound, or too long.
+    #[error("not what was asked for: {0}")]
     Garbage(String),
     /// It was not sent, because too many were in flight.
     #[error("too many requests in flight")]
@@ -149,12 +149,12 @@ impl Endpoint {
     }
 }
 
-fn classify(error: &reqwest::Error) -> RequestError {
+pub(super) fn classify(error: &reqwest::Error) -> RequestError {
     if error.is_connect() { RequestError::Connect(words(error)) } else { RequestError::Broken(words(error)) }
 }
 
 /// Returns the innermost cause, which says what happened; the outer ones only repeat the address.
-fn words(error: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn words(error: &(dyn std::error::Error + 'static)) -> String {
     std::iter::successors(Some(error), |error| error.source()).last().map_or_else(String::new, ToString::to_string)
 }
 

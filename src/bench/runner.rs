@@ -13,22 +13,24 @@ use std::{
 use async_trait::async_trait;
 use kloros_actors::{
     env_file,
-    facts::{BenchSpec, DeploymentId, Domain, FailureKind, Key, Measurement, Others, Quiet, ReadBack, TrialFailure},
-    seams::{Assignment, Bench, Clock, GpuUsers, Purpose},
+    facts::{Check, DeploymentId, Domain, FailureKind, Key, Measurement, Others, Quiet, ReadBack, TrialFailure},
+    seams::{Assignment, Bench, Clock, GpuUsers, Purpose, Turn},
 };
 use tokio::time::{sleep, timeout};
 
 use super::{
-    chat::{self, ChatSpec, Measured},
-    command::{self, Target},
+    command::Target,
+    drive::Measured,
     fail,
     others::{NoGpus, Watch},
+    terms::{bench_name, own, run_bench, wanted},
     trial_dir::{self, TrialDir},
 };
 use crate::{
     lease::{Lease, Machine, Urgency},
     process::{
-        Instance, Launch, Own, ReadyError, Remains, Secrets, answers, ask, environment, fill, free_port, ready, shown,
+        CheckError, Instance, Launch, Readiness, ReadyError, Remains, Secrets, ask, check, environment, fill,
+        free_port, shown, told,
     },
 };
 
@@ -37,7 +39,7 @@ use crate::{
 pub(super) const NICE: i32 = 5;
 
 /// The longest pause before a disturbed measurement is made again.
-const PAUSE_MAX: Duration = Duration::from_secs(60);
+pub(super) const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// Why a measurement does not count whose turn somebody else may have had as well.
 const LOST: &str = "the file of the lease was removed, so that somebody else may have measured meanwhile";
@@ -61,14 +63,14 @@ pub(crate) struct Repeats {
 
 /// Measures configurations on instances of their own, one at a time on the whole machine.
 pub(crate) struct Runner {
-    home: PathBuf,
+    pub(super) home: PathBuf,
     kloros: PathBuf,
-    clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
     machine: Machine,
     /// The turn of a deployment that is not measured yet.
     reserved: Mutex<Option<(DeploymentId, Lease)>>,
-    repeats: Repeats,
-    gpus: Arc<dyn GpuUsers>,
+    pub(super) repeats: Repeats,
+    pub(super) gpus: Arc<dyn GpuUsers>,
     /// Is told in words why a measurement waits or is repeated.
     hear: Box<dyn Fn(&str) + Send + Sync>,
 }
@@ -104,7 +106,7 @@ impl Runner {
     }
 
     /// Waits for the turn of this measurement. Nothing is started before.
-    async fn turn(&self, domain: &Domain, assignment: &Assignment) -> Result<Lease, TrialFailure> {
+    async fn lease_of(&self, domain: &Domain, assignment: &Assignment) -> Result<Lease, TrialFailure> {
         let urgency = match &assignment.purpose {
             Purpose::Validation(deployment) => {
                 if let Some((_, lease)) = self.reserved().take_if(|(of, _)| of == deployment) {
@@ -143,12 +145,7 @@ impl Runner {
             .map_err(infrastructure("cannot write the env file"))?;
         let mut trial = Trial::start(domain, &self.kloros, &env_file).await?;
         let in_effect = trial.read_back(domain, assignment).await?;
-        let own = match domain.bench {
-            BenchSpec::OpenaiChat { .. } => Own::Itself,
-            // The program that measures is a child of this process, and what it used is known when it has ended.
-            BenchSpec::Command { .. } => Own::WithEnded,
-        };
-        let watch = Watch::begin(trial.instance.id(), own, Arc::clone(&self.gpus)).await;
+        let watch = Watch::begin(trial.instance.id(), own(&domain.bench), Arc::clone(&self.gpus)).await;
         let (measured, others) = watch.during(trial.measure(domain, assignment.seed)).await;
         let measured = measured?;
         trial.end().await;
@@ -165,7 +162,12 @@ impl Runner {
     }
 
     /// Returns what disturbed a measurement, in words, if it is to be thrown away.
-    fn disturbed(&self, domain: &Domain, assignment: &Assignment, measurement: &Measurement) -> Option<String> {
+    pub(super) fn disturbed(
+        &self,
+        domain: &Domain,
+        assignment: &Assignment,
+        measurement: &Measurement,
+    ) -> Option<String> {
         let quiet = domain.quiet.unwrap_or(self.repeats.quiet);
         quiet.disturbed(measurement.others.as_ref()?, assignment.usual.as_ref())
     }
@@ -174,9 +176,13 @@ impl Runner {
 #[async_trait]
 impl Bench for Runner {
     async fn measure(&self, domain: &Domain, assignment: Assignment) -> Result<Measurement, TrialFailure> {
+        if domain.in_place.is_some() {
+            let why = format!("{} is measured in place alone: no second instance of it is started", domain.name);
+            return Err(fail(FailureKind::Infrastructure, why));
+        }
         let (mut discarded, mut pause) = (0, self.repeats.pause);
         loop {
-            let turn = self.turn(domain, &assignment).await?;
+            let turn = self.lease_of(domain, &assignment).await?;
             let within = assignment.within;
             let late = |_| fail(FailureKind::TimedOut, format!("not measured within {} s", within.as_secs_f64()));
             let measurement = timeout(within, self.attempt(domain, &assignment)).await.map_err(late)??;
@@ -212,6 +218,25 @@ impl Bench for Runner {
     fn keep(&self, deployments: &[DeploymentId]) {
         drop(self.reserved().take_if(|(of, _)| !deployments.contains(of)));
     }
+
+    async fn turn(&self, domain: &Domain, assignment: &Assignment) -> Result<Box<dyn Turn>, TrialFailure> {
+        Ok(Box::new(self.lease_of(domain, assignment).await?))
+    }
+
+    async fn measure_serving(
+        &self,
+        domain: &Domain,
+        assignment: &Assignment,
+        url: &str,
+    ) -> Result<Measurement, TrialFailure> {
+        self.serving(domain, assignment, url).await
+    }
+}
+
+impl Turn for Lease {
+    fn is_whole(&self) -> bool {
+        Lease::is_whole(self)
+    }
 }
 
 /// Returns what an error says, with what it says of its causes.
@@ -229,20 +254,27 @@ struct Trial {
 }
 
 /// Returns what of its output an instance must not be quoted with: every value of its env file that is none of a knob.
-fn secrets(domain: &Domain, env_file: &Path) -> Result<Secrets, TrialFailure> {
+pub(super) fn secrets(domain: &Domain, env_file: &Path) -> Result<Secrets, TrialFailure> {
     let bytes = std::fs::read(env_file).map_err(infrastructure("env file of the trial"))?;
     Ok(Secrets::of(env_file::values_besides(&bytes, |key| domain.knobs.contains_key(key))))
 }
 
-/// A service that is not told where its env file is gets the variables themselves, as the serving instance does.
-fn told_otherwise(argv: &[String], env_file: &Path) -> Result<Vec<(String, String)>, TrialFailure> {
-    if argv.iter().any(|argument| argument.contains("{env_file}")) {
-        return Ok(Vec::new());
-    }
+/// Returns the variables of the trial's env file.
+fn variables(env_file: &Path) -> Result<BTreeMap<Key, String>, TrialFailure> {
     let bytes = std::fs::read(env_file).map_err(infrastructure("env file of the trial"))?;
-    let variables = env_file::variables(&bytes)
-        .map_err(|problem| fail(FailureKind::Infrastructure, format!("env file of the trial: {problem}")))?;
-    Ok(variables.into_iter().map(|(key, value)| (key.to_string(), value)).collect())
+    env_file::variables(&bytes)
+        .map_err(|problem| fail(FailureKind::Infrastructure, format!("env file of the trial: {problem}")))
+}
+
+/// Fails where the check of the domain, if it has one, refuses what is in the trial's env file.
+async fn accepted(domain: &Domain, env_file: &str, kloros: &str, secrets: &Secrets) -> Result<(), TrialFailure> {
+    let Some(Check { command, within_s }) = &domain.service.check else { return Ok(()) };
+    let argv = domain.filled_with(command, &variables(Path::new(env_file))?);
+    let asked = check(&argv, env_file, kloros, Duration::from_secs(*within_s), secrets.clone()).await;
+    asked.map_err(|error| match error {
+        CheckError::Refused(_) => fail(FailureKind::DidNotStart, error.to_string()),
+        CheckError::NotRun(_) => fail(FailureKind::Infrastructure, error.to_string()),
+    })
 }
 
 impl Trial {
@@ -250,18 +282,24 @@ impl Trial {
         let service = &domain.service;
         let port = free_port().map_err(infrastructure("no free port"))?;
         let (number, env_file, kloros) = (port.to_string(), env_file.to_string_lossy(), kloros.to_string_lossy());
-        let argv = fill(&service.argv, &[("port", &number), ("env_file", &env_file), ("kloros", &kloros)])
+        let takes = domain.takes();
+        let set = if takes.anything() { variables(Path::new(env_file.as_ref()))? } else { BTreeMap::new() };
+        let values = [("port", &*number), ("env_file", &*env_file), ("kloros", &*kloros)];
+        let argv = fill(&domain.argv_with(&set), &values)
             .map_err(|error| fail(FailureKind::Infrastructure, error.to_string()))?;
-        let env = told_otherwise(&service.argv, Path::new(env_file.as_ref()))?;
+        // As the serving instance gets them.
+        let set = if takes.variables { set } else { BTreeMap::new() };
+        let env = set.into_iter().map(|(key, value)| (key.to_string(), value));
         let secrets = secrets(domain, Path::new(env_file.as_ref()))?;
-        let instance =
-            Instance::spawn(Launch { argv, env, nice: NICE, secrets: secrets.clone(), remains: Remains::Killed })
-                .await
-                .map_err(|error| fail(FailureKind::Infrastructure, error.to_string()))?;
+        accepted(domain, &env_file, &kloros, &secrets).await?;
+        let unaskable = |error: ReadyError| fail(FailureKind::Infrastructure, error.to_string());
+        let readiness = Readiness::of(wanted(&service.ready), port).map_err(unaskable)?;
+        let env = env.chain(readiness.variables()).collect();
+        let launch = Launch { argv, env, nice: NICE, secrets: secrets.clone(), remains: Remains::Killed };
+        let instance = Instance::spawn_heard(launch, readiness.heard()).await;
+        let instance = instance.map_err(|error| fail(FailureKind::Infrastructure, error.to_string()))?;
         let mut trial = Self { instance, secrets, url: format!("http://{}:{port}", Ipv4Addr::LOCALHOST), port };
-        let health = format!("{}{}", trial.url, service.ready.http_path);
-        let within = Duration::from_secs(service.ready.within_s);
-        match ready(&health, within, service.ready.passes, &mut trial.instance).await {
+        match readiness.wait(&mut trial.instance).await {
             Ok(()) => Ok(trial),
             Err(error) => Err(trial.why_not_ready(&error)),
         }
@@ -275,7 +313,7 @@ impl Trial {
                 return fail(FailureKind::Infrastructure, detail);
             }
             ReadyError::Exited { .. } => FailureKind::DidNotStart,
-            ReadyError::TimedOut { .. } => FailureKind::NotReady,
+            ReadyError::TimedOut { .. } | ReadyError::Fell { .. } => FailureKind::NotReady,
             ReadyError::Unaskable { .. } => FailureKind::Infrastructure,
         };
         fail(kind, error.to_string())
@@ -289,6 +327,7 @@ impl Trial {
         let said = match &domain.service.read_back {
             ReadBack::HttpJson(path) => ask(&format!("{}{path}", self.url)).await,
             ReadBack::ProcEnviron => environment(self.instance.id()).await,
+            ReadBack::Command(argv) => told(argv, self.port).await,
         };
         let is_knob = |name: &str| Key::new(name).is_ok_and(|key| domain.knobs.contains_key(&key));
         let found: BTreeMap<_, _> = match said {
@@ -317,10 +356,10 @@ impl Trial {
         // That it died explains whatever the bench has to say.
         self.still_runs()?;
         let measured = measured.ok_or_else(|| fail(FailureKind::Died, "the instance ended under load"))??;
-        let health = format!("{url}{}", domain.service.ready.http_path);
-        answers(&health, STILL_WELL_MAX, 1)
-            .await
-            .map_err(|error| fail(FailureKind::Died, format!("the load was too much for the instance: {error}")))?;
+        let too_much = |why: String| fail(FailureKind::Died, format!("the load was too much for the instance: {why}"));
+        let readiness =
+            Readiness::of(wanted(&domain.service.ready), port).map_err(|error| too_much(error.to_string()))?;
+        readiness.comes_back(STILL_WELL_MAX).await.map_err(too_much)?;
         Ok(measured)
     }
 
@@ -334,23 +373,6 @@ impl Trial {
         if self.instance.stop(STOP_MAX).await.is_none() {
             tracing::warn!(pid = self.instance.id(), "instance of a trial does not end");
         }
-    }
-}
-
-async fn run_bench(bench: &BenchSpec, target: Target<'_>, secrets: &Secrets) -> Result<Measured, TrialFailure> {
-    match (ChatSpec::from_bench(bench), bench) {
-        (Some(spec), _) => chat::measure(target.url, &spec?, target.seed).await,
-        (None, BenchSpec::Command { argv, timeout_s }) => {
-            command::measure(argv, Duration::from_secs(*timeout_s), target, secrets).await
-        }
-        (None, BenchSpec::OpenaiChat { .. }) => Err(fail(FailureKind::BenchFailed, "the bench cannot run")),
-    }
-}
-
-fn bench_name(bench: &BenchSpec) -> String {
-    match bench {
-        BenchSpec::OpenaiChat { .. } => "openai_chat".to_owned(),
-        BenchSpec::Command { argv, .. } => format!("command {}", argv.first().map_or("", String::as_str)),
     }
 }
 

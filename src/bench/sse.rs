@@ -5,7 +5,7 @@ const EVENT_BYTES_MAX: usize = 1 << 20;
 
 /// Takes a byte stream apart into events.
 #[derive(Debug, Default)]
-pub(super) struct Parser {
+pub(crate) struct Parser {
     line: Vec<u8>,
     data: Option<Vec<u8>>,
     after_carriage_return: bool,
@@ -14,14 +14,14 @@ pub(super) struct Parser {
 /// A single event that is longer than is taken in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an event is longer than {EVENT_BYTES_MAX} bytes")]
-pub(super) struct TooLong;
+pub(crate) struct TooLong;
 
 impl Parser {
     /// Takes the next bytes and returns the payloads of the events they complete, oldest first.
     ///
     /// Lines end with LF, CRLF or CR; several `data` lines of an event are joined by LF; comments and other fields are
     /// passed over. Bytes that are no UTF-8 are replaced, so that the reader of the payload decides what they mean.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<Vec<String>, TooLong> {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<Vec<String>, TooLong> {
         let mut events = Vec::new();
         for &byte in bytes {
             let second_half_of_crlf = std::mem::take(&mut self.after_carriage_return) && byte == b'\n';

@@ -1,7 +1,9 @@
 //! From single requests to metrics: pure arithmetic.
 //!
-//! A latency is that of a request that was answered, counted from the moment it was scheduled; how many were not answered
-//! is told by `error_rate`, never by a large latency. Requests scheduled within the window stand behind latencies, errors
+//! A latency is counted from the moment a request was scheduled. Of a chat it is that of requests that were answered; how many
+//! were not is told by `error_rate` and by what is left of goodput: an overloaded model server loses most of its requests, and
+//! the time-out itself, the same in every run, would be all that its latencies say. Pages and speech count what was lost as the
+//! time-out, see [`waits_ms`]. Requests scheduled within the window stand behind latencies, errors
 //! and goodput. Throughput is what arrived within the window, whenever it was asked for: in an overload the requests of the
 //! window are answered long after it, and to count their tokens would make a slow server look fast.
 
@@ -9,22 +11,44 @@ use kloros_actors::facts::{ChatSlo, Metrics};
 
 use super::request::{Answer, RequestError};
 
-/// Fewest observations behind a median. A quantile stands only if at least one observation is expected beyond it.
-const P50_OBSERVATIONS_MIN: usize = 2;
-/// Fewest observations behind a 95th percentile.
-const P95_OBSERVATIONS_MIN: usize = 20;
-/// Fewest observations behind a 99th percentile.
-const P99_OBSERVATIONS_MIN: usize = 100;
-
 const MS_PER_S: f64 = 1000.0;
 
 /// What became of one request.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Observation {
+pub(super) struct Observation<A> {
     /// When it was due, in seconds since the start of the load.
     pub(super) scheduled_s: f64,
+    /// How much later it was sent, in seconds: how far this program, not the service, lagged behind.
+    pub(super) late_s: f64,
+    /// How long after it was due it ended or was given up, in seconds, whatever came of it.
+    pub(super) took_s: f64,
     /// The answer, or why there was none.
-    pub(super) outcome: Result<Answer, RequestError>,
+    pub(super) outcome: Result<A, RequestError>,
+}
+
+/// Returns how long each request took, in milliseconds: as `answer_ms` says of an answer; one that was lost as its time-out, or longer
+/// if it took longer: were it left out, a server that loses its slow half would look faster than one that answers it. Nothing where
+/// nobody was answered.
+pub(super) fn waits_ms<A>(
+    counted: &[&Observation<A>],
+    request_timeout_s: f64,
+    answer_ms: impl Fn(&A) -> f64,
+) -> Vec<f64> {
+    if counted.iter().all(|each| each.outcome.is_err()) {
+        return Vec::new();
+    }
+    let waits = counted.iter().map(|each| match &each.outcome {
+        Ok(answer) => answer_ms(answer),
+        Err(_) => each.lost_ms(request_timeout_s),
+    });
+    waits.collect()
+}
+
+impl<A> Observation<A> {
+    /// Returns how long the request counts as, in milliseconds, if it was lost: never shorter than one that was answered in time.
+    pub(super) fn lost_ms(&self, request_timeout_s: f64) -> f64 {
+        self.took_s.max(request_timeout_s) * MS_PER_S
+    }
 }
 
 /// The part of the load that counts, in seconds since its start; the start belongs to it, the end does not.
@@ -37,7 +61,7 @@ pub(super) struct Window {
 }
 
 impl Window {
-    fn contains(self, at_s: f64) -> bool {
+    pub(super) fn contains(self, at_s: f64) -> bool {
         self.start_s <= at_s && at_s < self.end_s
     }
 }
@@ -52,9 +76,9 @@ pub(super) struct Summary {
 }
 
 /// Returns what `observations` amount to within `window`; without a request in it there are no metrics at all.
-pub(super) fn summarise(observations: &[Observation], window: Window, slo: ChatSlo) -> Summary {
+pub(super) fn summarise(observations: &[Observation<Answer>], window: Window, slo: ChatSlo) -> Summary {
     let mut metrics = Metrics::new();
-    let counted: Vec<&Observation> =
+    let counted: Vec<&Observation<Answer>> =
         observations.iter().filter(|observation| window.contains(observation.scheduled_s)).collect();
     let window_s = window.end_s - window.start_s;
     if !counted.is_empty() && window_s > 0.0 {
@@ -79,19 +103,31 @@ fn add_latencies(metrics: &mut Metrics, answers: &[&Answer]) {
     let itl_ms = answers.iter().flat_map(|answer| answer.gaps_ms.iter().copied()).collect();
     let e2e_ms = answers.iter().map(|answer| answer.e2e_ms()).collect();
     for (name, values) in [("ttft", ttft_ms), ("itl", itl_ms), ("e2e", e2e_ms)] {
-        let sorted = sort(values);
-        let cases = [(50, P50_OBSERVATIONS_MIN), (95, P95_OBSERVATIONS_MIN), (99, P99_OBSERVATIONS_MIN)];
-        for (percent, observations_min) in cases {
-            if sorted.len() >= observations_min
-                && let Some(value) = quantile(&sorted, f64::from(percent) / 100.0)
-            {
-                metrics.insert(format!("{name}_p{percent}_ms"), value);
-            }
-        }
+        add_quantiles(metrics, name, values, &[0.5, 0.95, 0.99]);
     }
 }
 
-fn add_throughput(metrics: &mut Metrics, observations: &[Observation], window: Window) {
+/// Adds quantiles of values in milliseconds as `NAME_p50_ms`, `NAME_p99_ms`, `NAME_p999_ms` (of 0.999) and so on. One stands only
+/// if at least one observation is expected beyond it: 2 for a median, 20 for a 95th percentile, 1000 for a p99.9.
+pub(super) fn add_quantiles(metrics: &mut Metrics, name: &str, values: Vec<f64>, shares: &[f64]) {
+    for (percent, value) in quantiles(values, shares) {
+        metrics.insert(format!("{name}_p{percent}_ms"), value);
+    }
+}
+
+/// Returns those quantiles that stand, as [`add_quantiles`] says, each under its percentage without a point.
+pub(super) fn quantiles(values: Vec<f64>, shares: &[f64]) -> Vec<(String, f64)> {
+    let sorted = sort(values);
+    let stands = |share: f64| sorted.len() >= (1.0 / (1.0 - share)).round() as usize;
+    let standing = shares.iter().filter(|share| stands(**share));
+    let named = standing.filter_map(|share| {
+        let digits = format!("{:.1}", share * 100.0).replace('.', "");
+        Some((digits.strip_suffix('0').unwrap_or(&digits).to_owned(), quantile(&sorted, *share)?))
+    });
+    named.collect()
+}
+
+fn add_throughput(metrics: &mut Metrics, observations: &[Observation<Answer>], window: Window) {
     let window_s = window.end_s - window.start_s;
     let answered: Vec<(f64, &Answer)> = observations
         .iter()
@@ -120,7 +156,7 @@ fn tokens_within(scheduled_s: f64, answer: &Answer, window: Window) -> f64 {
 }
 
 /// Sorts before anything is drawn from it or added up, so that the order in which requests ended does not matter.
-fn sort(mut values: Vec<f64>) -> Vec<f64> {
+pub(super) fn sort(mut values: Vec<f64>) -> Vec<f64> {
     values.sort_by(f64::total_cmp);
     values
 }
@@ -142,16 +178,17 @@ mod tests {
     const WINDOW: Window = Window { start_s: 10.0, end_s: 20.0 };
     const SLO: ChatSlo = ChatSlo { ttft_ms: 100.0, e2e_ms: 200.0 };
 
-    fn answered(scheduled_s: f64, ttft_ms: f64, gaps_ms: &[f64]) -> Observation {
+    fn answered(scheduled_s: f64, ttft_ms: f64, gaps_ms: &[f64]) -> Observation<Answer> {
         let tokens = gaps_ms.len() as u64 + 1;
-        Observation { scheduled_s, outcome: Ok(Answer { ttft_ms, gaps_ms: gaps_ms.to_vec(), tokens }) }
+        let answer = Answer { ttft_ms, gaps_ms: gaps_ms.to_vec(), tokens };
+        Observation { scheduled_s, late_s: 0.0, took_s: answer.e2e_ms() / MS_PER_S, outcome: Ok(answer) }
     }
 
-    fn failed(scheduled_s: f64) -> Observation {
-        Observation { scheduled_s, outcome: Err(RequestError::Timeout) }
+    fn failed(scheduled_s: f64) -> Observation<Answer> {
+        Observation { scheduled_s, late_s: 0.0, took_s: 0.1, outcome: Err(RequestError::Timeout) }
     }
 
-    fn metric(observations: &[Observation], name: &str) -> Option<f64> {
+    fn metric(observations: &[Observation<Answer>], name: &str) -> Option<f64> {
         summarise(observations, WINDOW, SLO).metrics.get(name).copied()
     }
 
@@ -200,6 +237,15 @@ mod tests {
     }
 
     #[test]
+    fn a_lost_request_waits_for_the_time_out_or_longer_if_it_took_longer() {
+        let late = Observation { took_s: 61.0, ..failed(13.0) };
+        let observations = [answered(11.0, 50.0, &[10.0]), failed(12.0), late];
+        let counted: Vec<_> = observations.iter().collect();
+        assert_eq!(waits_ms(&counted, 60.0, Answer::e2e_ms), [60.0, 60_000.0, 61_000.0]);
+        assert_eq!(waits_ms(&counted[1..], 60.0, Answer::e2e_ms), [0.0; 0]);
+    }
+
+    #[test]
     fn without_a_request_there_are_no_metrics() {
         assert_eq!(summarise(&[failed(1.0)], WINDOW, SLO), Summary { metrics: Metrics::new(), samples: 0 });
     }
@@ -208,7 +254,7 @@ mod tests {
     fn a_quantile_needs_an_observation_beyond_it() {
         let cases = [(1, ""), (2, "p50"), (19, "p50"), (20, "p50 p95"), (99, "p50 p95"), (100, "p50 p95 p99")];
         for (count, expected) in cases {
-            let observations: Vec<Observation> = (0..count).map(|_| answered(15.0, 20.0, &[])).collect();
+            let observations: Vec<Observation<Answer>> = (0..count).map(|_| answered(15.0, 20.0, &[])).collect();
             let metrics = summarise(&observations, WINDOW, SLO).metrics;
             let found: Vec<&str> =
                 ["p50", "p95", "p99"].into_iter().filter(|p| metrics.contains_key(&format!("ttft_{p}_ms"))).collect();
@@ -234,7 +280,7 @@ mod tests {
         assert_eq!(metric(&[observation], "tokens_per_s"), Some(0.8));
     }
 
-    fn observation() -> impl Strategy<Value = Observation> {
+    fn observation() -> impl Strategy<Value = Observation<Answer>> {
         let gaps = proptest::collection::vec(0.0_f64..500.0, 0..20);
         (0.0_f64..30.0, 0.1_f64..5_000.0, gaps, any::<bool>()).prop_map(|(scheduled_s, ttft_ms, gaps, ok)| {
             if ok { answered(scheduled_s, ttft_ms, &gaps) } else { failed(scheduled_s) }

@@ -5,14 +5,18 @@ use std::collections::BTreeMap;
 use kloros_actors::{
     env_file,
     facts::{ExperimentEnd, ExperimentId, Fact, Kind, Origin, Promotion, PromotionId, Recorded, Ruling, Winner},
+    seams::Query,
 };
 use serde::Serialize;
 
 use super::story;
+use crate::journal::Reader;
 
-/// The facts that advice is made of.
-pub(super) const KINDS: [Kind; 5] =
-    [Kind::Promotion, Kind::Ruling, Kind::ExperimentEnd, Kind::Deployment, Kind::Adoption];
+/// How many rulings are looked through for advice, the newest.
+const RULINGS_MAX: usize = 1_000;
+
+/// How many pieces of advice are looked at, the newest; a domain has the newest of its own.
+const ADVISED_MAX: usize = 50;
 
 /// Advice that nobody has followed yet.
 #[derive(Debug, PartialEq, Serialize)]
@@ -38,9 +42,31 @@ impl Advice {
     }
 }
 
-/// Returns the newest advice on each domain, out of facts of [`KINDS`], oldest first. Advice is over when something was
+/// Returns the newest advice on each domain that nobody has followed.
+pub(super) fn found(reader: &Reader) -> anyhow::Result<Vec<Advice>> {
+    let mut history = reader.read(&Query::newest(&[Kind::Ruling], RULINGS_MAX))?;
+    history.retain(|recorded| matches!(recorded.fact, Fact::Ruling(Ruling::Advise { .. })));
+    history.truncate(ADVISED_MAX);
+    let Some(oldest) = history.last().map(|recorded| recorded.seq) else { return Ok(Vec::new()) };
+    let promotions: Vec<String> = history.iter().map(|recorded| recorded.fact.subject().to_owned()).collect();
+    for promotion in promotions {
+        let promoted = reader.read(&Query::kinds(&[Kind::Promotion]).about(&promotion))?;
+        if let Some(Fact::Promotion(Promotion { origin: Origin::Experiment(id), .. })) =
+            promoted.first().map(|recorded| &recorded.fact)
+        {
+            history.extend(reader.read(&Query::kinds(&[Kind::ExperimentEnd]).about(id.as_str()))?);
+        }
+        history.extend(promoted);
+    }
+    let followed = Query::newest(&[Kind::Deployment, Kind::Adoption], RULINGS_MAX);
+    history.extend(reader.read(&Query { after: oldest, ..followed })?);
+    history.sort_by_key(|recorded| recorded.seq);
+    Ok(current(&history))
+}
+
+/// Returns the newest advice on each domain, out of what `history` says of it, oldest first. Advice is over when something was
 /// deployed on the domain since, or a person has edited all of its keys.
-pub(super) fn current(history: &[Recorded]) -> Vec<Advice> {
+fn current(history: &[Recorded]) -> Vec<Advice> {
     let (mut promotions, mut winners) = (BTreeMap::new(), BTreeMap::new());
     let mut advised: BTreeMap<String, Advice> = BTreeMap::new();
     for recorded in history {
@@ -71,7 +97,7 @@ pub(super) fn current(history: &[Recorded]) -> Vec<Advice> {
 fn of(promotion: &Promotion, winners: &BTreeMap<&ExperimentId, &Winner>) -> Advice {
     let experiment = match &promotion.origin {
         Origin::Experiment(id) => Some(id.clone()),
-        Origin::Person(_) | Origin::File(_) => None,
+        Origin::Person(_) | Origin::File(_) | Origin::Trials(_) => None,
     };
     let winner = experiment.as_ref().and_then(|id| winners.get(id));
     let evidence = match (winner, &promotion.origin) {
@@ -84,7 +110,7 @@ fn of(promotion: &Promotion, winners: &BTreeMap<&ExperimentId, &Winner>) -> Advi
         ),
         (None, Origin::Person(uid)) => format!("user {uid} proposed it, and nobody measured it"),
         (None, Origin::File(name)) => format!("{name} proposed it, and nobody here measured it"),
-        (None, Origin::Experiment(id)) => format!("{id} found it"),
+        (None, Origin::Experiment(id) | Origin::Trials(id)) => format!("{id} found it"),
     };
     let edits: Vec<_> =
         promotion.changes.iter().map(|(key, change)| (key.clone(), Some(change.to.to_string()))).collect();

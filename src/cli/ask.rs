@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 use kloros_actors::{
-    facts::{Domain, Fact, Key, Kind, Promotion, Ruled, Ruling, Settings, Verdict},
+    facts::{Deployment, Domain, Fact, Key, Kind, Promotion, PromotionId, Ruled, Ruling, Settings, Verdict},
     seams::Query,
 };
 use serde_json::Value as Json;
@@ -23,7 +23,7 @@ use super::{
     text::shorten,
 };
 use crate::{
-    api::{AnswerBody, Live, NameBody, Room, TryBody},
+    api::{AnswerBody, Live, NameBody, Room, TryBody, one_of},
     home::Home,
     journal::Reader,
     settings,
@@ -40,6 +40,9 @@ pub(crate) struct TryArgs {
     /// Return as soon as it is proposed, rather than when it is judged
     #[arg(long)]
     no_wait: bool,
+    /// How long the verdict is waited for, as 60s, 5m or 1h; what has not begun by then is taken back [default: 1h]
+    #[arg(long, value_name = "TIME", value_parser = super::tune::milliseconds)]
+    timeout: Option<u64>,
     /// The configuration file that the daemon runs with [default: kloros.toml in the home]
     #[arg(long, value_name = "FILE")]
     config: Option<std::path::PathBuf>,
@@ -90,8 +93,14 @@ pub(crate) async fn answer(
     why: Option<String>,
     out: &mut Out,
 ) -> anyhow::Result<Answer> {
-    let body = AnswerBody { id, approved, why };
-    match Client::to(home)?.post::<Promotion>("/answer", &body).await? {
+    let client = Client::to(home)?;
+    let (id, shown) = id.split_once(BINDS).map_or((id.as_str(), None), |(id, shown)| (id, Some(shown)));
+    let binding = match if approved { shown_as(&client, id, shown, out).await? } else { Ok(None) } {
+        Ok(binding) => binding,
+        Err(why) => return no(&why, out),
+    };
+    let body = AnswerBody { id: id.to_owned(), approved, why, binding };
+    match client.post::<Promotion>("/answer", &body).await? {
         Said::Yes(promotion) => {
             let word = if approved { "approved" } else { "rejected" };
             out.answer(&promotion, || {
@@ -106,6 +115,53 @@ pub(crate) async fn answer(
         }
         Said::No(why) => no(&why, out),
     }
+}
+
+/// What stands between the id of a promotion and the beginning of what a yes to it is bound to.
+const BINDS: char = '@';
+
+/// How many characters of that are shown, and how many name it at least.
+const BINDING_SHOWN: usize = 12;
+
+/// Returns the command that says yes to what waits, and to nothing else: another plan, or another policy, has another binding.
+pub(super) fn approve_words(promotion: &PromotionId, binding: &str) -> String {
+    let shown: String = binding.chars().take(BINDING_SHOWN).collect();
+    if shown.is_empty() {
+        format!("kloros approve {promotion}")
+    } else {
+        format!("kloros approve {promotion}{BINDS}{shown}")
+    }
+}
+
+/// Returns what a yes to the promotion `id` is bound to: to what was `shown` before, or to what is shown by this.
+async fn shown_as(
+    client: &Client,
+    id: &str,
+    shown: Option<&str>,
+    out: &mut Out,
+) -> anyhow::Result<Result<Option<String>, String>> {
+    let waiting = match client.get::<Live>("/live").await? {
+        Said::Yes(live) => live.waiting,
+        Said::No(why) => return Ok(Err(why)),
+    };
+    let ids: Vec<&PromotionId> = waiting.iter().map(|each| &each.promotion.id).collect();
+    let found = one_of(id, &ids).map(|id| waiting.iter().find(|each| each.promotion.id == *id));
+    let waiting = match found {
+        Ok(Some(waiting)) => waiting,
+        Ok(None) => return Ok(Err(format!("nothing waits under {id}"))),
+        Err(why) => return Ok(Err(why)),
+    };
+    let changes = progress::changes(&waiting.promotion.changes);
+    match shown {
+        Some(shown) if shown.len() < BINDING_SHOWN || !waiting.binding.starts_with(shown) => {
+            let next = approve_words(&waiting.promotion.id, &waiting.binding);
+            return Ok(Err(format!("{id} is not what was shown any more, it is {changes}: {next}")));
+        }
+        Some(_) => {}
+        None if out.is_json() => {}
+        None => out.line(&format!("asked      {changes}, {} risk: {}", waiting.risk, waiting.why))?,
+    }
+    Ok(Ok(Some(waiting.binding.clone())))
 }
 
 pub(crate) async fn rollback(home: &Home, id: &str, out: &mut Out) -> anyhow::Result<Answer> {
@@ -180,7 +236,8 @@ pub(crate) async fn propose(home: &Home, args: TryArgs, out: &mut Out) -> anyhow
         out.answer(&promotion, || format!("kloros explain {}", promotion.id))?;
         return Ok(Answer::Done);
     }
-    follow(home, &promotion, out).await
+    let within = args.timeout.map_or(VERDICT_WITHIN, Duration::from_millis);
+    follow(home, &client, &promotion, within, out).await
 }
 
 /// Returns the domain of this name and the settings in `texts`, each with the type of its knob, so that a slip is told
@@ -218,18 +275,23 @@ pub(super) fn parse(
 }
 
 /// Follows a proposal until it is judged, refused or waits for a person.
-async fn follow(home: &Home, promotion: &Promotion, out: &mut Out) -> anyhow::Result<Answer> {
+async fn follow(
+    home: &Home,
+    client: &Client,
+    promotion: &Promotion,
+    within: Duration,
+    out: &mut Out,
+) -> anyhow::Result<Answer> {
     let reader = Reader::open(home)?;
-    let until = Instant::now() + VERDICT_WITHIN;
+    let until = Instant::now() + within;
     while Instant::now() < until {
         let query = Query { cycle: Some(promotion.cycle.clone()), ..Query::default() };
         for recorded in reader.read(&query)? {
             match recorded.fact {
                 Fact::Ruling(Ruling::Refuse { why, .. }) => return no(&why, out),
-                Fact::Ruling(Ruling::Ask { promotion, why, .. }) => {
-                    out.answer(&serde_json::json!({"waiting": promotion, "why": why}), || {
-                        format!("waits for you: {why}\nkloros approve {promotion}")
-                    })?;
+                Fact::Ruling(Ruling::Ask { promotion, why, binding, .. }) => {
+                    let fields = serde_json::json!({"waiting": promotion, "why": why, "binding": binding});
+                    out.answer(&fields, || format!("waits for you: {why}\n{}", approve_words(&promotion, &binding)))?;
                     return Ok(Answer::No);
                 }
                 Fact::Ruling(Ruling::Hold { promotion, why, held }) => {
@@ -255,13 +317,54 @@ async fn follow(home: &Home, promotion: &Promotion, out: &mut Out) -> anyhow::Re
         }
         if Client::find(home)?.is_none() {
             bail!(
-                "the daemon is gone; what was not judged is undone when it starts again: kloros explain {}",
+                "the daemon is gone; when it starts again, what had begun and was not judged is undone, and what had not begun is offered again: kloros explain {}",
                 promotion.id
             );
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    bail!("not judged within {} s; see `kloros explain {}`", VERDICT_WITHIN.as_secs(), promotion.id)
+    take_back(&reader, client, promotion, within, out).await
+}
+
+/// Takes back what was proposed and has not begun, for whom does not wait for it any longer, and says what is so.
+async fn take_back(
+    reader: &Reader,
+    client: &Client,
+    promotion: &Promotion,
+    within: Duration,
+    out: &mut Out,
+) -> anyhow::Result<Answer> {
+    let within = within.as_secs_f64();
+    let query = Query { cycle: Some(promotion.cycle.clone()), ..Query::kinds(&[Kind::Promotion]) };
+    let mut promoted = reader.read(&query)?.into_iter().filter_map(|each| match each.fact {
+        Fact::Promotion(promotion) => Some(promotion.id),
+        _ => None,
+    });
+    // What was overtaken meanwhile was planned anew under another name.
+    let id = promoted.next_back().unwrap_or_else(|| promotion.id.clone());
+    let why = Some(format!("nobody waits for it any longer than {within} s"));
+    let body = AnswerBody { id: id.to_string(), approved: false, why, binding: None };
+    match client.post::<Promotion>("/answer", &body).await? {
+        Said::Yes(_) => no(
+            &format!("it has not begun within {within} s and is taken back, nothing was changed: kloros explain {id}"),
+            out,
+        ),
+        Said::No(_) if has_begun(reader, promotion)? => {
+            let deployment = Deployment::id_of(&id);
+            no(
+                &format!(
+                    "it is not judged within {within} s and goes on; to take it back: kloros rollback {deployment}"
+                ),
+                out,
+            )
+        }
+        Said::No(why) => bail!("it is not judged within {within} s, and cannot be taken back: {why}"),
+    }
+}
+
+fn has_begun(reader: &Reader, promotion: &Promotion) -> anyhow::Result<bool> {
+    let query = Query { cycle: Some(promotion.cycle.clone()), ..Query::kinds(&[Kind::Deployment]) };
+    Ok(!reader.read(&query)?.is_empty())
 }
 
 pub(super) fn no(why: &str, out: &mut Out) -> anyhow::Result<Answer> {

@@ -7,6 +7,7 @@ use super::{Answer, out::Out, story};
 use crate::{
     home::Home,
     journal::{AUDITED, Reader, Verified, rfc3339, verify_audit},
+    settings::{Settings, Shell},
 };
 
 #[derive(Args)]
@@ -53,7 +54,9 @@ fn list(home: &Home, limit: usize, out: &mut Out) -> anyhow::Result<Answer> {
 }
 
 fn verify(home: &Home, out: &mut Out) -> anyhow::Result<Answer> {
-    match verify_audit(home)? {
+    // A trail can be looked at whatever the settings are like.
+    let shell = Settings::load(home.root(), None).map_or_else(|_| Shell::default(), |settings| settings.shell);
+    match verify_audit(home, shell.audit_tries_max)? {
         Verified::Intact { lines, head } => {
             out.answer(&serde_json::json!({"intact": true, "lines": lines, "head": head}), || {
                 format!("intact: {lines} lines, the last has the hash {head}\nkloros audit")

@@ -62,6 +62,13 @@ pub(crate) async fn bench(home: &Home, args: BenchArgs, out: &mut Out) -> anyhow
         Ok(parsed) => parsed,
         Err(why) => return ask::no(&why, out),
     };
+    if domain.in_place.is_some() {
+        let why = format!(
+            "{} is measured in place: only the daemon does that, in its windows; kloros try {} proposes settings",
+            domain.name, domain.name
+        );
+        return ask::no(&why, out);
+    }
     domain.service.env_file = home.root().join(&domain.service.env_file);
     let exe = std::env::current_exe().context("cannot find this program's own file")?;
     let configuration = Configuration::load(home.root(), args.config.as_deref())?;
@@ -160,17 +167,20 @@ fn words(report: &Report, domain: &Domain) -> String {
     if let Some(middle) = median(report.improvements.iter().copied()) {
         let least = report.improvements.iter().copied().fold(f64::INFINITY, f64::min);
         let most = report.improvements.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        lines.push(format!(
-            "then is {:+.1} % against now, the median of {} pairs ({:+.1} to {:+.1})",
-            middle * 100.0,
-            report.improvements.len(),
-            least * 100.0,
-            most * 100.0
-        ));
+        let [middle, least, most] = [middle, least, most].map(|ratio| ratio * 100.0);
+        // One number has no spread to tell of.
+        lines.push(match report.improvements.len() {
+            1 => format!("then is {middle:+.1} % against now, in the one pair that was measured"),
+            pairs => {
+                format!("then is {middle:+.1} % against now, the median of {pairs} pairs ({least:+.1} to {most:+.1})")
+            }
+        });
     }
     lines.extend((report.discarded > 0).then(|| failures::discarded(report.discarded)));
     lines.extend(report.failures.iter().map(|failure| format!("failed: {}: {}", failure.kind, failure.detail)));
-    if compares && report.failures.is_empty() {
+    // Nobody is to try what was just measured to be worse.
+    let is_better = median(report.improvements.iter().copied()).is_some_and(|middle| middle > 0.0);
+    if compares && is_better && report.failures.is_empty() {
         let settings: Vec<String> = report.settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
         lines.push(format!("kloros try {} {}", report.domain, settings.join(" ")));
     }

@@ -5,7 +5,11 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{api::Refusal, daemon::SOCKET, home::Home};
+use crate::{
+    api::{BASE, Refusal},
+    daemon::SOCKET,
+    home::Home,
+};
 
 /// How long an answer of the daemon is waited for.
 const ANSWER_WITHIN: Duration = Duration::from_secs(70);
@@ -46,7 +50,7 @@ impl Client {
 
     /// Asks for what is at `path`.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<Said<T>> {
-        Self::read(self.http.get(format!("http://kloros{path}")).send().await?).await
+        Self::read(self.http.get(format!("http://kloros{BASE}{path}")).send().await?).await
     }
 
     /// Asks for something to be done.
@@ -55,7 +59,7 @@ impl Client {
         path: &str,
         body: &(impl Serialize + Sync),
     ) -> anyhow::Result<Said<T>> {
-        Self::read(self.http.post(format!("http://kloros{path}")).json(body).send().await?).await
+        Self::read(self.http.post(format!("http://kloros{BASE}{path}")).json(body).send().await?).await
     }
 
     async fn read<T: DeserializeOwned>(response: reqwest::Response) -> anyhow::Result<Said<T>> {

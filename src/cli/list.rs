@@ -3,18 +3,21 @@
 use std::collections::BTreeMap;
 
 use kloros_actors::{
+    curiosity::{KINDS_READ, interest::Interests},
     facts::{
         EarlierTrial, Experiment, ExperimentEnd, Fact, Generation, Kind, Outcome, Question, QuestionEnd, Recorded,
         Stage, Trial, Verdict, stages,
     },
     seams::Query,
 };
+use serde::Serialize;
 use serde_json::json;
 
-use super::{Answer, ListArgs, advice, failures, ids, out::Out, progress, story, text::shorten};
+use super::{Answer, ListArgs, advice, failures, ids, lessons, out::Out, progress, story, text::shorten};
 use crate::{
     home::Home,
     journal::{Reader, rfc3339},
+    settings::Settings,
 };
 
 /// How many facts are looked through for a listing.
@@ -32,10 +35,57 @@ fn history(home: &Home, kinds: &[Kind]) -> anyhow::Result<Vec<Recorded>> {
 }
 
 /// One entry of a list.
-struct Row {
-    id: String,
-    facts: serde_json::Value,
-    line: String,
+#[derive(Serialize)]
+pub(crate) struct Row {
+    /// Its id.
+    pub(crate) id: String,
+    /// What is known of it.
+    pub(crate) facts: serde_json::Value,
+    /// The same in words, with a line break where there is more than one line.
+    pub(crate) line: String,
+}
+
+/// What can be listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Listed {
+    Intents,
+    Questions,
+    Experiments,
+    Winners,
+    Deployments,
+    Lessons,
+}
+
+impl Listed {
+    /// Returns what the journal of `home` holds of it, the newest last.
+    pub(crate) fn rows(self, home: &Home) -> anyhow::Result<Vec<Row>> {
+        match self {
+            Self::Intents => intents(home),
+            Self::Questions => questions(home),
+            Self::Experiments => experiments(home),
+            Self::Winners => winners(home),
+            Self::Deployments => deployments(home),
+            Self::Lessons => lessons::rows(home),
+        }
+    }
+
+    /// Returns what one of it is called, and what a person types next.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Intents => ("intent", "kloros explain ID"),
+            Self::Questions => ("question", "kloros explain ID"),
+            Self::Experiments => ("experiment", "kloros experiments show ID"),
+            Self::Winners => ("winner", "kloros explain ID"),
+            Self::Deployments => ("deployment", "kloros explain ID"),
+            Self::Lessons => ("lesson", "kloros explain ID"),
+        }
+    }
+}
+
+/// Lists the newest of it, or shows the one that is meant by an id.
+pub(super) fn list(home: &Home, listed: Listed, args: &ListArgs, out: &mut Out) -> anyhow::Result<Answer> {
+    let (noun, next) = listed.words();
+    show(out, listed.rows(home)?, args, noun, next)
 }
 
 /// Prints `rows`, newest last, and the command that a person would type next; or the one that is meant by an id. That
@@ -66,7 +116,7 @@ fn show(out: &mut Out, rows: Vec<Row>, args: &ListArgs, noun: &str, next: &str) 
     Ok(Answer::Done)
 }
 
-pub(super) fn intents(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::Result<Answer> {
+fn intents(home: &Home) -> anyhow::Result<Vec<Row>> {
     let rows = history(home, &[Kind::Question, Kind::Promotion])?
         .into_iter()
         .filter_map(|recorded| {
@@ -84,17 +134,28 @@ pub(super) fn intents(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::Re
             Some(Row { id, facts, line })
         })
         .collect();
-    show(out, rows, args, "intent", "kloros explain ID")
+    Ok(rows)
 }
 
-pub(super) fn questions(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::Result<Answer> {
-    let mut found: Vec<(u64, Question, Option<QuestionEnd>)> = Vec::new();
-    for recorded in history(home, &[Kind::Question, Kind::QuestionEnd])? {
+/// A question, when it was asked, how it ended and from when it may be asked again.
+struct Asked {
+    at_ms: u64,
+    question: Question,
+    end: Option<(QuestionEnd, u64)>,
+}
+
+fn questions(home: &Home) -> anyhow::Result<Vec<Row>> {
+    let config = Settings::load(home.root(), None)?.rooms.curiosity;
+    let mut interests = Interests::default();
+    let mut found: Vec<Asked> = Vec::new();
+    for recorded in history(home, &KINDS_READ)? {
+        interests.fold(&recorded.fact, &config);
         match recorded.fact {
-            Fact::Question(question) => found.push((recorded.at_ms, question, None)),
+            Fact::Question(question) => found.push(Asked { at_ms: recorded.at_ms, question, end: None }),
             Fact::QuestionEnd(end) => {
-                if let Some(question) = found.iter_mut().find(|(_, each, _)| each.question_id == end.question) {
-                    question.2 = Some(end);
+                let eligible_at_ms = interests.eligible_at_ms(&end.hypothesis, &end.domain);
+                if let Some(asked) = found.iter_mut().find(|asked| asked.question.question_id == end.question) {
+                    asked.end = Some((end, eligible_at_ms));
                 }
             }
             _ => {}
@@ -102,20 +163,19 @@ pub(super) fn questions(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::
     }
     let rows = found
         .into_iter()
-        .map(|(at_ms, question, end)| {
-            let state = end.as_ref().map_or("open", |end| end.how.as_str());
-            let line = format!(
-                "{}  {:12} {}  interest {:.2}  {}",
-                rfc3339(at_ms),
-                state,
-                question.question_id,
-                question.interest,
-                end.as_ref().map_or_else(String::new, |end| shorten(&end.why, REASON_MAX))
-            );
-            Row { id: question.question_id.to_string(), facts: json!({"question": question, "end": end}), line }
+        .map(|Asked { at_ms, question, end }| {
+            let state = end.as_ref().map_or("open", |(end, _)| end.how.as_str());
+            let again = end.as_ref().map_or_else(String::new, |(end, eligible_at_ms)| {
+                format!("  again from {}  {}", rfc3339(*eligible_at_ms), shorten(&end.why, REASON_MAX))
+            });
+            let (id, interest) = (&question.question_id, question.interest);
+            let line = format!("{}  {state:12} {id}  interest {interest:.2}{again}", rfc3339(at_ms));
+            let id = id.to_string();
+            let (end, eligible_at_ms) = end.unzip();
+            Row { id, facts: json!({"question": question, "end": end, "eligible_at_ms": eligible_at_ms}), line }
         })
         .collect();
-    show(out, rows, args, "question", "kloros explain ID")
+    Ok(rows)
 }
 
 /// One experiment with what became of it.
@@ -127,7 +187,7 @@ struct Found {
     end: Option<ExperimentEnd>,
 }
 
-pub(super) fn experiments(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::Result<Answer> {
+fn experiments(home: &Home) -> anyhow::Result<Vec<Row>> {
     let mut found: BTreeMap<u64, Found> = BTreeMap::new();
     let kinds = [Kind::Experiment, Kind::Experience, Kind::Trial, Kind::Generation, Kind::ExperimentEnd];
     for recorded in history(home, &kinds)? {
@@ -146,7 +206,7 @@ pub(super) fn experiments(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow
         }
     }
     let rows = found.into_values().map(|each| experiment_row(&each)).collect();
-    show(out, rows, args, "experiment", "kloros experiments show ID")
+    Ok(rows)
 }
 
 fn experiment_row(found: &Found) -> Row {
@@ -185,8 +245,8 @@ fn experiment_row(found: &Found) -> Row {
     Row { id: experiment.id.to_string(), facts, line }
 }
 
-pub(super) fn winners(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::Result<Answer> {
-    let advised = advice::current(&history(home, &advice::KINDS)?);
+fn winners(home: &Home) -> anyhow::Result<Vec<Row>> {
+    let advised = Reader::find(home)?.map_or_else(|| Ok(Vec::new()), |reader| advice::found(&reader))?;
     let rows = history(home, &[Kind::ExperimentEnd])?
         .into_iter()
         .filter_map(|recorded| match recorded.fact {
@@ -210,10 +270,10 @@ pub(super) fn winners(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::Re
             Row { id: winner.experiment_id.to_string(), facts, line }
         })
         .collect();
-    show(out, rows, args, "winner", "kloros explain ID")
+    Ok(rows)
 }
 
-pub(super) fn deployments(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow::Result<Answer> {
+fn deployments(home: &Home) -> anyhow::Result<Vec<Row>> {
     let history = history(home, &[Kind::Deployment, Kind::Step, Kind::Verdict])?;
     let verdicts: BTreeMap<String, Verdict> = history
         .iter()
@@ -239,9 +299,10 @@ pub(super) fn deployments(home: &Home, args: &ListArgs, out: &mut Out) -> anyhow
                 progress::changes(&deployment.promotion.changes),
                 improvement.map_or_else(String::new, |estimate| story::estimate(&estimate))
             );
-            let facts = json!({"deployment": deployment, "stage": stage, "verdict": verdict});
+            let why = verdict.map(|verdict| verdict.reason.to_string());
+            let facts = json!({"deployment": deployment, "stage": stage, "verdict": verdict, "why": why});
             Row { id: deployment.id.to_string(), facts, line }
         })
         .collect();
-    show(out, rows, args, "deployment", "kloros explain ID")
+    Ok(rows)
 }

@@ -4,22 +4,37 @@ mod advice;
 mod ask;
 mod audit;
 mod bench;
+mod calibrate;
+mod chat;
 mod client;
+mod config;
+mod console;
 mod detect;
+mod doctor;
 mod failures;
 mod gpu;
 mod ids;
+mod init;
+mod lent;
+mod lessons;
 mod list;
+mod manual;
+mod memory;
 mod out;
 mod picture;
+mod postgresql;
 mod progress;
 mod recover;
+mod redis;
+mod reload;
+mod render;
 mod run;
 mod show;
 mod status;
 mod stop;
 mod story;
 mod text;
+mod top;
 mod tune;
 mod tuned;
 
@@ -28,7 +43,11 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{home::Home, journal, lab, settings};
+pub(crate) use list::Listed;
 use out::Out;
+pub(crate) use show::shown;
+pub(crate) use status::work_in as work;
+pub(crate) use story::{heard, story};
 
 /// Exit codes: done, no, broken; and the one of sysexits for a configuration that cannot be used, so that a service
 /// manager does not try again.
@@ -64,6 +83,10 @@ enum Command {
     Status,
     /// Show the supervision tree of the running daemon
     Tree,
+    /// Watch the running daemon on one screen, with keys to answer and to stop
+    Top,
+    /// Print the address of the console in a browser, with the token that lets it answer for you
+    Console,
     /// List intents and how they were routed
     Intents(ListArgs),
     /// List questions and how they ended
@@ -74,6 +97,8 @@ enum Command {
     Winners(ListArgs),
     /// List deployments and their verdicts
     Deployments(ListArgs),
+    /// List what was learned, and what it changed
+    Lessons(ListArgs),
     /// Tell a cycle, question, experiment, promotion or deployment as one story
     Explain {
         /// Any id, or its beginning
@@ -112,6 +137,13 @@ enum Command {
     Try(ask::TryArgs),
     /// Measure settings beside what serves, as an experiment would; changes nothing
     Bench(bench::BenchArgs),
+    /// Hold a conversation in the terminal, through the endpoint of the running daemon
+    Chat(chat::ChatArgs),
+    /// List, show, search, export and forget what is remembered of conversations
+    #[command(subcommand)]
+    Memory(memory::MemoryCommand),
+    /// Measure a service against itself, to know from which effect on a change can be judged
+    Calibrate(calibrate::CalibrateArgs),
     /// Find better settings for any command, without the daemon
     Tune(tune::TuneArgs),
     /// Look at every GPU once, without the daemon
@@ -124,11 +156,32 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Look for services that a domain ships for, and say what to write for them
+    Init(init::InitArgs),
+    /// Look at all that kloros needs of the machine, and say what to do about what is wrong
+    Doctor(doctor::DoctorArgs),
+    /// Show the settings, and where each value is from
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Print what a shell completes
+    Completions(manual::CompletionsArgs),
+    /// Print the manual page, or write one for each command
+    Man(manual::ManArgs),
+    /// Have the running daemon read its settings again
+    Reload(reload::ReloadArgs),
     /// Write every log and result file anew from the journal
     RebuildLogs,
     /// Break something on purpose, where the configuration allows it
     #[command(subcommand)]
     Chaos(Chaos),
+    /// Serve, measure and ask a PostgreSQL, as its domain file asks
+    #[command(subcommand)]
+    Postgresql(postgresql::PostgresqlCommand),
+    /// Measure a Redis, or print what it runs with, as its domain file asks
+    #[command(subcommand)]
+    Redis(redis::RedisCommand),
+    /// Write a service's file of settings from a template, and then start the service if it is named
+    Render(render::RenderArgs),
     /// The small inference server to practise on
     #[command(subcommand)]
     Lab(lab::LabCommand),
@@ -242,11 +295,14 @@ async fn obey(cli: Cli) -> anyhow::Result<Answer> {
         Command::Run(args) => run::run(home()?, args, &mut out).await,
         Command::Status => status::status(&home()?, &mut out).await,
         Command::Tree => ask::tree(&home()?, &mut out).await,
-        Command::Intents(args) => list::intents(&home()?, &args, &mut out),
-        Command::Questions(args) => list::questions(&home()?, &args, &mut out),
+        Command::Top => top::top(&home()?, &mut out).await,
+        Command::Console => console::console(&home()?, &mut out),
+        Command::Intents(args) => list::list(&home()?, Listed::Intents, &args, &mut out),
+        Command::Questions(args) => list::list(&home()?, Listed::Questions, &args, &mut out),
         Command::Experiments(args) => experiments(&home()?, &args, &mut out),
-        Command::Winners(args) => list::winners(&home()?, &args, &mut out),
-        Command::Deployments(args) => list::deployments(&home()?, &args, &mut out),
+        Command::Winners(args) => list::list(&home()?, Listed::Winners, &args, &mut out),
+        Command::Deployments(args) => list::list(&home()?, Listed::Deployments, &args, &mut out),
+        Command::Lessons(args) => list::list(&home()?, Listed::Lessons, &args, &mut out),
         Command::Explain { id } => story::explain(&home()?, &id, &mut out),
         Command::Audit(args) => audit::audit(&home()?, &args, &mut out),
         Command::Approve(args) => ask::answer(&home()?, args.id, true, args.reason, &mut out).await,
@@ -259,12 +315,24 @@ async fn obey(cli: Cli) -> anyhow::Result<Answer> {
         Command::Thaw { domain } => stop::thaw(&home()?, domain, &mut out).await,
         Command::Try(args) => ask::propose(&home()?, args, &mut out).await,
         Command::Bench(args) => bench::bench(&home()?, args, &mut out).await,
+        Command::Chat(args) => chat::chat(&home()?, args, &mut out).await,
+        Command::Memory(command) => memory::memory(&home()?, command, &mut out).await,
+        Command::Calibrate(args) => calibrate::calibrate(&home()?, args, &mut out).await,
         Command::Tune(args) => tune::tune(home, args, &mut out).await,
         Command::Gpu(args) => gpu::gpu(home(), args, &mut out).await,
         Command::Detect(args) => detect::detect(args, &mut out),
         Command::CheckConfig { config } => check_config(&home()?, config.as_deref(), &mut out),
+        Command::Init(args) => init::init(&home()?, &args, &mut out).await,
+        Command::Doctor(args) => doctor::doctor(&home()?, &args, &mut out).await,
+        Command::Config(command) => config::config(&home()?, &command, &mut out),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::man(&args, &mut out),
+        Command::Reload(args) => reload::reload(&home()?, &args, &mut out).await,
         Command::RebuildLogs => rebuild_logs(&home()?, &mut out),
         Command::Chaos(Chaos::Kill { room }) => ask::kill(&home()?, room, &mut out).await,
+        Command::Postgresql(command) => postgresql::postgresql(command).await,
+        Command::Redis(command) => redis::redis(&command),
+        Command::Render(args) => render::render(args),
         Command::Lab(command) => {
             lab::run(command).await?;
             Ok(Answer::Done)
@@ -276,7 +344,7 @@ fn experiments(home: &Home, args: &ExperimentsArgs, out: &mut Out) -> anyhow::Re
     match (&args.command, &args.list.id) {
         (Some(ExperimentsCommand::Show { id, svg }), _) => show::show(home, id, svg.as_deref(), out),
         (None, Some(id)) => show::show(home, id, args.svg.as_deref(), out),
-        (None, None) => list::experiments(home, &args.list, out),
+        (None, None) => list::list(home, Listed::Experiments, &args.list, out),
     }
 }
 

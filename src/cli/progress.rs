@@ -7,10 +7,10 @@ use std::{
 
 use kloros_actors::facts::{
     Adoption, Anomaly, AnomalyKind, Change, Experiment, ExperimentEnd, ExperimentId, Fact, Generation, Key, Recorded,
-    Ruling, Step, Verdict,
+    Reload, Reloaded, Ruling, Step, Verdict,
 };
 
-use super::{out::Out, story, text::shorten};
+use super::{ask::approve_words, calibrate, lent, out::Out, story, text::shorten};
 use crate::home::Home;
 
 /// How much of a reason is told, in characters; `kloros explain` tells more.
@@ -103,6 +103,7 @@ impl<'a> Progress<'a> {
                 Some(format!("wins      {}, claimed {}", story::params(&winner.best.params), story::claimed(winner)))
             }
             Fact::Ruling(ruling) => Some(ruled(ruling)),
+            Fact::Loan(_) | Fact::LoanStep { .. } => lent::line(fact),
             Fact::Deployment(deployment) => {
                 self.runs = 0;
                 Some(format!("deploys   {} as {}", changes(&deployment.promotion.changes), deployment.id))
@@ -118,6 +119,8 @@ impl<'a> Progress<'a> {
             }),
             Fact::Adoption(adoption) => edited(adoption).map(|keys| format!("adopts    {keys}, edited by hand")),
             Fact::Anchored(anchored) => Some(format!("adopts    the baseline of {}, edited by hand", anchored.domain)),
+            Fact::Calibration(known) => Some(format!("knows     {}", calibrate::words(known, known.at_ms))),
+            Fact::Reload(reload) => Some(format!("reads     {}", reloaded(reload))),
             Fact::Thaw(thaw) => Some(format!("thaws     {}, user {} says so", thaw.domain, thaw.by_uid)),
             Fact::Lesson(lesson) => {
                 Some(format!("learns    {}\n          kloros explain {}", lesson.says, lesson.cycle))
@@ -144,6 +147,7 @@ impl<'a> Progress<'a> {
             }
             Fact::Step { step: Step::Applied, .. } => Some("deploying: the service restarts".to_owned()),
             Fact::Lesson(_) => Some("watching".to_owned()),
+            Fact::LoanStep { .. } => lent::now(fact),
             _ => None,
         }
     }
@@ -156,11 +160,12 @@ fn noticed(anomaly: &Anomaly) -> String {
         AnomalyKind::Pressure => "is comfortable",
     };
     format!(
-        "notices   {} {} is {}, where {than} {}",
+        "notices   {} {} is {}, where {than} {}{}",
         anomaly.subject,
         anomaly.metric,
         story::number(anomaly.observed),
-        story::number(anomaly.expected)
+        story::number(anomaly.expected),
+        story::together(anomaly)
     )
 }
 
@@ -178,11 +183,39 @@ fn measured(generation: &Generation) -> String {
 fn ruled(ruling: &Ruling) -> String {
     match ruling {
         Ruling::Allow { risk, level, .. } => format!("permits   it: {risk} risk at autonomy {}", u8::from(*level)),
-        Ruling::Ask { promotion, why, .. } => format!("waits     for you: {why}\n          kloros approve {promotion}"),
+        Ruling::Ask { promotion, why, binding, .. } => {
+            format!("waits     for you: {why}\n          {}", approve_words(promotion, binding))
+        }
         Ruling::Refuse { why, .. } => format!("refuses   it: {}", shorten(why, REASON_MAX)),
         Ruling::Hold { why, .. } => format!("holds     it back: {}", shorten(why, REASON_MAX)),
         Ruling::Advise { promotion, .. } => {
             format!("advises   it and changes nothing: kloros winners\n          kloros explain {promotion}")
+        }
+    }
+}
+
+/// Says what came of reading the operator's files again.
+pub(super) fn reloaded(reload: &Reload) -> String {
+    let by = reload.by_uid.map(|uid| format!(", user {uid} asked for it")).unwrap_or_default();
+    format!("settings: {}{by}", outcome(&reload.outcome))
+}
+
+/// Says what is in force, what is not yet, and what is wrong; empty where nothing is.
+pub(super) fn outcome(outcome: &Reloaded) -> String {
+    match outcome {
+        Reloaded::Refused { problems } => {
+            format!("refused, the old ones stay in force: {}", problems.join("; "))
+        }
+        Reloaded::Applied { changed, needs_restart, waits } => {
+            let listed =
+                |what: &str, keys: &[String]| (!keys.is_empty()).then(|| format!("{what} {}", keys.join(", ")));
+            let changed: Vec<String> = changed.iter().map(ToString::to_string).collect();
+            let parts = [
+                listed("in force:", &changed),
+                listed("after a restart:", needs_restart),
+                listed("when its change is judged:", waits),
+            ];
+            parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
         }
     }
 }

@@ -42,7 +42,7 @@ pub(crate) async fn recover(home: &Home, args: &RecoverArgs, out: &mut Out) -> a
 }
 
 pub(crate) async fn guard(home: &Home, args: &GuardArgs, out: &mut Out) -> anyhow::Result<Answer> {
-    telemetry::start_logs("info", false);
+    telemetry::Log::start("info", false);
     let Some(report) = recover::watch(home, &args.domain).await? else { return Ok(Answer::Done) };
     if report.outcome.needs_a_person() {
         tracing::error!("{}", line(&report));
@@ -74,7 +74,7 @@ fn line(report: &Report) -> String {
     let domain = &report.domain;
     let what = report.deployment.as_deref().unwrap_or("what is pending");
     match &report.outcome {
-        Outcome::Owned => format!("left       {domain}: the daemon works on {what}"),
+        Outcome::Owned => format!("left       {domain}: the daemon works on {what}, or who acts in its place"),
         Outcome::Proven => format!("kept       {domain}: {what} was proven"),
         Outcome::Undone => format!("undone     {domain}: {what}; the service runs with the old values"),
         Outcome::UndoneAndDown => {

@@ -1,44 +1,50 @@
 //! `kloros status`: how the daemon, its services and its work are, what waits for a person, and what to type next.
 
+use std::path::Path;
+
 use anyhow::bail;
 use kloros_actors::{
-    facts::{Fact, Kind, Recorded, Stage, Verdict, stages},
+    facts::{Calibration, Fact, Kind, Recorded, Reloaded, Stage, Verdict, stages},
     gate::{HeldBack, Standing as Holding},
-    seams::Query,
+    seams::{Clock as _, Query},
 };
 use serde::Serialize;
 
 use super::{
     Answer,
     advice::{self, Advice},
+    ask::approve_words,
+    calibrate,
     client::Client,
     client::Said,
+    lent::{self, Lent},
     out::Out,
     progress, story,
     text::shorten,
 };
 use crate::{
     api::{Level, Live, Room, Service},
-    home::Home,
+    clock::SystemClock,
+    home::{Home, UNDER_SYSTEMD},
     journal::Reader,
     lease::Seen,
+    reload,
 };
-
-/// How many facts are looked through for what is under way.
-const LOOK_BACK_MAX: usize = 20_000;
 
 /// How much of a reason is printed, in characters.
 const REASON_MAX: usize = 200;
 
 /// What the journal says of the work.
 #[derive(Debug, Default, Serialize)]
-struct Work {
-    cycles: usize,
+pub(crate) struct Work {
+    cycles: u64,
     experiments: Vec<Running>,
     deployments: Vec<Deploying>,
+    lent: Vec<Lent>,
     last_verdict: Option<Verdict>,
     learned: Option<String>,
     advice: Vec<Advice>,
+    noise: Vec<Calibration>,
 }
 
 /// An experiment without an end.
@@ -63,7 +69,12 @@ struct Deploying {
 pub(super) async fn status(home: &Home, out: &mut Out) -> anyhow::Result<Answer> {
     let Some(client) = Client::find(home)? else {
         out.answer(&serde_json::json!({"running": false, "home": home.root()}), || {
-            format!("not running in {}\nkloros run", home.root().display())
+            // Under systemd it has a home of its own, which a person who types has to name.
+            let usual = Path::new(UNDER_SYSTEMD);
+            let is_elsewhere = usual.is_dir() && home.root() != usual;
+            let next =
+                if is_elsewhere { format!("kloros --home {UNDER_SYSTEMD} status") } else { "kloros run".to_owned() };
+            format!("not running in {}\n{next}", home.root().display())
         })?;
         return Ok(Answer::No);
     };
@@ -71,15 +82,7 @@ pub(super) async fn status(home: &Home, out: &mut Out) -> anyhow::Result<Answer>
         Said::Yes(live) => live,
         Said::No(why) => bail!(why),
     };
-    let kinds = [Kind::Experiment, Kind::Trial, Kind::ExperimentEnd, Kind::Deployment, Kind::Step];
-    let reader = Reader::open(home)?;
-    let mut history = reader.read(&Query::newest(&kinds, LOOK_BACK_MAX))?;
-    history.extend(reader.read(&Query::newest(&[Kind::Lesson, Kind::Verdict], LOOK_BACK_MAX))?);
-    history.sort_by_key(|recorded| recorded.seq);
-    let mut work = work(&history);
-    let mut told = reader.read(&Query::newest(&advice::KINDS, LOOK_BACK_MAX))?;
-    told.reverse();
-    work.advice = advice::current(&told);
+    let work = work_in(home)?;
     let well = is_well(&live, &work);
     out.answer(
         &serde_json::json!({"running": true, "well": well, "home": home.root(), "work": work, "live": live}),
@@ -88,13 +91,30 @@ pub(super) async fn status(home: &Home, out: &mut Out) -> anyhow::Result<Answer>
     Ok(if well { Answer::Done } else { Answer::No })
 }
 
+/// Returns what the journal of `home` says of the work.
+pub(crate) fn work_in(home: &Home) -> anyhow::Result<Work> {
+    let kinds =
+        [Kind::Experiment, Kind::Trial, Kind::ExperimentEnd, Kind::Deployment, Kind::Step, Kind::Loan, Kind::LoanStep];
+    let reader = Reader::open(home)?;
+    let mut history = reader.read(&Query::open(&kinds))?;
+    for kind in [Kind::Lesson, Kind::Verdict] {
+        history.extend(reader.read(&Query::newest(&[kind], 1))?);
+    }
+    let mut work = work(&history);
+    work.cycles = reader.count(Kind::Lesson)?;
+    work.advice = advice::found(&reader)?;
+    work.noise = calibrate::newest(&reader.read(&Query::newest(&[Kind::Calibration], calibrate::LOOK_BACK_MAX))?);
+    Ok(work)
+}
+
 fn is_well(live: &Live, work: &Work) -> bool {
     live.rooms.iter().all(|room| room.state == "running")
         && live.services.iter().all(|service| service.is_up)
         && work.deployments.iter().all(|each| each.stage != Stage::Stuck)
+        && work.lent.iter().all(|each| each.stuck.is_none())
 }
 
-/// Folds what the journal says, oldest first.
+/// Folds what the journal says of open work, oldest first, and of the newest verdict and lesson.
 fn work(history: &[Recorded]) -> Work {
     let mut work = Work::default();
     let mut undo_failed = std::collections::BTreeMap::new();
@@ -114,13 +134,11 @@ fn work(history: &[Recorded]) -> Work {
                 undo_failed.insert(subject.to_owned(), why.clone());
             }
             Fact::Verdict(verdict) => work.last_verdict = Some(verdict.clone()),
-            Fact::Lesson(lesson) => {
-                work.cycles += 1;
-                work.learned = Some(lesson.says.clone());
-            }
+            Fact::Lesson(lesson) => work.learned = Some(lesson.says.clone()),
             _ => {}
         }
     }
+    work.lent = lent::lent(history);
     let all = stages(history.iter().map(|recorded| recorded.fact.clone()));
     let open = all.into_iter().filter(|(_, stage)| !stage.is_final());
     work.deployments = open
@@ -153,11 +171,13 @@ fn words(live: &Live, work: &Work) -> String {
     lines.extend(down.map(|room| format!("  down       {} is {}", room.path, room.state)));
     lines.extend(live.services.iter().map(service_words));
     lines.extend(live.levels.iter().map(level_words));
+    lines.extend(noise_words(work, SystemClock.now_ms()));
     lines.extend(measuring_words(live));
     lines.extend(work.experiments.iter().map(|Running { id, trial, trials_max }| {
         format!("  evolving   {id}, trial {trial} of {trials_max} at most   kloros experiments {id}")
     }));
     lines.extend(work.deployments.iter().map(deploying_words));
+    lines.extend(work.lent.iter().map(Lent::words));
     if let Some(verdict) = &work.last_verdict {
         let improvement = verdict.improvement.map_or_else(String::new, |each| format!(" {}", story::estimate(&each)));
         let reason = shorten(&verdict.reason.to_string(), REASON_MAX);
@@ -167,14 +187,15 @@ fn words(live: &Live, work: &Work) -> String {
     for waiting in &live.waiting {
         let promotion = &waiting.promotion;
         lines.push(format!(
-            "  waiting    {} risk: {}   {}   kloros approve {}",
+            "  waiting    {} risk: {}   {}   {}",
             waiting.risk,
-            progress::changes(&promotion.changes),
+            lent::wanted(promotion),
             shorten(&waiting.why, REASON_MAX),
-            promotion.id
+            approve_words(&promotion.id, &waiting.binding)
         ));
     }
     lines.extend(holding_words(&live.holding));
+    lines.extend(live.reload.iter().filter_map(reload_words));
     lines.extend(work.advice.iter().flat_map(|advice| advice.words("  ")));
     lines.push(next(live, work));
     lines.join("\n")
@@ -193,10 +214,23 @@ fn holding_words(holding: &Holding) -> Vec<String> {
         lines.push("  advice     nothing is deployed: gate.advice is on".to_owned());
     }
     lines.extend(holding.held.iter().map(|HeldBack { promotion, why, .. }| {
-        let changes = progress::changes(&promotion.changes);
+        let changes = lent::wanted(promotion);
         format!("  held       {changes}   {}   kloros explain {}", shorten(why, REASON_MAX), promotion.id)
     }));
     lines
+}
+
+/// Returns what of the settings on disk is not in force, and why; `None` where all of it is.
+fn reload_words(reload: &reload::Standing) -> Option<String> {
+    let (what, next) = match &reload.outcome {
+        Reloaded::Applied { needs_restart, waits, .. } if needs_restart.is_empty() && waits.is_empty() => return None,
+        Reloaded::Applied { needs_restart, waits, .. } => {
+            let (needs_restart, waits) = (needs_restart.clone(), waits.clone());
+            (progress::outcome(&Reloaded::Applied { changed: Vec::new(), needs_restart, waits }), "")
+        }
+        refused @ Reloaded::Refused { .. } => (progress::outcome(refused), "   kloros check-config"),
+    };
+    Some(format!("  settings   {}{next}", shorten(&what, REASON_MAX)))
 }
 
 fn service_words(service: &Service) -> String {
@@ -222,6 +256,11 @@ fn measuring_words(live: &Live) -> Vec<String> {
     };
     let measures = standing.measures.iter().map(|seen| words("measures", seen));
     measures.chain(standing.waits.iter().map(|seen| words("queues", seen))).collect()
+}
+
+fn noise_words(work: &Work, now_ms: u64) -> Vec<String> {
+    let words = |known| format!("  noise      {}", shorten(&calibrate::words(known, now_ms), REASON_MAX));
+    work.noise.iter().map(words).collect()
 }
 
 fn level_words(Level { domain, in_force, ceiling, why }: &Level) -> String {
@@ -252,7 +291,7 @@ fn next(live: &Live, work: &Work) -> String {
         return "kloros tree".to_owned();
     }
     if let Some(waiting) = live.waiting.first() {
-        return format!("kloros approve {}", waiting.promotion.id);
+        return approve_words(&waiting.promotion.id, &waiting.binding);
     }
     if let Some(running) = work.deployments.first() {
         return format!("kloros explain {}", running.id);
@@ -279,6 +318,8 @@ mod tests {
             levels,
             measuring: Ok(Standing::default()),
             holding: Holding::default(),
+            reload: None,
+            thresholds: None,
         }
     }
 

@@ -4,21 +4,25 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kloros_actors::{
     facts::{
-        Anomaly, AnomalyKind, Authority, CycleId, Estimate, ExperimentEnd, Fact, Generation, Kind, Measurement,
-        Outcome, Params, Recorded, Ruled, Ruling, Step, Trial, TrialFailure, Verdict, Winner, stages,
+        Anomaly, AnomalyKind, Authority, CycleId, Estimate, Evidence, ExperimentEnd, Fact, Generation, Kind,
+        Measurement, Outcome, Params, Recorded, Ruled, Ruling, Step, Trial, TrialFailure, Verdict, Winner, stages,
     },
     seams::Query,
 };
 
+use serde::Serialize;
+
 use super::{
-    Answer, failures,
+    Answer, calibrate, failures,
     ids::{begins, pick},
+    lent,
     out::Out,
     progress,
 };
 use crate::{
     home::Home,
     journal::{Reader, rfc3339},
+    traces::trace_id,
 };
 
 /// How many facts are looked through for the one that is meant.
@@ -27,21 +31,70 @@ const LOOK_BACK_MAX: usize = 20_000;
 /// How far lines without a time of their own are indented: by a time and two blanks.
 const INDENT: usize = 22;
 
-pub(super) fn explain(home: &Home, id: &str, out: &mut Out) -> anyhow::Result<Answer> {
+/// One cycle as it is told.
+#[derive(Serialize)]
+pub(crate) struct Story {
+    cycle: CycleId,
+    /// In words, each line with its time where it has one of its own.
+    lines: Vec<String>,
+    #[serde(skip)]
+    facts: Vec<Recorded>,
+}
+
+/// Returns the story of the cycle that `id`, or what begins with it, belongs to; or why that is not one cycle.
+pub(crate) fn story(home: &Home, id: &str) -> anyhow::Result<Result<Story, String>> {
     let Some(reader) = Reader::find(home)? else {
-        super::out::trouble(&format!("nothing is known yet in {}: start with `kloros run`", home.root().display()));
-        return Ok(Answer::No);
+        return Ok(Err(format!("nothing is known yet in {}: start with `kloros run`", home.root().display())));
     };
     let cycle = match cycle_of(&reader, id)? {
         Ok(cycle) => cycle,
-        Err(why) => {
-            super::out::trouble(&format!("{why}; see `kloros deployments` or `kloros questions`"));
-            return Ok(Answer::No);
-        }
+        Err(why) => return Ok(Err(format!("{why}; see `kloros deployments` or `kloros questions`"))),
     };
     let facts = reader.read(&Query { cycle: Some(cycle.clone()), ..Query::default() })?;
-    out.answer(&facts, || tell(&cycle, &facts))?;
-    Ok(Answer::Done)
+    Ok(Ok(Story { lines: tell(&cycle, &facts), cycle, facts }))
+}
+
+pub(super) fn explain(home: &Home, id: &str, out: &mut Out) -> anyhow::Result<Answer> {
+    match story(home, id)? {
+        Ok(Story { lines, facts, .. }) => {
+            out.answer(&facts, || format!("{}\nkloros status", lines.join("\n")))?;
+            Ok(Answer::Done)
+        }
+        Err(why) => {
+            super::out::trouble(&why);
+            Ok(Answer::No)
+        }
+    }
+}
+
+/// Returns one fact in words, as it is heard by itself.
+pub(crate) fn heard(fact: &Fact) -> String {
+    let alone = match fact {
+        Fact::Trial(trial) => Some(match &trial.outcome {
+            Outcome::Measured(_) => format!("tried      {}", params(&trial.params)),
+            Outcome::Failed(failure) => format!("tried      {}, and failed: {}", params(&trial.params), failure.kind),
+        }),
+        Fact::Run { candidate, block, .. } => {
+            Some(format!("ran        the {} settings, block {block}", if *candidate { "new" } else { "old" }))
+        }
+        Fact::ExperimentEnd(ExperimentEnd::Won { winner, .. }) => {
+            Some(format!("won        {} (claimed {})", params(&winner.best.params), claimed(winner)))
+        }
+        Fact::ExperimentEnd(ExperimentEnd::NoBetter { why, .. }) => Some(format!("no better  {why}")),
+        Fact::ExperimentEnd(ExperimentEnd::Void { why, .. }) => Some(format!("void       {why}")),
+        Fact::Verdict(verdict) => Some(format!(
+            "judged     {}: {}{}",
+            verdict.outcome,
+            verdict.reason,
+            verdict.improvement.map_or_else(String::new, |each| format!(", {}", estimate(&each)))
+        )),
+        _ => None,
+    };
+    let words = alone.or_else(|| sentence(fact, 0, 0, 0));
+    words.map_or_else(
+        || fact.kind().label().replace('_', " "),
+        |words| words.split_whitespace().collect::<Vec<_>>().join(" "),
+    )
 }
 
 /// Returns the cycle that `id`, or what begins with it, belongs to; or why that is not one cycle.
@@ -74,8 +127,8 @@ fn meant(id: &str, facts: &[Recorded]) -> Result<CycleId, String> {
     ids.get(found).map(|cycle| (*cycle).clone()).ok_or_else(|| format!("nothing is known of {id:?}"))
 }
 
-fn tell(cycle: &CycleId, facts: &[Recorded]) -> String {
-    let mut lines = vec![format!("cycle {cycle}")];
+fn tell(cycle: &CycleId, facts: &[Recorded]) -> Vec<String> {
+    let mut lines = vec![format!("cycle {cycle}   trace {}", trace_id(cycle))];
     let (mut tried, mut runs, mut discarded) = (0, 0, 0);
     let (mut failed_trials, mut failed_runs) = (Vec::new(), Vec::new());
     for recorded in facts {
@@ -112,8 +165,7 @@ fn tell(cycle: &CycleId, facts: &[Recorded]) -> String {
     for (deployment, stage) in open.iter().filter(|(_, stage)| !stage.is_final()) {
         lines.push(format!("{} is {} now", deployment.id, stage.label()));
     }
-    lines.push("kloros status".to_owned());
-    lines.join("\n")
+    lines
 }
 
 fn failure(trial: &Trial) -> Option<&TrialFailure> {
@@ -163,14 +215,16 @@ pub(super) fn sentence(fact: &Fact, tried: u32, failed: usize, runs: u32) -> Opt
             experiment.spec.budget.max_candidates,
             experiment.seed
         )),
+        // The first one says nothing that its beginning does not.
+        Fact::Attempt(attempt) if attempt.trials > 0 => {
+            Some(format!("           measures on, after {} trials", attempt.trials))
+        }
         Fact::Experience(experience) => {
             Some(format!("knew       {}", progress::known(experience.trials.iter().map(|trial| &trial.from))))
         }
         Fact::Generation(generation) => Some(measured(generation)),
         Fact::ExperimentEnd(end) => Some(ended(end, tried, failed)),
-        Fact::Promotion(promotion) => {
-            Some(format!("proposed   {}: {}", promotion.id, progress::changes(&promotion.changes)))
-        }
+        Fact::Promotion(promotion) => Some(format!("proposed   {}: {}", promotion.id, lent::wanted(promotion))),
         Fact::Ruling(ruling) => Some(rule(ruling)),
         Fact::Answer(answer) => Some(match (answer.approved, answer.by_uid) {
             (true, Some(uid)) => format!("approved   by user {uid}"),
@@ -195,18 +249,35 @@ pub(super) fn sentence(fact: &Fact, tried: u32, failed: usize, runs: u32) -> Opt
         Fact::Adoption(adoption) => progress::edited(adoption).map(|keys| format!("adopted    {keys}, edited by hand")),
         Fact::Thaw(thaw) => Some(format!("thawed     {} by user {}", thaw.domain, thaw.by_uid)),
         Fact::Anchored(anchored) => Some(format!("adopted    the baseline of {}, edited by hand", anchored.domain)),
-        Fact::Trial(_) | Fact::Run { .. } | Fact::Turn(_) => None,
+        Fact::Calibration(known) => {
+            Some(format!("measured   against itself: {}", calibrate::words(known, known.at_ms)))
+        }
+        Fact::Reload(reload) => Some(format!("read       {}", progress::reloaded(reload))),
+        Fact::Loan(_) | Fact::LoanStep { .. } => lent::sentence(fact),
+        Fact::Attempt(_) | Fact::Trial(_) | Fact::Run { .. } | Fact::Turn(_) => None,
     }
 }
 
 fn noticed(anomaly: &Anomaly) -> String {
     let than = match anomaly.kind {
-        AnomalyKind::Deviation => format!("the median of {} readings is {}", anomaly.samples, number(anomaly.expected)),
+        AnomalyKind::Deviation => format!("{} readings let expect {}", anomaly.samples, number(anomaly.expected)),
         AnomalyKind::Objective => format!("its objective is at most {}", number(anomaly.expected)),
         AnomalyKind::Pressure => format!("{} is the limit", number(anomaly.expected)),
     };
     let observed = number(anomaly.observed);
-    format!("noticed    {} {} at {observed}, while {than} ({})", anomaly.subject, anomaly.metric, anomaly.source)
+    let (subject, metric, source, together) = (&anomaly.subject, &anomaly.metric, &anomaly.source, together(anomaly));
+    format!("noticed    {subject} {metric} at {observed}, while {than}{together} ({source})")
+}
+
+/// Returns what else of the subject is out with it, and how much is asked of it where that is unusual, for the end of a sentence.
+pub(super) fn together(anomaly: &Anomaly) -> String {
+    let sign = |sign: &Evidence| format!("{} {}", sign.metric, number(sign.observed));
+    let others: Vec<String> = anomaly.evidence.iter().map(sign).collect();
+    let others = if others.is_empty() { String::new() } else { format!("; with it {}", others.join(", ")) };
+    let load = anomaly.surge.as_ref().map_or_else(String::new, |load| {
+        format!("; under a load of {} {}, usually {}", load.metric, number(load.observed), number(load.expected))
+    });
+    others + &load
 }
 
 fn measured(generation: &Generation) -> String {
@@ -301,16 +372,15 @@ pub(super) fn estimate(estimate: &Estimate) -> String {
     format!("{ratio:+.1} % ({low:+.1} to {high:+.1})")
 }
 
-/// Prints what is claimed for a winner, with its interval where there is one.
+/// Prints what is claimed for a winner, with its interval where there is one, and plainly where that says too little.
 pub(super) fn claimed(winner: &Winner) -> String {
-    winner.gain.map_or_else(
-        || format!("{:+.0} %", progress::percent_of_log(winner.best.fitness)),
-        |gain| {
-            let [ratio, low, high] = [gain.ratio, gain.low, gain.high].map(|each| each * 100.0);
-            // Tenths of a percent tell nothing beside a doubling.
-            if ratio.abs() >= 20.0 { format!("{ratio:+.0} % ({low:+.0} to {high:+.0})") } else { estimate(&gain) }
-        },
-    )
+    let Some(gain) = winner.gain else {
+        return format!("{:+.0} %, not established", progress::percent_of_log(winner.best.fitness));
+    };
+    let [ratio, low, high] = [gain.ratio, gain.low, gain.high].map(|each| each * 100.0);
+    // Tenths of a percent tell nothing beside a doubling.
+    let text = if ratio.abs() >= 20.0 { format!("{ratio:+.0} % ({low:+.0} to {high:+.0})") } else { estimate(&gain) };
+    if gain.is_established() { text } else { format!("{text}, not established") }
 }
 
 /// Prints parameters in one line.
@@ -399,7 +469,7 @@ mod tests {
             candidate: true,
             outcome: Ok(measurement.clone()),
         };
-        let text = tell(&CycleId::new("c-1"), &[recorded(1, "c-1", run(1)), recorded(2, "c-1", run(2))]);
+        let text = tell(&CycleId::new("c-1"), &[recorded(1, "c-1", run(1)), recorded(2, "c-1", run(2))]).join("\n");
         assert!(text.contains("discarded  4 samples that others disturbed; measured again"), "{text}");
     }
 
@@ -416,8 +486,7 @@ mod tests {
             )
         };
         let step = Fact::Step { deployment: deployment.clone(), step: Step::Proven { incarnation: None } };
-        let text = tell(&CycleId::new("c-1"), &[recorded(1, "c-1", step), failed(2), failed(3)]);
+        let text = tell(&CycleId::new("c-1"), &[recorded(1, "c-1", step), failed(2), failed(3)]).join("\n");
         assert!(text.contains("failed     2 x died, such as: it ended with signal 9"), "{text}");
-        assert!(text.ends_with("\nkloros status"), "{text}");
     }
 }

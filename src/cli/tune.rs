@@ -230,7 +230,7 @@ fn agreed(plan: Plan, args: &TuneArgs, path: &Path) -> anyhow::Result<Plan> {
 }
 
 /// Returns the milliseconds that a text such as `500ms`, `60s`, `5m` or `1h` says; a bare number counts seconds.
-fn milliseconds(text: &str) -> Result<u64, String> {
+pub(super) fn milliseconds(text: &str) -> Result<u64, String> {
     let units = [("ms", 1.0), ("s", 1000.0), ("m", 60_000.0), ("h", 3_600_000.0)];
     let named = units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)));
     let (number, factor) = named.unwrap_or((text, 1000.0));

@@ -14,6 +14,15 @@ use crate::crash;
 /// What the reserve is called, behind the name of its env file.
 pub(super) const ROLE: &str = "reserve";
 
+/// Which space new content may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// What is free.
+    Free,
+    /// What is free, or else what was set aside: a change that took it could not be undone on the full disk on which it was made.
+    Reserved,
+}
+
 /// Sets aside space for `bytes` bytes beside `file`, durably; what was set aside before goes.
 pub(super) fn set_aside(file: &Path, bytes: usize) -> Result<(), Fault> {
     // Without the folder there is no env file either, and whoever writes it says so.

@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use kloros_actors::meters::INBOX_REFUSED_TOTAL;
 use rustix::fs::OFlags;
 
 /// The largest file that is read, in bytes.
@@ -16,6 +17,9 @@ const FILE_MAX: u64 = 64 * 1024;
 
 /// How many files are handled in one turn, so that a flooded folder starves nothing else.
 pub(super) const FILES_A_TURN_MAX: usize = 64;
+
+/// How many names are looked at in one turn.
+const NAMES_MAX: usize = 100_000;
 
 /// How many files that stay are remembered, so that they are read once.
 const KNOWN_MAX: usize = 10_000;
@@ -45,7 +49,7 @@ impl Folder {
         Self { path, known: BTreeSet::new(), quiet: None, complaint: None }
     }
 
-    /// Returns the next files to be handled, at most 64. A folder in which nothing changed is not read.
+    /// Returns the next files to be handled in the order of their names, at most 64. A folder in which nothing changed is not read.
     pub(super) fn look(&mut self) -> Vec<PathBuf> {
         let changed = match trusted(&self.path) {
             Ok(changed) => changed,
@@ -70,15 +74,16 @@ impl Folder {
 
     fn files(&self) -> Vec<PathBuf> {
         let Ok(entries) = fs::read_dir(&self.path) else { return Vec::new() };
-        let mut files: Vec<PathBuf> = entries
+        let mut names: Vec<PathBuf> = entries
             .filter_map(Result::ok)
+            .take(NAMES_MAX)
             .map(|entry| entry.path())
             .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
-            .filter(|path| version(path).is_some_and(|version| !self.known.contains(&version)))
-            .take(FILES_A_TURN_MAX)
             .collect();
-        files.sort();
-        files
+        // All names first: the next ones are next by name, not by their place in the folder.
+        names.sort_unstable();
+        let is_new = |path: &PathBuf| version(path).is_some_and(|version| !self.known.contains(&version));
+        names.into_iter().filter(is_new).take(FILES_A_TURN_MAX).collect()
     }
 
     /// Leaves a file where it is, and does not return it again unless it changes.
@@ -101,6 +106,7 @@ impl Folder {
     /// Moves a file that is refused to `folder`, and writes beside it why.
     pub(super) fn refuse(path: &Path, folder: &Path, why: &str) {
         let why: String = why.chars().take(REASON_MAX).collect();
+        metrics::counter!(INBOX_REFUSED_TOTAL).increment(1);
         tracing::warn!(file = %path.display(), %why, "file refused and set aside");
         Self::put_away(path, folder, ".refused");
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

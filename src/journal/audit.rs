@@ -24,7 +24,7 @@ use super::{
 use crate::home::{Home, files::AUDIT_FOLDER};
 
 /// What is audited.
-pub(crate) const AUDITED: [Kind; 10] = [
+pub(crate) const AUDITED: [Kind; 13] = [
     Kind::Promotion,
     Kind::Ruling,
     Kind::Answer,
@@ -35,6 +35,9 @@ pub(crate) const AUDITED: [Kind; 10] = [
     Kind::Adoption,
     Kind::Thaw,
     Kind::Anchored,
+    Kind::Reload,
+    Kind::Loan,
+    Kind::LoanStep,
 ];
 
 /// How many lines a file holds.
@@ -197,13 +200,11 @@ pub(crate) enum Verified {
     },
 }
 
-/// How often the trail is looked at anew that grew while it was looked at.
-const VERIFY_TRIES_MAX: u32 = 5;
-
 /// Holds the files of the trail against the journal of `home`, and names the first link that is broken.
 ///
-/// A daemon may run: lines that it has not brought into their files yet are looked for where they wait.
-pub(crate) fn verify(home: &Home) -> Result<Verified, JournalError> {
+/// A daemon may run: lines that it has not brought into their files yet are looked for where they wait, and a trail that grew
+/// meanwhile is looked at anew, `tries_max` times at most.
+pub(crate) fn verify(home: &Home, tries_max: u32) -> Result<Verified, JournalError> {
     let reader = Reader::open(home)?;
     let length =
         || reader.connection().query_row("SELECT coalesce(max(n), 0) FROM audit", [], |row| row.get::<_, i64>(0));
@@ -215,7 +216,7 @@ pub(crate) fn verify(home: &Home) -> Result<Verified, JournalError> {
         tries += 1;
         // Lines that a daemon wrote while the files were read are not in the view of the journal.
         let has_grown = is_broken && length().map_err(|error| reader.fault(&error))? != before;
-        if !has_grown || tries >= VERIFY_TRIES_MAX {
+        if !has_grown || tries >= tries_max {
             break checked;
         }
     };

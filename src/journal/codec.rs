@@ -135,6 +135,9 @@ mod tests {
                 source: "test".into(),
                 at_ms: 1,
                 depth: 0,
+                incident: String::new(),
+                evidence: Vec::new(),
+                surge: None,
             };
             let refused = Encoded::of(Entry::new(&cycle, 1, Fact::Anomaly(anomaly)));
             assert!(matches!(refused, Err(Fault::Unwritable(why)) if why.contains("anomaly")));

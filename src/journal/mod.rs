@@ -16,6 +16,8 @@ mod writer;
 
 mod reader;
 
+mod open_work;
+
 mod outbox;
 
 mod rebuild;
@@ -38,6 +40,9 @@ mod time;
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+pub(crate) use tests::one_of_each;
 
 pub(crate) use audit::{AUDITED, Verified, verify as verify_audit};
 pub(crate) use reader::Reader;

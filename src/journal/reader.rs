@@ -16,6 +16,8 @@ use crate::home::Home;
 pub(crate) struct Reader {
     connection: Connection,
     path: PathBuf,
+    /// Whether it is written beside the facts which work is open: an older kloros, which may still be running, does not.
+    knows_open: bool,
 }
 
 /// What a check of the facts found to be sound.
@@ -44,7 +46,10 @@ impl Reader {
     }
 
     pub(super) fn at(path: PathBuf) -> Result<Self, Fault> {
-        Ok(Self { connection: schema::open_reader(&path)?, path })
+        let connection = schema::open_reader(&path)?;
+        let sql = "SELECT count(*) > 0 FROM sqlite_schema WHERE name = 'open_work_known'";
+        let knows_open = connection.query_row(sql, [], |row| row.get(0)).map_err(|error| Fault::of(&path, &error))?;
+        Ok(Self { connection, path, knows_open })
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -60,7 +65,18 @@ impl Reader {
         Ok(self.select(query)?)
     }
 
+    /// Returns how many facts there are of this kind.
+    pub(crate) fn count(&self, kind: Kind) -> Result<u64, JournalError> {
+        let count = || -> rusqlite::Result<i64> {
+            let mut statement = self.connection.prepare_cached("SELECT count(*) FROM facts WHERE kind = ?1")?;
+            statement.query_row([kind.label()], |row| row.get(0))
+        };
+        Ok(count().map_err(|error| self.fault(&error))?.cast_unsigned())
+    }
+
     pub(super) fn select(&self, query: &Query) -> Result<Vec<Recorded>, Fault> {
+        // Where that is not known, what has ended is read as well, and told from the rest by whoever folds it.
+        let query = &Query { open: query.open && self.knows_open, ..query.clone() };
         let (sql, values) = statement(query);
         let read = || {
             let mut statement = self.connection.prepare_cached(&sql)?;
@@ -125,7 +141,8 @@ fn statement(query: &Query) -> (String, Vec<Value>) {
     let mut sql = format!("SELECT {} FROM facts WHERE seq > ?", codec::COLUMNS);
     let mut values = vec![Value::Integer(whole(query.after))];
     if !query.kinds.is_empty() {
-        sql += " AND kind IN (";
+        // The plus keeps the kinds' index out: what is open is a handful of subjects, its kinds may be most of the journal.
+        sql += if query.open { " AND +kind IN (" } else { " AND kind IN (" };
         sql += &vec!["?"; query.kinds.len()].join(", ");
         sql += ")";
         values.extend(query.kinds.iter().map(|kind: &Kind| Value::Text(kind.label().to_owned())));
@@ -133,6 +150,9 @@ fn statement(query: &Query) -> (String, Vec<Value>) {
     if let Some(subject) = &query.subject {
         sql.push_str(" AND subject = ?");
         values.push(Value::Text(subject.clone()));
+    }
+    if query.open {
+        sql.push_str(" AND subject IN (SELECT subject FROM open_work)");
     }
     if let Some(cycle) = &query.cycle {
         sql.push_str(" AND cycle = ?");

@@ -15,10 +15,11 @@ use super::{
     audit,
     fault::Fault,
     files::{self, Replacement},
+    open_work,
     projection::{self, Projected, Shape, unprintable},
     reader::Reader,
     schema,
-    writer::{current_feed, link_older, take_over},
+    writer::{current_feed, take_over, take_up_older},
 };
 use crate::home::{Home, HomeError, files as names};
 
@@ -84,7 +85,8 @@ pub(crate) fn rebuild(home: &Home) -> Result<Rebuilt, RebuildError> {
     let mut connection = schema::open_writer(&path)?;
     let told = |error: rusqlite::Error| Fault::of(&path, &error);
     take_over(&connection).map_err(told)?;
-    link_older(&mut connection).map_err(told)?;
+    connection.execute_batch(open_work::DOUBT).map_err(told)?;
+    take_up_older(&mut connection).map_err(told)?;
     connection.execute_batch(REOPEN_QUESTIONS).map_err(told)?;
     let mut press = Press::new(home.root())?;
     let mut after = 0;

@@ -89,8 +89,9 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, Fault> {
     if is_new {
         create_tables(&mut connection).map_err(told)?;
     }
-    // An older kloros reads a journal with this table, and what it wrote meanwhile is taken up by the next newer one.
+    // An older kloros reads a journal with these tables, and what it wrote meanwhile is taken up by the next newer one.
     connection.execute_batch(super::audit::TABLE).map_err(told)?;
+    connection.execute_batch(super::open_work::TABLES).map_err(told)?;
     Ok(connection)
 }
 

@@ -13,7 +13,7 @@ use super::{
     outbox::{FlushError, Pump},
     reader::Reader,
     schema::{self, Identity},
-    writer::{Job, Shared, Writer, last_place, link_older, take_over},
+    writer::{Job, Shared, Writer, last_place, take_over, take_up_older},
 };
 use crate::home::Home;
 
@@ -46,7 +46,7 @@ pub(crate) fn open(home: &Home) -> Result<Store, JournalError> {
     }
     // Whoever had it before may no longer write, once it is known to be worth having.
     let epoch = take_over(&connection).map_err(told)?;
-    link_older(&mut connection).map_err(told)?;
+    take_up_older(&mut connection).map_err(told)?;
     let last = last_place(&connection).map_err(told)?.cast_unsigned();
     let (identity, mark) = (Identity::of(&path)?, Mark::open(&path, last)?);
     let shared = Arc::new(Shared { identity, suspect: std::sync::OnceLock::new(), appended: watch::Sender::new(last) });

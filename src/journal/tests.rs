@@ -28,6 +28,8 @@ mod baselines;
 
 mod damage;
 
+mod open_work;
+
 const AT_MS: u64 = 1_762_011_720_000;
 
 /// A home that goes with the test.
@@ -244,7 +246,28 @@ fn answer() -> Answer {
     Answer { promotion, approved: true, by_uid: Some(1_000), why: None, binding }
 }
 
-fn one_of_each() -> Vec<Fact> {
+fn anomaly() -> Anomaly {
+    Anomaly {
+        cycle: cycle(),
+        subject: "lab".into(),
+        metric: "e2e_p95_ms".into(),
+        kind: AnomalyKind::Deviation,
+        observed: 120.0,
+        expected: 80.0,
+        spread: 3.0,
+        score: 13.3,
+        samples: 30,
+        source: "test".into(),
+        at_ms: AT_MS,
+        depth: 0,
+        incident: String::new(),
+        evidence: Vec::new(),
+        surge: None,
+    }
+}
+
+/// Returns facts of one cycle, in their order: an experiment that won, a change that was made and judged, and what goes with them.
+pub(crate) fn one_of_each() -> Vec<Fact> {
     let trial = |outcome| {
         Fact::Trial(Trial {
             experiment: ExperimentId::new("x-1"),
@@ -270,20 +293,7 @@ fn one_of_each() -> Vec<Fact> {
     };
     let step = |step| Fact::Step { deployment: DeploymentId::new("d-1"), step };
     vec![
-        Fact::Anomaly(Anomaly {
-            cycle: cycle(),
-            subject: "lab".into(),
-            metric: "e2e_p95_ms".into(),
-            kind: AnomalyKind::Deviation,
-            observed: 120.0,
-            expected: 80.0,
-            spread: 3.0,
-            score: 13.3,
-            samples: 30,
-            source: "test".into(),
-            at_ms: AT_MS,
-            depth: 0,
-        }),
+        Fact::Anomaly(anomaly()),
         question("q-1"),
         experiment("x-1"),
         trial(Outcome::Measured(measurement())),
@@ -330,6 +340,20 @@ fn of_policy() -> Vec<Fact> {
         }),
         Fact::Thaw(Thaw { domain: "lab".into(), by_uid: 1_000 }),
         Fact::Anchored(Anchored { domain: "lab".into(), metrics: [("rate".to_owned(), 1.5)].into() }),
+        Fact::Loan(Loan {
+            id: DeploymentId::new("l-1"),
+            experiment: ExperimentId::new("x-1"),
+            promotion: promotion_id(),
+            domain: "lab".into(),
+            authority: Authority::Policy(Autonomy::Full),
+            at_ms: 1,
+        }),
+        Fact::LoanStep {
+            loan: DeploymentId::new("l-1"),
+            experiment: ExperimentId::new("x-1"),
+            step: LoanStep::Ended { why: why() },
+        },
+        Fact::Reload(Reload { by_uid: None, outcome: Reloaded::Refused { problems: vec![why()] } }),
     ]
 }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use kloros_actors::{
-    facts::{Entry, Fact, Kind, Recorded},
+    facts::{Entry, Fact, Kind, Recorded, TELLING},
     seams::{Appended, JournalError},
 };
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
@@ -14,6 +14,7 @@ use super::{
     codec::{self, Encoded},
     fault::Fault,
     mark::Mark,
+    open_work,
     projection::{self, FEED_QUESTIONS_MAX, Projected, Shape},
     schema::Identity,
 };
@@ -264,6 +265,9 @@ impl<'a> Batch<'a> {
         }
         let recorded = row.recorded(seq);
         self.note_question(seq, &recorded)?;
+        if TELLING.contains(&recorded.fact.kind()) {
+            open_work::note(self.transaction, recorded.fact.subject())?;
+        }
         for projected in projection::of(&recorded)? {
             enqueue(self.transaction, seq, &projected)?;
         }
@@ -292,6 +296,7 @@ impl<'a> Batch<'a> {
             let feed = projection::feed(&open_questions(self.transaction)?, seq.cast_unsigned(), at_ms)?;
             enqueue(self.transaction, seq, &feed)?;
         }
+        open_work::known(self.transaction, self.last)?;
         Ok(self.last.cast_unsigned())
     }
 }
@@ -327,8 +332,9 @@ fn open_questions(connection: &Connection) -> rusqlite::Result<Vec<Recorded>> {
     Ok(rows.into_iter().filter_map(Result::ok).collect())
 }
 
-/// Takes what an older kloros wrote into the audit trail, all or nothing, and returns how many facts that were.
-pub(super) fn link_older(connection: &mut Connection) -> rusqlite::Result<usize> {
+/// Takes up what an older kloros wrote, into the audit trail and among what is open, all or nothing, and returns how many facts
+/// the trail grew by.
+pub(super) fn take_up_older(connection: &mut Connection) -> rusqlite::Result<usize> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let unlinked = audit::unlinked(&transaction)?;
     for row in &unlinked {
@@ -336,6 +342,7 @@ pub(super) fn link_older(connection: &mut Connection) -> rusqlite::Result<usize>
             enqueue(&transaction, row.seq, &line)?;
         }
     }
+    open_work::catch_up(&transaction)?;
     transaction.commit()?;
     Ok(unlinked.len())
 }

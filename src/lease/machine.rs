@@ -96,6 +96,11 @@ impl Machine {
         Self { unproven_patience: patience, ..self }
     }
 
+    /// Waits for nobody: whoever can do it later goes away where the machine is taken.
+    pub(crate) fn without_waiting(self) -> Self {
+        Self { patience: Duration::ZERO, unproven_patience: Duration::ZERO, ..self }
+    }
+
     /// Leases the machine for `what`, once it is free and nobody goes first. `hear` is told who is in the way, and again
     /// when that is another one.
     ///

@@ -101,6 +101,19 @@ mod tests {
         }
     }
 
+    /// Fault 62: nobody can set that clock, and it goes on while the machine sleeps.
+    #[test]
+    fn a_deadline_is_counted_since_the_boot_and_not_by_the_wall_clock() {
+        let up = || {
+            let text = fs::read_to_string("/proc/uptime").unwrap();
+            Duration::from_secs_f64(text.split(' ').next().unwrap().parse().unwrap()).as_millis() as u64
+        };
+        let (before, text) = (up(), deadline_in(Duration::from_secs(60)));
+        let deadline: u64 = text.split_whitespace().nth(1).unwrap().parse().unwrap();
+        // The kernel tells that in hundredths of a second.
+        assert!((before + 60_000 - 10..=up() + 60_000 + 10).contains(&deadline), "{before} {text}");
+    }
+
     #[test]
     fn deadlines_are_of_one_length() {
         let lengths =

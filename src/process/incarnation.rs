@@ -1,6 +1,10 @@
 //! Which run of a service is on: another one after each start, whoever started it.
 
-use std::{fs, io, os::unix::fs::MetadataExt};
+use std::{
+    fs,
+    io::{self, BufRead as _, BufReader, Read},
+    os::unix::fs::MetadataExt,
+};
 
 use super::read_back::body;
 
@@ -9,6 +13,9 @@ const START_TIME: &str = "process_start_time_seconds";
 
 /// The state of a TCP socket that listens, as the kernel's table spells it.
 const LISTENS: &str = "0A";
+
+/// The length of a line of that table, in bytes.
+const TABLE_LINE_BYTES: usize = 150;
 
 /// Returns which run of the process `pid` is on: its id and when it was started, as the kernel counts. An id alone may
 /// come again.
@@ -22,13 +29,18 @@ pub(crate) fn of_process(pid: u32) -> io::Result<String> {
 /// Returns which run of whatever listens on this loopback port is on; `None` where that cannot be told: a process of
 /// another user, in another container, or none at all. Blocks on the kernel's tables.
 pub(crate) fn of_port(port: u16) -> Option<String> {
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
-    let inodes: Vec<u64> = tables.iter().flat_map(|table| listeners(table, port)).collect();
+    of_process(holder_of(port)?).ok()
+}
+
+/// Returns the process that listens on this loopback port, as far as that can be told. Blocks on the kernel's tables.
+pub(crate) fn holder_of(port: u16) -> Option<u32> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().filter_map(|path| fs::File::open(path).ok());
+    let inodes: Vec<u64> = tables.flat_map(|table| listeners(table, port)).collect();
     let holders = processes().filter(|pid| holds_one_of(*pid, &inodes));
     // A server with workers shares its socket with them, and they come and go: the oldest is the one that was started. The
     // first process of all may have opened the socket for it.
     let oldest = holders.filter(|pid| *pid != 1).filter_map(|pid| Some((ticks_of(pid)?, pid))).min()?;
-    of_process(oldest.1).ok()
+    Some(oldest.1)
 }
 
 /// Returns since when the process runs whose metrics `url` answers with, if it says so.
@@ -67,14 +79,16 @@ fn is_socket(file: &fs::Metadata) -> bool {
 }
 
 /// Returns the inodes of the sockets that listen on `port`, according to the kernel's table.
-fn listeners(table: &str, port: u16) -> Vec<u64> {
+///
+/// Those that listen come first, and the table is read line by line up to the others: for each of those the kernel looks through
+/// all buckets of a large hash.
+fn listeners(table: impl Read, port: u16) -> Vec<u64> {
     let ending = format!(":{port:04X}");
-    let inode = |line: &str| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let listens = fields.get(1)?.ends_with(&ending) && *fields.get(3)? == LISTENS;
-        listens.then(|| fields.get(9)?.parse().ok()).flatten()
-    };
-    table.lines().skip(1).filter_map(inode).collect()
+    let lines = BufReader::with_capacity(TABLE_LINE_BYTES, table).lines().map_while(Result::ok).skip(1);
+    let fields = lines.map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+    let listening = fields.take_while(|fields| fields.get(3).is_some_and(|state| state == LISTENS));
+    let ours = listening.filter(|fields| fields[1].ends_with(&ending));
+    ours.filter_map(|fields| fields.get(9)?.parse().ok()).collect()
 }
 
 #[cfg(test)]
@@ -102,6 +116,22 @@ mod tests {
         assert_eq!(of_port(port), Some(found));
         drop(listener);
         assert_eq!(of_port(port), None);
+    }
+
+    #[test]
+    fn of_the_kernels_table_only_those_who_listen_are_read() {
+        let row = |port: &str, state: &str, inode: u32| {
+            format!(
+                "   0: 0100007F:{port} 00000000:0000 {state} 00000000:00000000 00:00000000 00000000 0 0 {inode} 1\n"
+            )
+        };
+        let table =
+            ["  sl  local_address\n", &row("1F90", "0A", 7), &row("1F91", "0A", 8), &row("1F90", "01", 9)].concat();
+        assert_eq!(listeners(table.as_bytes(), 0x1F90), [7]);
+        assert_eq!(listeners(table.as_bytes(), 0x1F91), [8]);
+        for torn in ["", "x", "  sl\n   0:\n", &table[..40]] {
+            assert_eq!(listeners(torn.as_bytes(), 0x1F90), [0; 0]);
+        }
     }
 
     #[test]

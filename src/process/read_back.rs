@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Secrets, http_client};
+use tokio::time::timeout;
+
+use super::{Instance, Launch, Remains, Secrets, fill, http_client};
 
 /// How long the whole answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -17,6 +19,21 @@ const VALUE_BYTES_MAX: usize = 256;
 /// What is nested is no setting.
 pub(crate) async fn ask(url: &str) -> Result<BTreeMap<String, String>, String> {
     body(url).await.and_then(|body| scalars(&body)).map_err(|problem| format!("{url}: {problem}"))
+}
+
+/// Returns the texts, numbers and booleans at the top of the JSON object that a program prints, or why there are none. What it
+/// says beside that is not told: it may hold secrets.
+pub(crate) async fn told(argv: &[String], port: u16) -> Result<BTreeMap<String, String>, String> {
+    let program = argv.first().map_or("", String::as_str);
+    let argv = fill(argv, &[("port", &port.to_string())]).map_err(|error| error.to_string())?;
+    let launch = Launch { argv, env: Vec::new(), nice: 0, secrets: Secrets::all(), remains: Remains::Killed };
+    let mut command = Instance::spawn(launch).await.map_err(|error| error.to_string())?;
+    // One that is late is killed with all that it started, when it is dropped.
+    match timeout(ANSWER_MAX, command.exited()).await {
+        Err(_) => Err(format!("`{program}` did not end within {} s", ANSWER_MAX.as_secs())),
+        Ok(status) if !status.success() => Err(format!("`{program}` ended with {status}")),
+        Ok(_) => scalars(command.stdout().as_bytes()).map_err(|problem| format!("`{program}`: {problem}")),
+    }
 }
 
 /// Returns what a service `said` of its knobs, as it may be shown: what no knob could hold may be anything, a secret among

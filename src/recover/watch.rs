@@ -12,8 +12,11 @@ use kloros_actors::{deployer::pending::Pending, facts::DeploymentId};
 use rustix::fs::FlockOperation;
 use tokio::time::sleep;
 
-use super::{Outcome, Report, UNDO_MAX, Undo, When};
-use crate::{home::Home, pending::PendingFiles};
+use super::{Outcome, Report, Undo, When, alone};
+use crate::{
+    home::{Home, HomeError},
+    pending::PendingFiles,
+};
 
 /// How often it is looked how things stand.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
@@ -40,8 +43,17 @@ pub(crate) async fn watch(home: &Home, domain: &str) -> anyhow::Result<Option<Re
     let _watching = begin(&pending, domain, &deployment).await?;
     let undo = Undo::new(home, pending, When::Now, false)?;
     let (mut pause, mut failures) = (PAUSE_MIN, 0);
-    while !undo.is_over(domain, &deployment)? {
-        let report = undo.look(domain).await?;
+    loop {
+        // A disk that refuses even to be read or locked is waited for as well: nobody else is left who would undo.
+        let report = match undo.look(domain, &deployment).await {
+            Ok(Some(report)) => report,
+            Ok(None) => return Ok(None),
+            Err(error) => Report {
+                domain: domain.to_owned(),
+                deployment: Some(deployment.to_string()),
+                outcome: Outcome::Failed(format!("{error:#}")),
+            },
+        };
         match report.outcome {
             Outcome::Owned | Outcome::FileOnly => sleep(LOOK_INTERVAL).await,
             Outcome::Failed(why) if failures < FAILURES_MAX => {
@@ -53,7 +65,6 @@ pub(crate) async fn watch(home: &Home, domain: &str) -> anyhow::Result<Option<Re
             _ => return Ok(Some(report)),
         }
     }
-    Ok(None)
 }
 
 /// Returns the deployment that is armed for `domain`, or was taken over and is not undone.
@@ -92,8 +103,19 @@ impl Undo<'_> {
         Ok(Pending::from_text(&text).is_ok_and(|pending| pending.deployment != *deployment))
     }
 
-    async fn look(&self, domain: &str) -> anyhow::Result<Report> {
-        let _alone = self.home.undo_lock(UNDO_MAX)?;
-        Ok(self.one(domain).await)
+    /// Undoes what there is to undo, and returns how it stands; `None` when the deployment is over.
+    async fn look(&self, domain: &str, deployment: &DeploymentId) -> anyhow::Result<Option<Report>> {
+        if self.is_over(domain, deployment)? {
+            return Ok(None);
+        }
+        let _alone = match alone(self.home, &self.pending, &[domain.to_owned()], LOOK_INTERVAL) {
+            Ok(alone) => alone,
+            // Somebody restarts a service, for as long as that may take: it is looked again.
+            Err(error) if error.downcast_ref::<HomeError>().is_some_and(HomeError::is_a_wait) => {
+                return Ok(Some(Report { domain: domain.to_owned(), deployment: None, outcome: Outcome::Owned }));
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Some(self.one(domain).await))
     }
 }

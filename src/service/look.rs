@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use kloros_actors::facts::{Domain, Manager};
+use kloros_actors::facts::{Domain, Manager, ReadyBy, Scope};
 use tokio::time::{Instant, timeout};
 
-use super::{Place, Services};
+use super::{Buses, Place, Services};
 use crate::process::http_client;
 
 /// How long the service's own answer is waited for.
@@ -23,15 +23,40 @@ pub(crate) struct Look {
     pub(crate) is_up: bool,
     /// How it is, in words.
     pub(crate) state: String,
-    /// Its process, if it is our child and lives.
+    /// Its process, if it is our child or a unit, and lives.
     pub(crate) pid: Option<u32>,
-    /// How often in a row it died, if it is our child.
+    /// How often in a row it died, if it is our child; how often systemd restarted it by itself, if it is a unit.
     pub(crate) deaths: u32,
     /// How long it rests before it is started again, in seconds.
     pub(crate) rests_s: Option<f64>,
 }
 
 impl Services {
+    /// Returns the first process of the serving instance of `domain`, whoever started it; `None` where it does not run, or cannot be
+    /// told.
+    pub(crate) async fn first_process(&self, domain: &Domain) -> Option<u32> {
+        let place = self.place(domain).ok()?;
+        self.process(domain, &place).await.ok()
+    }
+
+    /// Returns the first process of the serving instance of `domain`, and how often it was started again because it had died, where
+    /// that is counted; `None` where it does not run, or cannot be told.
+    pub(crate) async fn process_and_deaths(&self, domain: &Domain) -> Option<(u32, Option<u32>)> {
+        let mut look = Look::default();
+        match &domain.service.manager {
+            Manager::Child => {
+                let place = self.place(domain).ok()?;
+                look.at_child(&place).await;
+            }
+            Manager::Systemd { unit, scope } => {
+                let state = self.buses.state(unit, *scope).await.ok()?;
+                (look.pid, look.deaths) = (state.main_pid, state.restarts);
+            }
+            Manager::Command { .. } => return Some((self.first_process(domain).await?, None)),
+        }
+        Some((look.pid?, Some(look.deaths)))
+    }
+
     /// Returns how the serving instance of `domain` is. It is asked once, and an answer is not waited for long.
     pub(crate) async fn look(&self, domain: &Domain) -> Look {
         let place = match self.place(domain) {
@@ -42,7 +67,29 @@ impl Services {
         if domain.service.manager == Manager::Child && !look.at_child(&place).await {
             return look;
         }
-        let answer = ask(&format!("{}{}", place.url(), domain.service.ready.http_path)).await;
+        if let Manager::Systemd { unit, scope } = &domain.service.manager {
+            match self.buses.state(unit, *scope).await {
+                Ok(state) => {
+                    (look.pid, look.deaths) = (state.main_pid, state.restarts);
+                    if state.incarnation().is_err() {
+                        look.state = format!("down: {state}");
+                        return look;
+                    }
+                }
+                Err(error) => {
+                    look.state = error.to_string();
+                    return look;
+                }
+            }
+        }
+        let answer = match (domain.service.ready.by(), place.readiness(domain)) {
+            (ReadyBy::Http(path), _) => ask(&format!("{}{path}", place.url())).await,
+            (_, Ok(readiness)) => match timeout(ANSWER_MAX, readiness.well()).await {
+                Ok(well) => well,
+                Err(_) => Err(format!("silent: no answer within {} s", ANSWER_MAX.as_secs())),
+            },
+            (_, Err(error)) => Err(error.to_string()),
+        };
         look.is_up = answer.is_ok();
         look.state = answer.err().unwrap_or_else(|| "up".to_owned());
         look
@@ -65,7 +112,7 @@ impl Look {
                 return true;
             }
             Some((Some(status), _)) => self.state = format!("down: it ended with {status}"),
-            None if serving.deaths >= super::DEATHS_MAX => {
+            None if serving.deaths >= place.deaths_max => {
                 self.state = format!("down: it died {} times in a row and is left down", serving.deaths);
             }
             None => "down".clone_into(&mut self.state),
@@ -84,4 +131,16 @@ async fn ask(url: &str) -> Result<(), String> {
         Err(error) if error.is_timeout() => Err(format!("silent: no answer within {} s", ANSWER_MAX.as_secs())),
         Err(_) => Err("silent: nobody answers there".to_owned()),
     }
+}
+
+/// Returns why the unit of a service could not be restarted, as far as that can be told without trying.
+pub(crate) async fn unit_trouble(unit: &str, scope: Scope) -> Option<String> {
+    let buses = Buses::of(|name| std::env::var(name).ok(), rustix::process::getuid().as_raw());
+    buses.restartable(unit, scope).await.err().map(|error| error.to_string())
+}
+
+/// Returns which of `units` this machine's systemd has, whether they run or not; or why it cannot be asked.
+pub(crate) async fn units_there(units: &[&str]) -> Result<Vec<String>, String> {
+    let buses = Buses::of(|name| std::env::var(name).ok(), rustix::process::getuid().as_raw());
+    buses.loaded(units, Scope::System).await.map_err(|error| error.to_string())
 }

@@ -1,7 +1,10 @@
 use std::fs;
 
 use axum::{Json, Router, routing::get};
-use kloros_actors::facts::{Apply, BenchSpec, Isolation, Knob, KnobKind, Ready, ServiceSpec, Value};
+use kloros_actors::{
+    facts::{Apply, BenchSpec, Isolation, Knob, KnobKind, ReadBack, Ready, ServiceSpec, Value},
+    seams::ServiceControl as _,
+};
 use tempfile::TempDir;
 
 use super::*;
@@ -50,20 +53,15 @@ fn domain(manager: Manager, argv: Vec<String>, read_back: ReadBack) -> Domain {
         apply: Apply::Restart,
         step_max: None,
         reversible: true,
+        relieves: Vec::new(),
+        trades: None,
     };
     Domain {
         name: "lab".to_owned(),
         risk: None,
         isolation: Isolation::Shadow,
-        service: ServiceSpec {
-            manager,
-            argv,
-            port: 0,
-            env_file: "lab.env".into(),
-            ready: Ready { http_path: "/health".to_owned(), within_s: 60, passes: 2 },
-            read_back,
-            metrics_path: None,
-        },
+        in_place: None,
+        service: ServiceSpec::of(manager, argv, "lab.env".into(), Ready::http("/health", 60, 2), read_back),
         knobs: ["LAB_SLOTS", "LAB_FAST", "LAB_MODE", "LAB_GONE"]
             .map(|name| (key(name), knob(Value::Boolean(true))))
             .into(),
@@ -71,6 +69,7 @@ fn domain(manager: Manager, argv: Vec<String>, read_back: ReadBack) -> Domain {
         metrics: BTreeMap::new(),
         objectives: Vec::new(),
         quiet: None,
+        needs: None,
     }
 }
 
@@ -180,9 +179,9 @@ async fn a_child_that_keeps_dying_is_left_down_until_it_is_restarted() {
     {
         let place = services.place(&domain).unwrap();
         let mut serving = place.serving.lock().await;
-        serving.stop().await;
-        for _ in 0..DEATHS_MAX {
-            serving.bury(Instant::now());
+        serving.stop(Duration::from_secs(30)).await;
+        for _ in 0..domain.service.back_off.deaths_max {
+            serving.bury(Instant::now(), &domain.service.back_off);
         }
         serving.not_before = None;
     }
@@ -197,9 +196,12 @@ fn the_wait_after_a_death_doubles_up_to_a_limit() {
     let mut serving = Serving::default();
     let now = Instant::now();
     for expected_s in [1, 2, 4, 8, 16, 32, 60, 60] {
-        serving.bury(now);
+        serving.bury(now, &BackOff::default());
         assert_eq!(serving.not_before, Some(now + Duration::from_secs(expected_s)));
     }
+    let patient = BackOff { first_s: 5.0, longest_s: 7.0, ..BackOff::default() };
+    serving.bury(now, &patient);
+    assert_eq!(serving.not_before, Some(now + Duration::from_secs(7)));
 }
 
 #[tokio::test]
@@ -233,8 +235,14 @@ async fn a_service_of_another_supervisor_is_restarted_by_its_command() {
     theirs.service.read_back = ReadBack::HttpJson("/list".to_owned());
     assert!(matches!(services.in_effect(&theirs).await, Err(ServiceError::Unreachable(_))));
     theirs.service.read_back = ReadBack::ProcEnviron;
-    let error = services.in_effect(&theirs).await.unwrap_err();
-    assert!(error.to_string().contains("children of kloros only"), "{error}");
+    assert_eq!(services.in_effect(&theirs).await.unwrap(), BTreeMap::new(), "it was started with other variables");
+    let prints = |argv: &[&str]| ReadBack::Command(argv.iter().map(|each| (*each).to_owned()).collect());
+    theirs.service.read_back = prints(&["printf", "{\"LAB_SLOTS\": 7, \"PORT\": {port}}"]);
+    assert_eq!(services.in_effect(&theirs).await.unwrap(), [("LAB_SLOTS".to_owned(), "7".to_owned())].into());
+    for argv in [&["false"][..], &["printf", "LAB_SLOTS=7"], &["/no/such"]] {
+        theirs.service.read_back = prints(argv);
+        assert!(matches!(services.in_effect(&theirs).await, Err(ServiceError::Unreachable(_))), "{argv:?}");
+    }
     theirs.service.manager = restart(&["ls", "/no/such"]);
     let error = services.restart(&theirs).await.unwrap_err();
     assert!(matches!(&error, ServiceError::DidNotStart(why) if why.contains("/no/such")), "{error}");
@@ -255,7 +263,7 @@ async fn whoever_looks_is_told_whether_a_service_answers_and_how_often_it_died()
     timeout(Duration::from_secs(20), ended).await.unwrap();
     let look = services.look(&domain).await;
     assert!(!look.is_up && look.pid.is_none() && look.state.contains("signal"), "{look:?}");
-    place.serving.lock().await.bury(Instant::now());
+    place.serving.lock().await.bury(Instant::now(), &BackOff::default());
     let look = services.look(&domain).await;
     assert!(look.deaths == 1 && look.rests_s.is_some(), "{look:?}");
 

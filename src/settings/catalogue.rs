@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
 };
 
@@ -23,22 +22,31 @@ const LAB_NAME: &str = "domains/lab.toml (built in)";
 const DREAM: &str = include_str!("../../config/dream.yaml");
 /// How complaints name them.
 const DREAM_NAME: &str = "dream.yaml (built in)";
+/// The file of the experiments.
+const EXPERIMENTS: &str = "dream.yaml";
+/// The folder of the domain files.
+pub(super) const DOMAINS: &str = "domains";
 /// How many domain files are read.
 const DOMAINS_MAX: usize = 256;
 
 /// Returns whether `folder` says which services there are.
 pub(super) fn is_configured(folder: &Path) -> bool {
-    folder.join("domains").exists()
+    folder.join(DOMAINS).exists()
+}
+
+/// Returns whether `folder` holds domains or experiments.
+pub(super) fn says_anything(folder: &Path) -> bool {
+    is_configured(folder) || folder.join(EXPERIMENTS).exists()
 }
 
 /// Returns what stands in `folder`, and adds the files it is from to `files`.
 ///
 /// Without a folder `domains` in it, the lab is the only domain; without a `dream.yaml` either, its experiments come along.
 pub(super) fn read(folder: &Path, files: &mut Vec<PathBuf>, complaints: &mut Complaints) -> Catalogue {
-    let own_domains = folder.join("domains");
+    let own_domains = folder.join(DOMAINS);
     let mut domains = Domains::new();
     if is_configured(folder) {
-        let own_files = domain_files(&own_domains, complaints);
+        let own_files = source::toml_files(&own_domains, DOMAINS_MAX, complaints);
         if own_files.is_empty() {
             let what =
                 "holds no domain: describe a service in NAME.toml there, or remove the folder to practise on the lab";
@@ -55,7 +63,7 @@ pub(super) fn read(folder: &Path, files: &mut Vec<PathBuf>, complaints: &mut Com
         domains.insert("lab".to_owned(), domain_file::read(LAB_NAME, "lab", LAB, complaints));
     }
     refuse_shared_keys(&domains, &own_domains, complaints);
-    let own_dream = folder.join("dream.yaml");
+    let own_dream = folder.join(EXPERIMENTS);
     let experiments = if own_dream.exists() {
         let text = source::read(&own_dream, complaints);
         let name = own_dream.display().to_string();
@@ -81,26 +89,4 @@ fn refuse_shared_keys(domains: &Domains, folder: &Path, complaints: &mut Complai
             }
         }
     }
-}
-
-/// Returns the files of `folder` that end in `.toml`, by name; hidden ones, as editors leave them, are not meant.
-fn domain_files(folder: &Path, complaints: &mut Complaints) -> Vec<PathBuf> {
-    let listed: Result<Vec<PathBuf>, std::io::Error> =
-        fs::read_dir(folder).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
-    let mut files = match listed {
-        Ok(files) => files,
-        Err(error) => {
-            complaints.add(Place::File(folder.display().to_string()), "", format!("cannot be read: {error}"));
-            return Vec::new();
-        }
-    };
-    let hidden = |file: &Path| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-    files.retain(|file| file.extension().is_some_and(|ending| ending == "toml") && !hidden(file));
-    files.sort();
-    if files.len() > DOMAINS_MAX {
-        let what = format!("holds {} domains, {DOMAINS_MAX} are read at most", files.len());
-        complaints.add(Place::File(folder.display().to_string()), "", what);
-        files.truncate(DOMAINS_MAX);
-    }
-    files
 }

@@ -1,6 +1,9 @@
 //! One domain file: read, checked against its shape, and judged as a whole.
 
-use kloros_actors::facts::{BenchSpec, Domain, Knob, KnobKind, Manager, MetricSpec, ServiceSpec, TokenRange, Value};
+use kloros_actors::facts::{
+    BenchSpec, Domain, InPlace, Isolation, Knob, KnobKind, Manager, MetricSpec, ReadBack, Ready, ServiceSpec,
+    TokenRange, Value, keys_in,
+};
 
 use super::{
     complaints::Complaints,
@@ -21,6 +24,7 @@ pub(super) fn read(file: &str, name: &str, text: &str, complaints: &mut Complain
     inspection.inspect(&mut root, &DOMAIN, "");
     let mut judgement = Judgement { root: &root, inspection };
     judgement.name(name);
+    judgement.isolation();
     judgement.service();
     judgement.knobs();
     judgement.bench();
@@ -77,27 +81,99 @@ impl Judgement<'_> {
         }
     }
 
+    fn isolation(&mut self) {
+        let is_given = self.root.at(&["in_place"]).is_some();
+        match self.part::<Isolation>(&["isolation"]) {
+            Some(Isolation::InPlace) if !is_given => {
+                let what = "the serving instance is tried on in maintenance windows alone: give [in_place] with windows, \
+                            as windows = [\"02:00-05:00\"]";
+                self.note(&["isolation"], what);
+            }
+            Some(Isolation::Shadow) if is_given => {
+                let what = "says when the serving instance is tried on, which isolation = \"shadow\" never does: write \
+                            isolation = \"in_place\", or leave this out";
+                self.note(&["in_place"], what);
+            }
+            _ => {}
+        }
+        let Some(in_place) = self.part::<InPlace>(&["in_place"]) else { return };
+        if in_place.candidate_max_s > in_place.session_max_s {
+            let what = format!("no candidate can take {} s where a session has less", in_place.candidate_max_s);
+            self.note(&["in_place", "session_max_s"], &what);
+        }
+        let ready = self.part::<ServiceSpec>(&["service"]).map_or(0, |service| service.ready.within_s);
+        if in_place.candidate_max_s < ready {
+            let what =
+                format!("a candidate may take {ready} s to be ready (service.ready.within_s), and has less in all");
+            self.note(&["in_place", "candidate_max_s"], &what);
+        }
+    }
+
     fn service(&mut self) {
         let Some(service) = self.part::<ServiceSpec>(&["service"]) else { return };
         if service.argv.first().is_some_and(String::is_empty) {
             self.note(&["service", "argv"], "the program is empty");
         }
         let names_port = |argument: &String| placeholders(argument).any(|name| name == "port");
-        if !service.argv.iter().any(names_port) {
+        let is_started_twice = self.part::<Isolation>(&["isolation"]) != Some(Isolation::InPlace);
+        if is_started_twice && !service.argv.iter().any(names_port) {
             let what = "names no {port}: a second instance for measurements could not listen beside the first";
             self.note(&["service", "argv"], what);
         }
-        if let Manager::Command { restart } = &service.manager {
-            if restart.first().is_some_and(String::is_empty) {
-                self.note(&["service", "manager"], "the program is empty");
+        let knobs = self.names(&["knobs"]);
+        let checked = service.check.as_ref().map_or(&[][..], |check| &check.command);
+        for (argv, path) in [(service.argv.as_slice(), "argv"), (checked, "check")] {
+            let unknown = argv.iter().flat_map(|each| keys_in(each)).find(|key| knobs.iter().all(|knob| knob != key));
+            if let Some(key) = unknown {
+                let what = format!("{{{key}}} is no knob: only values of [knobs] are put into arguments");
+                self.note(&["service", path], &what);
             }
-            if service.port == 0 {
-                let what = "0 lets kloros choose, but another supervisor starts this service: name the port";
-                self.note(&["service", "port"], what);
-            }
+        }
+        if checked.first().is_some_and(String::is_empty) {
+            self.note(&["service", "check", "command"], "the program is empty");
+        }
+        if matches!(&service.manager, Manager::Command { restart } if restart.first().is_some_and(String::is_empty)) {
+            self.note(&["service", "manager"], "the program is empty");
+        }
+        if service.manager != Manager::Child && service.port == 0 {
+            let what = "0 lets kloros choose, but another supervisor starts this service: name the port";
+            self.note(&["service", "port"], what);
+        }
+        self.ready(&service.ready, service.manager == Manager::Child);
+        if matches!(&service.read_back, ReadBack::Command(argv) if argv.first().is_some_and(String::is_empty)) {
+            self.note(&["service", "read_back"], "the program is empty");
+        }
+        if service.load_metric.is_some() && service.metrics_path.is_none() {
+            self.note(&["service", "load_metric"], "there is nothing to read it from: set metrics_path");
         }
         if service.env_file.components().any(|part| part == std::path::Component::ParentDir) {
             self.note(&["service", "env_file"], "must not climb with ..: write an absolute path");
+        }
+    }
+
+    fn ready(&mut self, ready: &Ready, is_child: bool) {
+        match ready.ways()[..] {
+            [_] => {}
+            [] => {
+                let what = "names no way to find out: set one of http_path, tcp, command, notify and log_line";
+                self.note(&["service", "ready"], what);
+            }
+            _ => {
+                let what = format!("names {}: an instance is ready by one of them", ready.ways().join(" and "));
+                self.note(&["service", "ready"], &what);
+            }
+        }
+        if ready.command.first().is_some_and(String::is_empty) {
+            self.note(&["service", "ready", "command"], "the program is empty");
+        }
+        for (key, is_set) in [("notify", ready.notify), ("log_line", ready.log_line.is_some())] {
+            if is_set && !is_child {
+                let what = "is heard of children of kloros alone: use http_path, tcp or command for a service of another supervisor";
+                self.note(&["service", "ready", key], what);
+            }
+            if is_set && ready.passes > 1 {
+                self.note(&["service", "ready", "passes"], "what is said once counts once: leave it out");
+            }
         }
     }
 
@@ -123,7 +199,7 @@ impl Judgement<'_> {
     }
 
     fn bench(&mut self) {
-        for key in ["prompt_tokens", "output_tokens"] {
+        for key in ["prompt_tokens", "output_tokens", "input_tokens"] {
             if let Some(TokenRange { min, max }) =
                 self.part(&["bench", key]).filter(|range: &TokenRange| range.min > range.max)
             {

@@ -167,6 +167,8 @@ impl Judgement<'_, '_> {
                 let hint = nearest(key.as_str(), domain.knobs.keys().map(Key::as_str));
                 let what = format!("{key} is not on the allow-list of domain {}; {hint}", domain.name);
                 self.note(&["param_mapping", &param], &what);
+            } else if let Some(what) = domain.searched_by_nobody(&key) {
+                self.note(&["param_mapping", &param], &what);
             }
         }
         for param in self.names("search_space") {

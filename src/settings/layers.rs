@@ -3,14 +3,15 @@
 //! The `config` crate merges the layers, but it turns `2.7` into `3` and `true` into `1` where a whole number is wanted,
 //! and forgets which file said so. So each value is checked on its own before it may enter a layer.
 
-use std::{collections::BTreeMap, ffi::OsString};
+use std::{collections::BTreeMap, ffi::OsString, net::SocketAddr};
 
 use config::{File, FileFormat};
 use kloros_actors::config::{Config, Problem};
+use serde::Serialize;
 use toml::{Table, Value};
 
 use super::{
-    Measuring, Shell,
+    Conversation, Following, Measuring, Notices, Reached, Shell, Traces,
     complaints::{Complaints, Place},
     strict_toml,
     tree::{Content, Entry, Node, below, near, nearest},
@@ -23,6 +24,28 @@ const EMBEDDED_NAME: &str = "kloros.toml (built in)";
 /// What the variables that override settings begin with; sections and keys are joined by two underscores as well.
 const PREFIX: &str = "KLOROS__";
 
+/// Settings that there were once, and what to do about them.
+const RETIRED: [(&str, &str); 7] = [
+    (
+        "observer.window_readings",
+        "the past has no window now; observer.warmup_readings says how long a series is learned from",
+    ),
+    ("observer.baseline_readings_min", "write observer.warmup_readings"),
+    (
+        "observer.raise_at",
+        "how unlike its past a series must be is measured by its own rare moments; remove it, or see observer.matters_from",
+    ),
+    ("observer.clear_at", "remove it: what is back near what was expected for observer.clear_s is over"),
+    ("observer.raise_after", "write observer.for_s, in seconds"),
+    ("observer.clear_after", "write observer.clear_s, in seconds"),
+    ("observer.spread_min_ratio", "write observer.matters_from, a ratio of what was expected"),
+];
+
+/// Returns what to do about a setting that there was once.
+fn retired(key: &str) -> Option<&'static str> {
+    RETIRED.iter().find(|(known, _)| *known == key).map(|(_, what)| *what)
+}
+
 /// A file of settings, read.
 pub(super) struct Text {
     /// How complaints name it.
@@ -32,33 +55,32 @@ pub(super) struct Text {
 }
 
 /// What `kloros.toml` and the environment decide.
-#[derive(Debug)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Loaded {
     pub(super) rooms: Config,
     pub(super) shell: Shell,
     pub(super) measuring: Measuring,
+    pub(super) conversation: Conversation,
+    pub(super) following: Following,
+    pub(super) reached: Reached,
+    pub(super) notices: Notices,
+    pub(super) traces: Traces,
 }
 
-/// Returns the settings of the loop, of the shell and of measuring, from `environment` over `file` over the defaults; `None` if there is
-/// something wrong that leaves no settings to judge.
+/// Returns the settings of the loop, of the shell and of measuring, from `environment` over `files`, the last of which counts most,
+/// over the defaults; `None` if there is something wrong that leaves no settings to judge. `beside` says what is wrong with what they
+/// name, where that matters.
 pub(super) fn load(
-    file: Option<&Text>,
+    files: &[Text],
     environment: impl IntoIterator<Item = (OsString, OsString)>,
     complaints: &mut Complaints,
+    beside: impl FnOnce(&Loaded) -> Vec<Problem>,
 ) -> Option<Loaded> {
-    let name = file.map_or(EMBEDDED_NAME, |file| &file.file);
+    let name = files.first().map_or(EMBEDDED_NAME, |file| &file.file);
     let outcome = known().and_then(|known| {
-        let mut layers = Vec::new();
-        if let Some(file) = file {
-            let (root, intact) = strict_toml::parse(&file.file, &file.text, complaints);
-            let mut survey = Survey { file: &file.file, intact, known: &known, layer: Layer::default(), complaints };
-            survey.section(&root, &known, "");
-            layers.push(survey.layer);
-        }
-        layers.push(overrides(&known, environment, complaints));
+        let layers = surveyed(files, environment, &known, complaints);
         let loaded = merge(&layers)?;
-        let Loaded { rooms, shell, measuring } = &loaded;
-        for Problem { key, what } in [rooms.problems(), shell.problems(), measuring.problems()].concat() {
+        for Problem { key, what } in [loaded.problems(), beside(&loaded)].concat() {
             let (place, note) = match layers.iter().rev().find_map(|layer| layer.place(&key)) {
                 Some(place) => (place, ""),
                 None => (Place::File(name.to_owned()), " (its default, which another setting does not go with)"),
@@ -68,6 +90,57 @@ pub(super) fn load(
         Ok(loaded)
     });
     outcome.map_err(|what| complaints.add(Place::File(name.to_owned()), "", what)).ok()
+}
+
+/// Returns what each of `files` says, and then what the environment says, each value checked on its own.
+fn surveyed(
+    files: &[Text],
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    known: &Table,
+    complaints: &mut Complaints,
+) -> Vec<Layer> {
+    let mut layers = Vec::new();
+    for file in files {
+        let (root, intact) = strict_toml::parse(&file.file, &file.text, complaints);
+        let mut survey = Survey { file: &file.file, intact, known, layer: Layer::default(), complaints };
+        survey.section(&root, known, "");
+        layers.push(survey.layer);
+    }
+    layers.push(overrides(known, environment, complaints));
+    layers
+}
+
+/// One setting as it is in force.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Setting {
+    /// Its key, with its section.
+    pub(crate) key: String,
+    /// Its value, as a file would spell it.
+    pub(crate) value: String,
+    /// Where that is from: a file and line, or a variable; nothing where it is the default.
+    pub(crate) origin: Option<String>,
+}
+
+/// Returns every setting with where its value is from, in the order of keys; what is wrong is added to `complaints`.
+pub(super) fn shown(
+    files: &[Text],
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    complaints: &mut Complaints,
+) -> Vec<Setting> {
+    let read = known().and_then(|known| {
+        let layers = surveyed(files, environment, &known, complaints);
+        let all = merge(&layers)?.table()?;
+        let setting = |key: String| Setting {
+            value: get(&all, &key).map(ToString::to_string).unwrap_or_default(),
+            origin: layers.iter().rev().find_map(|layer| layer.places.get(&key)).map(ToString::to_string),
+            key,
+        };
+        Ok(leaves(&all, "").into_iter().map(setting).collect())
+    });
+    read.unwrap_or_else(|what| {
+        complaints.add(Place::File(EMBEDDED_NAME.to_owned()), "", what);
+        Vec::new()
+    })
 }
 
 /// The values of one layer, all of them checked, and where each stands.
@@ -93,11 +166,49 @@ impl Layer {
 
 /// Returns every known key with its default.
 fn known() -> Result<Table, String> {
-    let text = |error: toml::ser::Error| error.to_string();
-    let mut known = Table::try_from(Config::default()).map_err(text)?;
-    known.insert("shell".to_owned(), Value::try_from(Shell::default()).map_err(text)?);
-    known.insert("measuring".to_owned(), Value::try_from(Measuring::default()).map_err(text)?);
-    Ok(known)
+    Loaded::default().table()
+}
+
+impl Loaded {
+    /// Returns these settings as one table, as `kloros.toml` would say them.
+    pub(super) fn table(&self) -> Result<Table, String> {
+        let text = |error: toml::ser::Error| error.to_string();
+        let mut all = Table::try_from(&self.rooms).map_err(text)?;
+        all.insert("shell".to_owned(), Value::try_from(&self.shell).map_err(text)?);
+        all.insert("measuring".to_owned(), Value::try_from(&self.measuring).map_err(text)?);
+        all.insert("conversation".to_owned(), Value::try_from(&self.conversation).map_err(text)?);
+        all.insert("reload".to_owned(), Value::try_from(&self.following).map_err(text)?);
+        all.insert("api".to_owned(), Value::try_from(&self.reached).map_err(text)?);
+        all.insert("notices".to_owned(), Value::try_from(&self.notices).map_err(text)?);
+        all.insert("traces".to_owned(), Value::try_from(&self.traces).map_err(text)?);
+        Ok(all)
+    }
+
+    /// Returns what is wrong with the settings, all of it at once.
+    pub(super) fn problems(&self) -> Vec<Problem> {
+        let Self { rooms, shell, measuring, conversation, following, reached, notices, traces } = self;
+        let mut problems = rooms.problems();
+        problems.extend([shell.problems(), measuring.problems(), conversation.problems()].concat());
+        problems.extend([following.problems(), reached.problems(), notices.problems(), traces.problems()].concat());
+        problems.extend(self.listens_twice());
+        problems
+    }
+
+    /// Returns what is to listen where something else is to listen as well; any free port is nobody's.
+    fn listens_twice(&self) -> Vec<Problem> {
+        let listeners = [
+            ("shell.metrics_address", Some(self.shell.metrics_address)),
+            ("api.listen", self.reached.address()),
+            ("conversation.listen", self.conversation.address()),
+        ];
+        let second = |(index, (key, address)): (usize, &(&str, Option<SocketAddr>))| {
+            address.filter(|address| address.port() != 0)?;
+            let (other, _) = listeners[..index].iter().find(|(_, other)| other == address)?;
+            let what = format!("{other} is the same address: only one can listen there");
+            Some(Problem { key: (*key).to_owned(), what })
+        };
+        listeners.iter().enumerate().filter_map(second).collect()
+    }
 }
 
 fn merge(layers: &[Layer]) -> Result<Loaded, String> {
@@ -109,13 +220,18 @@ fn merge(layers: &[Layer]) -> Result<Loaded, String> {
     split(merged).map_err(|error| error.to_string())
 }
 
-fn split(mut table: Table) -> Result<Loaded, toml::de::Error> {
+/// Returns what a table of all settings says.
+pub(super) fn split(mut table: Table) -> Result<Loaded, toml::de::Error> {
     let mut section = |name| table.remove(name).unwrap_or_else(|| Value::Table(Table::new()));
     let (shell, measuring) = (section("shell").try_into()?, section("measuring").try_into()?);
-    Ok(Loaded { rooms: table.try_into()?, shell, measuring })
+    let (conversation, following) = (section("conversation").try_into()?, section("reload").try_into()?);
+    let (reached, notices) = (section("api").try_into()?, section("notices").try_into()?);
+    let traces = section("traces").try_into()?;
+    Ok(Loaded { rooms: table.try_into()?, shell, measuring, conversation, following, reached, notices, traces })
 }
 
-fn put(table: &mut Table, path: &str, value: Value) {
+/// Sets the key at `path`.
+pub(super) fn put(table: &mut Table, path: &str, value: Value) {
     match path.split_once('.') {
         None => {
             table.insert(path.to_owned(), value);
@@ -129,7 +245,8 @@ fn put(table: &mut Table, path: &str, value: Value) {
     }
 }
 
-fn get<'a>(table: &'a Table, path: &str) -> Option<&'a Value> {
+/// Returns the value of the key at `path`, if it is there.
+pub(super) fn get<'a>(table: &'a Table, path: &str) -> Option<&'a Value> {
     match path.split_once('.') {
         None => table.get(path),
         Some((section, rest)) => get(table.get(section)?.as_table()?, rest),
@@ -137,7 +254,7 @@ fn get<'a>(table: &'a Table, path: &str) -> Option<&'a Value> {
 }
 
 /// Returns the paths of all keys of `table` that hold a value rather than a table.
-fn leaves(table: &Table, path: &str) -> Vec<String> {
+pub(super) fn leaves(table: &Table, path: &str) -> Vec<String> {
     table
         .iter()
         .flat_map(|(name, value)| match value {
@@ -179,6 +296,9 @@ impl Survey<'_> {
     }
 
     fn unknown(&mut self, entry: &Entry, siblings: &Table, key: &str) {
+        if let Some(what) = retired(key) {
+            return self.note(entry.line, key, format!("is no setting any more: {what}"));
+        }
         let elsewhere = leaves(self.known, "").into_iter().find(|path| {
             path.rsplit_once('.').is_some_and(|(section, name)| name == entry.name && !key.starts_with(section))
         });
@@ -239,8 +359,9 @@ fn overrides(
         }
         let place = Place::Variable(name.clone());
         let Some((path, default)) = variables.get(&name).and_then(|path| Some((*path, get(known, path)?))) else {
-            let hint = near(&name, variables.keys().map(String::as_str));
-            let hint = hint.map_or("unset it".to_owned(), |near| format!("did you mean {near}?"));
+            let retired = RETIRED.iter().find(|(path, _)| variable(path) == name).map(|(_, what)| (*what).to_owned());
+            let near = || near(&name, variables.keys().map(String::as_str)).map(|near| format!("did you mean {near}?"));
+            let hint = retired.or_else(near).unwrap_or_else(|| "unset it".to_owned());
             complaints.add(place, "", format!("overrides no setting; {hint}"));
             continue;
         };

@@ -56,6 +56,39 @@ impl Field {
     }
 }
 
+#[cfg(test)]
+impl Shape {
+    /// Adds every key and word to `names` that a value of this shape may have.
+    pub(super) fn names(&self, names: &mut std::collections::BTreeSet<&'static str>) {
+        let fields = |fields: &[Field], names: &mut std::collections::BTreeSet<&'static str>| {
+            for field in fields {
+                names.insert(field.name);
+                field.shape.names(names);
+            }
+        };
+        match self {
+            Shape::List { each, .. } | Shape::Map { each, .. } => each.names(names),
+            Shape::Table(table) => fields(table, names),
+            Shape::Tagged { tag, kinds } => {
+                names.insert(tag);
+                for (kind, table) in *kinds {
+                    names.insert(kind);
+                    fields(table, names);
+                }
+            }
+            Shape::Words(words) => {
+                for (word, holds) in *words {
+                    names.insert(word);
+                    if let Some(shape) = holds {
+                        shape.names(names);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Checks one file against its shape.
 pub(super) struct Inspection<'a> {
     /// The file, as it is named in complaints.

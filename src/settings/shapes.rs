@@ -2,12 +2,16 @@
 //!
 //! serde alone would stop at the first problem and name no line; a test holds the two descriptions together.
 
-use kloros_actors::facts::Key;
+use kloros_actors::facts::{Key, Window};
 
 use super::{
     protected,
     shape::{Field, Shape},
 };
+
+mod bench;
+
+mod service;
 
 /// The longest text of a file, in bytes.
 const TEXT_BYTES_MAX: usize = 4096;
@@ -71,42 +75,51 @@ const RANGE: Shape = Shape::Tagged {
 pub(super) const DOMAIN: Shape = Shape::Table(&[
     Field::optional("name", &NAME),
     Field::optional("risk", &Shape::Words(&[("low", None), ("medium", None), ("high", None)])),
-    Field::required("isolation", &Shape::Words(&[("shadow", None)])),
+    Field::required("isolation", &Shape::Words(&[("shadow", None), ("in_place", None)])),
+    Field::optional("in_place", &IN_PLACE),
     Field::required("service", &SERVICE),
     Field::required("knobs", &Shape::Map { names: knob_name, each: &KNOB }),
-    Field::required("bench", &BENCH),
+    Field::required("bench", &bench::BENCH),
     Field::required("metrics", &Shape::Map { names: name, each: &METRIC }),
     Field::optional("objectives", &Shape::List { each: &OBJECTIVE, least: 0 }),
     Field::optional("quiet", &QUIET),
+    Field::optional("needs", &service::NEEDS),
+]);
+
+const IN_PLACE: Shape = Shape::Table(&[
+    Field::required("windows", &Shape::List { each: &Shape::Text(window), least: 1 }),
+    Field::optional("candidate_max_s", &WHOLE_SECONDS),
+    Field::optional("session_max_s", &Shape::Whole { least: 1, most: 7 * DAY_S }),
+    Field::optional("restarts_per_hour_max", &Shape::Whole { least: 1, most: 1000 }),
 ]);
 
 const QUIET: Shape = Shape::Table(&[Field::required("others_max", &SHARE), Field::required("others_rise_max", &SHARE)]);
 
 const SERVICE: Shape = Shape::Table(&[
-    Field::required("manager", &MANAGER),
+    Field::required("manager", &service::MANAGER),
     Field::required("argv", &Shape::List { each: &Shape::Text(service_argument), least: 1 }),
+    Field::optional("check", &CHECK),
     Field::required("port", &Shape::Whole { least: 0, most: u16::MAX as i64 }),
     Field::required("env_file", &TEXT),
-    Field::required("ready", &READY),
-    Field::required("read_back", &Shape::Words(&[("http_json", Some(&HTTP_PATH)), ("proc_environ", None)])),
+    Field::required("ready", &service::READY),
+    Field::required("read_back", &service::READ_BACK),
     Field::optional("metrics_path", &HTTP_PATH),
+    Field::optional("load_metric", &Shape::Text(service::prometheus_name)),
+    Field::optional("restart_within_s", &WHOLE_SECONDS),
+    Field::optional("stop_within_s", &WHOLE_SECONDS),
+    Field::optional("back_off", &BACK_OFF),
 ]);
 
-const MANAGER: Shape = Shape::Words(&[
-    ("child", None),
-    (
-        "command",
-        Some(&Shape::Table(&[Field::required(
-            "restart",
-            &Shape::List { each: &Shape::Text(plain_argument), least: 1 },
-        )])),
-    ),
+const CHECK: Shape = Shape::Table(&[
+    Field::required("command", &Shape::List { each: &Shape::Text(service_argument), least: 1 }),
+    Field::optional("within_s", &WHOLE_SECONDS),
 ]);
 
-const READY: Shape = Shape::Table(&[
-    Field::required("http_path", &HTTP_PATH),
-    Field::required("within_s", &WHOLE_SECONDS),
-    Field::required("passes", &Shape::Whole { least: 1, most: 100 }),
+const BACK_OFF: Shape = Shape::Table(&[
+    Field::optional("first_s", &SECONDS),
+    Field::optional("longest_s", &SECONDS),
+    Field::optional("deaths_max", &Shape::Whole { least: 1, most: 1_000_000 }),
+    Field::optional("forgotten_after_s", &WHOLE_SECONDS),
 ]);
 
 const KNOB: Shape = Shape::Table(&[
@@ -115,47 +128,24 @@ const KNOB: Shape = Shape::Table(&[
     Field::optional("apply", &Shape::Words(&[("restart", None)])),
     Field::optional("step_max", &Shape::Number { least: 1.0, most: f64::MAX }),
     Field::optional("reversible", &FLAG),
+    Field::optional("relieves", &Shape::List { each: &TROUBLE, least: 1 }),
+    Field::optional("trades", &Shape::Words(&[("durability", None), ("answers", None), ("context", None)])),
 ]);
 
-const BENCH: Shape = Shape::Tagged {
-    tag: "kind",
-    kinds: &[
-        (
-            "openai_chat",
-            &[
-                Field::required("load", &LOAD),
-                Field::required("prompt_tokens", &TOKENS),
-                Field::required("output_tokens", &TOKENS),
-                Field::required("warmup_s", &SECONDS_OR_NONE),
-                Field::required("window_s", &SECONDS),
-                Field::required("slo", &SLO),
-                Field::required("request_timeout_s", &SECONDS),
-            ],
-        ),
-        (
-            "command",
-            &[
-                Field::required("argv", &Shape::List { each: &Shape::Text(bench_argument), least: 1 }),
-                Field::required("timeout_s", &WHOLE_SECONDS),
-            ],
-        ),
-    ],
-};
-
-const LOAD: Shape = Shape::Words(&[
-    ("closed", Some(&Shape::Table(&[Field::required("clients", &Shape::Whole { least: 1, most: 10_000 })]))),
-    (
-        "poisson",
-        Some(&Shape::Table(&[
-            Field::required("rate_per_s", &Shape::Number { least: 0.001, most: 100_000.0 }),
-            Field::required("in_flight_max", &Shape::Whole { least: 1, most: 10_000 }),
-        ])),
-    ),
+const TROUBLE: Shape = Shape::Words(&[
+    ("hardware", None),
+    ("errors", None),
+    ("latency", None),
+    ("throughput", None),
+    ("queue", None),
+    ("cache", None),
+    ("memory", None),
+    ("disk", None),
+    ("swap", None),
+    ("cpu", None),
+    ("pressure", None),
+    ("service", None),
 ]);
-
-const TOKENS: Shape = Shape::Table(&[Field::required("min", &COUNT), Field::required("max", &COUNT)]);
-
-const SLO: Shape = Shape::Table(&[Field::required("ttft_ms", &MILLISECONDS), Field::required("e2e_ms", &MILLISECONDS)]);
 
 const METRIC: Shape = Shape::Table(&[
     Field::required("direction", &DIRECTION),
@@ -329,16 +319,16 @@ fn http_path(path: &str) -> Option<String> {
     plain_text(path).or_else(|| (!fits).then(|| format!("{path:?} is no path: it starts with / and has no spaces")))
 }
 
+fn window(text: &str) -> Option<String> {
+    text.parse::<Window>().err()
+}
+
 fn plain_argument(argument: &str) -> Option<String> {
     argument_with(argument, &[])
 }
 
 fn service_argument(argument: &str) -> Option<String> {
     argument_with(argument, &["port", "env_file", "kloros"])
-}
-
-fn bench_argument(argument: &str) -> Option<String> {
-    argument_with(argument, &["url", "port", "seed"])
 }
 
 fn argument_with(argument: &str, known: &[&str]) -> Option<String> {

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::Read,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use super::complaints::{Complaints, Place};
@@ -43,6 +43,28 @@ fn text_of(path: &Path) -> Result<String, String> {
         format!("is no UTF-8 text: see line {}", read.split(|byte| *byte == b'\n').count())
     })?;
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+}
+
+/// Returns the files of `folder` that end in `.toml`, by name; hidden ones, as editors leave them, are not meant.
+pub(super) fn toml_files(folder: &Path, most: usize, complaints: &mut Complaints) -> Vec<PathBuf> {
+    let listed: Result<Vec<PathBuf>, std::io::Error> =
+        fs::read_dir(folder).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    let mut files = match listed {
+        Ok(files) => files,
+        Err(error) => {
+            complaints.add(Place::File(folder.display().to_string()), "", format!("cannot be read: {error}"));
+            return Vec::new();
+        }
+    };
+    let hidden = |file: &Path| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+    files.retain(|file| file.extension().is_some_and(|ending| ending == "toml") && !hidden(file));
+    files.sort();
+    if files.len() > most {
+        let what = format!("holds {} files, {most} are read at most", files.len());
+        complaints.add(Place::File(folder.display().to_string()), "", what);
+        files.truncate(most);
+    }
+    files
 }
 
 #[cfg(test)]

@@ -146,6 +146,28 @@ mod tests {
     }
 
     #[test]
+    fn fuzzed_lines_are_answered_by_lines_of_json_and_it_comes_to_an_end() {
+        let first = FIRST.replace("\"budget\": 8", "\"budget\": 4");
+        let categorical = r#"{"space": [{"name": "c", "type": "categorical", "choices": [1, "a"]}, {"name": "n", "type": "int", "low": 1, "high": 9, "log": true}], "budget": 3}"#;
+        let talks = [
+            [first.as_str(), &tell(&["4", "1", "3", "2"], 4)].join("\n"),
+            [categorical, &tell(&["4"], 2), &tell(&["1"], 1)].join("\n"),
+        ];
+        crate::fuzz::hold("ask and tell", &talks.map(String::into_bytes), |bytes| {
+            // A budget that nobody here would wait for is the other side's business.
+            let first = String::from_utf8_lossy(bytes).lines().next().unwrap_or_default().to_owned();
+            let budget = serde_json::from_str::<Json>(&first).ok().and_then(|first| first["budget"].as_u64());
+            if budget.is_some_and(|budget| budget > 64) {
+                return;
+            }
+            let mut output = Vec::new();
+            serve(BufReader::new(bytes), &mut output).ok();
+            let said = String::from_utf8(output).unwrap();
+            assert!(said.lines().all(|line| serde_json::from_str::<Json>(line).is_ok_and(|line| line.is_object())));
+        });
+    }
+
+    #[test]
     fn a_line_that_cannot_be_used_is_answered_with_an_error_and_ends_it() {
         let huge = format!("{{\"space\": \"{}\"}}", "x".repeat(LINE_BYTES_MAX as usize));
         for (lines, part) in [

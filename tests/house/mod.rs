@@ -5,14 +5,33 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Condvar, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
-/// Houses measure, so they take turns: two on one machine would only measure each other.
-static ALONE: Mutex<()> = Mutex::new(());
+/// Houses measure, so they take turns: two on one machine would only measure each other, and the busier one finds nothing better.
+static PLACES: (Mutex<usize>, Condvar) = (Mutex::new(1), Condvar::new());
+
+/// One of the places; whoever drops it leaves it to another house.
+struct Turn;
+
+impl Turn {
+    fn wait() -> Self {
+        let free = PLACES.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = PLACES.1.wait_while(free, |free| *free == 0).unwrap_or_else(PoisonError::into_inner);
+        *free -= 1;
+        Self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *PLACES.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        PLACES.1.notify_one();
+    }
+}
 
 /// What every house is set to: as it ships, but with budgets that a test can wait for.
 const SETTINGS: &str = "
@@ -28,6 +47,7 @@ trial_timeout_s = 60
 blocks_min = 2
 blocks_max = 6
 half_width = 0.3
+calibrate_blocks = 0
 
 [feedback]
 rest_after_crash_s = 1
@@ -39,15 +59,15 @@ pub(crate) struct House {
     shell: String,
     rooms: String,
     daemon: Option<Child>,
-    _alone: MutexGuard<'static, ()>,
+    _turn: Turn,
 }
 
 impl House {
     /// Returns a house that is not yet running. `shell` is what stands under `[shell]`, `rooms` what stands below.
     pub(crate) fn new(shell: &str, rooms: &str) -> Self {
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = Turn::wait();
         let home = tempfile::tempdir().unwrap();
-        let house = Self { home, shell: shell.to_owned(), rooms: rooms.to_owned(), daemon: None, _alone: alone };
+        let house = Self { home, shell: shell.to_owned(), rooms: rooms.to_owned(), daemon: None, _turn: turn };
         house.write_settings();
         house
     }
@@ -106,6 +126,10 @@ impl House {
     fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kloros"));
         command.arg("--home").arg(self.home.path());
+        // Domain files name this program as it is installed.
+        let own = Path::new(env!("CARGO_BIN_EXE_kloros")).parent().unwrap().to_owned();
+        let others = std::env::var_os("PATH").unwrap_or_default();
+        command.env("PATH", std::env::join_paths(std::iter::once(own).chain(std::env::split_paths(&others))).unwrap());
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("KLOROS")) {
             command.env_remove(name);
         }

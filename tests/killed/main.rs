@@ -1,17 +1,29 @@
 //! What is left when the daemon is killed, frozen, or never comes back: the real program on a small real service.
 //!
 //! It has a `main` of its own, since its program is the small service as well. `KLOROS_KILLS` says how often the daemon is killed
-//! for good, 5 times where it is not set; `KLOROS_MATRIX`, how many cases of the kill matrix are run.
+//! for good, 5 times where it is not set; `KLOROS_MATRIX`, how many cases of the kill matrix are run; `KLOROS_CALLS`,
+//! `KLOROS_TEARS`, `KLOROS_REFUSALS` and `KLOROS_CUTS`, how many deaths before a system call, writes cut in two, failures of a call,
+//! and power cuts.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod hands;
+
+mod in_place;
+
+mod many;
 
 mod matrix;
 
 mod small;
 
+mod tampered;
+
 use std::{
     io::{Write, stdout},
     process::ExitCode,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -24,7 +36,11 @@ const FEEDBACK: &str = ".kloros/curiosity_feedback.jsonl";
 /// A test: its sentence, and what holds it against the program.
 type Case = (&'static str, fn());
 
-const CASES: [Case; 10] = [
+/// How many of [`CASES`] are run at the same time: each waits for one small house most of its time.
+const AT_ONCE: usize = 4;
+
+/// Those that play out in one house each.
+const CASES: [Case; 20] = [
     ("a_daemon_that_is_killed_for_good_with_an_unproven_change_live_has_it_taken_back", killed_for_good),
     ("a_daemon_that_is_frozen_beyond_its_deadline_says_one_rollback_when_it_thaws", frozen),
     ("recover_undoes_by_hand_what_is_pending_and_a_second_time_does_nothing", by_hand),
@@ -34,7 +50,27 @@ const CASES: [Case; 10] = [
     ("an_edit_by_hand_of_the_key_survives_the_guard_and_a_start_afterwards", edited),
     ("an_undo_that_fails_as_often_as_it_may_is_stuck_and_said_until_a_person_helps", stuck),
     ("what_a_guard_that_is_killed_leaves_half_way_is_finished_by_the_daemon", halfway),
+    ("a_service_without_room_for_a_second_instance_is_tuned_on_itself", in_place::whole),
+    ("a_daemon_that_is_killed_in_a_trial_in_place_has_it_taken_back_and_goes_on", in_place::killed_in_a_trial),
+    ("a_daemon_that_is_killed_with_its_guard_takes_a_trial_in_place_back_itself", in_place::killed_with_the_guard),
+    ("a_daemon_that_is_frozen_in_a_trial_in_place_does_not_measure_on", in_place::frozen_in_a_trial),
+    ("a_trial_in_place_that_a_person_stops_is_taken_back_and_made_later", in_place::stopped_in_a_trial),
+    ("outside_its_windows_a_service_is_not_tried_on", in_place::out_of_window),
+    ("an_env_file_that_is_removed_is_not_made_again_and_its_service_is_not_restarted", hands::removed),
+    ("without_its_file_neither_the_guard_nor_a_person_restarts_a_service", hands::removed_and_dead),
+    ("a_second_line_of_our_key_is_a_persons_word_and_stays", hands::second_line),
+    ("a_daemon_that_freezes_in_a_restart_is_late_in_time_and_does_not_go_on", hands::frozen_in_a_restart),
+    ("what_was_proposed_and_timed_out_is_not_made_afterwards", hands::timed_out),
+];
+
+/// Those that consist of many cases, which they run side by side themselves.
+const MANY: [Case; 6] = [
     ("wherever_the_daemon_dies_the_service_ends_up_proven", matrix::run),
+    ("a_recovery_that_dies_ten_times_in_a_row_ends_as_if_it_had_not", matrix::ten_times),
+    ("a_line_that_a_kill_cut_in_two_is_written_once_and_whole", tampered::tears),
+    ("whichever_call_the_daemon_dies_before_the_service_ends_up_proven", tampered::dies),
+    ("whatever_the_disk_refuses_the_service_ends_up_proven", tampered::fails),
+    ("whenever_the_power_is_cut_the_service_ends_up_proven", tampered::power),
 ];
 
 fn main() -> ExitCode {
@@ -43,22 +79,36 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let filter = arguments.iter().find(|each| !each.starts_with('-')).cloned().unwrap_or_default();
-    let chosen: Vec<&Case> = CASES.iter().filter(|(name, _)| name.contains(&filter)).collect();
+    let chosen = |cases: &[Case]| cases.iter().copied().filter(|(name, _)| name.contains(&filter)).collect::<Vec<_>>();
+    let (single, many) = (chosen(&CASES), chosen(&MANY));
     if arguments.iter().any(|each| each == "--list") {
-        for (name, _) in &chosen {
+        for (name, _) in single.iter().chain(&many) {
             say(&format!("{name}: test"));
         }
         return ExitCode::SUCCESS;
     }
-    let mut failed = 0;
-    for (name, case) in &chosen {
-        let is_well = std::panic::catch_unwind(case).is_ok();
-        failed += u32::from(!is_well);
-        say(&format!("test {name} ... {}", if is_well { "ok" } else { "FAILED" }));
-    }
+    let failed = side_by_side(&single, AT_ONCE) + side_by_side(&many, 1);
     let word = if failed == 0 { "ok" } else { "FAILED" };
-    say(&format!("\ntest result: {word}. {} passed; {failed} failed;", chosen.len() as u32 - failed));
+    say(&format!("\ntest result: {word}. {} passed; {failed} failed;", single.len() + many.len() - failed));
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs `cases`, so many of them at a time, and returns how many failed. A panic names its case as its thread.
+fn side_by_side(cases: &[Case], at_once: usize) -> usize {
+    let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let work = || {
+        while let Some((name, case)) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let is_well = thread::Builder::new().name((*name).to_owned()).spawn(*case).unwrap().join().is_ok();
+            failed.fetch_add(usize::from(!is_well), Ordering::Relaxed);
+            say(&format!("test {name} ... {}", if is_well { "ok" } else { "FAILED" }));
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..at_once {
+            scope.spawn(work);
+        }
+    });
+    failed.into_inner()
 }
 
 fn say(line: &str) {

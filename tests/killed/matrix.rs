@@ -6,36 +6,27 @@
 //! and a person calls `kloros recover`. Then come double crashes: the recovery dies as well, at a place that moves with the case.
 //! A person edits another key of the env file at the moment of each third crash.
 //!
-//! `KLOROS_MATRIX` says how many cases are run at most, spread over all; without it those that take about half a minute.
+//! `KLOROS_MATRIX` says how many cases are run at most, spread over all. A thousand are at least one single crash and one double
+//! crash at each place.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::PathBuf,
-    sync::{
-        Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Instant};
 
 use super::{
-    FEEDBACK, VALIDATIONS, say, small,
+    FEEDBACK, VALIDATIONS, many,
+    many::Outcome,
+    say, small,
     small::{OLD, PATIENCE, Small, comes},
 };
 
 /// How many cases are run where nothing else is said.
-const CASES: usize = 60;
-
-/// How many cases are run at the same time.
-const AT_ONCE: usize = 4;
+const CASES: usize = 1000;
 
 /// What a person adds to the env file.
 const EDIT: &str = "MINE=1\n";
 
 /// How the world goes on after the crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum After {
+pub(crate) enum After {
     /// The daemon starts again at once, while the guard acts.
     Restart,
     /// The guard acts alone, and the daemon comes later.
@@ -57,12 +48,6 @@ struct Case {
 }
 
 pub(crate) fn run() {
-    let most = std::env::var("KLOROS_MATRIX").ok().and_then(|text| text.parse().ok()).unwrap_or(CASES);
-    assert!(run_at_most(most), "what must hold does not");
-}
-
-fn run_at_most(most: usize) -> bool {
-    let began = Instant::now();
     let mut all = Vec::new();
     for speed in [20, 5] {
         let places = whole(speed);
@@ -74,47 +59,35 @@ fn run_at_most(most: usize) -> bool {
         assert!(places.len() > 50, "only builds with debug assertions have places to die at");
         all.extend(cases(speed, places.len()));
     }
-    let found = all.len();
-    // Spread evenly, so that a short run sees all of it.
-    let chosen: Vec<Case> = (0..most.min(found)).map(|number| all[number * found / most.min(found)]).collect();
-    let next = AtomicUsize::new(0);
-    let rows = Mutex::new((BTreeMap::<String, usize>::new(), Vec::new(), (Duration::ZERO, String::new())));
-    std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                while let Some(case) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let outcome = std::panic::catch_unwind(|| case.run());
-                    let mut rows = rows.lock().unwrap();
-                    match outcome {
-                        Ok(Ok((kind, took))) => {
-                            *rows.0.entry(kind).or_default() += 1;
-                            if took > rows.2.0 {
-                                rows.2 = (took, format!("{case:?}"));
-                            }
-                        }
-                        Ok(Err(broken)) => rows.1.push(format!("{case:?}: {broken}")),
-                        Err(_) => rows.1.push(format!("{case:?}: panicked")),
-                    }
-                }
-            });
+    let chosen = many::spread(&all, many::wanted("KLOROS_MATRIX", CASES));
+    many::run("kill matrix", &chosen, all.len(), |case| case.run());
+}
+
+/// Fault 14: the daemon dies, and then whoever recovers dies ten times in a row, each time somewhere else.
+pub(crate) fn ten_times() {
+    let cases: Vec<(u32, usize)> =
+        [20, 5].into_iter().flat_map(|speed| (60..190).step_by(13).map(move |at| (speed, at))).collect();
+    many::run("ten deaths in recovery", &cases, cases.len(), |(speed, at)| {
+        let mut small = Small::new("");
+        small.propose(*speed);
+        Case::crash(&small, "run", &["run", "--cycles", "1"], *at);
+        kill_guards(&small);
+        let mut deaths = 0;
+        for number in 1..=10 {
+            let arguments: &[&str] = if number % 3 == 0 { &["recover"] } else { &["run"] };
+            deaths += u32::from(Case::crash(&small, &format!("again{number}"), arguments, (at + number * 7) % 12 + 1));
+            kill_guards(&small);
         }
+        let (found, took) = After::Restart.look(&mut small, *speed, false)?;
+        Ok((format!("{deaths} more deaths: {found}"), took))
     });
-    let (kinds, broken, slowest) = rows.into_inner().unwrap();
-    for (kind, count) in &kinds {
-        say(&format!("  {count:5} {kind}"));
+}
+
+fn kill_guards(small: &Small) {
+    for guard in small.guards() {
+        // It may have ended meanwhile.
+        rustix::process::kill_process(guard, rustix::process::Signal::KILL).ok();
     }
-    for broken in &broken {
-        say(&format!("VIOLATED {broken}"));
-    }
-    say(&format!(
-        "{} of {found} cases in {} s, {} violations; the slowest recovery took {:.1} s, of {}",
-        chosen.len(),
-        began.elapsed().as_secs(),
-        broken.len(),
-        slowest.0.as_secs_f64(),
-        slowest.1
-    ));
-    broken.is_empty()
 }
 
 /// Returns the places that a whole deployment without a crash comes by, in order.
@@ -145,40 +118,53 @@ fn cases(speed: u32, places: usize) -> Vec<Case> {
 }
 
 impl Case {
-    /// Returns what it came to and how long the recovery took, or what is broken.
-    fn run(self) -> Result<(String, Duration), String> {
+    fn run(self) -> Outcome {
         let mut small = Small::new("");
         small.propose(self.speed);
         let has_edit = self.at.is_multiple_of(3);
         Self::crash(&small, "run", &["run", "--cycles", "1"], self.at);
-        let is_guarded = matches!(self.after, After::Restart | After::Guard);
-        if !is_guarded {
-            for guard in small.guards() {
-                // It may have ended meanwhile.
-                rustix::process::kill_process(guard, rustix::process::Signal::KILL).ok();
-            }
+        self.after.look(&mut small, self.speed, has_edit)
+    }
+
+    /// Runs the program until it dies at the hit `at`, or ends before, and returns whether it died.
+    fn crash(small: &Small, name: &str, arguments: &[&str], at: usize) -> bool {
+        let log: PathBuf = small.home().join(name);
+        let variable = ("KLOROS_CRASH", format!("{}:{at}", log.display()));
+        // Where it does not come by as many places, it is killed when all is done, or when nothing more happens.
+        let is_done =
+            |small: &Small| is_over(small) || (small.is_taken() && small.facts("promotion") == 0 && small.listens());
+        small.run_until(arguments, variable, is_done);
+        fs::read_to_string(log).is_ok_and(|hits| hits.lines().count() == at)
+    }
+}
+
+impl After {
+    /// Lets the world go on so after a crash, and returns what it came to and how long that took, or what is broken.
+    pub(crate) fn look(self, small: &mut Small, speed: u32, has_edit: bool) -> Outcome {
+        if !matches!(self, After::Restart | After::Guard) {
+            kill_guards(small);
         }
         if has_edit {
             small.edit(EDIT);
         }
         let env = small.env();
-        let whole = [OLD.to_owned(), OLD.replace("SPEED=10", &format!("SPEED={}", self.speed))];
+        let whole = [OLD.to_owned(), OLD.replace("SPEED=10", &format!("SPEED={speed}"))];
         if !whole.iter().any(|whole| env == *whole || env == format!("{whole}{EDIT}")) {
             return Err(format!("A: the env file is neither the old nor the new one: {env:?}"));
         }
         let began = Instant::now();
-        self.go_on(&mut small, has_edit)?;
+        self.go_on(small, has_edit)?;
         small.start(&[]);
-        let comes_to_that = comes(PATIENCE, || is_over(&small));
+        let comes_to_that = comes(PATIENCE, || is_over(small));
         let took = began.elapsed();
         small::wait("the daemon listens", || small.listens());
         small.signal(rustix::process::Signal::INT);
         let code = small.ended();
-        let found = check(&small, has_edit).map_err(|broken| format!("{broken}: {}", small.log()))?;
+        let found = check(small, has_edit).map_err(|broken| format!("{broken}: {}", small.log()))?;
         if !comes_to_that || code != Some(0) {
             return Err(format!("it does not come to an end, and the daemon ends with {code:?}: {}", small.log()));
         }
-        let after = match self.after {
+        let after = match self {
             After::RestartDies(_) => "dies again when it starts".to_owned(),
             After::PersonDies(_) => "dies again in `recover`".to_owned(),
             other => format!("{other:?}"),
@@ -188,7 +174,7 @@ impl Case {
 
     /// Lets the world go on without a daemon as long as the case says.
     fn go_on(self, small: &mut Small, has_edit: bool) -> Result<(), String> {
-        match self.after {
+        match self {
             After::Restart => {}
             // It died before the guard watched, and so before anything was touched: what is pending waits for the next start.
             After::Guard if small.guards().is_empty() && !small.pending().is_empty() => {
@@ -208,31 +194,21 @@ impl Case {
                 }
                 check_unattended(small, has_edit)?;
             }
-            After::RestartDies(at) => Self::crash(small, "again", &["run"], at),
-            After::PersonDies(at) => Self::crash(small, "again", &["recover"], at),
+            After::RestartDies(at) => drop(Case::crash(small, "again", &["run"], at)),
+            After::PersonDies(at) => drop(Case::crash(small, "again", &["recover"], at)),
         }
         Ok(())
-    }
-
-    /// Runs the program until it dies at the hit `at`, or ends before.
-    fn crash(small: &Small, name: &str, arguments: &[&str], at: usize) {
-        let log: PathBuf = small.home().join(name);
-        let variable = ("KLOROS_CRASH", format!("{}:{at}", log.display()));
-        // Where it does not come by as many places, it is killed when all is done, or when nothing more happens.
-        let is_done =
-            |small: &Small| is_over(small) || (small.is_taken() && small.facts("promotion") == 0 && small.listens());
-        small.run_until(arguments, variable, is_done);
     }
 }
 
 /// The deployment is closed, and all about it is told.
-fn is_over(small: &Small) -> bool {
+pub(crate) fn is_over(small: &Small) -> bool {
     let is_closed = || small.json(&["deployments"])[0]["stage"] == "closed";
     small.pending().is_empty() && small.lines(FEEDBACK).len() == 1 && is_closed()
 }
 
 /// Without a daemon, after whoever acted in its place: only what a durable verdict keeps is live.
-fn check_unattended(small: &Small, has_edit: bool) -> Result<(), String> {
+pub(crate) fn check_unattended(small: &Small, has_edit: bool) -> Result<(), String> {
     let verdict = &small.json(&["deployments"])[0]["verdict"]["outcome"];
     let (given, _) = small.speeds();
     if given != "10" && !matches!(verdict.as_str(), Some("success" | "neutral")) {
@@ -242,7 +218,7 @@ fn check_unattended(small: &Small, has_edit: bool) -> Result<(), String> {
 }
 
 /// What is on disk is what the service runs with, and holds what a person wrote.
-fn check_service(small: &Small, has_edit: bool) -> Result<(), String> {
+pub(crate) fn check_service(small: &Small, has_edit: bool) -> Result<(), String> {
     let (given, says) = small.speeds();
     if says.as_ref() != Some(&given) {
         return Err(format!("D: the env file says {given} and the service {says:?}: {}", small.log()));
@@ -254,12 +230,16 @@ fn check_service(small: &Small, has_edit: bool) -> Result<(), String> {
 }
 
 /// Looks at everything that must hold at the end, and returns the verdict in words.
-fn check(small: &Small, has_edit: bool) -> Result<String, String> {
+pub(crate) fn check(small: &Small, has_edit: bool) -> Result<String, String> {
     let deployments = small.json(&["deployments"]);
     let count = deployments.as_array().map_or(0, Vec::len);
     let (validations, feedback) = (small.lines(VALIDATIONS).len(), small.lines(FEEDBACK).len());
     if (count, validations, feedback) != (1, 1, 1) {
         return Err(format!("B: {count} deployments, {validations} validations, {feedback} lessons"));
+    }
+    let lines = [VALIDATIONS, FEEDBACK].map(|name| small.lines(name)).concat();
+    if let Some(line) = lines.iter().find(|line| serde_json::from_str::<serde_json::Value>(line).is_err()) {
+        return Err(format!("B: a line is torn: {line}"));
     }
     let outcome = deployments[0]["verdict"]["outcome"].as_str().unwrap_or("none");
     let reason = deployments[0]["verdict"]["reason"]["reason"].as_str().unwrap_or("none");

@@ -10,11 +10,13 @@ use std::{
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
+use tamper::{Disk, Fate, Plan, Site, Tampered, Who};
 
 /// What stands in the env file before kloros comes: a person's words, and one key of kloros'.
 pub(crate) const OLD: &str = "# by hand\nTOKEN='do not print me'\r\nSPEED=10\n";
@@ -23,7 +25,14 @@ pub(crate) const OLD: &str = "# by hand\nTOKEN='do not print me'\r\nSPEED=10\n";
 const SPEED_DEFAULT: &str = "1";
 
 /// How long anything here may take on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+
+/// How often it is looked at first, and how often at last, whether something has come to be.
+const LOOK_MIN: Duration = Duration::from_millis(2);
+const LOOK_MAX: Duration = Duration::from_millis(20);
+
+/// Memory in the shape of files, where the kernel has it: a thousand houses need no disk.
+const IN_MEMORY: &str = "/dev/shm";
 
 /// Does what the service and its manager do, where this program was called as one of them.
 pub(crate) fn play(arguments: &[String]) -> bool {
@@ -107,12 +116,13 @@ pub(crate) fn wait(what: &str, is_so: impl FnMut() -> bool) {
 
 /// Returns whether it comes to that within so long.
 pub(crate) fn comes(within: Duration, mut is_so: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + within;
+    let began = Instant::now();
     while !is_so() {
-        if Instant::now() > deadline {
+        if began.elapsed() > within {
             return false;
         }
-        std::thread::park_timeout(Duration::from_millis(2));
+        // To look costs others their time: what takes long is looked at less often.
+        std::thread::park_timeout((began.elapsed() / 20).clamp(LOOK_MIN, LOOK_MAX));
     }
     true
 }
@@ -127,7 +137,7 @@ pub(crate) struct Small {
 impl Small {
     /// Returns a small house whose service runs with [`OLD`]. `deployer` is what stands in that section.
     pub(crate) fn new(deployer: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir_in(IN_MEMORY).or_else(|_| tempfile::tempdir()).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
         let small = Self { folder, port, daemon: None };
         fs::create_dir_all(small.home().join("domains")).unwrap();
@@ -136,7 +146,7 @@ impl Small {
         let lease = small.folder.path().join("lease").display().to_string();
         let settings = format!(
             "[shell]\nmetrics_address = \"127.0.0.1:0\"\n[measuring]\nlease_folder = {lease:?}\nothers_max = 1.0\n\
-             others_rise_max = 1.0\n[validator]\nblocks_min = 2\nblocks_max = 2\n[deployer]\nbake_s = 0.0\n{deployer}\n"
+             others_rise_max = 1.0\n[validator]\nblocks_min = 2\nblocks_max = 2\ncalibrate_blocks = 0\n[deployer]\nbake_s = 0.0\n{deployer}\n"
         );
         fs::write(small.home().join("kloros.toml"), settings).unwrap();
         fs::write(small.home().join("domains/small.toml"), small.domain()).unwrap();
@@ -235,6 +245,41 @@ impl Small {
         self.daemon = Some(command.spawn().unwrap());
     }
 
+    /// Starts the daemon with something between it and the kernel, that one call may meet. `disk` learns what becomes durable.
+    pub(crate) fn start_tampered(
+        &mut self,
+        arguments: &[&str],
+        meets: Option<(Site, Fate)>,
+        disk: Option<Arc<Mutex<Disk>>>,
+    ) -> Tampered {
+        let mut command = self.program();
+        command.arg("run").args(arguments);
+        let plan = Plan { folders: self.folders().to_vec(), who: Who::Started, meets };
+        let (tampered, daemon) = Tampered::spawn(command, plan, disk).unwrap();
+        self.daemon = Some(daemon);
+        tampered
+    }
+
+    /// Returns the folders in which a deployment changes something.
+    pub(crate) fn folders(&self) -> [PathBuf; 2] {
+        [self.home(), self.service()]
+    }
+
+    /// Returns whether the daemon has ended by itself, or was killed.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.daemon.as_mut().is_none_or(|daemon| daemon.try_wait().unwrap().is_some())
+    }
+
+    /// Ends the service as a power cut would.
+    pub(crate) fn kill_service(&self) {
+        kill_by(&self.service().join("pid"));
+    }
+
+    /// Starts the service, as the machine does after a boot.
+    pub(crate) fn start_service(&self) {
+        restart(&self.service(), &self.port);
+    }
+
     /// Runs the program with one variable more until it ends, however that is, or is killed because `is_done`.
     pub(crate) fn run_until(&self, arguments: &[&str], variable: (&str, String), is_done: impl Fn(&Self) -> bool) {
         let mut child = self.program().args(arguments).envs([variable]).spawn().unwrap();
@@ -274,8 +319,10 @@ impl Small {
 
     /// Kills the daemon and its process group, as somebody who means it would.
     pub(crate) fn kill(&mut self) {
-        self.signal(Signal::KILL);
-        self.daemon.take().unwrap().wait().unwrap();
+        let mut daemon = self.daemon.take().unwrap();
+        // It may have ended by itself.
+        rustix::process::kill_process_group(Pid::from_child(&daemon), Signal::KILL).ok();
+        daemon.wait().unwrap();
     }
 
     /// Waits until the daemon has ended by itself, and returns its exit code.

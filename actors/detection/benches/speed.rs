@@ -22,7 +22,7 @@ fn main() {
             100.0 + ((state >> 40) as f64 / 16_777_216.0 - 0.5) * 10.0
         })
         .collect();
-    let mut best = f64::INFINITY;
+    let mut turns = Vec::new();
     let mut alarms = 0_u64;
     for row in 0..ROWS {
         let begun = Instant::now();
@@ -31,10 +31,18 @@ fn main() {
             alarms += u64::from(detector.observe(Some(row as f64), Some(value)).alarm);
         }
         if row > 320 {
-            best = best.min(begun.elapsed().as_secs_f64());
+            turns.push(begun.elapsed().as_secs_f64());
         }
     }
+    turns.sort_by(f64::total_cmp);
+    let (best, median, worst) = (turns[0], turns[turns.len() / 2], turns[turns.len() - 1]);
     println!("{:.2} million points a second at {SERIES} series ({alarms} alarms)", SERIES as f64 / best / 1e6);
     println!("{} bytes a series", std::mem::size_of::<Detector>());
-    println!("{:.2} % of a core for {SERIES} series each second", 100.0 * best);
+    // What counts is wall time: where others use the core as well, it is more than the work takes.
+    println!(
+        "{:.2} % of a core for {SERIES} series each second (median turn; {:.2} at best, {:.2} at worst)",
+        100.0 * median,
+        100.0 * best,
+        100.0 * worst
+    );
 }

@@ -154,6 +154,36 @@ proptest! {
         }
     }
 
+    /// A narrow valley draws a search to one point; lesson 40: a search that goes there alone has one candidate a lot.
+    #[test]
+    fn no_lot_collapses_to_near_duplicates(
+        dims in 1..4_usize, budget in 8..24_u32, batch in 1..7_u32, seed: u64, bottom in 0.0..1.0_f64, noisy: bool,
+    ) {
+        let param = |index: usize| Param {
+            name: format!("p{index}"),
+            kind: Kind::Float { low: 0.0, high: 1.0, log: false, step: None },
+            when: None,
+        };
+        let params = (0..dims).map(param).collect();
+        let space = Space::new(SpaceSpec { params, ..SpaceSpec::default() }).unwrap();
+        let mut search = Search::new(space, Options { noisy, ..options(budget, batch, seed) });
+        let mut asked: Vec<Vec<f64>> = Vec::new();
+        loop {
+            let lot = search.ask(u32::MAX);
+            if lot.is_empty() {
+                break;
+            }
+            for candidate in lot {
+                let point: Vec<f64> = candidate.config.values().filter_map(Value::number).collect();
+                let is_far = |other: &Vec<f64>| other.iter().zip(&point).any(|(one, other)| (one - other).abs() > 0.0019);
+                prop_assert!(noisy && asked.contains(&point) || asked.iter().all(is_far), "{point:?} beside {asked:?}");
+                let depth: f64 = point.iter().map(|at| (at - bottom).powi(2)).sum();
+                asked.push(point);
+                search.tell(candidate.id, Outcome::Value(depth)).unwrap();
+            }
+        }
+    }
+
     #[test]
     fn any_setting_as_the_default_is_taken_to_a_valid_one(space in space(), value in any::<f64>(), whole in any::<i64>()) {
         let odd = |index: usize| [Value::Float(value), Value::Integer(whole), Value::Text("?".to_owned()), Value::Bool(true)][index % 4].clone();

@@ -8,7 +8,7 @@ use ractor::ActorCell;
 use tokio::time::Instant;
 
 use super::{Branch, Kind, State};
-use crate::event::EventKind;
+use crate::event::{Event, EventKind};
 use crate::machine::Key;
 use crate::socket::Socket;
 use crate::spec::Rules;
@@ -215,10 +215,10 @@ impl Node {
         status.past().leaked = status.past().leaked.saturating_sub(1);
     }
 
-    /// Lets the place show what an event says, and returns how it is treated and how old its incarnation is.
-    pub(crate) fn show(&self, kind: &EventKind) -> (Arc<Rules>, Duration) {
+    /// Lets the place show what happened to it, and returns what is to be told of that.
+    pub(crate) fn show(&self, generation: u64, kind: EventKind) -> Event {
         let mut status = self.status();
-        match kind {
+        match &kind {
             EventKind::Started => status.stage = Stage::Running { since: Instant::now() },
             EventKind::RestartScheduled { delay } => {
                 let now = Instant::now();
@@ -240,14 +240,15 @@ impl Node {
             EventKind::Leaked => status.past().leaked += 1,
             EventKind::Stalled { .. } | EventKind::StartedAfresh { .. } | EventKind::AutoShutdown => {}
         }
-        let age = status.vitals.as_ref().map_or(Duration::ZERO, |vitals| vitals.age());
-        (Arc::clone(&status.rules), age)
+        let elapsed = status.vitals.as_ref().map_or(Duration::ZERO, |vitals| vitals.age());
+        let Rules { restart, shutdown, .. } = *status.rules;
+        Event { path: self.path.as_ref().to_owned(), generation, restart, shutdown, elapsed, kind }
     }
 
     /// Lets everything below show as down: it ended with the supervisor that stood here.
     pub(crate) fn hush(&self) {
         for child in self.children() {
-            child.show(&EventKind::Stopped);
+            child.show(child.generation(), EventKind::Stopped);
             child.hush();
         }
     }
@@ -280,6 +281,7 @@ impl Node {
             leaked: past.leaked,
             depth: live.map_or(0, |vitals| vitals.waiting()),
             busy_for: busy.map(|(_, busy)| busy),
+            silent_for: live.and_then(|vitals| vitals.silent_for()),
             busy_with: busy.map(|(activity, _)| activity.name()),
             busy_ratio: live.map_or(0.0, |vitals| vitals.busy_ratio()),
             children: Vec::new(),

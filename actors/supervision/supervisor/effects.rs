@@ -36,6 +36,8 @@ impl State {
             Effect::Forget { key } => self.forget(key),
             Effect::Booted => {
                 if let Some(boot) = self.boot.take() {
+                    // Who subscribes now hears what comes, not who came up before.
+                    self.news.tell();
                     // The one who waited for the boot may have gone.
                     let _ = boot.send(Ok(()));
                 }
@@ -60,6 +62,7 @@ impl State {
         let (nursery, limit) = (self.blueprint.nursery.clone(), rules.stall_after);
         let made = (Arc::clone(&place.node), Arc::clone(&place.start));
         tokio::spawn(attend(key, generation, made, launch, former, supervisor, nursery));
+        self.news.a_start_is_due();
         self.watch_stalls(limit);
     }
 
@@ -151,16 +154,14 @@ impl State {
 
     fn giving_up(&mut self, key: Key, reason: String) {
         let path = self.path_of(key);
-        let node = &self.blueprint.node;
-        self.shared.tell(node, node.generation(), EventKind::GaveUp { reason: format!("{path}: {reason}") });
+        self.tell_of_itself(EventKind::GaveUp { reason: format!("{path}: {reason}") });
         // A supervisor ends once, so the cell is empty.
         let _ = self.verdict.set(Verdict::GaveUp { path, reason });
     }
 
     fn shutting_down(&mut self, key: Key) {
         let path = self.path_of(key);
-        let node = &self.blueprint.node;
-        self.shared.tell(node, node.generation(), EventKind::AutoShutdown);
+        self.tell_of_itself(EventKind::AutoShutdown);
         let _ = self.verdict.set(Verdict::Done { path });
     }
 }

@@ -1,22 +1,23 @@
 use std::time::Duration;
 
-use kloros_actors::facts::{BenchSpec, ChatLoad, ChatSlo, FailureKind, TokenRange, TrialFailure};
+use kloros_actors::facts::{BenchLoad, BenchSpec, ChatSlo, FailureKind, TokenRange, TrialFailure};
 use tokio::time::Instant;
 
 use super::endpoint::Fake;
 use crate::{
     bench::{
-        chat::{ChatSpec, Measured, measure},
+        chat::{ChatSpec, measure},
+        drive::Measured,
         load::Call,
         request::{Endpoint, RequestError},
     },
     process::free_port,
 };
 
-const CLOSED: ChatLoad = ChatLoad::Closed { clients: 3 };
-const OPEN: ChatLoad = ChatLoad::Poisson { rate_per_s: 100.0, in_flight_max: 1024 };
+const CLOSED: BenchLoad = BenchLoad::Closed { clients: 3 };
+const OPEN: BenchLoad = BenchLoad::Poisson { rate_per_s: 100.0, in_flight_max: 1024 };
 
-fn spec(load: ChatLoad) -> BenchSpec {
+fn spec(load: BenchLoad) -> BenchSpec {
     BenchSpec::OpenaiChat {
         load,
         prompt_tokens: TokenRange { min: 8, max: 24 },
@@ -28,7 +29,7 @@ fn spec(load: ChatLoad) -> BenchSpec {
     }
 }
 
-fn impatient(load: ChatLoad) -> BenchSpec {
+fn impatient(load: BenchLoad) -> BenchSpec {
     let mut spec = spec(load);
     if let BenchSpec::OpenaiChat { request_timeout_s, .. } = &mut spec {
         *request_timeout_s = 0.2;
@@ -82,7 +83,7 @@ async fn an_endpoint_that_nobody_listens_on_is_dead() {
 #[tokio::test]
 async fn arrivals_beyond_the_limit_in_flight_are_refused_and_counted() {
     let fake = Fake::start().await;
-    let load = ChatLoad::Poisson { rate_per_s: 200.0, in_flight_max: 1 };
+    let load = BenchLoad::Poisson { rate_per_s: 200.0, in_flight_max: 1 };
     let measured = run(&fake.url("mute"), &impatient(load), 7).await.unwrap();
     let sent = fake.requests.lock().unwrap().len() as u64;
     assert_eq!(measured.metrics["error_rate"], 1.0);
@@ -149,7 +150,7 @@ fn numbers_that_cannot_be_worked_with_are_refused_by_name() {
         slo,
         request_timeout_s,
     };
-    let poisson = |rate_per_s| ChatLoad::Poisson { rate_per_s, in_flight_max: 8 };
+    let poisson = |rate_per_s| BenchLoad::Poisson { rate_per_s, in_flight_max: 8 };
     let cases = [
         (with(load, prompt_tokens, warmup_s, 0.0, request_timeout_s), "window_s"),
         (with(load, prompt_tokens, warmup_s, f64::INFINITY, request_timeout_s), "window_s"),
@@ -159,7 +160,7 @@ fn numbers_that_cannot_be_worked_with_are_refused_by_name() {
         (with(load, TokenRange { min: 2, max: 1 }, warmup_s, window_s, request_timeout_s), "prompt_tokens"),
         (with(load, TokenRange { min: 0, max: 1 }, warmup_s, window_s, request_timeout_s), "prompt_tokens"),
         (with(load, TokenRange { min: 1, max: u32::MAX }, warmup_s, window_s, request_timeout_s), "prompt_tokens"),
-        (with(ChatLoad::Closed { clients: 0 }, prompt_tokens, warmup_s, window_s, request_timeout_s), "clients"),
+        (with(BenchLoad::Closed { clients: 0 }, prompt_tokens, warmup_s, window_s, request_timeout_s), "clients"),
         (with(poisson(0.0), prompt_tokens, warmup_s, window_s, request_timeout_s), "rate_per_s"),
         (with(poisson(f64::NAN), prompt_tokens, warmup_s, window_s, request_timeout_s), "rate_per_s"),
         (with(poisson(1e9), prompt_tokens, warmup_s, window_s, request_timeout_s), "rate_per_s"),

@@ -4,6 +4,10 @@ mod endpoint;
 
 mod chat;
 
+mod http;
+
+mod speech;
+
 mod live_load;
 
 mod runner;

@@ -11,7 +11,7 @@ use axum::{
 };
 use kloros_actors::{
     facts::{
-        Apply, BenchSpec, ChatLoad, ChatSlo, DeploymentId, Direction, Domain, FailureKind, Isolation, Key, Knob,
+        Apply, BenchLoad, BenchSpec, ChatSlo, DeploymentId, Direction, Domain, FailureKind, Isolation, Key, Knob,
         KnobKind, Manager, Measurement, MetricSpec, Quiet, ReadBack, Ready, ServiceSpec, Settings, TokenRange,
         TrialFailure, Value,
     },
@@ -78,7 +78,7 @@ fn instance() -> Vec<String> {
 
 fn chat() -> BenchSpec {
     BenchSpec::OpenaiChat {
-        load: ChatLoad::Closed { clients: 2 },
+        load: BenchLoad::Closed { clients: 2 },
         prompt_tokens: TokenRange { min: 4, max: 8 },
         output_tokens: TokenRange { min: 2, max: 4 },
         warmup_s: 0.1,
@@ -99,20 +99,21 @@ fn domain(argv: Vec<String>, bench: BenchSpec) -> Domain {
         apply: Apply::Restart,
         step_max: None,
         reversible: true,
+        relieves: Vec::new(),
+        trades: None,
     };
     Domain {
         name: "practice".to_owned(),
         risk: None,
         isolation: Isolation::Shadow,
-        service: ServiceSpec {
-            manager: Manager::Child,
+        in_place: None,
+        service: ServiceSpec::of(
+            Manager::Child,
             argv,
-            port: 0,
-            env_file: PathBuf::from("live_env"),
-            ready: Ready { http_path: "/health".to_owned(), within_s: 60, passes: 2 },
-            read_back: ReadBack::HttpJson("/settings".to_owned()),
-            metrics_path: None,
-        },
+            PathBuf::from("live_env"),
+            Ready::http("/health", 60, 2),
+            ReadBack::HttpJson("/settings".to_owned()),
+        ),
         knobs: BTreeMap::from([(Key::new("SLOTS").unwrap(), slots)]),
         bench,
         metrics: BTreeMap::from([(
@@ -121,6 +122,7 @@ fn domain(argv: Vec<String>, bench: BenchSpec) -> Domain {
         )]),
         objectives: Vec::new(),
         quiet: None,
+        needs: None,
     }
 }
 

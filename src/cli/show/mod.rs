@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::{Answer, ids, out::Out, picture};
 use crate::{home::Home, journal::Reader};
-use shown::Shown;
+pub(crate) use shown::Shown;
 
 /// How many experiments are looked through for the one that is meant.
 const LOOK_BACK_MAX: usize = 10_000;
@@ -25,13 +25,22 @@ const LOOK_BACK_MAX: usize = 10_000;
 /// How many facts of one experiment are read.
 const FACTS_MAX: usize = 20_000;
 
+/// Returns the experiment that `id` or a beginning of it means, with all that can be told of it, or why there is none.
+pub(crate) fn shown(home: &Home, id: &str) -> anyhow::Result<Result<Shown, String>> {
+    let found = Reader::find(home)?.map(|reader| read(&reader, id)).transpose()?;
+    let facts = match found.unwrap_or_else(|| Err(format!("no experiment begins with {id:?}"))) {
+        Ok(facts) => facts,
+        Err(why) => return Ok(Err(why)),
+    };
+    Ok(Shown::of(home, facts).ok_or_else(|| format!("the journal holds no whole experiment {id:?}")))
+}
+
 /// Shows the experiment that `id` or a beginning of it means, and writes its picture to `svg`.
 pub(super) fn show(home: &Home, id: &str, svg: Option<&Path>, out: &mut Out) -> anyhow::Result<Answer> {
     // A file that may not be written is told before anything else is.
     let svg = svg.map(picture::SvgFile::at).transpose()?;
-    let found = Reader::find(home)?.map(|reader| read(&reader, id)).transpose()?;
-    let facts = match found.unwrap_or_else(|| Err(format!("no experiment begins with {id:?}"))) {
-        Ok(facts) => facts,
+    let shown = match shown(home, id)? {
+        Ok(shown) => shown,
         Err(why) => {
             if out.is_json() {
                 out.answer(&json!([]), String::new)?;
@@ -39,10 +48,6 @@ pub(super) fn show(home: &Home, id: &str, svg: Option<&Path>, out: &mut Out) -> 
             super::out::trouble(&why);
             return Ok(Answer::No);
         }
-    };
-    let Some(shown) = Shown::of(home, facts) else {
-        super::out::trouble(&format!("the journal holds no whole experiment {id:?}"));
-        return Ok(Answer::No);
     };
     if let Some(file) = svg {
         file.write(&picture::svg(&words::picture(&shown)))?;

@@ -31,7 +31,7 @@ const BEST_MAX: usize = 3;
 
 /// One experiment with all that can be told of it.
 #[derive(Serialize)]
-pub(super) struct Shown {
+pub(crate) struct Shown {
     pub(super) experiment: Experiment,
     /// How it ended, in one word; `running` if it did not.
     pub(super) state: &'static str,

@@ -31,7 +31,7 @@ fn tampered(house: &House, change: impl FnOnce(&mut Vec<String>)) -> Verified {
     change(&mut lines);
     let changed: String = lines.iter().map(|line| format!("{line}\n")).collect();
     fs::write(trail(&house.home), changed).unwrap();
-    let found = verify(&house.home).unwrap();
+    let found = verify(&house.home, 5).unwrap();
     fs::write(trail(&house.home), text).unwrap();
     found
 }
@@ -45,7 +45,7 @@ fn check_broken(found: &Verified, at: u64, part: &str) {
 
 #[track_caller]
 fn check_intact(home: &Home, expected: u64) -> String {
-    match verify(home).unwrap() {
+    match verify(home, 5).unwrap() {
         Verified::Intact { lines, head } if lines == expected => head,
         other => panic!("{other:?}"),
     }
@@ -73,7 +73,7 @@ async fn whoever_changes_drops_adds_or_reorders_a_line_is_found_out_at_the_first
         "not the one that was written",
     );
     fs::remove_file(trail(&house.home)).unwrap();
-    check_broken(&verify(&house.home).unwrap(), 1, "missing");
+    check_broken(&verify(&house.home, 5).unwrap(), 1, "missing");
     assert_eq!(rebuild(&house.home).unwrap().lines, 4);
     assert_eq!(check_intact(&house.home, 4), head);
 }
@@ -83,11 +83,11 @@ async fn a_torn_last_line_and_a_pipe_in_the_place_of_the_trail_are_no_trail() {
     let house = thawed(&["a", "b"]).await;
     let text = fs::read_to_string(trail(&house.home)).unwrap();
     fs::write(trail(&house.home), &text[..text.len() - 1]).unwrap();
-    check_broken(&verify(&house.home).unwrap(), 2, "not the one that was written");
+    check_broken(&verify(&house.home, 5).unwrap(), 2, "not the one that was written");
     fs::remove_file(trail(&house.home)).unwrap();
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
     rustix::fs::mkfifoat(rustix::fs::CWD, trail(&house.home), mode).unwrap();
-    assert!(verify(&house.home).is_err());
+    assert!(verify(&house.home, 5).is_err());
 }
 
 #[tokio::test]
@@ -102,7 +102,7 @@ async fn whoever_changes_the_journal_beneath_the_trail_is_found_out_too() {
         let house = thawed(&["a", "b", "c"]).await;
         drop(wait_until_alone(&house.home));
         Connection::open(house.home.journal()).unwrap().execute_batch(sql).unwrap();
-        let Verified::Broken { n, why, .. } = verify(&house.home).unwrap() else { panic!("{sql} was not found") };
+        let Verified::Broken { n, why, .. } = verify(&house.home, 5).unwrap() else { panic!("{sql} was not found") };
         assert!(n == at && why.contains(part), "{sql}: {n} {why}");
     }
 }
@@ -140,7 +140,7 @@ async fn every_kind_of_decision_has_a_line_and_what_is_measured_has_none() {
     append(&store, facts).await;
     store.flush().await.unwrap();
     check_intact(&house.home, audited as u64);
-    assert_eq!(everything(&store).await.len(), 35, "each is read as it was written");
+    assert_eq!(everything(&store).await.len(), 38, "each is read as it was written");
     let kinds: std::collections::BTreeSet<String> =
         lines(&trail(&house.home)).iter().map(|line| line["kind"].as_str().unwrap().to_owned()).collect();
     let expected = super::super::audit::AUDITED.map(|kind| kind.label().to_owned());

@@ -37,7 +37,7 @@ async fn a_baseline_that_was_edited_soundly_is_taken_over_once_and_stands_in_the
     assert_eq!(written["metrics"]["e2e_p95_ms"], 70.5);
     assert_eq!(written["edited_by_hand"], true);
     assert_eq!(started(&house).await, 1, "it is taken over once");
-    let Verified::Intact { lines, .. } = verify(&house.home).unwrap() else { panic!("the trail is broken") };
+    let Verified::Intact { lines, .. } = verify(&house.home, 5).unwrap() else { panic!("the trail is broken") };
     assert_eq!(lines, 2);
     fs::remove_file(&path).unwrap();
     rebuild(&house.home).unwrap();

@@ -278,7 +278,7 @@ fn numbers_that_measure_nothing_are_refused() {
     lab_refused(
         "load = { poisson",
         "load = { poison",
-        "bench.load.poison: expected { closed = ... } or { poisson = ... }",
+        "bench.load.poison: expected { closed = ... } or { constant = ... } or { poisson = ... }",
     );
     lab_refused("max = 1500\n", "max = nan\n", "objectives[0].max: NaN is no finite number");
     lab_refused("readings = 3", "readings = 0", "objectives[0].readings: 0 is outside 1 to 100000");
@@ -304,7 +304,7 @@ fn a_service_that_could_not_be_started_is_refused() {
     lab_refused(
         "manager = \"child\"",
         "manager = \"systemd\"",
-        "service.manager: expected child or { command = ... }, found the text \"systemd\"",
+        "service.manager: expected child or { command = ... } or { systemd = ... }, found the text \"systemd\"",
     );
     lab_refused("port = 0 ", "port = 65536 ", "service.port: 65536 is outside 0 to 65535");
     lab_refused(
@@ -643,5 +643,39 @@ fn hostile_toml_is_refused_within_a_moment() {
         refused_within_a_moment("kloros.toml", &text);
     }
     refused_within_a_moment("kloros.toml", &format!("{} = 1", "k".repeat(most - 4)));
-    refused_within_a_moment("kloros.toml", &format!("observer.raise_at = \"{}\"", "k".repeat(most - 40)));
+    refused_within_a_moment("kloros.toml", &format!("observer.matters_from = \"{}\"", "k".repeat(most - 40)));
+}
+
+#[test]
+fn what_is_measured_in_place_has_windows_and_limits_that_fit() {
+    let with_more = |more: &str| format!("{}\n[in_place]\n{more}\n", with(LAB, "\"shadow\"", "\"in_place\""));
+    let read = Home::new(&[("domains/lab.toml", &with_more("windows = [\"02:00-05:00\", \"sun\"]"))]).settings();
+    let in_place = read.catalogue.domains["lab"].in_place.clone().unwrap();
+    assert_eq!((in_place.windows_text().as_str(), in_place.candidate_max_s), ("02:00-05:00, sun", 900));
+    for (more, complaint) in [
+        ("windows = []", "in_place.windows: must have 1 or more entries"),
+        ("", "in_place.windows: is missing"),
+        ("windows = [\"night\"]", "in_place.windows[0]: \"night\" is no window of time: the days are mon"),
+        ("windows = [\"sun\"]\nwindow = \"x\"", "in_place.window: unknown key; did you mean windows?"),
+        ("windows = [\"sun\"]\ncandidate_max_s = 0", "in_place.candidate_max_s: 0 is outside 1 to 86400"),
+        ("windows = [\"sun\"]\ncandidate_max_s = 1", "in_place.candidate_max_s: a candidate may take"),
+        ("windows = [\"sun\"]\nsession_max_s = 60", "in_place.session_max_s: no candidate can take 900 s"),
+        ("windows = [\"sun\"]\nrestarts_per_hour_max = -1", "in_place.restarts_per_hour_max: -1 is outside 1 to 1000"),
+    ] {
+        let text = Home::new(&[("domains/lab.toml", &with_more(more))]).read(&[]).unwrap_err();
+        assert!(text.contains(complaint), "{more}: {text}");
+    }
+}
+
+#[test]
+fn where_candidates_are_measured_and_when_the_service_is_tried_on_belong_together() {
+    lab_refused(
+        "isolation = \"shadow\"",
+        "isolation = \"in_place\"",
+        "isolation: the serving instance is tried on in maintenance windows alone: give [in_place] with windows, as \
+         windows = [\"02:00-05:00\"]",
+    );
+    let both = format!("{LAB}\n[in_place]\nwindows = [\"sun\"]\n");
+    let text = Home::new(&[("domains/lab.toml", &both)]).read(&[]).unwrap_err();
+    assert!(text.contains("in_place: says when the serving instance is tried on"), "{text}");
 }

@@ -15,12 +15,19 @@ fn variables_refused(variables: &[(&str, &str)], complaints: &[&str]) {
 }
 
 #[test]
-fn the_embedded_file_says_exactly_what_the_rooms_the_shell_and_measuring_default_to() {
+fn the_embedded_file_says_exactly_what_each_section_defaults_to() {
     let mut written: toml::Table = include_str!("../../../config/kloros.toml").parse().unwrap();
     let (shell, measuring) = (written.remove("shell").unwrap(), written.remove("measuring").unwrap());
+    let (conversation, following) = (written.remove("conversation").unwrap(), written.remove("reload").unwrap());
+    let reached = written.remove("api").unwrap();
+    assert_eq!(written.remove("notices").unwrap(), toml::Value::try_from(Notices::default()).unwrap());
+    assert_eq!(written.remove("traces").unwrap(), toml::Value::try_from(Traces::default()).unwrap());
     assert_eq!(written, toml::Table::try_from(Config::default()).unwrap());
     assert_eq!(shell, toml::Value::try_from(Shell::default()).unwrap());
     assert_eq!(measuring, toml::Value::try_from(Measuring::default()).unwrap());
+    assert_eq!(conversation, toml::Value::try_from(Conversation::default()).unwrap());
+    assert_eq!(following, toml::Value::try_from(Following::default()).unwrap());
+    assert_eq!(reached, toml::Value::try_from(Reached::default()).unwrap());
 }
 
 #[test]
@@ -91,18 +98,19 @@ fn a_value_of_another_type_is_refused_rather_than_turned_into_the_right_one() {
         ("{ a = 1 }", "expected a whole number, found a table"),
         ("2020-01-01", "expected a whole number, found a date"),
     ] {
-        let expected = format!("kloros.toml:2: observer.window_readings: {complaint}");
-        main_file_refused(&format!("[observer]\nwindow_readings = {value}\n"), &[&expected]);
+        let expected = format!("kloros.toml:2: observer.warmup_readings: {complaint}");
+        main_file_refused(&format!("[observer]\nwarmup_readings = {value}\n"), &[&expected]);
     }
 }
 
 #[test]
 fn a_decimal_number_may_be_written_without_a_point_but_must_be_finite() {
-    let home = Home::new(&[("kloros.toml", "[observer]\nraise_at = 7\n")]);
-    assert_eq!(home.settings().rooms.observer.raise_at, 7.0);
+    let home = Home::new(&[("kloros.toml", "[observer]\nmatters_from = 7\n")]);
+    assert_eq!(home.settings().rooms.observer.matters_from, 7.0);
     for value in ["nan", "inf", "-inf", "true", "\"7\""] {
-        let text = Home::new(&[("kloros.toml", &format!("[observer]\nraise_at = {value}\n"))]).read(&[]).unwrap_err();
-        assert!(text.starts_with("kloros.toml:2: observer.raise_at: expected a finite number, found "), "{text}");
+        let text =
+            Home::new(&[("kloros.toml", &format!("[observer]\nmatters_from = {value}\n"))]).read(&[]).unwrap_err();
+        assert!(text.starts_with("kloros.toml:2: observer.matters_from: expected a finite number, found "), "{text}");
     }
 }
 
@@ -122,11 +130,11 @@ fn a_flag_in_quotes_and_a_number_for_a_flag_are_refused() {
 #[test]
 fn an_unknown_key_is_answered_by_the_nearest_known_one() {
     main_file_refused(
-        "keep_from = 0.1\n[validator]\nkeep_form = 0.1\nraise_at = 3.0\n[validatr]\nalpha = 0.1\n[curiosity.pressure]\nmax_candidate = 1\n",
+        "keep_from = 0.1\n[validator]\nkeep_form = 0.1\nmatters_from = 3.0\n[validatr]\nalpha = 0.1\n[curiosity.pressure]\nmax_candidate = 1\n",
         &[
             "kloros.toml:1: keep_from: unknown key; did you mean validator.keep_from?",
             "kloros.toml:3: validator.keep_form: unknown key; did you mean keep_from?",
-            "kloros.toml:4: validator.raise_at: unknown key; did you mean observer.raise_at?",
+            "kloros.toml:4: validator.matters_from: unknown key; did you mean observer.matters_from?",
             "kloros.toml:5: validatr: unknown key; did you mean validator?",
             "kloros.toml:8: curiosity.pressure.max_candidate: unknown key; did you mean max_candidates?",
         ],
@@ -136,7 +144,7 @@ fn an_unknown_key_is_answered_by_the_nearest_known_one() {
 #[test]
 fn all_problems_are_said_at_once_wherever_they_stand() {
     let files = [
-        ("kloros.toml", "gate = 3\n[observer]\nclear_at = 9.0\nwindow_reading = 1\n[validator]\nalpha = 0.9\n"),
+        ("kloros.toml", "gate = 3\n[observer]\nclear_s = -9.0\nwarmup_reading = 1\n[validator]\nalpha = 0.9\n"),
         ("domains/one.toml", "isolation = \"shadow\"\nisolation = \"shadow\"\n"),
         ("dream.yaml", "experiments: [\n"),
     ];
@@ -177,8 +185,10 @@ fn a_value_out_of_its_range_is_blamed_on_the_line_or_variable_that_set_it() {
 #[test]
 fn a_default_that_no_longer_fits_is_said_to_be_one() {
     main_file_refused(
-        "[observer]\nraise_at = 2.0\n",
-        &["kloros.toml: observer.clear_at: 3 is outside 0 to 2 (its default, which another setting does not go with)"],
+        "[observer]\ngather_s = 90.0\n",
+        &[
+            "kloros.toml: observer.together_s: 60 is outside 90 to 86400 (its default, which another setting does not go with)",
+        ],
     );
 }
 
@@ -187,18 +197,18 @@ fn a_variable_is_read_by_the_type_of_the_setting_it_overrides() {
     variables_refused(
         &[
             ("KLOROS__SHELL__CHAOS", "yes"),
-            ("KLOROS__OBSERVER__WINDOW_READINGS", "2.7"),
-            ("KLOROS__OBSERVER__RAISE_AT", "nan"),
-            ("KLOROS__OBSERVER__RAISE_AFTER", "-1"),
+            ("KLOROS__OBSERVER__WARMUP_READINGS", "2.7"),
+            ("KLOROS__OBSERVER__MATTERS_FROM", "nan"),
+            ("KLOROS__OBSERVER__SERIES_MAX", "-1"),
             ("KLOROS__GATE__AUTONOMY", "true"),
             ("KLOROS__DREAM__LOT_MAX", ""),
         ],
         &[
             "KLOROS__DREAM__LOT_MAX: dream.lot_max: expected a whole number, found \"\"",
             "KLOROS__GATE__AUTONOMY: gate.autonomy: expected a whole number, found \"true\"",
-            "KLOROS__OBSERVER__RAISE_AFTER: observer.raise_after: invalid value: integer `-1`, expected u32",
-            "KLOROS__OBSERVER__RAISE_AT: observer.raise_at: expected a finite number, found \"nan\"",
-            "KLOROS__OBSERVER__WINDOW_READINGS: observer.window_readings: expected a whole number, found \"2.7\"",
+            "KLOROS__OBSERVER__MATTERS_FROM: observer.matters_from: expected a finite number, found \"nan\"",
+            "KLOROS__OBSERVER__SERIES_MAX: observer.series_max: invalid value: integer `-1`, expected u32",
+            "KLOROS__OBSERVER__WARMUP_READINGS: observer.warmup_readings: expected a whole number, found \"2.7\"",
             "KLOROS__SHELL__CHAOS: shell.chaos: expected true or false, found \"yes\"",
         ],
     );
@@ -263,6 +273,38 @@ fn a_flood_of_problems_is_counted_rather_than_printed() {
 }
 
 #[test]
+fn a_setting_that_there_is_no_more_is_answered_by_what_to_do() {
+    main_file_refused(
+        "[observer]\nraise_after = 3\nwindow_readings = 60\n",
+        &[
+            "kloros.toml:2: observer.raise_after: is no setting any more: write observer.for_s, in seconds",
+            "kloros.toml:3: observer.window_readings: is no setting any more: the past has no window now; \
+             observer.warmup_readings says how long a series is learned from",
+        ],
+    );
+}
+
+#[test]
+fn times_of_silence_are_a_list_of_texts_that_may_name_whom_they_are_about() {
+    let home = Home::new(&[("kloros.toml", "[observer]\nsilence = [\"sat,sun\", \"lab: 22:00-06:00\"]\n")]);
+    let told: Vec<String> = home.settings().rooms.observer.silence.iter().map(ToString::to_string).collect();
+    assert_eq!(told, ["sat,sun", "lab: 22:00-06:00"]);
+    let text = Home::new(&[("kloros.toml", "[observer]\nsilence = [\"a b: sat\"]\n")]).read(&[]).unwrap_err();
+    assert!(text.starts_with("kloros.toml:2: observer.silence: \"a b\" is no name"), "{text}");
+}
+
+#[test]
+fn a_name_that_is_no_domains_is_told_wherever_settings_name_one() {
+    for (text, key) in [
+        ("[curiosity]\nleave_alone = [\"lap\"]\n", "curiosity.leave_alone"),
+        ("[observer]\nsilence = [\"host: sat\", \"gpu: sat\", \"lap: sat\"]\n", "observer.silence"),
+    ] {
+        let told = Home::new(&[("kloros.toml", text)]).read(&[]).unwrap_err();
+        assert_eq!(told, format!("kloros.toml: {key}: there is no domain \"lap\": the domains are lab"));
+    }
+}
+
+#[test]
 fn freeze_windows_are_a_list_of_texts_and_a_wrong_one_is_told_with_its_line() {
     let home = Home::new(&[("kloros.toml", "[gate]\nfreeze = [\"sat,sun\", \"22:00-06:00\"]\n")]);
     let told = |settings: Settings| settings.rooms.gate.freeze.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -273,9 +315,64 @@ fn freeze_windows_are_a_list_of_texts_and_a_wrong_one_is_told_with_its_line() {
     for (value, part) in [
         ("\"sat\"", "expected a list of texts, found the text \"sat\""),
         ("[1]", "expected a list of texts"),
-        ("[\"sat\", \"caturday\"]", "\"caturday\" is no freeze window: the days are mon"),
+        ("[\"sat\", \"caturday\"]", "\"caturday\" is no window of time: the days are mon"),
     ] {
         let text = Home::new(&[("kloros.toml", &format!("[gate]\nfreeze = {value}\n"))]).read(&[]).unwrap_err();
         assert!(text.starts_with("kloros.toml:2: gate.freeze: ") && text.contains(part), "{text}");
     }
+}
+
+#[test]
+fn each_setting_is_shown_with_where_its_value_is_from() {
+    let text = |file: &str, text: &str| super::super::layers::Text { file: file.to_owned(), text: text.to_owned() };
+    let files = [
+        text("kloros.toml", "[gate]\nautonomy = 0\n[shell]\nchaos = true\n"),
+        text("conf.d/a.toml", "[gate]\nautonomy = 1\n"),
+    ];
+    let environment = [("KLOROS__SHELL__LOG".into(), "debug".into())];
+    let mut complaints = Complaints::default();
+    let shown = super::super::layers::shown(&files, environment, &mut complaints);
+    let of = |key: &str| {
+        let found = shown.iter().find(|setting| setting.key == key).unwrap();
+        (found.value.clone(), found.origin.clone().unwrap_or_default())
+    };
+    assert_eq!(complaints.len(), 0);
+    assert_eq!(of("gate.autonomy"), ("1".to_owned(), "conf.d/a.toml:2".to_owned()));
+    assert_eq!(of("shell.chaos"), ("true".to_owned(), "kloros.toml:4".to_owned()));
+    assert_eq!(of("shell.log"), ("\"debug\"".to_owned(), "KLOROS__SHELL__LOG".to_owned()));
+    assert_eq!(of("reload.settle_s"), ("0.3".to_owned(), String::new()));
+}
+
+#[test]
+fn domains_stand_beside_the_settings_or_in_the_home_where_none_are_beside_them() {
+    let (home, etc) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let settings = etc.path().join("kloros.toml");
+    std::fs::write(&settings, "").unwrap();
+    let lab = include_str!("../../../config/domains/lab.toml");
+    let names = || {
+        let settings = Settings::load(home.path(), Some(&settings)).unwrap();
+        settings.catalogue.domains.keys().cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(names(), ["lab"], "what there is to practise on");
+    for (folder, name) in [(&home, "at_home"), (&etc, "beside")] {
+        std::fs::create_dir(folder.path().join("domains")).unwrap();
+        std::fs::write(folder.path().join(format!("domains/{name}.toml")), lab).unwrap();
+        assert_eq!(names(), [name]);
+    }
+    let (folders, files) = places(home.path(), Some(&settings));
+    for folder in [home.path().join("domains"), etc.path().join("domains")] {
+        assert!(folders.contains(&folder), "{folders:?}");
+    }
+    assert!(files.contains(&etc.path().join("domains/beside.toml")), "{files:?}");
+}
+
+#[test]
+fn two_that_listen_at_one_address_are_refused() {
+    main_file_refused(
+        "[api]\nlisten = \"127.0.0.1:9464\"\n",
+        &["kloros.toml:2: api.listen: shell.metrics_address is the same address: only one can listen there"],
+    );
+    let free =
+        Home::new(&[("kloros.toml", "[shell]\nmetrics_address = \"127.0.0.1:0\"\n[api]\nlisten = \"127.0.0.1:0\"\n")]);
+    free.read(&[]).unwrap();
 }

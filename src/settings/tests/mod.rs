@@ -2,7 +2,15 @@
 
 mod catalogue;
 
+mod change;
+
 mod layers;
+
+mod page;
+
+mod service;
+
+mod shipped;
 
 mod shapes;
 
@@ -45,4 +53,36 @@ impl Home {
 #[track_caller]
 fn refused(files: &[(&str, &str)], complaints: &[&str]) {
     assert_eq!(Home::new(files).read(&[]).unwrap_err().lines().collect::<Vec<_>>(), complaints);
+}
+
+#[test]
+fn fuzzed_domain_dream_and_space_files_are_understood_or_complained_about_with_their_line() {
+    let seed = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/seeds").join(name);
+        fs::read(path).unwrap()
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let said = |complaints: &Complaints, is_read: bool| {
+        assert!(is_read || complaints.len() > 0, "what is not understood is complained about");
+    };
+    crate::fuzz::hold("domain files", &[seed("domain.toml"), Vec::new()], |bytes| {
+        let mut complaints = Complaints::default();
+        let domain = domain_file::read("small.toml", "small", &text(bytes), &mut complaints);
+        said(&complaints, domain.is_some());
+    });
+    let mut none = Complaints::default();
+    let domain = domain_file::read("small.toml", "small", &text(&seed("domain.toml")), &mut none);
+    let domains = dream_file::Domains::from([("small".to_owned(), domain)]);
+    crate::fuzz::hold("dream files", &[seed("dream.yaml"), Vec::new()], |bytes| {
+        let mut complaints = Complaints::default();
+        dream_file::read("dream.yaml", &text(bytes), &domains, &mut complaints);
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("space.toml");
+    crate::fuzz::hold("space files", &[seed("space.toml"), Vec::new()], |bytes| {
+        fs::write(&path, bytes).unwrap();
+        if let Err(complaints) = space(&path) {
+            said(&complaints, false);
+        }
+    });
 }

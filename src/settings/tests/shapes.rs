@@ -1,14 +1,17 @@
 use std::collections::BTreeMap;
 
 use kloros_actors::facts::{
-    Apply, BenchSpec, Budget, ChatLoad, ChatSlo, Dimension, Direction, Domain, ExperimentSpec, Guard, Isolation, Key,
-    Knob, KnobKind, Manager, MetricSpec, Objective, Quiet, ReadBack, Ready, Risk, ServiceSpec, TokenRange, Value, When,
+    Apply, BenchLoad, BenchSpec, Budget, ChatSlo, Check, Dimension, Direction, Domain, ExperimentSpec, Guard,
+    HttpBench, HttpPath, InPlace, Isolation, Key, Knob, KnobKind, Load, Manager, MetricSpec, Objective, Quiet,
+    ReadBack, Ready, Risk, Scope, ServiceSpec, SoundFormat, SpeechBench, SpeechSlo, TokenRange, Trades, Trouble, Value,
+    When,
 };
 
 use super::*;
 
 fn knob(range: KnobKind, default: Value, step_max: Option<f64>) -> Knob {
-    Knob { range, default, apply: Apply::Restart, step_max, reversible: false }
+    let relieves = vec![Trouble::Latency];
+    Knob { range, default, apply: Apply::Restart, step_max, reversible: false, relieves, trades: None }
 }
 
 /// A domain in which every key is given.
@@ -30,26 +33,33 @@ fn complete(manager: Manager, read_back: ReadBack, bench: BenchSpec) -> Domain {
         ("F", knob(tenths, Value::Float(0.7), None)),
         ("G", knob(ordinal, Value::Float(2.5), None)),
         ("H", knob(sizes, Value::Integer(4), Some(4.0))),
+        ("I", Knob { trades: Some(Trades::Context), ..knob(KnobKind::Boolean {}, Value::Boolean(false), None) }),
     ];
     let guard = Some(Guard { loss_max: Some(0.05), value_max: Some(9.0) });
     Domain {
         name: "complete".to_owned(),
         risk: Some(Risk::High),
         isolation: Isolation::Shadow,
+        in_place: None,
         service: ServiceSpec {
-            manager,
-            argv: vec!["serve".to_owned(), "{port}".to_owned()],
             port: 8000,
-            env_file: "/etc/complete.env".into(),
-            ready: Ready { http_path: "/health".to_owned(), within_s: 5, passes: 2 },
-            read_back,
+            check: Some(Check { command: vec!["try".to_owned(), "{A}".to_owned()], within_s: 9 }),
             metrics_path: Some("/metrics".to_owned()),
+            load_metric: Some("http:requests_total".to_owned()),
+            ..ServiceSpec::of(
+                manager,
+                vec!["serve".to_owned(), "{port}".to_owned()],
+                "/etc/complete.env".into(),
+                Ready::http("/health", 5, 2),
+                read_back,
+            )
         },
         knobs: knobs.map(|(key, knob)| (Key::new(key).unwrap(), knob)).into(),
         bench,
         metrics: BTreeMap::from([("speed".to_owned(), MetricSpec { direction: Direction::Up, weight: 1.0, guard })]),
         objectives: vec![Objective { reading: "latency".to_owned(), max: 1.5, readings: 3 }],
         quiet: Some(Quiet { others_max: 0.75, others_rise_max: 0.125 }),
+        needs: Some(Load { cores: Some(1.5), memory_mib: Some(512.0), gpu_memory_mib: Some(4096.0) }),
     }
 }
 
@@ -75,10 +85,77 @@ fn whatever_a_domain_can_say_its_file_can_say() {
     };
     let json = || ReadBack::HttpJson("/config".to_owned());
     let restart = vec!["systemctl".to_owned(), "restart".to_owned(), "complete".to_owned()];
-    survives(&complete(Manager::Child, json(), command));
-    survives(&complete(Manager::Child, json(), chat(ChatLoad::Closed { clients: 4 })));
-    let poisson = ChatLoad::Poisson { rate_per_s: 2.5, in_flight_max: 9 };
+    survives(&complete(Manager::Child, json(), command.clone()));
+    survives(&complete(Manager::Child, json(), chat(BenchLoad::Closed { clients: 4 })));
+    let constant = BenchLoad::Constant { rate_per_s: 2.5, in_flight_max: 9 };
+    survives(&complete(Manager::Child, json(), chat(constant)));
+    let poisson = BenchLoad::Poisson { rate_per_s: 2.5, in_flight_max: 9 };
     survives(&complete(Manager::Command { restart }, ReadBack::ProcEnviron, chat(poisson)));
+    let windows = vec!["02:00-05:00".parse().unwrap(), "sat,sun".parse().unwrap()];
+    let limits = InPlace { windows, candidate_max_s: 60, session_max_s: 3600, restarts_per_hour_max: 9 };
+    let in_place = complete(Manager::Child, json(), chat(BenchLoad::Closed { clients: 4 }));
+    survives(&Domain { isolation: Isolation::InPlace, in_place: Some(limits), ..in_place });
+    let systemd = Manager::Systemd { unit: "chat@1.service".to_owned(), scope: Scope::User };
+    let read_back = ReadBack::Command(vec!["show".to_owned(), "{port}".to_owned()]);
+    let mut unit = complete(systemd, read_back, command.clone());
+    (unit.service.restart_within_s, unit.service.stop_within_s) = (900, 5);
+    let command_says = vec!["check".to_owned(), "{port}".to_owned()];
+    unit.service.ready = Ready { command: command_says, within_s: 9, passes: 3, bake_s: 1.5, ..Ready::default() };
+    survives(&unit);
+    for ready in [
+        Ready { tcp: true, ..Ready::http("/", 9, 2) },
+        Ready { notify: true, ..Ready::http("/", 9, 1) },
+        Ready { log_line: Some("listening on".to_owned()), ..Ready::http("/", 9, 1) },
+    ] {
+        let mut child = complete(Manager::Child, json(), command.clone());
+        child.service.ready = Ready { http_path: None, ..ready };
+        survives(&child);
+    }
+}
+
+#[test]
+fn whatever_a_bench_of_pages_or_of_speech_can_say_its_file_can_say() {
+    let json = || ReadBack::HttpJson("/config".to_owned());
+    let constant = BenchLoad::Constant { rate_per_s: 2.5, in_flight_max: 9 };
+    let every_key = HttpBench {
+        load: constant,
+        paths: vec![HttpPath { path: "/".to_owned(), weight: 3 }, HttpPath { path: "/b?c=d".to_owned(), weight: 1 }],
+        headers: BTreeMap::from([("accept-encoding".to_owned(), "gzip".to_owned())]),
+        expect_status: 204,
+        body_bytes_max: 4096,
+        keep_alive: false,
+        warmup_s: 0.5,
+        window_s: 1.5,
+        slo_ms: Some(2.5),
+        request_timeout_s: 9.5,
+    };
+    let few = HttpBench {
+        headers: BTreeMap::new(),
+        expect_status: 200,
+        body_bytes_max: 16 << 20,
+        keep_alive: true,
+        slo_ms: None,
+        ..every_key.clone()
+    };
+    for bench in [every_key, few] {
+        survives(&complete(Manager::Child, json(), BenchSpec::Http(bench)));
+    }
+    let every_key = SpeechBench {
+        load: constant,
+        input_tokens: TokenRange { min: 1, max: 2 },
+        model: "tts-1".to_owned(),
+        voice: "alloy".to_owned(),
+        format: SoundFormat::Pcm,
+        pcm_rate_hz: 16_000,
+        warmup_s: 0.5,
+        window_s: 1.5,
+        slo: Some(SpeechSlo { first_byte_ms: 1.5, e2e_ms: 2.5 }),
+        request_timeout_s: 9.5,
+    };
+    let few = SpeechBench { format: SoundFormat::Wav, pcm_rate_hz: 24_000, slo: None, ..every_key.clone() };
+    for bench in [every_key, few] {
+        survives(&complete(Manager::Child, json(), BenchSpec::OpenaiSpeech(bench)));
+    }
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! The snapshot and the events tell what is so.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
-use kloros_supervision::{EVENTS_TOTAL, EventKind, Kind, State, Strategy, UnknownChild, start};
+use kloros_supervision::{ChildSpec, EVENTS_TOTAL, Event, EventKind, Kind, State, Strategy, UnknownChild, start};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+use tokio::sync::broadcast;
 
 use crate::fixtures::{LONG, Log, Order, Room, seconds, supervisor, until};
 
@@ -44,6 +46,41 @@ async fn a_stopped_tree_shows_nobody_running() {
     let tree = start(supervisor("house", Strategy::OneForOne).tree(mind)).await.unwrap();
     tree.stop(LONG).await.unwrap();
     assert!(tree.snapshot().walk().iter().all(|place| place.state == State::Stopped && place.uptime.is_none()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_started_again_does_not_wait_until_its_failure_is_told() {
+    let log = Log::default();
+    let a = Room::new("a", &log);
+    let heard = Arc::new(Mutex::new(None::<broadcast::Receiver<Event>>));
+    let room = (a.clone(), Arc::clone(&heard), log.clone());
+    let made = move || {
+        let (room, heard, log) = &room;
+        let told = heard.lock().unwrap().as_mut().map_or(0, |events| events.len());
+        log.note(format!("{told} told"));
+        (room.clone(), ())
+    };
+    let child = ChildSpec::actor("a", &a.socket, made);
+    let tree = start(supervisor("house", Strategy::OneForOne).child(child)).await.unwrap();
+    *heard.lock().unwrap() = Some(tree.events());
+    a.tell(Order::Fail("bad"));
+    a.reaches(2).await;
+    assert_eq!(log.lines(), ["0 told", "start a", "up a", "0 told", "start a", "up a"]);
+    until(|| heard.lock().unwrap().as_ref().is_some_and(|events| events.len() == 4)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_subscribes_when_the_tree_is_up_hears_nothing_of_how_it_came_up() {
+    for _ in 0..300 {
+        let log = Log::default();
+        let a = Room::new("a", &log);
+        let mind = supervisor("mind", Strategy::OneForOne).child(a.spec());
+        let tree = start(supervisor("house", Strategy::OneForOne).tree(mind)).await.unwrap();
+        let mut events = tree.events();
+        tree.control("house").unwrap().ping(LONG).await.unwrap();
+        assert!(matches!(events.try_recv(), Err(broadcast::error::TryRecvError::Empty)));
+        tree.stop(LONG).await.unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,6 +7,7 @@ use kloros_supervision::{EventKind, Nursery, Outlet, StartError, Strategy, start
 
 use crate::fixtures::{Habits, LONG, Log, Order, Room, seconds, supervisor, until};
 
+/// Lesson 35: the absence of progress is what is watched, by the clock.
 #[tokio::test(start_paused = true)]
 async fn a_handler_without_progress_is_killed_and_its_room_restarted_within_twice_the_limit() {
     let log = Log::default();

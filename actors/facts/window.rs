@@ -1,4 +1,5 @@
-//! Freeze windows: times of the local clock in which nothing new is deployed.
+//! Times of the local clock, as a person writes them: when nothing new is deployed, when nothing is said of a service, when one
+//! is lent to experiments.
 
 use std::{fmt, str::FromStr};
 
@@ -11,10 +12,10 @@ const DAY_MIN: i64 = 24 * 60;
 /// The weekday of the first day of the Unix epoch, a Thursday, with Monday as 0.
 const EPOCH_WEEKDAY: i64 = 3;
 
-/// A time in which nothing new is deployed, by the clock on the wall of the machine.
+/// A time by the clock on the wall of the machine, once or each week again.
 ///
 /// ```
-/// # use kloros_actors::gate::freeze::Window;
+/// # use kloros_actors::facts::window::Window;
 /// for text in ["sat,sun", "mon-fri 09:00-18:00", "22:00-06:00", "2026-12-20 00:00 to 2027-01-02 06:00"] {
 ///     assert_eq!(text.parse::<Window>().map(|window| window.to_string()).as_deref(), Ok(text));
 /// }
@@ -56,6 +57,16 @@ impl Window {
     }
 }
 
+impl Window {
+    /// Returns when it begins where that is once and not each week again, in milliseconds of local time since 1970 began there.
+    pub fn once_from_ms(&self) -> Option<u64> {
+        match self.span {
+            Span::Once { from_min, .. } => Some(u64::try_from(from_min).unwrap_or(0).saturating_mul(60_000)),
+            Span::Weekly { .. } => None,
+        }
+    }
+}
+
 /// Returns the first of `windows` that is in force, if any is.
 pub fn in_force(windows: &[Window], now_ms: u64, utc_offset_s: i32) -> Option<&Window> {
     windows.iter().find(|window| window.holds(now_ms, utc_offset_s))
@@ -87,7 +98,7 @@ impl FromStr for Window {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = |why: &str| {
             format!(
-                "{text:.60?} is no freeze window: {why}; write \"sat,sun\", \"mon-fri 09:00-18:00\", \"22:00-06:00\" or \
+                "{text:.60?} is no window of time: {why}; write \"sat,sun\", \"mon-fri 09:00-18:00\", \"22:00-06:00\" or \
                  \"2026-12-20 00:00 to 2027-01-02 00:00\""
             )
         };

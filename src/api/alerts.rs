@@ -1,0 +1,153 @@
+//! Alerts of an Alertmanager: what others noticed about a domain is a reading of it, and the observer makes incidents of readings.
+//!
+//! `POST /alerts` takes the body of Alertmanager's webhook, version 4. Which domain an alert is about is said by the first of its
+//! labels `kloros`, `domain`, `service` and `job` that names one.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, State, rejection::JsonRejection},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use kloros_actors::{circuit::Control, facts::Reading, seams::Clock};
+use serde::{Deserialize, Serialize};
+
+/// The largest body, in bytes.
+pub(super) const BODY_BYTES_MAX: usize = 1024 * 1024;
+
+/// How many alerts of one body are taken.
+const ALERTS_MAX: usize = 200;
+
+/// The longest name of an alert that is kept, in characters.
+const NAME_MAX: usize = 48;
+
+/// The labels that may name a domain, in the order in which they are asked.
+const LABELS: [&str; 4] = ["kloros", "domain", "service", "job"];
+
+/// What the route needs.
+#[derive(Clone)]
+pub(crate) struct Alerts {
+    pub(crate) control: Control,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) domains: Arc<Vec<String>>,
+}
+
+/// The body of the webhook, as far as it matters here; further keys come with new versions and change nothing.
+#[derive(Debug, Deserialize)]
+pub(super) struct Webhook {
+    alerts: Vec<Alert>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Alert {
+    status: String,
+    labels: BTreeMap<String, String>,
+}
+
+/// What became of the alerts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Taken {
+    /// How many were taken.
+    pub(crate) taken: usize,
+    /// How many were passed over: about no domain, about kloros itself, or too many.
+    pub(crate) passed_over: usize,
+}
+
+/// Returns the route.
+pub(crate) fn router(alerts: Alerts) -> Router {
+    Router::new().route("/alerts", post(take)).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(alerts)
+}
+
+pub(super) async fn take(State(alerts): State<Alerts>, body: Result<Json<Webhook>, JsonRejection>) -> Response {
+    let webhook = match body {
+        Ok(Json(webhook)) => webhook,
+        Err(why) => return super::refusal(StatusCode::BAD_REQUEST, &why.body_text()),
+    };
+    let (readings, taken) = readings(&webhook, &alerts.domains, alerts.clock.now_ms());
+    if let Err(error) = alerts.control.sense(readings) {
+        return super::refused(&error);
+    }
+    Json(taken).into_response()
+}
+
+/// Returns what the alerts say of `domains`: 1 for one that fires, 0 for one that is over.
+fn readings(webhook: &Webhook, domains: &[String], at_ms: u64) -> (Vec<Reading>, Taken) {
+    let readings: Vec<Reading> = webhook
+        .alerts
+        .iter()
+        .take(ALERTS_MAX)
+        .filter_map(|alert| {
+            let name = metric(alert.labels.get("alertname")?)?;
+            let named = LABELS.iter().filter_map(|label| alert.labels.get(*label));
+            let subject = named.into_iter().find(|value| domains.contains(value))?.clone();
+            let value = match alert.status.as_str() {
+                "firing" => 1.0,
+                "resolved" => 0.0,
+                _ => return None,
+            };
+            let source =
+                format!("alertmanager:{}", alert.labels.get("alertname")?.chars().take(NAME_MAX).collect::<String>());
+            Some(Reading { subject, metric: name, value, samples: 1, at_ms, source })
+        })
+        .collect();
+    let taken = Taken { taken: readings.len(), passed_over: webhook.alerts.len() - readings.len() };
+    (readings, taken)
+}
+
+/// Returns the metric that an alert of this name is read as; `None` where it has no name, or is about kloros itself.
+fn metric(alertname: &str) -> Option<String> {
+    let plain = |each: char| if each.is_ascii_alphanumeric() { each.to_ascii_lowercase() } else { '_' };
+    let name: String = alertname.chars().take(NAME_MAX).map(plain).collect();
+    // What our own metrics raise is our own doing (lesson 22).
+    (!name.is_empty() && !name.starts_with("kloros")).then(|| format!("alert_{name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(text: &str) -> (Vec<(String, String, f64)>, Taken) {
+        let webhook: Webhook = serde_json::from_str(text).unwrap();
+        let (readings, taken) = readings(&webhook, &["chat".to_owned(), "tts".to_owned()], 7);
+        let told = |reading: Reading| (reading.subject, reading.metric, reading.value);
+        (readings.into_iter().map(told).collect(), taken)
+    }
+
+    #[test]
+    fn the_body_of_the_webhook_becomes_readings_of_the_domains_that_it_names() {
+        let (readings, taken) = taken(
+            r#"{"version": "4", "groupKey": "{}", "status": "firing", "receiver": "kloros", "truncatedAlerts": 0, "alerts": [
+                {"status": "firing", "labels": {"alertname": "HighLatency-P95", "service": "chat", "severity": "page"},
+                 "annotations": {"summary": "slow"}, "startsAt": "2026-01-01T00:00:00Z", "endsAt": "0001-01-01T00:00:00Z",
+                 "generatorURL": "http://prometheus/graph", "fingerprint": "a1"},
+                {"status": "resolved", "labels": {"alertname": "Errors", "job": "somewhere", "domain": "tts"}},
+                {"status": "firing", "labels": {"alertname": "Errors", "job": "somewhere"}},
+                {"status": "firing", "labels": {"job": "chat"}},
+                {"status": "pending", "labels": {"alertname": "Errors", "job": "chat"}}]}"#,
+        );
+        let expected = [("chat", "alert_highlatency_p95", 1.0), ("tts", "alert_errors", 0.0)]
+            .map(|(subject, metric, value)| (subject.to_owned(), metric.to_owned(), value));
+        assert_eq!(readings, expected);
+        assert_eq!(taken, Taken { taken: 2, passed_over: 3 });
+    }
+
+    /// Lesson 22: what our own metrics raise is our own doing.
+    #[test]
+    fn alerts_about_kloros_itself_are_passed_over() {
+        let (readings, _) =
+            taken(r#"{"alerts": [{"status": "firing", "labels": {"alertname": "KlorosDown", "job": "chat"}}]}"#);
+        assert_eq!(readings, []);
+    }
+
+    #[test]
+    fn a_flood_in_one_body_is_cut_and_names_are_bounded() {
+        let alert =
+            format!(r#"{{"status": "firing", "labels": {{"alertname": "{}", "job": "chat"}}}}"#, "é".repeat(5000));
+        let (readings, taken) = taken(&format!(r#"{{"alerts": [{}]}}"#, vec![alert; 500].join(",")));
+        assert_eq!(taken, Taken { taken: 200, passed_over: 300 });
+        assert!(readings.iter().all(|(_, metric, _)| metric.len() <= NAME_MAX + 6));
+    }
+}

@@ -1,0 +1,186 @@
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{DefaultBodyLimit, FromRequest as _, Request, State},
+    http::{StatusCode, uri::PathAndQuery},
+    middleware,
+    response::Response,
+    routing::{any, get, post},
+};
+use kloros_actors::{
+    memory::{Remembered, Voice, Wanted},
+    meters,
+    seams::Clock,
+};
+use serde_json::json;
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+
+use super::{
+    EXPLAIN_HEADER, Signals,
+    exchange::{Exchange, PATH, explanation},
+    from_here,
+    naming::talk,
+    refusal::Refusal,
+    request::Asked,
+    upstream::{Upstream, passed_on},
+};
+use crate::{api::accept, settings::Conversation};
+
+/// The endpoint; clones are the same one.
+#[derive(Clone)]
+pub(crate) struct Endpoint {
+    pub(super) settings: Arc<Conversation>,
+    pub(super) upstream: Upstream,
+    pub(super) voice: Voice,
+    pub(super) signals: Signals,
+    pub(super) clock: Arc<dyn Clock>,
+    slots: Arc<Semaphore>,
+    /// When the last request was over, in milliseconds since the Unix epoch.
+    over_ms: Arc<AtomicU64>,
+}
+
+impl Endpoint {
+    /// Returns the endpoint that these settings describe, or why there can be none.
+    pub(crate) fn new(
+        settings: &Conversation,
+        voice: Voice,
+        signals: Signals,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, reqwest::Error> {
+        let upstream = Upstream::new(settings.upstream(), settings.timeout())?;
+        let slots = Arc::new(Semaphore::new(settings.in_flight_max));
+        let over_ms = Arc::new(AtomicU64::new(clock.now_ms()));
+        Ok(Self { settings: Arc::new(settings.clone()), upstream, voice, signals, clock, slots, over_ms })
+    }
+
+    /// Notes that a request is over.
+    pub(super) fn left(&self) {
+        self.over_ms.store(self.clock.now_ms(), Ordering::Relaxed);
+        metrics::gauge!(meters::CONVERSATION_IN_FLIGHT).decrement(1.0);
+    }
+
+    /// Returns whether nobody has asked for anything for as long as the settings say.
+    pub(super) fn is_idle(&self) -> bool {
+        let rests_ms = self.clock.now_ms().saturating_sub(self.over_ms.load(Ordering::Relaxed));
+        self.slots.available_permits() == self.settings.in_flight_max && rests_ms >= self.settings.idle_s * 1000
+    }
+
+    /// Returns a place among the requests that are under way, and the body of this one. The place comes first: bodies that wait for
+    /// one would fill the memory.
+    async fn take(&self, request: Request) -> Result<(OwnedSemaphorePermit, Bytes), Refusal> {
+        let settings = &self.settings;
+        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
+            let message = format!("{} requests are under way already; try again later", settings.in_flight_max);
+            return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message));
+        };
+        match timeout(self.upstream.within, Bytes::from_request(request, &())).await {
+            Ok(Ok(body)) => Ok((slot, body)),
+            Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+                let message = format!("the request is larger than {} bytes", settings.body_bytes_max);
+                Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message))
+            }
+            Ok(Err(_)) => Err(Refusal::invalid("the request broke off")),
+            Err(_) => {
+                let message = format!("the request was not there within {} s", settings.timeout_s);
+                Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message))
+            }
+        }
+    }
+
+    /// Returns what is remembered; nothing, and that is counted, when the memory is down or late.
+    async fn remember(&self, wanted: Wanted) -> Option<Arc<Remembered>> {
+        let within = Duration::from_millis(self.settings.memory_within_ms);
+        match self.voice.remember(wanted, within).await {
+            Ok(remembered) => Some(Arc::new(remembered)),
+            Err(silent) => {
+                metrics::counter!(meters::CONVERSATION_FORGETFUL_TOTAL).increment(1);
+                tracing::warn!(%silent, "request goes on without memory");
+                None
+            }
+        }
+    }
+}
+
+/// Serves on `address` until it fails.
+pub(crate) async fn serve(address: SocketAddr, endpoint: Endpoint) -> Result<(), String> {
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|error| format!("cannot listen on {address} for conversations: {error}"))?;
+    accepting(&listener, address, endpoint).await
+}
+
+/// Serves on what listens at `address`.
+pub(super) async fn accepting(listener: &TcpListener, address: SocketAddr, endpoint: Endpoint) -> Result<(), String> {
+    let (places, within) = (endpoint.settings.connections_max, endpoint.settings.head_timeout());
+    accept(listener, &router(endpoint, address), Arc::new(Semaphore::new(places)), within).await
+}
+
+fn router(endpoint: Endpoint, address: SocketAddr) -> Router {
+    let bytes_max = endpoint.settings.body_bytes_max;
+    let app = Router::new()
+        .route(PATH, post(complete))
+        .route("/v1/{*rest}", any(pass))
+        .route("/health", get(async || axum::Json(json!({"status": "ok"}))))
+        .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this address"))
+        .method_not_allowed_fallback(async || {
+            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "use another method here")
+        })
+        .layer(DefaultBodyLimit::max(bytes_max))
+        .with_state(endpoint);
+    app.layer(middleware::from_fn_with_state(address.ip().is_loopback(), from_here::guard))
+}
+
+async fn complete(State(endpoint): State<Endpoint>, mut request: Request) -> Result<Response, Refusal> {
+    let began = Instant::now();
+    let refused = |refusal: Refusal| {
+        metrics::counter!(meters::CONVERSATION_REQUESTS_TOTAL, "outcome" => "refused").increment(1);
+        refusal
+    };
+    let headers = std::mem::take(request.headers_mut());
+    let (slot, body) = endpoint.take(request).await.map_err(refused)?;
+    let asked = Asked::read(&body).map_err(refused)?;
+    let talk = talk(&headers, asked.body());
+    let wanted = Wanted { talk: talk.clone(), asked: asked.last.clone(), given: asked.given.clone() };
+    let remembered = endpoint.remember(wanted).await;
+    let (sent, put) = match &remembered {
+        Some(remembered) => asked.with(remembered),
+        None => (body.to_vec(), String::new()),
+    };
+    let explains = asked.stream && headers.contains_key(EXPLAIN_HEADER);
+    let lead = explains.then(|| explanation(remembered.as_deref(), &put));
+    metrics::gauge!(meters::CONVERSATION_IN_FLIGHT).increment(1.0);
+    metrics::histogram!(meters::CONVERSATION_ADDED).record(began.elapsed().as_secs_f64());
+    let exchange = Exchange::new(&endpoint, (talk, &asked), remembered, began, slot);
+    Ok(exchange.answer(&headers, sent, &asked, lead).await)
+}
+
+/// Passes on what is no conversation, as the list of models, as it is.
+async fn pass(State(endpoint): State<Endpoint>, mut request: Request) -> Result<Response, Refusal> {
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    let headers = std::mem::take(request.headers_mut());
+    let (slot, body) = endpoint.take(request).await?;
+    let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let answer = endpoint.upstream.send(method, path, &headers, body.to_vec()).await?;
+    let (status, head) = (answer.status(), passed_on(answer.headers()));
+    let pieces = futures::stream::unfold((answer, slot), async |(mut answer, slot)| match answer.chunk().await {
+        Ok(Some(bytes)) => Some((Ok(bytes), (answer, slot))),
+        Ok(None) => None,
+        Err(error) => Some((Err(error), (answer, slot))),
+    });
+    let mut response = Response::new(Body::from_stream(pieces));
+    (*response.status_mut(), *response.headers_mut()) = (status, head);
+    Ok(response)
+}

@@ -1,0 +1,241 @@
+use kloros_actors::{
+    facts::{Event, Role},
+    memory::{Remembered, context::prompt},
+};
+use serde_json::{Map, Value, json};
+
+use super::refusal::Refusal;
+use crate::archive::beginning;
+
+/// How many messages a request may have.
+const MESSAGES_MAX: usize = 10_000;
+
+/// A request for an answer, as far as it is understood; everything else in it is passed on as it came.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    body: Map<String, Value>,
+    /// Whether the answer is streamed.
+    pub(super) stream: bool,
+    /// What the user said last; of this and all other texts as much as is kept.
+    pub(super) last: String,
+    /// What all messages say.
+    pub(super) given: Vec<String>,
+    /// What was said since the last answer, and what the model is told to be.
+    said: Vec<(Role, String)>,
+}
+
+impl Asked {
+    /// Reads a request, or says why it is none.
+    pub(super) fn read(bytes: &[u8]) -> Result<Self, Refusal> {
+        let body: Value = serde_json::from_slice(bytes).map_err(|error| {
+            // What the parser says may quote what was said.
+            let place = format!("line {} column {}", error.line(), error.column());
+            Refusal::invalid(format!("the body is no JSON: {:?} error at {place}", error.classify()))
+        })?;
+        let Value::Object(body) = body else { return Err(Refusal::invalid("the body is no JSON object")) };
+        let Some(messages) = body.get("messages").and_then(Value::as_array) else {
+            return Err(Refusal::invalid("messages: a list is required"));
+        };
+        if messages.is_empty() || messages.len() > MESSAGES_MAX {
+            return Err(Refusal::invalid(format!("messages: {} are not 1 to {MESSAGES_MAX}", messages.len())));
+        }
+        let mut said: Vec<(Role, String)> = Vec::new();
+        for (index, message) in messages.iter().enumerate() {
+            let Some(role) = message.get("role").and_then(Value::as_str) else {
+                return Err(Refusal::invalid(format!("messages[{index}].role: a text is required")));
+            };
+            let role = match role {
+                "user" => Role::User,
+                "assistant" => Role::Assistant,
+                "tool" | "function" => Role::Tool,
+                _ => Role::System,
+            };
+            // What is not kept need not be handed on: nobody looks for it.
+            let mut text = text_of(message.get("content"));
+            text.truncate(beginning(&text).len());
+            said.push((role, text));
+        }
+        let last = said.iter().rev().find(|(role, _)| *role == Role::User);
+        let last = last.map(|(_, text)| text.clone()).unwrap_or_default();
+        let given = said.iter().map(|(_, text)| text.clone()).collect();
+        let since = said.iter().rposition(|(role, _)| *role == Role::Assistant).map_or(0, |last| last + 1);
+        let instructions = said[..since].iter().filter(|(role, _)| *role == Role::System).cloned();
+        let said = instructions.chain(said[since..].iter().cloned()).filter(|(_, text)| !text.is_empty()).collect();
+        let stream = body.get("stream").and_then(Value::as_bool).unwrap_or(false);
+        Ok(Self { body, stream, last, given, said })
+    }
+
+    /// Returns what names the conversation among what came.
+    pub(super) fn body(&self) -> &Map<String, Value> {
+        &self.body
+    }
+
+    /// Returns what was said that is not in `newest` yet: an instruction is kept when it is another one, and what is sent again after
+    /// a failure is kept once.
+    pub(super) fn news(&self, newest: &[Event]) -> Vec<(Role, String)> {
+        let since = newest.iter().rposition(|event| event.role == Role::Assistant).map_or(0, |last| last + 1);
+        let is_known = |(role, text): &&(Role, String)| {
+            let among = if *role == Role::System { newest } else { &newest[since..] };
+            among.iter().any(|event| event.role == *role && event.text == *text)
+        };
+        self.said.iter().filter(|said| !is_known(said)).cloned().collect()
+    }
+
+    /// Returns the request with what is remembered in its system message, and what that is.
+    pub(super) fn with(&self, remembered: &Remembered) -> (Vec<u8>, String) {
+        // What is summed up is beside what is said: without either, nothing is put before the model.
+        let summary = remembered.summary.as_deref().filter(|_| !remembered.context.is_empty());
+        let text = prompt(summary, &remembered.topics, &remembered.context);
+        let mut body = self.body.clone();
+        if !text.is_empty() {
+            add(&mut body, &text);
+        }
+        (serde_json::to_vec(&body).unwrap_or_default(), text)
+    }
+
+    /// Returns the request once more, with the word that the last answer was a repetition.
+    pub(super) fn again(sent: &[u8]) -> Option<Vec<u8>> {
+        let mut body: Map<String, Value> = serde_json::from_slice(sent).ok()?;
+        add(
+            &mut body,
+            "Your last answer was nearly the same as one before it. Answer again with something new, in other words.",
+        );
+        serde_json::to_vec(&body).ok()
+    }
+}
+
+/// Adds `text` to the first message where that is an instruction, else puts one before it: templates want a single one, at the head.
+fn add(body: &mut Map<String, Value>, text: &str) {
+    let Some(messages) = body.get_mut("messages").and_then(Value::as_array_mut) else { return };
+    let is_instruction =
+        |message: &Value| matches!(message.get("role").and_then(Value::as_str), Some("system" | "developer"));
+    match messages.first_mut().filter(|first| is_instruction(first)).and_then(|first| first.get_mut("content")) {
+        Some(Value::String(content)) => {
+            content.push_str("\n\n");
+            content.push_str(text);
+        }
+        Some(Value::Array(parts)) => parts.push(json!({"type": "text", "text": text})),
+        _ => messages.insert(0, json!({"role": "system", "content": text})),
+    }
+}
+
+/// Returns what a message says: its text, or that of its parts.
+fn text_of(content: Option<&Value>) -> String {
+    match content {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(parts)) => {
+            let texts = parts.iter().filter_map(|part| part.get("text").and_then(Value::as_str));
+            texts.collect::<Vec<_>>().join("\n")
+        }
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kloros_actors::memory::context::{Chosen, Why};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(body: &Value) -> Asked {
+        Asked::read(body.to_string().as_bytes()).unwrap()
+    }
+
+    fn event(id: u64, role: Role, text: &str) -> Event {
+        Event { id, role, text: text.to_owned(), at_ms: id }
+    }
+
+    fn remembering(text: &str) -> Remembered {
+        let chosen = Chosen { event: event(1, Role::User, text), why: Why::Newest };
+        Remembered { context: vec![chosen], ..Remembered::default() }
+    }
+
+    #[test]
+    fn what_was_said_since_the_last_answer_is_new() {
+        let asked = read(&json!({"messages": [
+            {"role": "system", "content": "be kind"},
+            {"role": "user", "content": "hello"},
+            {"role": "assistant", "content": "hi"},
+            {"role": "tool", "content": "42"},
+            {"role": "user", "content": [{"type": "text", "text": "and"}, {"type": "image_url", "image_url": {}}]},
+        ]}));
+        assert_eq!(asked.last, "and");
+        let roles = |news: Vec<(Role, String)>| news.into_iter().map(|(role, _)| role).collect::<Vec<_>>();
+        assert_eq!(roles(asked.news(&[])), [Role::System, Role::Tool, Role::User]);
+        let known = [event(1, Role::System, "be kind"), event(2, Role::User, "and"), event(3, Role::Assistant, "hi")];
+        assert_eq!(roles(asked.news(&known)), [Role::Tool, Role::User]);
+        let failed = [event(4, Role::User, "and"), event(5, Role::Error, "no answer")];
+        assert_eq!(roles(asked.news(&failed)), [Role::System, Role::Tool]);
+    }
+
+    #[test]
+    fn the_clients_own_messages_and_unknown_fields_are_all_there() {
+        let body = json!({"model": "m", "odd": {"a": [1, 2]}, "tools": [], "messages": [
+            {"role": "user", "content": "one"}, {"role": "assistant", "content": null, "tool_calls": [{"id": "x"}]},
+            {"role": "tool", "tool_call_id": "x", "content": "two"},
+        ]});
+        let (sent, _) = read(&body).with(&remembering("before"));
+        let sent: Value = serde_json::from_slice(&sent).unwrap();
+        assert_eq!(sent["odd"], body["odd"]);
+        let messages = sent["messages"].as_array().unwrap();
+        assert_eq!(messages[0]["role"], "system");
+        assert_eq!(&messages[1..], body["messages"].as_array().unwrap().as_slice());
+    }
+
+    #[test]
+    fn there_is_one_system_message_at_the_head() {
+        for content in [json!("be kind"), json!([{"type": "text", "text": "be kind"}])] {
+            let body = json!({"messages": [{"role": "system", "content": content}, {"role": "user", "content": "x"}]});
+            let (sent, _) = read(&body).with(&remembering("before"));
+            let sent: Value = serde_json::from_slice(&sent).unwrap();
+            assert_eq!(sent["messages"].as_array().unwrap().len(), 2);
+            let text = text_of(Some(&sent["messages"][0]["content"]));
+            assert!(text.starts_with("be kind") && text.contains("- user: before"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_request_of_which_nothing_is_remembered_stays_as_it_is() {
+        let body = json!({"messages": [{"role": "user", "content": "x"}], "temperature": 0.5});
+        let remembered =
+            Remembered { summary: Some("s".to_owned()), topics: vec!["t".to_owned()], ..Remembered::default() };
+        let (sent, _) = read(&body).with(&remembered);
+        assert_eq!(serde_json::from_slice::<Value>(&sent).unwrap(), body);
+    }
+
+    #[test]
+    fn of_a_text_as_much_is_handed_on_as_is_kept_and_the_model_gets_all_of_it() {
+        let long = "ü".repeat(300 * 1024);
+        let asked = read(&json!({"messages": [{"role": "user", "content": long}]}));
+        let kept = beginning(&long);
+        assert!(kept.len() < long.len());
+        assert_eq!((asked.last.as_str(), asked.given.as_slice()), (kept, &[kept.to_owned()][..]));
+        assert_eq!(asked.news(&[]), [(Role::User, kept.to_owned())]);
+        assert_eq!(asked.body()["messages"][0]["content"], long);
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused_without_quoting_it() {
+        for (body, named) in [
+            ("{\"messages\": \"secret\"}", "messages"),
+            ("[\"secret\"]", "object"),
+            ("secret", "JSON"),
+            ("{\"messages\": []}", "messages"),
+            ("{\"messages\": [{\"content\": \"secret\"}]}", "messages[0].role"),
+            ("{\"messages\": [\"secret\"]}", "messages[0].role"),
+        ] {
+            let refusal = Asked::read(body.as_bytes()).unwrap_err();
+            assert!(refusal.message.contains(named) && !refusal.message.contains("secret"), "{refusal:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_makes_it_fail(bytes in prop::collection::vec(any::<u8>(), 0..200), text in "\\PC{0,100}") {
+            let _ = Asked::read(&bytes);
+            let body = json!({"messages": [{"role": text, "content": text}], "user": text});
+            prop_assert!(Asked::read(body.to_string().as_bytes()).is_ok());
+        }
+    }
+}

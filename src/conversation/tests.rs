@@ -1,0 +1,158 @@
+//! The endpoint in front of a small model server, without a memory.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    http::{HeaderMap, header},
+    routing::any,
+};
+use kloros_actors::{memory::Voice, seams::Probe as _};
+use kloros_supervision::Socket;
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+
+use super::{Endpoint, Signals, exchange::PATH, http::accepting};
+use crate::{clock::SystemClock, settings::Conversation};
+
+/// How long anything may take.
+const WITHIN: Duration = Duration::from_secs(20);
+
+/// An endpoint, what it tells of its service, and which headers the model server was sent.
+struct World {
+    address: SocketAddr,
+    signals: Signals,
+    heard: Arc<Mutex<Vec<HeaderMap>>>,
+}
+
+impl World {
+    /// Starts an endpoint in front of a model server that answers every request with this stream.
+    async fn start(stream: &'static str, change: impl FnOnce(&mut Conversation)) -> Self {
+        let heard: Arc<Mutex<Vec<HeaderMap>>> = Arc::default();
+        let hearing = Arc::clone(&heard);
+        let answer = async move |headers: HeaderMap| {
+            hearing.lock().unwrap_or_else(PoisonError::into_inner).push(headers);
+            ([(header::CONTENT_TYPE, "text/event-stream"), (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")], stream)
+        };
+        let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", upstream.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(upstream, Router::new().fallback(any(answer))).await });
+        let mut settings = Conversation { upstream: url, ..Conversation::default() };
+        change(&mut settings);
+        let signals = Signals::new("chat", "http://x", Arc::new(SystemClock));
+        let voice = Voice::new(Socket::new("memory"));
+        let endpoint = Endpoint::new(&settings, voice, signals.clone(), Arc::new(SystemClock)).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { accepting(&listener, address, endpoint).await });
+        Self { address, signals, heard }
+    }
+
+    fn say(&self) -> reqwest::RequestBuilder {
+        let client = reqwest::Client::builder().no_proxy().timeout(WITHIN).build().unwrap();
+        let body = json!({"stream": true, "messages": [{"role": "user", "content": "hello"}]});
+        client.post(format!("http://{}{PATH}", self.address)).json(&body)
+    }
+
+    fn heard(&self) -> Vec<HeaderMap> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+const ANSWER: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"hello\"}}]}\n\ndata: [DONE]\n\n";
+
+#[tokio::test]
+async fn an_error_in_a_stream_is_a_failure_of_the_model_server_and_its_time_is_no_reading() {
+    let failing = "data: {\"choices\":[{\"delta\":{\"content\":\"hel\"}}]}\n\n\
+        data: {\"error\":{\"message\":\"out of memory\"}}\n\ndata: [DONE]\n\n";
+    for (stream, errors, is_timed) in [(ANSWER, 0.0, true), (failing, 1.0, false)] {
+        let world = World::start(stream, |_| {}).await;
+        assert_eq!(world.say().send().await.unwrap().text().await.unwrap(), stream);
+        let deadline = Instant::now() + WITHIN;
+        let readings = loop {
+            // It is counted beside the answer.
+            let readings = world.signals.read().await.unwrap();
+            if !readings.is_empty() {
+                break readings;
+            }
+            assert!(Instant::now() < deadline, "it was never counted");
+            tokio::task::yield_now().await;
+        };
+        let value =
+            |metric: &str| readings.iter().find(|reading| reading.metric == metric).map(|reading| reading.value);
+        assert_eq!(value("error_ratio"), Some(errors));
+        assert_eq!((value("ttft_p50_ms").is_some(), value("e2e_p50_ms").is_some()), (is_timed, is_timed));
+    }
+}
+
+#[tokio::test]
+async fn a_page_reaches_no_model_server_and_no_answer_opens_itself_to_pages() {
+    let world = World::start(ANSWER, |_| {}).await;
+    for (name, value) in [("origin", "http://evil.example"), ("origin", "null"), ("sec-fetch-site", "cross-site")] {
+        let refused = world.say().header(name, value).send().await.unwrap();
+        assert_eq!(refused.status(), 403);
+        assert!(refused.text().await.unwrap().contains("\"error\""));
+        for path in ["/v1/models", "/v1/embeddings"] {
+            let url = format!("http://{}{path}", world.address);
+            let client = reqwest::Client::builder().no_proxy().timeout(WITHIN).build().unwrap();
+            assert_eq!(client.get(url).header(name, value).send().await.unwrap().status(), 403, "{path}");
+        }
+    }
+    assert_eq!(world.heard(), Vec::<HeaderMap>::new());
+    let own = format!("http://{}", world.address);
+    let answer = world.say().header("origin", &own).header("referer", &own).send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.headers().get("access-control-allow-origin")), (200, None));
+    let heard = world.heard();
+    assert!(heard.len() == 1 && !heard[0].contains_key("origin") && !heard[0].contains_key("referer"), "{heard:?}");
+}
+
+#[tokio::test]
+async fn a_request_has_its_place_before_its_body_is_there() {
+    let world = World::start(ANSWER, |settings| settings.in_flight_max = 1).await;
+    let mut halting = TcpStream::connect(world.address).await.unwrap();
+    let head = format!("POST {PATH} HTTP/1.1\r\nhost: {}\r\ncontent-length: 100\r\n\r\n", world.address);
+    halting.write_all(head.as_bytes()).await.unwrap();
+    let deadline = Instant::now() + WITHIN;
+    while world.say().send().await.unwrap().status() != 429 {
+        assert!(Instant::now() < deadline, "the place is never taken");
+    }
+    drop(halting);
+    while world.say().send().await.unwrap().status() != 200 {
+        assert!(Instant::now() < deadline, "the place is never given back");
+    }
+}
+
+#[tokio::test]
+async fn who_never_ends_the_head_or_the_body_of_a_request_is_not_awaited_for_ever() {
+    let slow = |settings: &mut Conversation| (settings.head_timeout_s, settings.timeout_s) = (1, 1);
+    let world = World::start(ANSWER, slow).await;
+    for (sent, expected) in [
+        ("POST /v1/chat".to_owned(), ""),
+        (format!("POST {PATH} HTTP/1.1\r\nhost: {}\r\ncontent-length: 9\r\n\r\n", world.address), "HTTP/1.1 408 "),
+    ] {
+        let mut stream = TcpStream::connect(world.address).await.unwrap();
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        tokio::time::timeout(WITHIN, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+        assert!(String::from_utf8_lossy(&answer).starts_with(expected));
+    }
+}
+
+#[tokio::test]
+async fn there_are_only_so_many_connections_and_the_next_one_waits() {
+    let world = World::start(ANSWER, |settings| settings.connections_max = 2).await;
+    let held = [TcpStream::connect(world.address).await.unwrap(), TcpStream::connect(world.address).await.unwrap()];
+    let waiting = tokio::spawn(world.say().send());
+    let mut waiting = std::pin::pin!(waiting);
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut waiting).await;
+    assert!(early.is_err(), "it was answered though no place was free");
+    drop(held);
+    assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
+}

@@ -1,0 +1,162 @@
+//! What the loop asks of services.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_trait::async_trait;
+use kloros_actors::{
+    facts::{Domain, Incarnation, Key, Manager, ReadBack},
+    seams::{ServiceControl, ServiceError},
+};
+use tokio::time::timeout;
+
+use super::{Place, Services, secrets, stop_within, unreachable};
+use crate::{
+    crash,
+    process::{
+        Instance, Launch, Remains, Secrets, ask, environment, holder_of, of_metrics, of_port, of_process, shown, told,
+    },
+};
+
+#[async_trait]
+impl ServiceControl for Services {
+    async fn restartable(&self, domain: &Domain) -> Result<(), ServiceError> {
+        match &domain.service.manager {
+            Manager::Systemd { unit, scope } => self.buses.restartable(unit, *scope).await,
+            Manager::Child | Manager::Command { .. } => Ok(()),
+        }
+    }
+
+    async fn accepts(&self, domain: &Domain, env_file: &[u8]) -> Result<(), ServiceError> {
+        self.ask_check(domain, env_file).await
+    }
+
+    async fn restart(&self, domain: &Domain) -> Result<(), ServiceError> {
+        let place = self.place(domain)?;
+        // Held throughout, so that nobody starts a second instance while the first one ends.
+        let mut serving = place.serving.lock().await;
+        let within = Duration::from_secs(domain.service.restart_within_s);
+        match &domain.service.manager {
+            Manager::Child => {
+                serving.stop(stop_within(domain)).await;
+                // Whoever restarts it has a reason to believe that it will live.
+                serving.deaths = 0;
+                return self.launch(domain, &place, &mut serving).await;
+            }
+            Manager::Command { restart } => {
+                let secrets = secrets(domain, &self.home.join(&domain.service.env_file)).await;
+                crash::here("service: restart");
+                run_restart(restart, within, secrets).await?;
+            }
+            Manager::Systemd { unit, scope } => {
+                crash::here("service: restart");
+                self.buses.restart(unit, *scope, within).await?;
+            }
+        }
+        crash::here("service: wait for its answer");
+        place.answers(domain).await?;
+        self.still_active(domain).await?;
+        crash::here("service: answers");
+        Ok(())
+    }
+
+    async fn forgive(&self, domain: &Domain) -> Result<bool, ServiceError> {
+        match &domain.service.manager {
+            Manager::Systemd { unit, scope } => self.buses.forgive(unit, *scope).await,
+            Manager::Child | Manager::Command { .. } => Ok(false),
+        }
+    }
+
+    async fn in_effect(&self, domain: &Domain) -> Result<BTreeMap<String, String>, ServiceError> {
+        let place = self.place(domain)?;
+        let said = match &domain.service.read_back {
+            ReadBack::HttpJson(path) => ask(&format!("{}{path}", place.url())).await,
+            ReadBack::ProcEnviron => environment(self.process(domain, &place).await?).await,
+            ReadBack::Command(argv) => told(argv, place.port).await,
+        };
+        let mut values = said.map_err(ServiceError::Unreachable)?;
+        values.retain(|key, _| Key::new(key.as_str()).is_ok_and(|key| domain.knobs.contains_key(&key)));
+        let secrets = secrets(domain, &self.home.join(&domain.service.env_file)).await;
+        Ok(shown(values, |name, text| domain.could_hold(name, text), &secrets))
+    }
+
+    async fn healthy(&self, domain: &Domain) -> Result<(), ServiceError> {
+        let place = self.place(domain)?;
+        if domain.service.manager == Manager::Child {
+            // Whoever answers on the port of a child that is gone is somebody else.
+            place.pid(domain).await?;
+        }
+        self.still_active(domain).await?;
+        let readiness = place.readiness(domain).map_err(|error| unreachable(error.to_string()))?;
+        readiness.well().await.map_err(ServiceError::NotReady)
+    }
+
+    async fn incarnation(&self, domain: &Domain) -> Result<Option<Incarnation>, ServiceError> {
+        let place = self.place(domain)?;
+        match &domain.service.manager {
+            Manager::Child => {
+                let started = of_process(place.pid(domain).await?);
+                return started
+                    .map(|text| Some(Incarnation::new(text)))
+                    .map_err(|error| unreachable(error.to_string()));
+            }
+            Manager::Systemd { unit, scope } => {
+                let state = self.buses.state(unit, *scope).await?;
+                return state.incarnation().map(|text| Some(Incarnation::new(text)));
+            }
+            Manager::Command { .. } => {}
+        }
+        let port = place.port;
+        let holder = tokio::task::spawn_blocking(move || of_port(port)).await.unwrap_or_default();
+        let told = match (holder, &domain.service.metrics_path) {
+            (Some(holder), _) => Some(holder),
+            (None, Some(path)) => of_metrics(&format!("{}{path}", place.url())).await,
+            (None, None) => None,
+        };
+        Ok(told.map(Incarnation::new))
+    }
+
+    fn address(&self, domain: &Domain) -> Option<String> {
+        self.place(domain).ok().map(|place| place.url())
+    }
+}
+
+impl Services {
+    /// Returns the process whose environment the serving instance was started with.
+    pub(super) async fn process(&self, domain: &Domain, place: &Place) -> Result<u32, ServiceError> {
+        let name = &domain.name;
+        match &domain.service.manager {
+            Manager::Child => place.pid(domain).await,
+            Manager::Systemd { unit, scope } => {
+                let pid = self.buses.state(unit, *scope).await?.main_pid;
+                pid.ok_or_else(|| unreachable(format!("{name}: {unit} has no main process")))
+            }
+            Manager::Command { .. } => {
+                let port = place.port;
+                let holder = tokio::task::spawn_blocking(move || holder_of(port)).await.unwrap_or_default();
+                let why = || unreachable(format!("{name}: no process that can be looked into listens on port {port}"));
+                holder.ok_or_else(why)
+            }
+        }
+    }
+
+    /// Returns whether systemd says that its unit is up: whoever answers on the port of a unit that is not is somebody else.
+    async fn still_active(&self, domain: &Domain) -> Result<(), ServiceError> {
+        let Manager::Systemd { unit, scope } = &domain.service.manager else { return Ok(()) };
+        let state = self.buses.state(unit, *scope).await?;
+        state.incarnation().map(drop)
+    }
+}
+
+async fn run_restart(argv: &[String], within: Duration, secrets: Secrets) -> Result<(), ServiceError> {
+    let launch = Launch { argv: argv.to_vec(), env: Vec::new(), nice: 0, secrets, remains: Remains::Left };
+    let mut command = Instance::spawn(launch).await.map_err(|error| ServiceError::DidNotStart(error.to_string()))?;
+    let Ok(status) = timeout(within, command.exited()).await else {
+        let limit = within.as_secs();
+        return Err(ServiceError::NotReady(format!("the restart command did not end within {limit} s")));
+    };
+    if status.success() {
+        return Ok(());
+    }
+    let said = command.tail();
+    Err(ServiceError::DidNotStart(format!("the restart command ended with {status}; it last said: {said}")))
+}
