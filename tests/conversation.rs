@@ -12,6 +12,9 @@ mod upstream;
 #[path = "conversation/load.rs"]
 mod load;
 
+#[path = "house/port.rs"]
+mod port;
+
 #[path = "conversation/repetition.rs"]
 mod repetition;
 

@@ -1,12 +1,25 @@
 //! The whole house on the real lab: the promises that only the running program can keep.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
-#![allow(clippy::print_stdout, reason = "how many hostile files were tried is part of the answer")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "what was tried, and why something was not, is part of the answer"
+)]
 
 #[path = "hostile/tests.rs"]
 mod hostile;
 
 mod house;
+
+#[path = "house/init.rs"]
+mod init;
+
+#[path = "house/doctor.rs"]
+mod doctor;
+
+#[path = "house/console.rs"]
+mod console;
 
 #[path = "house/reload.rs"]
 mod reload;

@@ -2,13 +2,15 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
+
+use super::port::Port;
 
 /// A running daemon; it dies with the test.
 pub(crate) struct Daemon {
@@ -18,25 +20,23 @@ pub(crate) struct Daemon {
     pub(crate) address: SocketAddr,
     /// Where metrics are served.
     pub(crate) metrics: SocketAddr,
+    _held: [Port; 2],
 }
 
 /// How long the daemon may take to answer.
 const UP_WITHIN: Duration = Duration::from_secs(60);
 
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 impl Daemon {
     /// Starts one in front of `upstream`; `more` stands below the settings of the conversation.
     pub(crate) fn start(upstream: SocketAddr, more: &str) -> Self {
-        let (home, address, metrics) = (tempfile::tempdir().unwrap(), free(), free());
+        let (home, held) = (tempfile::tempdir().unwrap(), [Port::hold(), Port::hold()]);
+        let [address, metrics] = [&held[0], &held[1]].map(|port| SocketAddr::from(([127, 0, 0, 1], port.number())));
         let text = format!(
             "[shell]\ndemo_load = false\nmetrics_address = \"{metrics}\"\nlog = \"debug\"\n[conversation]\nlisten = \"{address}\"\n\
              upstream = \"http://{upstream}\"\ncondense = false\n{more}\n"
         );
         fs::write(home.path().join("kloros.toml"), text).unwrap();
-        let mut daemon = Self { home, child: None, address, metrics };
+        let mut daemon = Self { home, child: None, address, metrics, _held: held };
         daemon.go();
         daemon
     }

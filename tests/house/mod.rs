@@ -1,14 +1,16 @@
 //! A whole house for a test: the real program in a home of its own, asked through its own command line.
 
+mod port;
+
 use std::{
     fs,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{Condvar, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+pub(crate) use port::Port;
 use serde_json::Value;
 
 /// Houses measure, so they take turns: two on one machine would only measure each other, and the busier one finds nothing better.
@@ -56,6 +58,7 @@ rest_after_crash_s = 1
 /// A home with the real program in it.
 pub(crate) struct House {
     pub(crate) home: tempfile::TempDir,
+    metrics: Port,
     shell: String,
     rooms: String,
     daemon: Option<Child>,
@@ -67,13 +70,14 @@ impl House {
     pub(crate) fn new(shell: &str, rooms: &str) -> Self {
         let turn = Turn::wait();
         let home = tempfile::tempdir().unwrap();
-        let house = Self { home, shell: shell.to_owned(), rooms: rooms.to_owned(), daemon: None, _turn: turn };
+        let (shell, rooms) = (shell.to_owned(), rooms.to_owned());
+        let house = Self { home, metrics: Port::hold(), shell, rooms, daemon: None, _turn: turn };
         house.write_settings();
         house
     }
 
     fn write_settings(&self) {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = self.metrics.number();
         // What else this machine does or measures is no part of the test.
         let lease = self.path("lease").display().to_string();
         let text = format!(

@@ -2,7 +2,6 @@
 
 use std::{
     env, fs,
-    net::TcpListener,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -37,7 +36,7 @@ fn is_root() -> bool {
 /// The database that serves, with something in it; it ends when dropped.
 struct Serving {
     folder: tempfile::TempDir,
-    port: u16,
+    port: Port,
 }
 
 impl Serving {
@@ -52,8 +51,7 @@ impl Serving {
         if is_root() {
             assert!(Command::new("chown").arg("postgres").arg(&socket).status().unwrap().success());
         }
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let serving = Self { folder, port };
+        let serving = Self { folder, port: Port::hold() };
         let (data, others) = (serving.data(), "--auth-local=trust --auth-host=reject -U postgres --no-sync");
         Self::run("initdb", &[&["-D", data.as_str()], &*others.split(' ').collect::<Vec<_>>()].concat());
         fs::write(house.path("restart"), serving.restart(house)).unwrap();
@@ -76,7 +74,7 @@ impl Serving {
             "#!/bin/sh\nset -eu\n{defaults}\n. {}\ncd /\nexec {run} -D {data} -l {socket}/log -w -m fast restart -o \"-p {} -c \
              unix_socket_directories={socket} {settings}\" >/dev/null 2>&1\n",
             file.display(),
-            self.port
+            self.port.number()
         )
     }
 
@@ -126,7 +124,7 @@ impl Serving {
     }
 
     fn ask(&self, query: &str) -> String {
-        let (socket, port) = (self.socket(), self.port.to_string());
+        let (socket, port) = (self.socket(), self.port.number().to_string());
         Self::run(
             "psql",
             &["-X", "-A", "-t", "-q", "-h", &socket, "-p", &port, "-U", "postgres", "--command", query, "postgres"],
@@ -160,7 +158,7 @@ fn with_postgresql() -> (House, Serving) {
             "manager = { systemd = { unit = \"postgresql@15-main.service\" } }".to_owned(),
             format!("manager = {{ command = {{ restart = [{:?}] }} }}", house.path("restart").display().to_string()),
         ),
-        ("port = 5432".to_owned(), format!("port = {}", serving.port)),
+        ("port = 5432".to_owned(), format!("port = {}", serving.port.number())),
         ("\"/etc/kloros/env/postgresql.env\"".to_owned(), "\"postgresql.env\"".to_owned()),
         (of("trial", &[]), of("trial", &at[..2])),
         (of("measure", &[]), of("measure", &at[..2])),
@@ -187,7 +185,7 @@ fn a_postgresql_gets_its_old_setting_back_and_gives_no_durability_away_without_a
     }
     let (mut house, serving) = with_postgresql();
     let before = house.read("postgresql.env");
-    let (port, at) = (serving.port.to_string(), serving.at());
+    let (port, at) = (serving.port.number().to_string(), serving.at());
     let at: Vec<&str> = at.iter().map(String::as_str).collect();
     every_knob_is_told(&house.json(&[&["postgresql", "settings", "--port", &port], &*at].concat()));
     let measured = house.kloros(&[&["postgresql", "measure", "--port", &port], &at[..2]].concat());

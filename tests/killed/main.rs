@@ -15,6 +15,9 @@ mod many;
 
 mod matrix;
 
+#[path = "../house/port.rs"]
+mod port;
+
 mod small;
 
 mod tampered;

@@ -7,7 +7,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
-    os::unix::process::CommandExt as _,
+    os::unix::{ffi::OsStrExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{Arc, Mutex},
@@ -17,6 +17,8 @@ use std::{
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use tamper::{Disk, Fate, Plan, Site, Tampered, Who};
+
+use super::port::Port;
 
 /// What stands in the env file before kloros comes: a person's words, and one key of kloros'.
 pub(crate) const OLD: &str = "# by hand\nTOKEN='do not print me'\r\nSPEED=10\n";
@@ -53,7 +55,8 @@ pub(crate) fn play(arguments: &[String]) -> bool {
 fn serve(port: u16, env_file: &Path) {
     let text = String::from_utf8_lossy(&fs::read(env_file).unwrap_or_default()).into_owned();
     let speed = text.lines().find_map(|line| line.trim_end().strip_prefix("SPEED=").map(str::to_owned));
-    let body = serde_json::json!({"SPEED": speed.unwrap_or_else(|| SPEED_DEFAULT.to_owned())}).to_string();
+    let speed = speed.unwrap_or_else(|| SPEED_DEFAULT.to_owned());
+    let body = serde_json::json!({"SPEED": speed, "pid": std::process::id()}).to_string();
     let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
     for stream in listener.incoming() {
         let Ok(mut stream) = stream else { continue };
@@ -79,12 +82,19 @@ fn restart(folder: &Path, port: &str) {
     command.args(["serve", port]).arg(folder.join("env")).arg(&pid_file).process_group(0);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     // It outlives this program; if it has ended already, it never answers.
-    wait("the new instance answers", || child.try_wait().unwrap().is_none() && ask(port).is_some());
+    let id = child.id();
+    let answers = || ask(port).is_some_and(|answer| answer["pid"] == id);
+    wait("the new instance answers", || child.try_wait().unwrap().is_none() && answers());
 }
 
-/// Kills whoever has left its id in this file.
+/// Kills whoever has left its id in this file, if that is still the one who has it: ids come again within minutes, and the one who
+/// has it then may be the service of another house.
 fn kill_by(pid_file: &Path) {
-    if let Some(pid) = fs::read_to_string(pid_file).ok().and_then(|text| Pid::from_raw(text.trim().parse().ok()?)) {
+    let Some(pid) = fs::read_to_string(pid_file).ok().and_then(|text| Pid::from_raw(text.trim().parse().ok()?)) else {
+        return;
+    };
+    let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_pid())).unwrap_or_default();
+    if line.split(|byte| *byte == 0).any(|word| word == pid_file.as_os_str().as_bytes()) {
         rustix::process::kill_process(pid, Signal::KILL).ok();
     }
 }
@@ -130,7 +140,7 @@ pub(crate) fn comes(within: Duration, mut is_so: impl FnMut() -> bool) -> bool {
 /// A home with the daemon's settings, and the service beside it.
 pub(crate) struct Small {
     folder: tempfile::TempDir,
-    pub(crate) port: String,
+    port: Port,
     daemon: Option<Child>,
 }
 
@@ -138,8 +148,7 @@ impl Small {
     /// Returns a small house whose service runs with [`OLD`]. `deployer` is what stands in that section.
     pub(crate) fn new(deployer: &str) -> Self {
         let folder = tempfile::tempdir_in(IN_MEMORY).or_else(|_| tempfile::tempdir()).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
-        let small = Self { folder, port, daemon: None };
+        let small = Self { folder, port: Port::hold(), daemon: None };
         fs::create_dir_all(small.home().join("domains")).unwrap();
         fs::create_dir_all(small.folder.path().join("service")).unwrap();
         fs::write(small.env_file(), OLD).unwrap();
@@ -151,16 +160,16 @@ impl Small {
         fs::write(small.home().join("kloros.toml"), settings).unwrap();
         fs::write(small.home().join("domains/small.toml"), small.domain()).unwrap();
         fs::write(small.home().join("dream.yaml"), DREAM).unwrap();
-        restart(&small.service(), &small.port);
+        small.start_service();
         small
     }
 
     fn domain(&self) -> String {
         let exe = std::env::current_exe().unwrap().display().to_string();
         let (service, env_file) = (self.service().display().to_string(), self.env_file().display().to_string());
-        let port = &self.port;
+        let port = self.port.number();
         format!(
-            "isolation = \"shadow\"\n[service]\nmanager = {{ command = {{ restart = [{exe:?}, \"restart\", {service:?}, {port:?}] }} }}\n\
+            "isolation = \"shadow\"\n[service]\nmanager = {{ command = {{ restart = [{exe:?}, \"restart\", {service:?}, \"{port}\"] }} }}\n\
              argv = [{exe:?}, \"serve\", \"{{port}}\", \"{{env_file}}\"]\nport = {port}\nenv_file = {env_file:?}\n\
              ready = {{ http_path = \"/health\", within_s = 20, passes = 1 }}\nread_back = {{ http_json = \"/config\" }}\n\
              [knobs.SPEED]\nrange = {{ kind = \"integer\", min = 1, max = 100 }}\ndefault = 1\n\
@@ -189,7 +198,7 @@ impl Small {
     pub(crate) fn speeds(&self) -> (String, Option<String>) {
         let env = self.env();
         let given = env.lines().find_map(|line| line.trim_end().strip_prefix("SPEED=")).unwrap_or(SPEED_DEFAULT);
-        let says = ask(&self.port).and_then(|config| config["SPEED"].as_str().map(str::to_owned));
+        let says = ask(&self.port.number().to_string()).and_then(|config| config["SPEED"].as_str().map(str::to_owned));
         (given.to_owned(), says)
     }
 
@@ -277,7 +286,7 @@ impl Small {
 
     /// Starts the service, as the machine does after a boot.
     pub(crate) fn start_service(&self) {
-        restart(&self.service(), &self.port);
+        restart(&self.service(), &self.port.number().to_string());
     }
 
     /// Runs the program with one variable more until it ends, however that is, or is killed because `is_done`.

@@ -1,15 +1,10 @@
 //! `kloros doctor` and what a person is told of settings that cannot be used, with the real program.
 
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
-#![allow(dead_code, reason = "each test uses a part of what houses can do")]
-
-#[path = "house/mod.rs"]
-mod house;
-
 use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
-use house::{House, said};
 use serde_json::Value;
+
+use super::house::{House, said};
 
 /// Returns how the program ended and its findings about `about`, each of them whole; the two go together.
 #[track_caller]

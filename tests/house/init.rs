@@ -1,21 +1,16 @@
 //! `kloros init` and `kloros doctor DOMAIN` with the real program: what is found is written and proven.
 
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
-#![allow(dead_code, reason = "each test uses a part of what houses can do")]
-
-#[path = "house/mod.rs"]
-mod house;
-
 use std::{
     env, fs,
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     os::unix::process::CommandExt as _,
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
-use house::{House, said};
 use serde_json::Value;
+
+use super::house::{House, Port, said};
 
 const SECRET: &str = "s3cr3t-of-mine";
 
@@ -39,18 +34,15 @@ impl Drop for Running {
     }
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// Starts a Redis on a free port; where there must be one, there is.
-fn redis() -> Option<(Running, u16)> {
-    let port = free_port();
+/// Starts a Redis on a port of its own; where there must be one, there is.
+fn redis() -> Option<(Running, Port)> {
+    let held = Port::hold();
+    let port = held.number();
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--save", "", "--dir", "/tmp", "--requirepass", SECRET]);
     let running = Running::start(&mut command);
     assert!(running.is_some() || env::var("KLOROS_REDIS").is_err(), "redis-server is missing: install redis-server");
-    Some((running?, port))
+    Some((running?, held))
 }
 
 /// Returns what is proposed for the process `pid`.
@@ -61,11 +53,11 @@ fn proposal(told: &Value, pid: u32) -> &Value {
 
 #[test]
 fn a_real_redis_is_found_and_what_is_written_for_it_is_a_configuration_without_mistakes() {
-    let Some((mut running, port)) = redis() else {
+    let Some((mut running, held)) = redis() else {
         println!("not tried: redis-server is not installed");
         return;
     };
-    let mut house = House::new("", "");
+    let (mut house, port) = (House::new("", ""), held.number());
     house.until("it listens", Duration::from_secs(30), |_| TcpStream::connect(("127.0.0.1", port)).is_ok());
     // A server of models that was given its key as an argument, as far as anybody can see from outside.
     let mut disguised = Command::new("sleep");

@@ -1,15 +1,11 @@
 //! The control API over loopback, and the console in a real browser.
 
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
-#![allow(clippy::print_stderr, reason = "a test says why it did not look")]
-#![allow(dead_code, reason = "each test uses a part of what houses can do")]
-
 #[path = "console/browser.rs"]
 mod browser;
-#[path = "house/mod.rs"]
-mod house;
+
 #[path = "console/http.rs"]
 mod http;
+
 #[path = "console/schema.rs"]
 mod schema;
 
@@ -22,17 +18,19 @@ use std::{
 };
 
 use browser::Page;
-use house::{House, said};
 use http::ask;
 use serde_json::Value;
 
+use super::house::{House, Port, said};
+
 /// A house that is reached over loopback, and asks before it changes anything.
-fn reached() -> (House, u16) {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+fn reached() -> (House, Port) {
+    let held = Port::hold();
+    let port = held.number();
     let rooms = format!(
         "[api]\nlisten = \"127.0.0.1:{port}\"\nchart_every_s = 0.5\nrequest_timeout_s = 3.0\nconnections_max = 12\nevent_readers_max = 4\n[gate]\nautonomy = 0\n"
     );
-    (House::new("demo_load = false\nchaos = true", &rooms), port)
+    (House::new("demo_load = false\nchaos = true", &rooms), held)
 }
 
 fn token(house: &House) -> String {
@@ -64,7 +62,8 @@ fn events_until(port: u16, path: &str, headers: &str, wanted: &str) -> String {
 
 #[test]
 fn loopback_is_a_door_with_a_guard_and_every_route_answers_as_it_is_described() {
-    let (mut house, port) = reached();
+    let (mut house, held) = reached();
+    let port = held.number();
     std::fs::create_dir(house.path("conf.d")).unwrap();
     std::fs::write(house.path("conf.d/strict.toml"), "[validator]\nkeep_from = 0.04\n").unwrap();
     house.start(&[]);
@@ -189,7 +188,8 @@ fn pictures() -> PathBuf {
 #[test]
 fn a_cycle_is_watched_in_a_browser_and_a_click_gives_the_approval_that_deploys() {
     let Some(program) = browser::installed() else { return };
-    let (mut house, port) = reached();
+    let (mut house, held) = reached();
+    let port = held.number();
     house.start(&[]);
     let url = format!("http://127.0.0.1:{port}/");
     let mut page = Page::open(program);
