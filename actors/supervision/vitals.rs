@@ -1,5 +1,6 @@
 //! The vital signs of one incarnation of an actor: shared by the actor, its supervisor, its socket and whoever looks.
 
+use std::mem::offset_of;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -86,17 +87,12 @@ pub(crate) struct Notes {
     pub(crate) afresh: Option<String>,
 }
 
-/// Who writes often stands apart: the senders' fields come first and the actor's own last, with more than a cache line of
-/// what is seldom written between them, so that a sender and the actor on two cores do not wait for each other.
+/// What a sender and the actor touch with every message stands apart: the senders' fields come first and the actor's own last, with
+/// more than a cache line of what is seldom touched between them, so that the two on two cores do not wait for each other.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Vitals {
     queued: Queued,
-    /// Times are kept as nanoseconds by this clock, plus one.
-    clock: Arc<Clock>,
-    born_at: u64,
-    notes: Mutex<Option<Box<Notes>>>,
-    changed: Notify,
     /// Whether nobody may send any more: it is being stopped, or is gone, or was given up.
     retired: AtomicBool,
     /// Whether its start is no longer wanted.
@@ -104,17 +100,27 @@ pub(crate) struct Vitals {
     settled: AtomicBool,
     abandoned: AtomicBool,
     gone: AtomicBool,
+    born_at: u64,
+    notes: Mutex<Option<Box<Notes>>>,
+    changed: Notify,
     roll: Roll,
-    taken: Taken,
-    busy_since: AtomicU64,
     progress_at: AtomicU64,
-    busy_for: AtomicU64,
-    handled: AtomicU64,
     /// The name of the activity that was taken up last.
     taken_up: Mutex<&'static str>,
+    taken: Taken,
+    /// Times are kept as nanoseconds by this clock, plus one.
+    clock: Arc<Clock>,
+    busy_since: AtomicU64,
+    busy_for: AtomicU64,
+    handled: AtomicU64,
     /// Whether it goes on: [`RESTING`], [`IN_CALLBACK`] or [`IN_MESSAGE`].
     at_work: AtomicU8,
 }
+
+/// The cache line of what this runs on most.
+const CACHE_LINE_BYTES: usize = 64;
+
+const _: () = assert!(offset_of!(Vitals, taken) >= offset_of!(Vitals, called_off) + CACHE_LINE_BYTES);
 
 impl Vitals {
     pub(crate) fn new(clock: Arc<Clock>) -> Self {
