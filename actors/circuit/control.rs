@@ -62,12 +62,15 @@ impl Control {
         }
     }
 
-    /// Stops every room in order.
+    /// Stops every room in order, and says in the log who had to be killed.
     pub async fn stop(&self, within: Duration) -> Result<(), StopTimeout> {
-        match self.tree.get() {
-            Some(tree) => tree.stop(within).await,
-            None => Ok(()),
+        if let Some(tree) = self.tree.get() {
+            let stopped = tree.stop(within).await?;
+            if !stopped.killed.is_empty() {
+                tracing::warn!(rooms = ?stopped.killed, "rooms did not stop in their own time and were killed");
+            }
         }
+        Ok(())
     }
 
     /// Kills one room, which its supervisor then starts again.

@@ -1,6 +1,6 @@
 //! What stays of a tree over all restarts: the places, what is started at each, and whom to tell.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -24,6 +24,8 @@ pub(crate) struct Shared {
     events: Mutex<Option<broadcast::Sender<event::Event>>>,
     /// Whether whoever stops the tree has no patience left.
     hurry: watch::Sender<bool>,
+    /// The paths of those who had to be killed since somebody stops the tree; nothing before.
+    killed: Mutex<Option<Vec<String>>>,
     /// Where the jitter of every wait comes from.
     dice: Mutex<StdRng>,
 }
@@ -38,6 +40,7 @@ impl Shared {
             clock: Arc::new(Clock::start()),
             events: Mutex::new(Some(broadcast::Sender::new(EVENTS_KEPT))),
             hurry: watch::Sender::new(false),
+            killed: Mutex::default(),
             dice: Mutex::new(StdRng::seed_from_u64(seed)),
         }
     }
@@ -56,6 +59,29 @@ impl Shared {
         *self.events() = None;
     }
 
+    fn killed(&self) -> MutexGuard<'_, Option<Vec<String>>> {
+        self.killed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes from now on who has to be killed.
+    pub(crate) fn watch_kills(&self) {
+        self.killed().get_or_insert_default();
+    }
+
+    /// Notes that all actors at `node` and below have to be killed that are there, if the tree is being stopped.
+    pub(crate) fn note_kill(&self, node: &Arc<Node>) {
+        if let Some(killed) = self.killed().as_mut() {
+            killed.extend(node.actors_left());
+        }
+    }
+
+    /// Returns who had to be killed since somebody stops the tree, in the order of the kills.
+    pub(crate) fn kills(&self) -> Vec<String> {
+        let mut seen = HashSet::new();
+        // One that does not answer its kill is killed again with all the others.
+        self.killed().iter().flatten().filter(|path| seen.insert(*path)).cloned().collect()
+    }
+
     /// Lets nobody be waited for any longer than a kill takes.
     pub(crate) fn hurry(&self) {
         self.hurry.send_replace(true);
@@ -72,10 +98,10 @@ impl Shared {
         self.dice.lock().unwrap_or_else(PoisonError::into_inner).random()
     }
 
-    /// Tells the log, the metrics and the watchers about one step.
-    pub(crate) fn tell(&self, event: event::Event) {
+    /// Tells the log, the metrics and the watchers about one step of what stands at `node`.
+    pub(crate) fn tell(&self, node: &Node, event: event::Event) {
         log(&event);
-        let (supervisor, name) = (event.supervisor().to_owned(), event.kind.name());
+        let (supervisor, name) = (node.counted_with().to_owned(), event.kind.name());
         metrics::counter!(event::EVENTS_TOTAL, "supervisor" => supervisor, "event" => name).increment(1);
         // Nobody has to listen.
         let _ = self.events().as_ref().map(|events| events.send(event));
@@ -98,8 +124,8 @@ fn log(event: &event::Event) {
         EventKind::RestartScheduled { delay } => say!(info, "restart scheduled", delay),
         EventKind::StartFailed { reason } => say!(warn, "start failed", reason),
         EventKind::StartedAfresh { reason } => say!(warn, "started afresh", reason),
-        EventKind::Failed { reason } => say!(warn, "failed", reason),
-        EventKind::ShutdownFailed { reason } => say!(warn, "shutdown failed", reason),
+        EventKind::Failed { reason, handling } => say!(warn, "failed", reason, handling),
+        EventKind::ShutdownFailed { reason, handling } => say!(warn, "shutdown failed", reason, handling),
         EventKind::Lost { handling, waiting } => say!(warn, "messages lost", handling, waiting),
         EventKind::Stalled { silent, handling } => say!(warn, "stalled", silent, handling),
         EventKind::GaveUp { reason } => say!(error, "gave up", reason),
@@ -134,7 +160,7 @@ impl Blueprint {
     /// Draws up a whole tree.
     pub(crate) fn of(tree: TreeSpec) -> Blueprint {
         let socket = tree.nursery.as_ref().map_or_else(|| socket(&tree.id), Nursery::socket);
-        let node = Node::root(&tree.id, socket.clone());
+        let node = Node::root(&tree.id, tree.kind(), socket.clone());
         let blueprint = Blueprint::at(node, tree, socket);
         blueprint.reset();
         blueprint

@@ -124,7 +124,7 @@ impl Control {
     /// One that does not come up is forgotten again, and costs nobody else anything. It comes up also when the caller stops
     /// waiting.
     pub async fn start_child(&self, spec: ChildSpec) -> Result<Started, StartError> {
-        let ask = |reply| Msg::Add { spec: Box::new(spec), is_listed: false, reply };
+        let ask = |reply| Msg::Add { spec: Box::new(spec), reply };
         self.ask(ask).await?
     }
 
@@ -173,12 +173,16 @@ impl Control {
     ///
     /// Children that are in both keep running, with their new rules and, from their next start on, made in the new way. What
     /// the last spec named and this one does not is stopped and forgotten; then what this one names first is started.
-    /// Children that were added by hand, and those of a nursery, stay. Returns when all that is done, with the first start
-    /// that failed; it is done also when the caller stops waiting. OTP keeps all children that are there: there the new spec
-    /// is code that was loaded, here it is what an operator wrote down.
+    /// Children that were added by hand, and those of a nursery, stay. From now on the children start in the order of the spec,
+    /// and those that it does not name after them, as in OTP. Returns when all that is done, with the first start that failed;
+    /// it is done also when the caller stops waiting. A change that comes while an earlier one is still being made takes its
+    /// place: what the earlier one was yet to start is started if this one names it too. OTP keeps all children that are
+    /// there: there the new spec is code that was loaded, here it is what an operator wrote down.
     pub async fn reconfigure(&self, spec: TreeSpec) -> Result<(), StartError> {
         spec.check()?;
         let pending = self.ask(|reply| Msg::Reconfigure { spec: Box::new(spec), reply }).await??;
+        // Where it does not come the supervisor has ended, and all below it is gone.
+        let _ = pending.cleared.await;
         let mut outcome = Ok(());
         for started in pending.started {
             let started = started.await.unwrap_or_else(|_| Err(self.absent().into()));
@@ -210,5 +214,7 @@ pub(crate) type Gone = oneshot::Receiver<Result<(), ChildError>>;
 /// What a change of a supervisor still waits for.
 #[derive(Debug)]
 pub(crate) struct Pending {
+    /// Comes when those are gone whom it left out.
+    pub(crate) cleared: oneshot::Receiver<()>,
     pub(crate) started: Vec<oneshot::Receiver<Result<Started, StartError>>>,
 }

@@ -77,7 +77,8 @@ impl Event {
 }
 
 /// The counter of everything that is told, by `supervisor` (its path; empty for the root) and `event` (a [kind's
-/// name](EventKind::name)). Children are no label: there may be any number of them.
+/// name](EventKind::name)). Children are no label, and neither are supervisors below a nursery, which is counted with all that
+/// stands below it: there may be any number of them.
 pub const EVENTS_TOTAL: &str = "kloros_supervision_events_total";
 
 /// Gives [`EVENTS_TOTAL`] its help text, in whatever records metrics.
@@ -105,6 +106,8 @@ pub enum EventKind {
     Failed {
         /// The error or the panic's message.
         reason: String,
+        /// The kind of the message it was handling, or the callback it was in; nothing when it was idle.
+        handling: Option<&'static str>,
     },
     /// Messages were lost with it.
     Lost {
@@ -131,6 +134,8 @@ pub enum EventKind {
     ShutdownFailed {
         /// How it went instead.
         reason: String,
+        /// The kind of the message it was handling, or the callback it was in; nothing when it was idle.
+        handling: Option<&'static str>,
     },
     /// Its handler made no progress for too long; it is being killed.
     Stalled {

@@ -10,7 +10,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::blueprint::{Blueprint, Shared};
-use crate::event::{Exit, Ignore};
+use crate::branch::Node;
+use crate::event::{EventKind, Exit, Ignore};
 use crate::machine::CALLED_OFF;
 use crate::socket::Socket;
 use crate::supervisor::{Brief, Msg, Supervisor};
@@ -29,6 +30,10 @@ pub(crate) trait Maker: Send + Sync {
 
     /// Returns how many messages may wait for the child.
     fn in_flight_max(&self) -> usize;
+
+    /// Drops what is kept for a next generation of the child that stands at `node`, and of whom stands below it in its spec,
+    /// and tells what was lost by that.
+    fn give_up(&self, node: &Node, shared: &Shared);
 }
 
 pub(crate) type Starting = Pin<Box<dyn Future<Output = Result<Live, Unstarted>> + Send>>;
@@ -77,6 +82,12 @@ impl<A: Actor, F: Fn() -> (A, A::Arguments) + Send + Sync + 'static> Maker for A
         self.socket.in_flight_max()
     }
 
+    fn give_up(&self, node: &Node, shared: &Shared) {
+        if self.socket.give_up_newest() {
+            shared.tell(node, node.show(node.generation(), EventKind::Lost { handling: None, waiting: 1 }));
+        }
+    }
+
     fn start(self: Arc<Self>, launch: Launch) -> Starting {
         Box::pin(async move {
             let vitals = Arc::clone(&launch.vitals);
@@ -104,6 +115,12 @@ impl<A: Actor, F: Fn() -> (A, A::Arguments) + Send + Sync + 'static> Maker for A
 impl Maker for Blueprint {
     fn in_flight_max(&self) -> usize {
         self.socket.in_flight_max()
+    }
+
+    fn give_up(&self, _: &Node, shared: &Shared) {
+        for charge in &self.charges {
+            charge.start.give_up(&charge.node, shared);
+        }
     }
 
     fn start(self: Arc<Self>, launch: Launch) -> Starting {

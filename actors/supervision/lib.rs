@@ -70,6 +70,11 @@
 //! message to just before it blocked, because tokio keeps the task that was woken last to the same thread: blocking work
 //! belongs on a thread of its own. Stack overflows and aborts end the process.
 
+/// The first example of the README, so that it compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("README.md")]
+struct Readme;
+
 #[cfg(panic = "abort")]
 compile_error!(
     "supervision restarts rooms that panic, which `panic = \"abort\"` makes impossible; build with `panic = \"unwind\"`"
@@ -122,5 +127,5 @@ pub use spec::{
     AutoShutdown, Backoff, ChildSpec, FAILURES_MAX_DEFAULT, Flags, Intensity, KILL_WITHIN_DEFAULT, Restart, Rules,
     START_WITHIN_DEFAULT, STOP_WITHIN_DEFAULT, Shutdown, SpecError, Strategy, TreeSpec,
 };
-pub use tree::{Ended, StartError, StopTimeout, Tree, UnknownChild, start};
+pub use tree::{Ended, StartError, StopTimeout, Stopped, Tree, UnknownChild, start};
 pub use vitals::{Progress, progress, start_info, to_self};

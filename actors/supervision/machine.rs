@@ -62,11 +62,14 @@ struct Child {
     deleted: bool,
     /// Failures in a row.
     failures: u32,
+    /// How many restarts of a group had begun when its current incarnation was started.
+    born_in: u64,
 }
 
 impl Child {
     fn new(rules: Arc<Rules>, generation: u64, errand: Errand) -> Self {
-        Child { rules, generation, stage: Stage::Down, errand, unwanted: false, deleted: false, failures: 0 }
+        let stage = Stage::Down;
+        Child { rules, generation, stage, errand, unwanted: false, deleted: false, failures: 0, born_in: 0 }
     }
 
     fn is_alive(&self) -> bool {
@@ -81,7 +84,7 @@ impl Child {
         matches!(self.errand, Errand::Add | Errand::Restart)
     }
 
-    /// Forgets earlier failures if the child has been up for long enough.
+    /// Forgets earlier failures if the child has been up for long enough; to be asked before its stage says otherwise.
     fn forgive(&mut self, now: Duration) {
         if let Stage::Up { since } = self.stage
             && now.saturating_sub(since) >= self.rules.backoff.healthy_after
@@ -120,8 +123,9 @@ pub(crate) struct Machine {
     rising: Option<Key>,
     phase: Phase,
     group: Option<Group>,
-    /// When the failure came that began the restart of the group.
+    /// When the failure came that began the restart of the group, and how many such restarts there were.
     group_since: Duration,
+    groups: u64,
     tokens: u64,
     now: Duration,
     effects: Vec<Effect>,
@@ -142,6 +146,7 @@ impl Machine {
             phase: Phase::Booting,
             group: None,
             group_since: Duration::ZERO,
+            groups: 0,
             tokens: 0,
             now: Duration::ZERO,
             effects: Vec::new(),
@@ -208,8 +213,6 @@ impl Machine {
             Event::Stalled { key, generation, silent, handling } => {
                 // One that is about to be taken down gets its time to stop like the others, in its turn.
                 if self.is_up(key, generation) {
-                    let now = self.now;
-                    self.change(key, |child| child.forgive(now));
                     self.tell(key, EventKind::Stalled { silent, handling });
                     self.kill(key);
                 }
@@ -241,13 +244,9 @@ impl Machine {
                 self.window.set(flags.intensity);
             }
             Event::Revise { key, rules } => self.change(key, |child| child.rules = rules),
+            Event::Reorder { moves } => self.reorder(&moves),
             Event::Shutdown => self.close(Outcome::Stopped),
         }
-    }
-
-    /// Returns the child if this is its current generation.
-    fn at(&self, key: Key, generation: u64) -> Option<&Child> {
-        self.children.get(&key).filter(|child| child.generation == generation)
     }
 
     fn change(&mut self, key: Key, change: impl FnOnce(&mut Child)) {
@@ -334,8 +333,8 @@ impl Machine {
             match (exit.is_normal(), doomed) {
                 (true, _) => EventKind::Stopped,
                 (false, true) if as_wished => EventKind::Stopped,
-                (false, true) => EventKind::ShutdownFailed { reason: reason.clone() },
-                (false, false) => EventKind::Failed { reason: reason.clone() },
+                (false, true) => EventKind::ShutdownFailed { reason: reason.clone(), handling: None },
+                (false, false) => EventKind::Failed { reason: reason.clone(), handling: None },
             },
         );
         if doomed {

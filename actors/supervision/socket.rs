@@ -183,7 +183,8 @@ impl<M: Message> Socket<M> {
         }
     }
 
-    /// Asks whoever is plugged in now and waits for the answer.
+    /// Asks whoever is plugged in now and waits for the answer. Where too many wait already it is refused, also where the
+    /// [`Mailbox`] would keep the newest message.
     ///
     /// A call that runs into its limit, or is dropped, leaves the room at work. It answers into the void later, which is no
     /// error: `reply.send(answer)?` never fails for a caller that went away.
@@ -193,7 +194,11 @@ impl<M: Message> Socket<M> {
         within: Duration,
     ) -> Result<R, CallError> {
         let (sender, mut answer) = call::channel();
-        self.send(make((sender, within).into()))?;
+        // A question is never kept as the newest: it would take the place of a fact, or the next fact its place.
+        self.offer(make((sender, within).into())).map_err(|refusal| match refusal {
+            Refusal::Down(down, _) => down,
+            Refusal::Full(_) => self.full(),
+        })?;
         match tokio::time::timeout(within, answer.arrives()).await {
             Ok(Some(answer)) => Ok(answer),
             Ok(None) => Err(CallError::Dropped { room: self.id().to_owned() }),

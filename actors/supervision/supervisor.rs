@@ -1,4 +1,5 @@
-//! The supervisor actor: it carries out what the [`Machine`] decides, and waits for nothing in its handler.
+//! The supervisor actor: it carries out what the [`Machine`] decides, and waits for nobody in its handler. Once it has spawned the
+//! start of one child it gives its thread away for a moment, so that the start goes before the lines in the log.
 //!
 //! Hears what its children's tasks, its timers and those who administrate it tell it. Each start runs in a task of its own
 //! that reports back twice: when the child is up or not, and when it has ended.
@@ -12,6 +13,7 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use crate::blueprint::{Blueprint, Shared};
+use crate::branch::Node;
 use crate::control::{Child, ChildError, Count, Pending, Reply, Started};
 use crate::event::{EventKind, Exit};
 use crate::launch::{Unstarted, told};
@@ -34,6 +36,7 @@ mod effects;
 
 mod news;
 
+use administration::Coming;
 use place::{Named, Place};
 
 pub(crate) struct Brief {
@@ -55,22 +58,68 @@ pub(crate) enum Verdict {
 #[derive(Debug)]
 pub(crate) enum Msg {
     Boot,
-    Started { key: Key, generation: u64, cell: ActorCell },
-    Unstarted { key: Key, generation: u64, unstarted: Unstarted },
-    Exited { key: Key, generation: u64, exit: Exit, loss: Loss },
+    // What comes from a child names its place: its key may be another one by the time this is heard.
+    Started {
+        node: Arc<Node>,
+        generation: u64,
+        cell: ActorCell,
+    },
+    Unstarted {
+        node: Arc<Node>,
+        generation: u64,
+        unstarted: Unstarted,
+    },
+    Exited {
+        node: Arc<Node>,
+        generation: u64,
+        exit: Exit,
+        loss: Loss,
+    },
     AlarmsDue,
-    GroupDue { token: u64 },
+    GroupDue {
+        token: u64,
+    },
     CheckStalls,
-    Add { spec: Box<ChildSpec>, is_listed: bool, reply: Reply<Result<Started, StartError>> },
-    Terminate { id: String, reply: Reply<Result<(), ChildError>> },
-    Restart { id: String, reply: Reply<Result<Started, ChildError>> },
-    Delete { id: String, reply: Reply<Result<(), ChildError>> },
-    Which { reply: Reply<Vec<Child>> },
-    Count { reply: Reply<Count> },
-    Rules { id: String, reply: Reply<Result<Rules, ChildError>> },
-    Flags { reply: Reply<Flags> },
-    Reconfigure { spec: Box<TreeSpec>, reply: Reply<Result<Pending, StartError>> },
-    Ping { reply: Reply<()> },
+    Add {
+        spec: Box<ChildSpec>,
+        reply: Reply<Result<Started, StartError>>,
+    },
+    /// Those are gone whom this change of the spec left out.
+    Cleared {
+        change: u64,
+    },
+    Terminate {
+        id: String,
+        reply: Reply<Result<(), ChildError>>,
+    },
+    Restart {
+        id: String,
+        reply: Reply<Result<Started, ChildError>>,
+    },
+    Delete {
+        id: String,
+        reply: Reply<Result<(), ChildError>>,
+    },
+    Which {
+        reply: Reply<Vec<Child>>,
+    },
+    Count {
+        reply: Reply<Count>,
+    },
+    Rules {
+        id: String,
+        reply: Reply<Result<Rules, ChildError>>,
+    },
+    Flags {
+        reply: Reply<Flags>,
+    },
+    Reconfigure {
+        spec: Box<TreeSpec>,
+        reply: Reply<Result<Pending, StartError>>,
+    },
+    Ping {
+        reply: Reply<()>,
+    },
     Shutdown,
 }
 
@@ -89,13 +138,14 @@ impl Actor for Supervisor {
     async fn handle(&self, myself: ActorRef<Msg>, message: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Boot => state.step(Event::Boot),
-            Msg::Started { key, generation, cell } => state.started(key, generation, &cell),
-            Msg::Unstarted { key, generation, unstarted } => state.unstarted(key, generation, unstarted),
-            Msg::Exited { key, generation, exit, loss } => state.exited(key, generation, exit, loss),
+            Msg::Started { node, generation, cell } => state.started(&node, generation, &cell),
+            Msg::Unstarted { node, generation, unstarted } => state.unstarted(&node, generation, unstarted),
+            Msg::Exited { node, generation, exit, loss } => state.exited(&node, generation, exit, loss),
             Msg::AlarmsDue => state.look_at_alarms(),
             Msg::GroupDue { token } => state.step(Event::GroupDue { token }),
             Msg::CheckStalls => state.check_stalls(),
-            Msg::Add { spec, is_listed, reply } => state.add(*spec, is_listed, reply),
+            Msg::Add { spec, reply } => state.add(*spec, reply),
+            Msg::Cleared { change } => state.let_in(change),
             Msg::Terminate { id, reply } => state.terminate(&id, reply),
             Msg::Restart { id, reply } => state.restart(&id, reply),
             Msg::Delete { id, reply } => state.delete(&id, reply),
@@ -153,6 +203,9 @@ pub(crate) struct State {
     places: HashMap<Key, Place>,
     keys: HashMap<Named, Key>,
     next_key: Key,
+    /// Who is to come in when those are gone whom the last change of the spec left out, and how many changes there were.
+    coming: Vec<Coming>,
+    changes: u64,
     /// The rules of the child that came last; the next one often has the same.
     rules: Option<Arc<Rules>>,
     boot: Option<oneshot::Sender<Result<(), Unstarted>>>,
@@ -183,6 +236,8 @@ impl State {
             places: HashMap::new(),
             keys: HashMap::new(),
             next_key: 0,
+            coming: Vec::new(),
+            changes: 0,
             rules: None,
             boot: Some(brief.boot),
             unstarted: None,
@@ -194,19 +249,28 @@ impl State {
             outcome: None,
         };
         for charge in &blueprint.charges {
-            state.settle(Place::new(charge));
+            let key = state.next_key();
+            state.settle(key, Place::new(charge));
         }
         state
     }
 
-    /// Gives a child its key.
-    fn settle(&mut self, place: Place) -> Key {
-        let key = self.next_key;
+    fn next_key(&mut self) -> Key {
         self.next_key += 1;
+        self.next_key - 1
+    }
+
+    /// Gives a child its key.
+    fn settle(&mut self, key: Key, place: Place) {
         self.rules = Some(place.node.rules());
         self.keys.insert(Named(Arc::clone(&place.node)), key);
         self.places.insert(key, place);
-        key
+    }
+
+    /// Returns the key of the child at this place, if it is still there.
+    fn key_of(&self, node: &Arc<Node>) -> Option<Key> {
+        let key = *self.keys.get(node.id())?;
+        self.places.get(&key).is_some_and(|place| Arc::ptr_eq(&place.node, node)).then_some(key)
     }
 
     fn step(&mut self, event: Event) {
@@ -223,25 +287,23 @@ impl State {
         }
     }
 
-    fn started(&mut self, key: Key, generation: u64, cell: &ActorCell) {
+    fn started(&mut self, node: &Arc<Node>, generation: u64, cell: &ActorCell) {
         self.news.a_start_is_over();
-        let Some(place) = self.places.get_mut(&key).filter(|_| self.machine.is_starting(key, generation)) else {
+        let Some(key) = self.key_of(node).filter(|key| self.machine.is_starting(*key, generation)) else {
             // Nobody waits for it any longer.
             cell.kill();
             return;
         };
-        let afresh = place.node.vitals().and_then(|vitals| vitals.noted(|notes| notes.afresh.take()));
+        let afresh = node.vitals().and_then(|vitals| vitals.noted(|notes| notes.afresh.take()));
         self.step(Event::Started { key, generation });
         if let Some(reason) = afresh {
             self.tell(key, generation, EventKind::StartedAfresh { reason });
         }
     }
 
-    fn unstarted(&mut self, key: Key, generation: u64, unstarted: Unstarted) {
+    fn unstarted(&mut self, node: &Arc<Node>, generation: u64, unstarted: Unstarted) {
         self.news.a_start_is_over();
-        if !self.machine.is_starting(key, generation) {
-            return;
-        }
+        let Some(key) = self.key_of(node).filter(|key| self.machine.is_starting(*key, generation)) else { return };
         let Unstarted::Failed { path, reason } = unstarted.clone() else {
             self.step(Event::Ignored { key, generation });
             return;
@@ -252,7 +314,8 @@ impl State {
         self.unstarted = self.unstarted.take().filter(|_| self.outcome.is_some() || self.machine.is_closing());
     }
 
-    fn exited(&mut self, key: Key, generation: u64, exit: Exit, loss: Loss) {
+    fn exited(&mut self, node: &Arc<Node>, generation: u64, exit: Exit, loss: Loss) {
+        let Some(key) = self.key_of(node) else { return };
         self.tell_loss(key, generation, loss);
         self.step(Event::Exited { key, generation, exit });
     }
@@ -288,6 +351,10 @@ impl State {
     /// Ends this actor when the machine has finished. As in OTP its reason is a shutdown, also when it gave up.
     fn conclude(&mut self, myself: &ActorRef<Msg>) {
         let Some(outcome) = self.outcome.take() else { return };
+        // Those who came at run time do not come back with this supervisor.
+        for place in self.places.values().filter(|place| !place.is_of_the_spec) {
+            place.start.give_up(&place.node, &self.shared);
+        }
         if let Some(boot) = self.boot.take() {
             // The one who waited for the boot may have gone.
             let _ = boot.send(Err(self.why_not_booted(&outcome)));

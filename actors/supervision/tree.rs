@@ -8,10 +8,10 @@ use tokio::sync::{broadcast, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::blueprint::{Blueprint, Shared};
-use crate::branch::{Branch, Kind, Node};
+use crate::branch::{Branch, Node};
 use crate::control::Control;
 use crate::event::{Event, EventKind, Exit};
-use crate::launch::{Unstarted, ended, told};
+use crate::launch::{Start, Unstarted, ended, told};
 use crate::pulse;
 use crate::socket::Down;
 use crate::spec::{KILL_WITHIN_DEFAULT, SpecError, TreeSpec};
@@ -73,6 +73,7 @@ pub async fn start(spec: TreeSpec) -> Result<Tree, StartError> {
     let verdict = Arc::new(OnceLock::new());
     let (boot, booted) = oneshot::channel();
     let watched = Watched::new(Supervisor, Arc::clone(&vitals), Some(blueprint.socket.clone()));
+    let start: Start = Arc::<Blueprint>::clone(&blueprint);
     let brief = Brief { blueprint, shared: Arc::clone(&shared), boot, verdict: Arc::clone(&verdict) };
     let died = |reason: String| StartError::Child { path: node.path.as_ref().to_owned(), reason };
     let (root, join) = Actor::spawn(None, watched, brief).await.map_err(|error| died(error.to_string()))?;
@@ -96,14 +97,15 @@ pub async fn start(spec: TreeSpec) -> Result<Tree, StartError> {
         }
     }
     node.set_cell(1, root.get_cell());
-    shared.tell(node.show(1, EventKind::Started));
+    shared.tell(&node, node.show(1, EventKind::Started));
     let tree = Tree { root, node, shared, end };
-    tokio::spawn(wait_for_the_end(tree.clone(), join, vitals, verdict, sender));
+    tokio::spawn(wait_for_the_end(tree.clone(), start, join, vitals, verdict, sender));
     Ok(tree)
 }
 
 async fn wait_for_the_end(
     tree: Tree,
+    start: Start,
     join: JoinHandle<()>,
     vitals: Arc<Vitals>,
     verdict: Arc<OnceLock<Verdict>>,
@@ -115,7 +117,8 @@ async fn wait_for_the_end(
     // After an orderly end nobody is left. Any other end leaves children behind.
     orphans::take_down(&node, &tree.shared).await;
     node.hush();
-    tree.shared.tell(node.show(1, EventKind::Stopped));
+    start.give_up(&node, &tree.shared);
+    tree.shared.tell(&node, node.show(1, EventKind::Stopped));
     vitals.mark_gone();
     tree.shared.fall_silent();
     end.send_replace(Some(match (verdict.get().cloned(), vitals.exit()) {
@@ -163,16 +166,17 @@ impl Tree {
 
     /// Stops the tree in reverse order of its start and returns when all of it is down.
     ///
-    /// What is still there after `within` is killed, and named in the error. Whoever asks again, with less patience, gets it
-    /// down earlier: no time at all kills everything at once. A tree that has ended already is stopped.
-    pub async fn stop(&self, within: Duration) -> Result<(), StopTimeout> {
+    /// Who has to be killed because a time of its own is over is named in the answer. What is still there after `within` is
+    /// killed, and named in the error. Whoever asks again, with less patience, gets it down earlier: no time at all kills
+    /// everything at once. A tree that has ended already is stopped.
+    pub async fn stop(&self, within: Duration) -> Result<Stopped, StopTimeout> {
+        self.shared.watch_kills();
         told(&self.root, Msg::Shutdown);
         if tokio::time::timeout(within, self.ended()).await.is_ok() {
-            return Ok(());
+            return Ok(Stopped { killed: self.shared.kills() });
         }
-        let all = self.node.walk();
-        let alive = |node: &&Arc<Node>| node.kind == Kind::Actor && node.cell().is_some();
-        let left = all.iter().filter(alive).map(|node| node.path.as_ref().to_owned()).collect();
+        let (all, left) = (self.node.walk(), self.node.actors_left());
+        self.shared.note_kill(&self.node);
         self.shared.hurry();
         orphans::kill_all(&self.node);
         let gone = async {
@@ -267,6 +271,15 @@ pub enum StartError {
     /// The supervisor is not there.
     #[error(transparent)]
     Down(#[from] Down),
+}
+
+/// A tree that stopped in its time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stopped {
+    /// The paths of the actors that had to be killed, because they did not stop within the time of their spec, or because
+    /// somebody else had less patience. Those that are killed because their spec says so are not among them.
+    pub killed: Vec<String>,
 }
 
 /// The tree did not stop in time, and was killed.

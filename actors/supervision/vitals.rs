@@ -80,8 +80,10 @@ pub(crate) struct Loss {
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
     exit: Option<Exit>,
-    /// The kind of the message whose handler failed.
-    failed_at: Option<&'static str>,
+    /// The message or the callback whose handler failed.
+    failed_at: Option<Activity>,
+    /// What its state said that panicked while it was dropped.
+    pub(crate) panic_of_state: Option<String>,
     pub(crate) info: Option<String>,
     /// Why the actor began anew instead of from its checkpoint.
     pub(crate) afresh: Option<String>,
@@ -280,12 +282,21 @@ impl Vitals {
 
     /// Returns what an actor that ended took with it; nothing is counted as waiting any more.
     pub(crate) fn loss(&self) -> Loss {
+        let handling = match self.last_activity() {
+            Some(Activity::Message(kind)) => Some(kind),
+            Some(Activity::Callback(_)) | None => None,
+        };
+        Loss { handling, waiting: self.queued.close(&self.taken) }
+    }
+
+    /// Returns the kind of the message or the name of the callback at which the actor ended, unless it was idle.
+    pub(crate) fn ended_at(&self) -> Option<&'static str> {
+        self.last_activity().map(Activity::name)
+    }
+
+    fn last_activity(&self) -> Option<Activity> {
         // One that was killed never came back from its handler.
-        let cut_off = self.busy().and_then(|(activity, _)| match activity {
-            Activity::Message(kind) => Some(kind),
-            Activity::Callback(_) => None,
-        });
-        Loss { handling: self.noted(|notes| notes.failed_at).or(cut_off), waiting: self.queued.close(&self.taken) }
+        self.noted(|notes| notes.failed_at).or_else(|| self.busy().map(|(activity, _)| activity))
     }
 
     /// Turns senders away from now on.
@@ -306,9 +317,7 @@ impl Vitals {
     }
 
     fn note_failure(&self, activity: Activity, exit: Exit) {
-        if let Activity::Message(kind) = activity {
-            self.note(|notes| notes.failed_at = Some(kind));
-        }
+        self.note(|notes| _ = notes.failed_at.get_or_insert(activity));
         self.note_exit(exit);
         // It ends because of this, and whoever sends from here on is better refused than lost with it.
         self.retire();

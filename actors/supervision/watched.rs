@@ -12,7 +12,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, Message, SupervisionEvent};
 use crate::event::Exit;
 use crate::machine::CALLED_OFF;
 use crate::socket::{Socket, Suspicion};
-use crate::vitals::{Activity, Alive, Attended, Seat, Vitals};
+use crate::vitals::{Activity, Alive, Attended, Seat, Vitals, panic_text};
 
 /// An actor that does what `inner` does, and is seen doing it.
 pub(crate) struct Watched<A: Actor> {
@@ -165,20 +165,22 @@ pub(crate) struct Kept<S> {
     /// Whether no message was handled yet.
     is_fresh: bool,
     // The last field, so that the state is gone when it is.
-    _alive: Alive,
+    alive: Alive,
 }
 
 impl<S> Kept<S> {
     fn new(state: S, seat: Seat, vitals: &Arc<Vitals>) -> Self {
-        Kept { state: Some(state), seat, is_fresh: true, _alive: Alive::of(vitals) }
+        Kept { state: Some(state), seat, is_fresh: true, alive: Alive::of(vitals) }
     }
 }
 
 impl<S> Drop for Kept<S> {
     fn drop(&mut self) {
         let state = self.state.take();
-        if panic::catch_unwind(AssertUnwindSafe(|| drop(state))).is_err() {
-            tracing::error!("the state of an actor panicked while it was dropped");
+        if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| drop(state))) {
+            // Whoever tells of the actor's end knows where it stood, and says it.
+            let text = panic_text(payload.as_ref());
+            self.alive.vitals().note(|notes| notes.panic_of_state = Some(text));
         }
     }
 }

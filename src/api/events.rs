@@ -63,7 +63,7 @@ impl Told {
         let (what, why) = match &event.kind {
             EventKind::Started => ("started", None),
             EventKind::StartFailed { reason } => ("not started", Some(reason)),
-            EventKind::Failed { reason } => ("failed", Some(reason)),
+            EventKind::Failed { reason, .. } => ("failed", Some(reason)),
             EventKind::RestartScheduled { .. } => ("is restarted", None),
             _ => return None,
         };

@@ -23,6 +23,10 @@ pub(crate) struct Node {
     id_at: u32,
     pub(crate) kind: Kind,
     is_root: bool,
+    /// Whether it stands somewhere below a nursery, where there is no end to the places.
+    is_below_nursery: bool,
+    /// How much of the path names the supervisor that it is counted with: its own, or the nursery above all of them.
+    counted_to: u32,
     status: Mutex<Status>,
 }
 
@@ -73,26 +77,30 @@ enum Stage {
 
 impl Node {
     /// Returns the place of a root supervisor that hears at `socket`.
-    pub(crate) fn root(id: &str, socket: Socket<Msg>) -> Arc<Node> {
-        let node = Node::new(id.into(), 0, Kind::Supervisor, true, Arc::new(Rules::of_a_supervisor()));
+    pub(crate) fn root(id: &str, kind: Kind, socket: Socket<Msg>) -> Arc<Node> {
+        let node = Node::new(id.into(), 0, kind, Arc::new(Rules::of_a_supervisor()));
         node.open(socket);
-        Arc::new(node)
+        Arc::new(Node { is_root: true, ..node })
     }
 
     /// Returns a new place below this one.
     pub(crate) fn below(&self, id: &Arc<str>, kind: Kind, rules: Arc<Rules>) -> Node {
+        let is_below_nursery = self.is_below_nursery || self.kind == Kind::Nursery;
         if self.is_root {
-            return Node::new(Arc::clone(id), 0, kind, false, rules);
+            return Node { is_below_nursery, ..Node::new(Arc::clone(id), 0, kind, rules) };
         }
         // An id is short, and so is the path of a tree that fits on the stack.
-        let id_at = u32::try_from(self.path.len() + 1).unwrap_or_default();
-        Node::new(format!("{}/{id}", self.path).into(), id_at, kind, false, rules)
+        let above = u32::try_from(self.path.len()).unwrap_or_default();
+        let counted_to = if self.is_below_nursery { self.counted_to } else { above };
+        let node = Node::new(format!("{}/{id}", self.path).into(), above + 1, kind, rules);
+        Node { is_below_nursery, counted_to, ..node }
     }
 
-    fn new(path: Arc<str>, id_at: u32, kind: Kind, is_root: bool, rules: Arc<Rules>) -> Node {
+    fn new(path: Arc<str>, id_at: u32, kind: Kind, rules: Arc<Rules>) -> Node {
         let status =
             Status { rules, stage: Stage::Stopped, generation: 0, vitals: None, cell: None, past: None, below: None };
-        Node { path, id_at, kind, is_root, status: Mutex::new(status) }
+        let (is_root, is_below_nursery, counted_to) = (false, false, 0);
+        Node { path, id_at, kind, is_root, is_below_nursery, counted_to, status: Mutex::new(status) }
     }
 
     /// Makes this the place of a supervisor that hears at `socket`.
@@ -102,6 +110,12 @@ impl Node {
 
     pub(crate) fn is_root(&self) -> bool {
         self.is_root
+    }
+
+    /// Returns the path of the supervisor with which it is counted; the number of those does not grow with what is started at
+    /// run time.
+    pub(crate) fn counted_with(&self) -> &str {
+        &self.path[..self.counted_to as usize]
     }
 
     pub(crate) fn id(&self) -> &str {
@@ -139,6 +153,14 @@ impl Node {
         });
     }
 
+    /// Gives the children the keys that they have from now on.
+    pub(crate) fn reorder(&self, moves: &BTreeMap<Key, Key>) {
+        self.change_children(|children| {
+            let anew = |(key, child)| (moves.get(&key).copied().unwrap_or(key), child);
+            *children = std::mem::take(children).into_iter().map(anew).collect();
+        });
+    }
+
     pub(crate) fn disown_all(&self) {
         self.change_children(BTreeMap::clear);
     }
@@ -156,6 +178,12 @@ impl Node {
             found.extend(child.walk());
         }
         found
+    }
+
+    /// Returns the paths of the actors that are there, here and below.
+    pub(crate) fn actors_left(self: &Arc<Self>) -> Vec<String> {
+        let left = |node: &&Arc<Node>| node.kind == Kind::Actor && node.cell().is_some();
+        self.walk().iter().filter(left).map(|node| node.path.as_ref().to_owned()).collect()
     }
 
     pub(crate) fn generation(&self) -> u64 {
@@ -224,7 +252,9 @@ impl Node {
                 let now = Instant::now();
                 status.stage = Stage::Restarting { due: now.checked_add(*delay).unwrap_or(now + FAR) };
             }
-            EventKind::Failed { reason } | EventKind::StartFailed { reason } | EventKind::ShutdownFailed { reason } => {
+            EventKind::Failed { reason, .. }
+            | EventKind::StartFailed { reason }
+            | EventKind::ShutdownFailed { reason, .. } => {
                 status.past().last_failure = Some(reason.clone());
                 status.stage = Stage::Stopped;
                 status.cell = None;

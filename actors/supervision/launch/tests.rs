@@ -30,6 +30,8 @@ impl Maker for Cancelling {
         1
     }
 
+    fn give_up(&self, _: &Node, _: &Shared) {}
+
     fn start(self: Arc<Self>, launch: Launch) -> Starting {
         Box::pin(async move {
             let (actor, join) = Actor::spawn(None, Watched::new(Idle, launch.vitals, None), ()).await.unwrap();
@@ -55,7 +57,7 @@ async fn ends_after_a_cancelled_task(restart: Restart) -> Vec<EventKind> {
 }
 
 async fn case_029() {
-    let failed = EventKind::Failed { reason: "killed".to_owned() };
+    let failed = EventKind::Failed { reason: "killed".to_owned(), handling: None };
     let back = [failed.clone(), EventKind::RestartScheduled { delay: Duration::ZERO }, EventKind::Started];
     assert_eq!(ends_after_a_cancelled_task(Restart::Transient).await, back);
     assert_eq!(ends_after_a_cancelled_task(Restart::Permanent).await, back);

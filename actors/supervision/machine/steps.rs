@@ -1,5 +1,6 @@
 //! The next steps of a machine: whom a failure concerns, then down in reverse order, then up in order.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,11 +21,14 @@ impl Machine {
             self.leave(key);
             return;
         }
-        // A child that fails in the same instant as another joins the restart that was counted already.
-        let joins = matches!(self.group, Some(Group::TearingDown { .. } | Group::Waiting { .. }))
-            && self.now.saturating_sub(self.group_since) <= SAME_INSTANT;
-        if !joins {
+        // A child that fails in the same instant as another joins the restart that was counted already, also when the rest has
+        // risen before its end was heard. One that was started since then has failed anew, and counts.
+        let takes_others = matches!(self.flags.strategy, Some(Strategy::OneForAll | Strategy::RestForOne));
+        let is_same_instant = self.now.saturating_sub(self.group_since) <= SAME_INSTANT;
+        let joins = takes_others && child.born_in < self.groups && is_same_instant;
+        if takes_others && !joins {
             self.group_since = self.now;
+            self.groups += 1;
         }
         if !joins && !self.window.admit(self.now) {
             self.give_up(key, reason.to_owned());
@@ -200,7 +204,11 @@ impl Machine {
             }
             Stage::Up { .. } if shutdown == Shutdown::Brutal => self.kill(key),
             Stage::Up { .. } => {
-                self.change(key, |child| child.stage = Stage::Stopping);
+                let now = self.now;
+                self.change(key, |child| {
+                    child.forgive(now);
+                    child.stage = Stage::Stopping;
+                });
                 self.effects.push(Effect::Stop { key, generation });
                 if let Shutdown::Within(after) = shutdown {
                     self.arm(key, Timer::Stop, after);
@@ -263,6 +271,7 @@ impl Machine {
         self.wanted.remove(&key);
         let Some(child) = self.children.get_mut(&key) else { return };
         child.generation += 1;
+        child.born_in = self.groups;
         child.stage = Stage::Starting { cancelled: false };
         let (generation, rules) = (child.generation, Arc::clone(&child.rules));
         self.effects.push(Effect::Start { key, generation });
@@ -276,6 +285,7 @@ impl Machine {
 
     pub(super) fn kill(&mut self, key: Key) {
         let Some(child) = self.children.get_mut(&key) else { return };
+        child.forgive(self.now);
         child.stage = Stage::Killing;
         let (generation, after) = (child.generation, child.rules.kill_within);
         self.effects.push(Effect::Kill { key, generation });
@@ -303,5 +313,20 @@ impl Machine {
         if self.children.get(&key).is_some_and(super::Child::is_by_hand) {
             self.effects.push(Effect::Answer { key, answer: answer.map_err(str::to_owned) });
         }
+    }
+
+    /// Gives children other keys, and with them other places in the order.
+    pub(super) fn reorder(&mut self, moves: &BTreeMap<Key, Key>) {
+        let anew = |key: Key| moves.get(&key).copied().unwrap_or(key);
+        self.children = std::mem::take(&mut self.children).into_iter().map(|(key, child)| (anew(key), child)).collect();
+        self.doomed = std::mem::take(&mut self.doomed).into_iter().map(anew).collect();
+        self.wanted = std::mem::take(&mut self.wanted).into_iter().map(anew).collect();
+        self.touched.iter_mut().for_each(|key| *key = anew(*key));
+        self.rising = self.rising.map(anew);
+    }
+
+    /// Returns the child if this is its current generation.
+    pub(super) fn at(&self, key: Key, generation: u64) -> Option<&super::Child> {
+        self.children.get(&key).filter(|child| child.generation == generation)
     }
 }

@@ -1,5 +1,6 @@
 //! What a supervisor hears, and what it does.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ pub(crate) const BLOCKED_START: &str = "it blocks its thread while starting";
 /// Why a start failed that nobody wants any more.
 pub(crate) const CALLED_OFF: &str = "it was stopped while starting";
 
-/// A child's name inside one machine; never reused. Children are ordered by it.
+/// A child's name inside one machine; never reused. Children are ordered by it, so a child that moves gets another one.
 pub(crate) type Key = u64;
 
 /// What a supervisor hears.
@@ -79,6 +80,10 @@ pub(crate) enum Event {
     Revise {
         key: Key,
         rules: Arc<Rules>,
+    },
+    /// The keys that children have from now on, by those that they had.
+    Reorder {
+        moves: BTreeMap<Key, Key>,
     },
     Shutdown,
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ractor::Message;
@@ -31,7 +32,8 @@ pub enum WhenFull {
     #[default]
     Refuse,
     /// It takes the place of the one that was sent before it in vain, and is handed over as soon as there is room, if need be
-    /// to the next generation: for messages of which only the newest counts.
+    /// to the next generation: for messages of which only the newest counts, whoever sends it, for all outlets share the one
+    /// place. A question is refused as ever. Where no next generation comes, the message is told as [lost](crate::EventKind::Lost).
     Coalesce,
 }
 
@@ -75,6 +77,18 @@ impl<M> Newest<M> {
 impl<M> Default for Newest<M> {
     fn default() -> Self {
         Newest(Mutex::new(None))
+    }
+}
+
+impl<M> Socket<M> {
+    /// Drops the message that is kept for a next generation, because there will be none, and returns whether there was one.
+    pub(crate) fn give_up_newest(&self) -> bool {
+        let Some(kept) = self.inner.newest.as_ref().and_then(|newest| newest.lock().take()) else { return false };
+        // It is dropped by a supervisor, which is not to fall over what goes with it.
+        if panic::catch_unwind(AssertUnwindSafe(|| drop(kept))).is_err() {
+            tracing::error!(room = self.id(), "a message that was given up panicked while it was dropped");
+        }
+        true
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::{AutoShutdown, Backoff, ChildSpec, Flags, Restart, Start, TreeSpec};
+use super::{AutoShutdown, Backoff, ChildSpec, Flags, Restart, Shutdown, Start, TreeSpec};
 
 impl TreeSpec {
     /// Returns the first thing that makes this spec unusable as a whole tree.
@@ -45,6 +45,9 @@ impl ChildSpec {
         if self.rules.start_within.is_some_and(|limit| limit.is_zero()) {
             return Err(SpecError::NoTimeToStart { id: id() });
         }
+        if self.rules.shutdown == Shutdown::Within(Duration::ZERO) {
+            return Err(SpecError::NoTimeToStop { id: id() });
+        }
         if self.rules.kill_within.is_zero() {
             return Err(SpecError::NoTimeToDie { id: id() });
         }
@@ -72,6 +75,9 @@ fn check_id(id: &str) -> Result<(), SpecError> {
 fn check_backoff(id: &str, backoff: &Backoff) -> Result<(), SpecError> {
     if !(0.0..=1.0).contains(&backoff.jitter_ratio) {
         return Err(SpecError::BadJitter { id: id.to_owned(), jitter_ratio: backoff.jitter_ratio });
+    }
+    if backoff.healthy_after.is_zero() {
+        return Err(SpecError::HealthyAtOnce { id: id.to_owned() });
     }
     if backoff.first > backoff.max {
         return Err(SpecError::BackoffAboveMax { id: id.to_owned(), first: backoff.first, max: backoff.max });
@@ -121,6 +127,12 @@ pub enum SpecError {
         /// The longest wait.
         max: Duration,
     },
+    /// Every failure would be forgotten before it counts, and no restart would ever wait.
+    #[error("the back-off of {id} takes it for healthy after zero time; give it a while to prove it")]
+    HealthyAtOnce {
+        /// Whose back-off it is.
+        id: String,
+    },
     /// Every handler would count as stalled.
     #[error("{id} stalls after zero time; give its handlers time to work")]
     NoTimeToWork {
@@ -131,6 +143,12 @@ pub enum SpecError {
     #[error("{id} has zero time to start; give its pre_start time")]
     NoTimeToStart {
         /// Whose limit it is.
+        id: String,
+    },
+    /// It would be killed while it is asked to stop.
+    #[error("{id} has zero time to stop; give it some, or say that it is to be killed")]
+    NoTimeToStop {
+        /// Whose shutdown it is.
         id: String,
     },
     /// Everybody would count as blocked.

@@ -32,7 +32,7 @@ pub enum Restart {
 pub enum Shutdown {
     /// Killed at once; its `post_stop` does not run.
     Brutal,
-    /// Asked to stop, and killed when it takes longer than this.
+    /// Asked to stop, and killed when it takes longer than this, which is more than zero.
     Within(Duration),
     /// Asked to stop, and waited for as long as it takes.
     Unlimited,
@@ -89,7 +89,7 @@ pub struct Backoff {
     pub max: Duration,
     /// How far a wait is spread around its nominal length, as a ratio from 0 to 1.
     pub jitter_ratio: f64,
-    /// How long a child must have been up for its failures to be forgotten.
+    /// How long a child must have been up for its failures to be forgotten; more than zero.
     pub healthy_after: Duration,
 }
 

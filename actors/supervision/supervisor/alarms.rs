@@ -35,6 +35,14 @@ impl Alarms {
         }
     }
 
+    /// Gives the alarms to the keys that their children have from now on.
+    pub(super) fn reorder(&mut self, moves: &BTreeMap<Key, Key>) {
+        let anew = |key: Key| moves.get(&key).copied().unwrap_or(key);
+        self.armed = self.armed.drain().map(|(key, at)| (anew(key), at)).collect();
+        self.queue =
+            std::mem::take(&mut self.queue).into_iter().map(|((at, key), set)| ((at, anew(key)), set)).collect();
+    }
+
     /// Returns which alarms are due, in the order of their times.
     fn due(&self, now: Time) -> Vec<(Time, Key)> {
         self.queue.range(..=(now, Key::MAX)).map(|(alarm, _)| *alarm).collect()
@@ -96,6 +104,17 @@ mod tests {
         assert_eq!(alarms.due(30), [(10, 2), (30, 1), (30, 3)]);
         assert_eq!(alarms.take((30, 1)), Some((7, Timer::Kill)));
         assert_eq!((alarms.take((30, 1)), alarms.due(30)), (None, vec![(10, 2), (30, 3)]));
+    }
+
+    #[test]
+    fn an_alarm_goes_with_its_child_to_another_key() {
+        let mut alarms = Alarms::default();
+        alarms.arm(1, 30, 7, Timer::Kill);
+        alarms.arm(2, 10, 8, Timer::Start);
+        alarms.reorder(&BTreeMap::from([(1, 5)]));
+        assert_eq!((alarms.due(30), alarms.take((30, 5))), (vec![(10, 2), (30, 5)], Some((7, Timer::Kill))));
+        alarms.disarm(2);
+        assert_eq!((alarms.due(u64::MAX), alarms.armed.len()), (vec![], 0));
     }
 
     #[test]

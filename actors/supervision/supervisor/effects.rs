@@ -11,6 +11,7 @@ use crate::control::{ChildError, Started};
 use crate::event::{EventKind, Exit};
 use crate::launch::{Launch, told};
 use crate::machine::{Effect, Key, Timer};
+use crate::spec::Shutdown;
 use crate::tree::StartError;
 use crate::vitals::Vitals;
 
@@ -20,7 +21,15 @@ impl State {
             Effect::Start { key, generation } => self.start(key, generation),
             Effect::CancelStart { key, .. } => self.at(key, Place::call_off),
             Effect::Stop { key, .. } => self.at(key, Place::stop),
-            Effect::Kill { key, .. } => self.at(key, Place::kill),
+            Effect::Kill { key, .. } => {
+                // One that is killed because its spec says so did not have to be.
+                if let Some(place) = self.places.get(&key)
+                    && place.node.rules().shutdown != Shutdown::Brutal
+                {
+                    self.shared.note_kill(&place.node);
+                }
+                self.at(key, Place::kill);
+            }
             Effect::Arm { key, generation, timer, after } => self.arm(key, generation, timer, after),
             Effect::Disarm { key } => self.alarms.disarm(key),
             Effect::ArmGroup { token, after } if after.is_zero() => told(&self.myself, Msg::GroupDue { token }),
@@ -61,7 +70,7 @@ impl State {
         let supervisor = self.myself.clone();
         let (nursery, limit) = (self.blueprint.nursery.clone(), rules.stall_after);
         let made = (Arc::clone(&place.node), Arc::clone(&place.start));
-        tokio::spawn(attend(key, generation, made, launch, former, supervisor, nursery));
+        tokio::spawn(attend(generation, made, launch, former, supervisor, nursery));
         self.news.a_start_is_due();
         self.watch_stalls(limit);
     }
@@ -87,6 +96,13 @@ impl State {
         if let Some(place) = self.places.get(&key).filter(|place| down && place.node.kind != Kind::Actor) {
             place.node.hush();
         }
+        // The machine knows how a child ended, and its vital signs where it was then.
+        let at = || self.places.get(&key)?.node.vitals()?.ended_at();
+        let kind = match kind {
+            EventKind::Failed { reason, .. } => EventKind::Failed { reason, handling: at() },
+            EventKind::ShutdownFailed { reason, .. } => EventKind::ShutdownFailed { reason, handling: at() },
+            other => other,
+        };
         self.tell(key, generation, kind);
     }
 
@@ -95,7 +111,8 @@ impl State {
         let id = place.node.id().to_owned();
         let info = place.node.vitals().and_then(|vitals| vitals.noted(|notes| notes.info.take()));
         let outcome = outcome.map(|()| Started { id: id.clone(), actor: place.node.cell(), info });
-        if let Some(added) = place.asked().added.take() {
+        let added = std::mem::take(&mut place.asked().added);
+        if !added.is_empty() {
             // What failed below a supervisor is named by its own path.
             let failure = |reason| match self.unstarted.clone() {
                 Some(crate::launch::Unstarted::Failed { path: Some(path), reason }) => {
@@ -104,7 +121,10 @@ impl State {
                 _ => StartError::Child { path: place.node.path.as_ref().to_owned(), reason },
             };
             let outcome = outcome.map_err(failure);
-            self.answers.push(Box::new(move || answer(added, outcome)));
+            for added in added {
+                let outcome = outcome.clone();
+                self.answers.push(Box::new(move || answer(added, outcome)));
+            }
         } else if let Some(restarted) = place.asked().restarted.take() {
             let outcome = outcome.map_err(|reason| ChildError::NotStarted { id, reason });
             self.answers.push(Box::new(move || answer(restarted, outcome)));
@@ -124,6 +144,11 @@ impl State {
         let Some(place) = self.places.remove(&key) else { return };
         self.alarms.disarm(key);
         self.blueprint.node.disown(key);
+        // Whom the spec of a supervisor names comes back with it, if it comes back.
+        if !(place.is_of_the_spec && self.machine.is_closing()) {
+            self.news.tell();
+            place.start.give_up(&place.node, &self.shared);
+        }
         let id = place.node.id();
         if self.keys.get(id) == Some(&key) {
             self.keys.remove(id);

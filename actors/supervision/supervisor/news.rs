@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use super::State;
 use crate::blueprint::Shared;
+use crate::branch::Node;
 use crate::event::{Event, EventKind};
 use crate::machine::Key;
 
 /// Events in the order in which they happened; whatever ends the supervisor, none is lost.
 pub(super) struct News {
     shared: Arc<Shared>,
-    untold: Vec<Event>,
+    untold: Vec<(Arc<Node>, Event)>,
     /// How many starts were spawned and have not reported.
     starting: usize,
     /// Whether one was spawned in this step.
@@ -35,8 +36,8 @@ impl News {
     }
 
     pub(super) fn tell(&mut self) {
-        for event in self.untold.drain(..) {
-            self.shared.tell(event);
+        for (node, event) in self.untold.drain(..) {
+            self.shared.tell(&node, event);
         }
     }
 
@@ -60,13 +61,13 @@ impl State {
     /// Notes what happened to a child; it shows at once, and is told at the end of the step.
     pub(super) fn tell(&mut self, key: Key, generation: u64, kind: EventKind) {
         if let Some(place) = self.places.get(&key) {
-            self.news.untold.push(place.node.show(generation, kind));
+            self.news.untold.push((Arc::clone(&place.node), place.node.show(generation, kind)));
         }
     }
 
     /// Notes what happened to the supervisor itself.
     pub(super) fn tell_of_itself(&mut self, kind: EventKind) {
         let node = &self.blueprint.node;
-        self.news.untold.push(node.show(node.generation(), kind));
+        self.news.untold.push((Arc::clone(node), node.show(node.generation(), kind)));
     }
 }

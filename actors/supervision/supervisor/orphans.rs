@@ -65,6 +65,7 @@ async fn bring_down(node: Arc<Node>, shared: Arc<Shared>) {
                 }
                 () = shared.in_a_hurry() => {}
             }
+            shared.note_kill(&node);
         }
         if node.kind == Kind::Actor {
             cell.kill();

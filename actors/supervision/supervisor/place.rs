@@ -13,7 +13,7 @@ use crate::branch::{Kind, Node};
 use crate::control::{ChildError, Reply, Started};
 use crate::event::Exit;
 use crate::launch::{Launch, Live, Start, Unstarted, told};
-use crate::machine::{CALLED_OFF, Key};
+use crate::machine::CALLED_OFF;
 use crate::nursery::Nursery;
 use crate::tree::StartError;
 use crate::vitals::{Vitals, caught};
@@ -48,6 +48,8 @@ pub(super) struct Place {
     pub(super) start: Start,
     /// Whether the spec of the supervisor names it; others were added by hand.
     pub(super) is_listed: bool,
+    /// Whether the supervisor begins with it whenever it is started.
+    pub(super) is_of_the_spec: bool,
     /// Who waits for an answer; rarely anybody, so it is kept apart.
     asked: Option<Box<Asked>>,
 }
@@ -55,19 +57,25 @@ pub(super) struct Place {
 /// Who asked for something to be done to a child, and waits for the answer.
 #[derive(Default)]
 pub(super) struct Asked {
-    pub(super) added: Option<Reply<Result<Started, StartError>>>,
+    pub(super) added: Vec<Reply<Result<Started, StartError>>>,
     pub(super) restarted: Option<Reply<Result<Started, ChildError>>>,
     pub(super) terminated: Vec<Reply<Result<(), ChildError>>>,
 }
 
 impl Place {
     pub(super) fn new(charge: &Charge) -> Self {
-        Place { node: Arc::clone(&charge.node), start: Arc::clone(&charge.start), is_listed: true, asked: None }
+        let (node, start) = (Arc::clone(&charge.node), Arc::clone(&charge.start));
+        Place { node, start, is_listed: true, is_of_the_spec: true, asked: None }
     }
 
     /// Returns who waits for an answer, to add somebody.
     pub(super) fn asked(&mut self) -> &mut Asked {
         self.asked.get_or_insert_default()
+    }
+
+    /// Returns whether somebody waits for it to come up who asked for it as a new child.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.asked.as_ref().is_some_and(|asked| !asked.added.is_empty())
     }
 
     /// Takes out who waits for it to be down.
@@ -119,7 +127,6 @@ pub(super) fn ask_to_stop(node: &Node, cell: &ActorCell) {
 
 /// Starts one incarnation and reports whether it is up.
 pub(super) async fn attend(
-    key: Key,
     generation: u64,
     (node, start): (Arc<Node>, Start),
     launch: Launch,
@@ -145,26 +152,34 @@ pub(super) async fn attend(
         Ok(Live { cell }) => {
             // Whoever brings down what a supervisor left behind finds it here, whether or not the supervisor has heard of it.
             node.set_cell(generation, cell.clone());
-            let is_heard = supervisor.send_message(Msg::Started { key, generation, cell: cell.clone() }).is_ok();
+            let started = Msg::Started { node: Arc::clone(&node), generation, cell: cell.clone() };
+            let is_heard = supervisor.send_message(started).is_ok();
             if !is_heard || vitals.is_unwanted() {
                 ask_to_stop(&node, &cell);
             }
-            let end = End { key, generation, node, vitals: Arc::clone(&vitals), supervisor, nursery, shared };
+            let end = End { generation, node, vitals: Arc::clone(&vitals), supervisor, nursery, shared };
             vitals.when_over(move || end.report());
         }
         Err(unstarted) => {
+            say_how_it_left(&node, &vitals);
             if vitals.is_abandoned() {
                 node.came_free();
             }
             vitals.mark_gone();
-            told(&supervisor, Msg::Unstarted { key, generation, unstarted });
+            told(&supervisor, Msg::Unstarted { node, generation, unstarted });
         }
+    }
+}
+
+/// Says that the state of the actor panicked while it was dropped, which changes nothing any more.
+fn say_how_it_left(node: &Node, vitals: &Vitals) {
+    if let Some(panic) = vitals.noted(|notes| notes.panic_of_state.take()) {
+        tracing::error!(path = %node.path, panic, "the state of an actor panicked while it was dropped");
     }
 }
 
 /// Whom to tell that an incarnation that was up has ended.
 struct End {
-    key: Key,
     generation: u64,
     node: Arc<Node>,
     vitals: Arc<Vitals>,
@@ -187,6 +202,7 @@ impl End {
     }
 
     fn told(self) {
+        say_how_it_left(&self.node, &self.vitals);
         if self.vitals.is_abandoned() {
             self.node.came_free();
             return;
@@ -198,7 +214,8 @@ impl End {
         let (exit, loss) = (self.vitals.exit().unwrap_or(Exit::Killed), self.vitals.loss());
         let observers = self.nursery.filter(|_| self.vitals.settle());
         self.vitals.mark_gone();
-        told(&self.supervisor, Msg::Exited { key: self.key, generation: self.generation, exit: exit.clone(), loss });
+        let (node, generation) = (Arc::clone(&self.node), self.generation);
+        told(&self.supervisor, Msg::Exited { node, generation, exit: exit.clone(), loss });
         if let Some(nursery) = observers {
             nursery.report(self.node.id(), &exit);
         }

@@ -34,6 +34,11 @@ impl Alive {
         vitals.roll.present.fetch_add(1, Ordering::AcqRel);
         Alive(Arc::clone(vitals))
     }
+
+    /// Returns the vital signs of the one who is there.
+    pub(crate) fn vitals(&self) -> &Vitals {
+        &self.0
+    }
 }
 
 impl Drop for Alive {

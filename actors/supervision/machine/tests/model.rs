@@ -10,12 +10,16 @@ use proptest::strategy::Strategy as Generate;
 use super::{SECOND, orders, restarts};
 use crate::event::Exit;
 use crate::machine::{
-    Arc, AutoShutdown, Duration, Effect, Event, Flags, Key, Machine, Outcome, Restart, Rules, Strategy, Timer,
+    Arc, AutoShutdown, Duration, Effect, Event, EventKind, Flags, Key, Machine, Outcome, Restart, Rules, Strategy,
+    Timer,
 };
 use crate::spec::{Backoff, Intensity};
 
 const SEQUENCES: u32 = 100_000;
 const STEPS: usize = 50;
+
+/// How long a child must have been up for its failures to be forgotten; some sequences wait for longer, others for less.
+const HEALTHY_AFTER: Duration = Duration::from_secs(4);
 
 /// What is done to a supervisor, and to which of its children.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +48,25 @@ struct Kid {
     kind: Kind,
     up: bool,
     generation: u64,
+    /// When it came up, and how often in a row it has failed without a healthy while.
+    since: Duration,
+    failures: u32,
+    /// How many restarts of a group had begun when it was started last.
+    born_in: u64,
+}
+
+impl Kid {
+    fn of(id: Key, kind: Kind) -> Self {
+        Kid { id, kind, up: false, generation: 0, since: Duration::ZERO, failures: 0, born_in: 0 }
+    }
+
+    /// Goes down, whoever's fault that is.
+    fn fall(&mut self, now: Duration) {
+        self.up = false;
+        if now.saturating_sub(self.since) >= HEALTHY_AFTER {
+            self.failures = 0;
+        }
+    }
 }
 
 /// What both worlds have in common: which starts fail, and what was done so far.
@@ -76,19 +99,30 @@ struct Model {
     kids: Vec<Kid>,
     next: Key,
     restarts: Vec<Duration>,
+    /// When the last restart of a group began, and how many there were.
+    group_since: Duration,
+    groups: u64,
+    waits: bool,
     now: Duration,
     stage: Stage,
     end: Option<&'static str>,
 }
 
 impl Model {
-    fn boot(flags: Flags, kinds: &[Kind]) -> Self {
-        let newborn = |(id, kind): (Key, &Kind)| Kid { id, kind: *kind, up: false, generation: 0 };
-        let newborns = (0..).zip(kinds).map(newborn).collect();
-        let next = kinds.len() as Key;
-        let stage = Stage::default();
-        let mut model =
-            Model { flags, kids: newborns, next, restarts: Vec::new(), now: Duration::ZERO, stage, end: None };
+    fn boot(flags: Flags, kinds: &[Kind], waits: bool) -> Self {
+        let (stage, next) = (Stage::default(), kinds.len() as Key);
+        let mut model = Model {
+            flags,
+            kids: (0..).zip(kinds).map(|(id, kind)| Kid::of(id, *kind)).collect(),
+            next,
+            restarts: Vec::new(),
+            group_since: Duration::ZERO,
+            groups: 0,
+            waits,
+            now: Duration::ZERO,
+            stage,
+            end: None,
+        };
         for at in 0..model.kids.len() {
             model.start(at);
         }
@@ -99,13 +133,14 @@ impl Model {
         let kid = &mut self.kids[at];
         kid.generation += 1;
         kid.up = self.stage.start(kid.id);
+        (kid.since, kid.born_in) = (self.now, self.groups);
         kid.up
     }
 
     /// Stops the kids from `first` on, the last one first.
     fn stop_from(&mut self, first: usize) {
         for kid in self.kids[first..].iter_mut().rev().filter(|kid| kid.up) {
-            kid.up = false;
+            kid.fall(self.now);
             self.stage.stop(kid.id);
         }
     }
@@ -123,7 +158,7 @@ impl Model {
         if !self.kids[at].up {
             return;
         }
-        self.kids[at].up = false;
+        self.kids[at].fall(self.now);
         let kind = self.kids[at].kind;
         if kind.restart == Restart::Permanent || kind.restart == Restart::Transient && !normal {
             self.restart(self.kids[at].id);
@@ -146,13 +181,25 @@ impl Model {
     fn restart(&mut self, id: Key) {
         let mut failed = id;
         loop {
-            self.restarts.push(self.now);
+            let at = self.kids.iter().position(|kid| kid.id == failed).expect("who failed is known");
+            // Here an end is heard after a restart has gone through. Where that took no time, and the child is one that it left
+            // alone, the two ended in the same instant, and are one restart.
+            let takes_others = matches!(self.flags.strategy, Some(Strategy::OneForAll | Strategy::RestForOne));
+            let joins = takes_others && self.kids[at].born_in < self.groups && self.group_since == self.now;
+            if !joins {
+                self.restarts.push(self.now);
+            }
             let recent = |then: &&Duration| self.now.saturating_sub(**then) <= self.flags.intensity.within;
-            if self.restarts.iter().filter(recent).count() > self.flags.intensity.restarts_max as usize {
+            if !joins && self.restarts.iter().filter(recent).count() > self.flags.intensity.restarts_max as usize {
                 self.finish("gave up");
                 return;
             }
-            let at = self.kids.iter().position(|kid| kid.id == failed).expect("who failed is known");
+            if takes_others && !joins {
+                (self.group_since, self.groups) = (self.now, self.groups + 1);
+            }
+            let kid = &mut self.kids[at];
+            self.stage.log.push(format!("{} waits {:?}", kid.id, backoff(self.waits).delay(kid.failures, 0.5)));
+            kid.failures += 1;
             let first = match self.flags.strategy {
                 None | Some(Strategy::OneForOne) => {
                     if self.start(at) {
@@ -181,7 +228,7 @@ impl Model {
         match step {
             Step::Wait(seconds) => self.now += SECOND * u32::try_from(seconds).expect("a short wait"),
             Step::Add(kind) => {
-                self.kids.push(Kid { id: self.next, kind, up: false, generation: 0 });
+                self.kids.push(Kid::of(self.next, kind));
                 self.next += 1;
                 if !self.start(self.kids.len() - 1) {
                     self.kids.pop();
@@ -192,7 +239,7 @@ impl Model {
             Step::Terminate(whom) => {
                 let at = at(whom);
                 if self.kids[at].up {
-                    self.kids[at].up = false;
+                    self.kids[at].fall(self.now);
                     self.stage.stop(self.kids[at].id);
                 }
                 if !self.is_kept(at) {
@@ -202,6 +249,7 @@ impl Model {
             Step::Restart(whom) => {
                 let at = at(whom);
                 if !self.kids[at].up {
+                    self.kids[at].failures = 0;
                     self.start(at);
                 }
             }
@@ -229,11 +277,15 @@ struct Play {
     end: Option<&'static str>,
 }
 
-/// Returns the rules of a child; `waits` says whether it waits before it is started again, for longer each time.
-fn rules(kind: Kind, waits: bool) -> Arc<Rules> {
+/// Returns the waits of a child; `waits` says whether it waits before it is started again, for longer each time.
+fn backoff(waits: bool) -> Backoff {
     let (first, max) = if waits { (SECOND, 8 * SECOND) } else { (Duration::ZERO, Duration::ZERO) };
-    let backoff = Backoff { first, max, jitter_ratio: 0.0, healthy_after: Duration::MAX };
+    Backoff { first, max, jitter_ratio: 0.0, healthy_after: HEALTHY_AFTER }
+}
+
+fn rules(kind: Kind, waits: bool) -> Arc<Rules> {
     let Kind { restart, significant } = kind;
+    let backoff = backoff(waits);
     Arc::new(Rules { restart, significant, backoff, failures_max: u32::MAX, ..Rules::of_an_actor() })
 }
 
@@ -268,6 +320,9 @@ impl Play {
             Effect::Stop { key, generation } => {
                 self.stage.stop(key);
                 self.owed.push_back(Event::Exited { key, generation, exit: Exit::Normal });
+            }
+            Effect::Tell { key, kind: EventKind::RestartScheduled { delay }, .. } => {
+                self.stage.log.push(format!("{key} waits {delay:?}"));
             }
             // A wait is over before anything else happens: the model does not wait.
             Effect::Arm { key, generation, timer: Timer::Backoff, .. } => {
@@ -380,7 +435,7 @@ proptest! {
     ) {
         let intensity = Intensity { restarts_max, within: 5 * SECOND };
         let flags = Flags { strategy, intensity, auto_shutdown: auto_shutdown(auto) };
-        let boot = || (Model::boot(flags, &kinds), Play::boot(flags, &kinds, waits));
+        let boot = || (Model::boot(flags, &kinds, waits), Play::boot(flags, &kinds, waits));
         let (mut model, mut play) = boot();
         for step in steps.into_iter().map(step) {
             if model.end.is_some() {

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use kloros_supervision::{ChildSpec, EVENTS_TOTAL, Event, EventKind, Kind, State, Strategy, UnknownChild, start};
+use kloros_supervision::{
+    ChildSpec, EVENTS_TOTAL, Event, EventKind, Kind, Nursery, State, Strategy, UnknownChild, start,
+};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use tokio::sync::broadcast;
 
@@ -99,7 +101,11 @@ async fn each_step_is_told_with_path_and_generation() {
         std::iter::from_fn(|| events.try_recv().ok()).map(|event| (event.path, event.generation, event.kind)).collect();
     let expected = [
         ("mind/a", 1, EventKind::Lost { handling: Some("contract::fixtures::Order"), waiting: 0 }),
-        ("mind/a", 1, EventKind::Failed { reason: "failed: bad".to_owned() }),
+        (
+            "mind/a",
+            1,
+            EventKind::Failed { reason: "failed: bad".to_owned(), handling: Some("contract::fixtures::Order") },
+        ),
         ("mind/a", 1, EventKind::RestartScheduled { delay: seconds(0) }),
         ("mind/a", 2, EventKind::Started),
         ("mind/a", 2, EventKind::Stopped),
@@ -109,23 +115,13 @@ async fn each_step_is_told_with_path_and_generation() {
     assert_eq!(told, expected.map(|(path, generation, kind)| (path.to_owned(), generation, kind)));
 }
 
-#[test]
-fn each_step_is_counted_by_supervisor_and_kind() {
+/// Returns how often each step was counted, by the supervisor and the step.
+fn counted(work: impl Future<Output = ()>) -> BTreeMap<(String, String), u64> {
     let recorder = DebuggingRecorder::new();
     let counters = recorder.snapshotter();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    metrics::with_local_recorder(&recorder, || {
-        runtime.block_on(async {
-            let log = Log::default();
-            let a = Room::new("a", &log);
-            let mind = supervisor("mind", Strategy::OneForOne).child(a.spec());
-            let tree = start(supervisor("house", Strategy::OneForOne).tree(mind)).await.unwrap();
-            a.tell(Order::Fail("bad"));
-            a.reaches(2).await;
-            tree.stop(LONG).await.unwrap();
-        });
-    });
-    let counted: BTreeMap<(String, String), u64> = counters
+    metrics::with_local_recorder(&recorder, || runtime.block_on(work));
+    counters
         .snapshot()
         .into_vec()
         .into_iter()
@@ -135,7 +131,38 @@ fn each_step_is_counted_by_supervisor_and_kind() {
             let DebugValue::Counter(count) = value else { panic!("it is no counter") };
             ((labels["supervisor"].to_owned(), labels["event"].to_owned()), count)
         })
-        .collect();
+        .collect()
+}
+
+// Each of the supervisors that a nursery is given was a series of its own, without end.
+#[test]
+fn what_stands_below_a_nursery_is_counted_with_the_nursery() {
+    let counted = counted(async {
+        let log = Log::default();
+        let nursery = Nursery::new("trials");
+        let tree = start(supervisor("house", Strategy::OneForOne).dynamic("trials", &nursery)).await.unwrap();
+        for id in ["one", "two"] {
+            let inner = supervisor("inner", Strategy::OneForOne).child(Room::new("a", &log).spec());
+            let trial = supervisor(id, Strategy::OneForOne).tree(inner);
+            nursery.start_child(ChildSpec::supervisor(trial)).await.unwrap();
+        }
+        tree.stop(LONG).await.unwrap();
+    });
+    let expected = [("", "started", 2), ("", "stopped", 2), ("trials", "started", 6), ("trials", "stopped", 6)];
+    assert_eq!(counted, expected.map(|(path, kind, count)| ((path.to_owned(), kind.to_owned()), count)).into());
+}
+
+#[test]
+fn each_step_is_counted_by_supervisor_and_kind() {
+    let counted = counted(async {
+        let log = Log::default();
+        let a = Room::new("a", &log);
+        let mind = supervisor("mind", Strategy::OneForOne).child(a.spec());
+        let tree = start(supervisor("house", Strategy::OneForOne).tree(mind)).await.unwrap();
+        a.tell(Order::Fail("bad"));
+        a.reaches(2).await;
+        tree.stop(LONG).await.unwrap();
+    });
     let expected = [
         ("", "started", 2),
         ("", "stopped", 2),

@@ -1,7 +1,8 @@
 //! Children that come and go at run time.
 
 use kloros_supervision::{
-    ChildError, ChildExit, Collected, Exit, Nursery, Outlet, Restart, Shutdown, StartError, Strategy, Tree, start,
+    Backoff, ChildError, ChildExit, Collected, Exit, Nursery, Outlet, Restart, Shutdown, StartError, State, Strategy,
+    Tree, start,
 };
 
 use crate::fixtures::{Habits, LONG, Log, Order, Room, seconds, supervisor, until};
@@ -130,4 +131,32 @@ async fn a_start_that_hangs_is_called_off_when_the_tree_stops() {
     until(|| !log.lines().is_empty()).await;
     tree.stop(seconds(1)).await.unwrap();
     assert!(asked.await.unwrap().is_err());
+}
+
+// A supervisor with a limit to its children died when it was full and one of them waited. Here there is no limit, and one that
+// waits takes nobody's place.
+#[tokio::test(start_paused = true)]
+async fn a_child_can_be_started_while_another_one_waits_to_come_back() {
+    let log = Log::default();
+    let (tree, nursery, _) = nursery().await;
+    let waiting = Room::new("waiting", &log);
+    let slow = Backoff { first: LONG, max: LONG, jitter_ratio: 0.0, healthy_after: LONG };
+    nursery.start_child(waiting.spec().backoff(slow)).await.unwrap();
+    waiting.tell(Order::Fail("one"));
+    waiting.reaches(2).await;
+    waiting.tell(Order::Fail("two"));
+    let stands = |id: &str| nursery.children().into_iter().find(|child| child.id == id).map(|child| child.state);
+    until(|| matches!(stands("waiting"), Some(State::Restarting { .. }))).await;
+    let others: Vec<Room> = (0..100).map(|number| Room::new(format!("other{number}").leak(), &log)).collect();
+    for other in &others {
+        nursery.start_child(other.spec()).await.unwrap();
+    }
+    let error = nursery.start_child(waiting.spec()).await.unwrap_err();
+    assert!(matches!(error, StartError::AlreadyStarted { actor: None, .. }), "{error}");
+    let count = nursery.control().count_children().await.unwrap();
+    assert_eq!((count.specs, count.active), (101, 100));
+    tokio::time::sleep(LONG).await;
+    waiting.reaches(3).await;
+    assert_eq!(nursery.control().count_children().await.unwrap().active, 101);
+    tree.stop(LONG).await.unwrap();
 }

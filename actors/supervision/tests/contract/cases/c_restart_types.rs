@@ -35,7 +35,7 @@ async fn after_a_kill(restart: Restart) -> (bool, bool) {
     let tree = start(allowing(5, "house", Strategy::OneForOne).child(a.spec().restart(restart))).await.unwrap();
     let mut events = tree.events();
     a.socket.actor().unwrap().kill();
-    let killed = |event: &Event| event.kind == EventKind::Failed { reason: "killed".to_owned() };
+    let killed = |event: &Event| event.kind == EventKind::Failed { reason: "killed".to_owned(), handling: None };
     until(|| told(&mut events).iter().any(killed)).await;
     root(&tree).ping(LONG).await.unwrap();
     let known = presence(&root(&tree), "a").await;

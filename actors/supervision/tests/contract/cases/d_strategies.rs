@@ -74,6 +74,7 @@ cases! {
     async fn case_038_two_ends_in_one_instant_are_one_restart_from_the_earlier_one_on() {
         let log = Log::default();
         for attempt in 1.. {
+            let before = std::time::Instant::now();
             let [a, b, c, d] = rooms(&log, ["a", "b", "c", "d"]);
             let spec = [&a, &b, &c, &d].iter().fold(allowing(1, "house", Strategy::RestForOne), |spec, room| spec.child(room.spec()));
             let tree = start(spec).await.unwrap();
@@ -90,10 +91,14 @@ cases! {
             })
             .await;
             if gave_up(&seen) {
-                // On two workers the two kills may take effect apart, which are then two restarts, and one too many.
-                assert!(!is_paused() && attempt < 200, "the two ends never were one restart");
+                // On two workers that have too much to do the two ends may be heard further apart than one restart is long.
+                let apart = before.elapsed();
+                assert!(!is_paused() && apart > Duration::from_millis(10) && attempt < 20, "{apart:?} apart: {seen:?}");
                 continue;
             }
+            // Whichever of the two ends is heard first.
+            let scheduled = |event: &&Event| matches!(event.kind, EventKind::RestartScheduled { .. });
+            assert!(seen.iter().filter(scheduled).count() <= 2, "{seen:?}");
             for (room, generation) in [(&a, 1), (&b, 2), (&c, 2), (&d, 2)] {
                 assert_eq!(room.generation().await, generation);
             }

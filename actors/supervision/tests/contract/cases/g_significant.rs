@@ -31,6 +31,30 @@ cases! {
         assert!(log.lines().is_empty());
     }
 
+    // Such children stayed, of a kind that no start would have let in.
+    async fn case_064_nor_does_a_change_take_the_auto_shutdown_from_those_that_stay() {
+        let log = Log::default();
+        let [a, b, c] = rooms(&log, ["a", "b", "c"]);
+        let refused = |id: &str| Err(StartError::Spec(SpecError::SignificantForNothing { id: id.to_owned() }));
+        let significant = |room: &Room| room.spec().restart(Restart::Transient).significant();
+        let tree = start(ending(AutoShutdown::Any).child(significant(&a))).await.unwrap();
+        let control = root(&tree);
+        control.start_child(significant(&b)).await.unwrap();
+        assert_eq!(control.reconfigure(ending(AutoShutdown::Never)).await, refused("b"));
+        assert_eq!((control.flags().await.unwrap().auto_shutdown, actors(&control).await.len()), (AutoShutdown::Any, 2));
+        // Who is named with other rules, or goes, is not in the way.
+        control.reconfigure(ending(AutoShutdown::Never).child(b.spec().restart(Restart::Transient))).await.unwrap();
+        assert_eq!((actors(&control).await.len(), a.alive()), (1, 0));
+
+        let trials = Nursery::new("trials");
+        let nursery = |auto_shutdown| TreeSpec::nursery("trials", &trials).auto_shutdown(auto_shutdown);
+        let _tree = start(ending(AutoShutdown::Never).child(ChildSpec::supervisor(nursery(AutoShutdown::All)))).await.unwrap();
+        trials.start_child(significant(&c)).await.unwrap();
+        assert_eq!(trials.control().reconfigure(nursery(AutoShutdown::Never)).await, refused("c"));
+        trials.terminate_child("c").await.unwrap();
+        trials.control().reconfigure(nursery(AutoShutdown::Never)).await.unwrap();
+    }
+
     async fn case_065_any_transient_significant_child_that_stops_stops_the_supervisor() {
         let log = Log::default();
         let [a, b, c] = rooms(&log, ["a", "b", "c"]);

@@ -9,7 +9,7 @@ use super::*;
 cases! {
     async fn case_073_each_step_is_told_once_with_all_that_is_known_of_it() {
         let log = Log::default();
-        let a = with("a", &log, |habits| habits.start_failing = 3);
+        let a = with("a", &log, |habits| habits.start_failing = 3).behind(Mailbox::default());
         let b = with("b", &log, |habits| habits.panics_while_stopping = true);
         let rules = |spec: ChildSpec| spec.restart(Restart::Transient).shutdown(Shutdown::Within(beats(500)));
         let mind = allowing(2, "mind", Strategy::OneForOne).child(rules(b.spec())).child(rules(a.spec()));
@@ -27,7 +27,7 @@ cases! {
             seen.iter().any(|event| event.path == "mind" && event.kind == EventKind::Stopped)
         })
         .await;
-        let failed = |text: &str| EventKind::Failed { reason: format!("failed: {text}") };
+        let failed = |text: &str| EventKind::Failed { reason: format!("failed: {text}"), handling: Some("other") };
         let scheduled = EventKind::RestartScheduled { delay: Duration::ZERO };
         let expected = [
             ("mind/a", 1, failed("one")),
@@ -37,7 +37,7 @@ cases! {
             ("mind/a", 2, scheduled),
             ("mind/a", 3, EventKind::StartFailed { reason: "not this time".to_owned() }),
             ("mind", 1, EventKind::GaveUp { reason: "mind/a: not this time".to_owned() }),
-            ("mind/b", 1, EventKind::ShutdownFailed { reason: "panicked: no stop today".to_owned() }),
+            ("mind/b", 1, EventKind::ShutdownFailed { reason: "panicked: no stop today".to_owned(), handling: Some("post_stop") }),
             ("mind", 1, EventKind::Stopped),
         ];
         let steps = seen.iter().filter(|event| !matches!(event.kind, EventKind::Lost { .. }));
@@ -124,11 +124,64 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Written {
     fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        if fields.0.contains_key("generation") {
+        if fields.0.contains_key("path") {
             fields.0.insert("level", event.metadata().level().to_string());
             self.0.lock().unwrap().push(fields.0);
         }
     }
+}
+
+/// Returns what is logged of whoever has a path during `work`, which is done on paused time.
+pub(super) fn logged(work: impl Future<Output = ()>) -> Vec<BTreeMap<&'static str, String>> {
+    let written = Written::default();
+    let subscriber = tracing_subscriber::registry().with(written.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    tracing::subscriber::with_default(subscriber, || runtime.block_on(work));
+    written.0.lock().unwrap().clone()
+}
+
+// It was logged without saying whose state it was, and what it said.
+#[test]
+fn case_083_a_state_that_panics_while_it_is_dropped_is_logged_with_its_path_and_its_words() {
+    let test = "case_083_a_state_that_panics_while_it_is_dropped_is_logged_with_its_path_and_its_words";
+    if !i_processes::is_alone(&format!("{}::{test}", module_path!())) {
+        return;
+    }
+    let lines = logged(async {
+        let log = Log::default();
+        let a = with("a", &log, |habits| habits.state_panics_when_dropped = true);
+        let mind = allowing(3, "mind", Strategy::OneForOne).child(a.spec());
+        let tree = start(allowing(0, "house", Strategy::OneForOne).tree(mind)).await.unwrap();
+        tree.stop(LONG).await.unwrap();
+    });
+    let dropped = lines.iter().filter(|line| line["message"] == "the state of an actor panicked while it was dropped");
+    let said: Vec<[&str; 3]> =
+        dropped.map(|line| ["level", "path", "panic"].map(|field| line[field].as_str())).collect();
+    assert_eq!(said, [["ERROR", "mind/a", "the state does not want to go"]]);
+}
+
+#[test]
+fn case_040_the_end_of_an_actor_that_is_no_child_is_warned_of() {
+    let test = "case_040_the_end_of_an_actor_that_is_no_child_is_warned_of";
+    if !i_processes::is_alone(&format!("{}::{test}", module_path!())) {
+        return;
+    }
+    let lines = logged(async {
+        let log = Log::default();
+        let stray = Room::new("stray", &log);
+        let tree = start(allowing(0, "house", Strategy::OneForOne).tree(supervisor("mind", Strategy::OneForAll)))
+            .await
+            .unwrap();
+        let Some(Presence::Up(mind)) = presence(&root(&tree), "mind").await else { panic!("mind is not up") };
+        let (actor, join) = ractor::Actor::spawn(None, stray, ()).await.unwrap();
+        actor.link(mind);
+        actor.send_message(Order::Stop).unwrap();
+        join.await.unwrap();
+        tree.control("mind").unwrap().ping(LONG).await.unwrap();
+    });
+    let warned: Vec<_> = lines.iter().filter(|line| line["message"].contains("no child of mine")).collect();
+    let [warning] = warned[..] else { panic!("{lines:?}") };
+    assert_eq!((warning["level"].as_str(), warning["path"].as_str()), ("WARN", "mind"));
 }
 
 #[test]
@@ -138,28 +191,22 @@ fn case_073_each_step_is_logged_with_all_that_is_known_of_it_as_fields() {
     if !i_processes::is_alone(&format!("{}::{test}", module_path!())) {
         return;
     }
-    let written = Written::default();
-    let subscriber = tracing_subscriber::registry().with(written.clone());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    tracing::subscriber::with_default(subscriber, || {
-        runtime.block_on(async {
-            let log = Log::default();
-            let a = Room::new("a", &log).behind(Mailbox::default());
-            let b = with("b", &log, |habits| habits.start_failing = 2);
-            let slow = Backoff { first: seconds(2), max: seconds(2), ..at_once() };
-            let a_spec =
-                a.spec().restart(Restart::Transient).shutdown(Shutdown::Within(seconds(9))).stall_after(seconds(4));
-            let mind = allowing(3, "mind", Strategy::OneForOne).child(a_spec.backoff(slow)).child(b.spec());
-            let tree = start(allowing(0, "house", Strategy::OneForOne).tree(mind)).await.unwrap();
-            a.tell(Order::Hang);
-            a.reaches(2).await;
-            a.tell(Order::Fail("again"));
-            a.reaches(3).await;
-            b.tell(Order::Fail("once too often"));
-            assert!(matches!(tree.ended().await, Ended::GaveUp { path, .. } if path == "mind"));
-        });
+    let lines = logged(async {
+        let log = Log::default();
+        let a = Room::new("a", &log).behind(Mailbox::default());
+        let b = with("b", &log, |habits| habits.start_failing = 2);
+        let slow = Backoff { first: seconds(2), max: seconds(2), ..at_once() };
+        let a_spec =
+            a.spec().restart(Restart::Transient).shutdown(Shutdown::Within(seconds(9))).stall_after(seconds(4));
+        let mind = allowing(3, "mind", Strategy::OneForOne).child(a_spec.backoff(slow)).child(b.spec());
+        let tree = start(allowing(0, "house", Strategy::OneForOne).tree(mind)).await.unwrap();
+        a.tell(Order::Hang);
+        a.reaches(2).await;
+        a.tell(Order::Fail("again"));
+        a.reaches(3).await;
+        b.tell(Order::Fail("once too often"));
+        assert!(matches!(tree.ended().await, Ended::GaveUp { path, .. } if path == "mind"));
     });
-    let lines = written.0.lock().unwrap().clone();
     let line = |message: &str, path: &str| {
         let is_it = |line: &&BTreeMap<&str, String>| line["message"] == message && line["path"] == path;
         let found: Vec<_> = lines.iter().filter(is_it).cloned().collect();
@@ -174,6 +221,7 @@ fn case_073_each_step_is_logged_with_all_that_is_known_of_it_as_fields() {
     let all = ["level", "supervisor", "generation", "restart", "shutdown", "reason"];
     let failed = &line("failed", "mind/a")[1];
     assert_eq!(of(failed, &all), ["WARN", "mind", "2", "Transient", "Within(9s)", "\"failed: again\""]);
+    assert_eq!(failed["handling"], "Some(\"other\")");
     let stalled = &line("stalled", "mind/a")[0];
     assert_eq!(of(stalled, &["level", "generation", "silent", "handling"]), ["WARN", "1", "4s", "\"hang\""]);
     let lost = &line("messages lost", "mind/a")[0];

@@ -90,6 +90,64 @@ cases! {
         assert_eq!(tree.snapshot().find("a").unwrap().lost, 7);
     }
 
+    // It was neither handled nor told as lost.
+    async fn case_087_a_message_that_is_kept_for_a_next_generation_is_lost_when_none_comes() {
+        let log = Log::default();
+        let coalescing = |id| bounded(id, &log, 1, WhenFull::Coalesce);
+        let [listed, added, by_hand] = ["listed", "added", "by_hand"].map(coalescing);
+        let brutal = |room: &Room| room.spec().shutdown(Shutdown::Brutal);
+        let mind = allowing(9, "mind", Strategy::OneForOne).child(brutal(&listed));
+        let tree = start(allowing(9, "house", Strategy::OneForOne).tree(mind)).await.unwrap();
+        tree.control("mind").unwrap().start_child(brutal(&added)).await.unwrap();
+        root(&tree).start_child(brutal(&by_hand)).await.unwrap();
+        let mut events = tree.events();
+        for room in [&listed, &added, &by_hand] {
+            room.tell(Order::Hang);
+            until(|| tree.snapshot().walk().iter().any(|place| place.id == room.id && place.busy_with == Some("hang"))).await;
+            (1..=3).for_each(|number| room.tell(Order::Note(number)));
+        }
+        // While its place is known it may come back, and take what is kept.
+        root(&tree).terminate_child("by_hand").await.unwrap();
+        let given_up = |events: &mut _| -> Vec<String> {
+            let kept = EventKind::Lost { handling: None, waiting: 1 };
+            told(events).into_iter().filter(|event| event.kind == kept).map(|event| event.path).collect()
+        };
+        assert_eq!(given_up(&mut events), Vec::<String>::new());
+        root(&tree).delete_child("by_hand").await.unwrap();
+        assert_eq!(given_up(&mut events), ["by_hand"]);
+        tree.stop(LONG).await.unwrap();
+        assert_eq!(given_up(&mut events), ["mind/added", "mind/listed"]);
+        assert_eq!(tree.snapshot().find("mind/listed").unwrap().lost, 3);
+        assert!(log.lines().iter().all(|line| !line.contains("got")));
+
+        let (house, nursery, _) = nursery(0).await;
+        let mut events = house.events();
+        let trial = bounded("trial", &log, 1, WhenFull::Coalesce);
+        nursery.start_child(trial.spec().restart(Restart::Temporary)).await.unwrap();
+        trial.tell(Order::Hang);
+        is_at(&house, "trials/trial", "hang").await;
+        (1..=3).for_each(|number| trial.tell(Order::Note(number)));
+        house.kill("trials/trial").unwrap();
+        until(|| nursery.children().is_empty()).await;
+        nursery.control().ping(LONG).await.unwrap();
+        assert_eq!(given_up(&mut events), ["trials/trial"]);
+    }
+
+    // A question took the place of the fact that was kept, or the next fact the place of the question.
+    async fn case_088_a_question_neither_takes_the_place_of_the_newest_message_nor_gives_up_its_own() {
+        let log = Log::default();
+        let a = bounded("a", &log, 1, WhenFull::Coalesce);
+        let tree = house(Strategy::OneForOne, &[&a]).await;
+        a.tell(Order::Work { step: beats(3), steps: 1 });
+        is_at(&tree, "a", "work").await;
+        a.tell(Order::Note(1));
+        a.tell(Order::Note(2));
+        let full = Down::Full { room: "a".to_owned(), in_flight_max: 1 };
+        assert_eq!(a.socket.call(Order::Echo, LONG).await, Err(CallError::Down(full)));
+        until(|| got(&log).len() == 2).await;
+        assert_eq!((got(&log), a.generation().await), (vec!["a got 1".to_owned(), "a got 2".to_owned()], 1));
+    }
+
     async fn case_088_a_full_mailbox_refuses_waits_or_keeps_the_newest_and_never_holds_up_its_supervisor() {
         let log = Log::default();
         let a = bounded("a", &log, 3, WhenFull::Refuse);
@@ -111,7 +169,7 @@ cases! {
         (1..=3).for_each(|number| outlet.send(number).unwrap());
         // Whoever waits for room hears at once that there will be none.
         let (waited, stopped) = tokio::join!(outlet.send_within(8, LONG), tree.stop(LONG));
-        assert_eq!((waited, stopped), (absent.clone(), Ok(())));
+        assert_eq!((waited, stopped.map(|stopped| stopped.killed)), (absent.clone(), Ok(Vec::new())));
         assert_eq!(outlet.send_within(9, LONG).await, absent);
 
         let log = Log::default();

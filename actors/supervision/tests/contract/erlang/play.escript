@@ -3,34 +3,50 @@
 %%! -kernel logger_level none
 %% Plays scenarios with OTP's own supervisor and prints what happens.
 -mode(compile).
--export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2, start_worker/1]).
+-export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2, start_worker/1, start_sub/1]).
+
+%% The words that say what is there at the beginning.
+-define(SETUP, ["child", "bare", "spoilt", "sub", "inner"]).
 
 main([File]) ->
     process_flag(trap_exit, true),
     ets:new(log, [named_table, public, ordered_set]),
     ets:new(spoilt, [named_table, public]),
     ets:new(pids, [named_table, public]),
+    ets:new(plans, [named_table, public]),
+    ets:new(habits, [named_table, public]),
     {ok, Text} = file:read_file(File),
     Lines = [string:lexemes(Line, " ") || Line <- string:lexemes(binary_to_list(Text), "\n"), hd(Line) =/= $#],
     play(Lines, none, false).
 
 play([], _, _) -> ok;
 play([["scenario", Name] | Rest], _, _) ->
-    [ets:delete_all_objects(Table) || Table <- [log, spoilt, pids]],
+    [ets:delete_all_objects(Table) || Table <- [log, spoilt, pids, plans, habits]],
     io:format("scenario ~s~n", [Name]),
     play(Rest, none, false);
-play([["supervisor", Strategy, Restarts, Seconds, Auto] | Rest], _, _) ->
-    Flags = #{strategy => list_to_atom(Strategy), intensity => list_to_integer(Restarts),
-              period => list_to_integer(Seconds), auto_shutdown => list_to_atom(Auto)},
-    IsSetup = fun([Word | _]) -> Word =:= "child" orelse Word =:= "spoilt" end,
-    {Setup, Steps} = lists:splitwith(IsSetup, Rest),
+play([["supervisor", Strategy | _] = [_ | Flags] | Rest], _, _) ->
+    {Setup, Steps} = lists:splitwith(fun([Word | _]) -> lists:member(Word, ?SETUP) end, Rest),
     [spoil(Id, Times) || ["spoilt", Id, Times] <- Setup],
-    Specs = [spec(Id, Restart, Weight, Strategy) || ["child", Id, Restart, Weight] <- Setup],
+    [plan(Id, SubFlags, [spec(Child, "static") || ["inner", Sub | Child] <- Setup, Sub =:= Id])
+        || ["sub", Id, _, _ | SubFlags] <- Setup],
+    plan("house", Flags, [spec(Line, Strategy) || [Word | _] = Line <- Setup, Word =/= "spoilt", Word =/= "inner"]),
     IsDynamic = Strategy =:= "simple_one_for_one",
-    Supervisor = case supervisor:start_link(?MODULE, {supervisor, Flags, Specs}) of
+    Supervisor = case start_sub("house") of
         {ok, Pid} -> say("started", []), Pid;
         {error, _} -> say("refused", []), none
     end,
+    settle(Supervisor),
+    tell(IsDynamic),
+    play(Steps, Supervisor, IsDynamic);
+play([["change" | Flags] | Rest], Supervisor, IsDynamic) when Supervisor =/= none ->
+    {Becomes, Steps} = lists:splitwith(fun([Word | _]) -> Word =:= "becomes" end, Rest),
+    plan("house", Flags, [spec(["child" | Child], "static") || ["becomes" | Child] <- Becomes]),
+    sys:suspend(Supervisor),
+    case sys:change_code(Supervisor, ?MODULE, none, none) of
+        ok -> say("change ok", []);
+        {error, _} -> say("change refused", [])
+    end,
+    sys:resume(Supervisor),
     settle(Supervisor),
     tell(IsDynamic),
     play(Steps, Supervisor, IsDynamic);
@@ -41,10 +57,29 @@ play([Step | Rest], Supervisor, IsDynamic) ->
     tell(IsDynamic),
     play(Rest, Left, IsDynamic).
 
-spec(Id, Restart, Weight, Strategy) ->
+%% What a supervisor begins with, and becomes by a change.
+plan(Id, [Strategy, Restarts, Seconds, Auto], Specs) ->
+    Flags = #{strategy => list_to_atom(Strategy), intensity => list_to_integer(Restarts),
+              period => list_to_integer(Seconds), auto_shutdown => list_to_atom(Auto)},
+    ets:insert(plans, {Id, {Flags, Specs}}).
+
+spec(["bare", Id], _) -> #{id => Id, start => {?MODULE, start_worker, [Id]}};
+spec(["sub", Id, Restart, Weight | _], _) ->
+    #{id => Id, start => {?MODULE, start_sub, [Id]}, type => supervisor, restart => list_to_atom(Restart),
+      significant => Weight =:= "significant"};
+spec(["child", Id, Restart, Weight | Habits], Strategy) ->
+    ets:insert(habits, {Id, Habits}),
     Arguments = case Strategy of "simple_one_for_one" -> []; _ -> [Id] end,
-    #{id => Id, start => {?MODULE, start_worker, Arguments}, restart => list_to_atom(Restart),
-      significant => Weight =:= "significant"}.
+    Spec = #{id => Id, start => {?MODULE, start_worker, Arguments}, restart => list_to_atom(Restart),
+             significant => Weight =:= "significant"},
+    case [shutdown(How) || "shutdown=" ++ How <- Habits] of
+        [] -> Spec;
+        [Shutdown] -> Spec#{shutdown => Shutdown}
+    end.
+
+shutdown("brutal") -> brutal_kill;
+shutdown("infinity") -> infinity;
+shutdown(Milliseconds) -> list_to_integer(Milliseconds).
 
 step(exit, Arguments, _, _) ->
     [Id, How] = Arguments,
@@ -64,6 +99,27 @@ step(delete, Arguments, Supervisor, _) ->
 step(children, _, Supervisor, IsDynamic) ->
     Names = names(supervisor:which_children(Supervisor), IsDynamic),
     say("children ~s", [lists:join(" ", lists:sort(Names))]);
+step(order, _, Supervisor, IsDynamic) ->
+    %% The last one comes first there.
+    say("order ~s", [lists:join(" ", lists:reverse(names(supervisor:which_children(Supervisor), IsDynamic)))]);
+step(count, _, Supervisor, _) ->
+    Counts = supervisor:count_children(Supervisor),
+    Of = fun(What) -> proplists:get_value(What, Counts) end,
+    say("count ~p specs ~p active ~p supervisors ~p workers", [Of(specs), Of(active), Of(supervisors), Of(workers)]);
+step(rules, [Id], Supervisor, _) ->
+    case supervisor:get_childspec(Supervisor, Id) of
+        {ok, #{restart := Restart, shutdown := Shutdown, type := Type, significant := Significant}} ->
+            say("rules ~p ~p ~p ~p", [Restart, Shutdown, Type, Significant]);
+        {error, Reason} -> say("rules ~p", [Reason])
+    end;
+step(stop, ["timed"], Supervisor, _) ->
+    Before = erlang:monotonic_time(millisecond),
+    Monitor = monitor(process, Supervisor),
+    exit(Supervisor, shutdown),
+    receive {'DOWN', Monitor, process, _, _} -> ok end,
+    %% Rounded, because a busy machine takes longer.
+    say("took ~p", [(erlang:monotonic_time(millisecond) - Before) div 500 * 500]);
+step(ended, _, _, _) -> say("it has not ended", []);
 step(stop, _, Supervisor, _) -> exit(Supervisor, shutdown).
 
 leave(Pid, How) ->
@@ -76,7 +132,7 @@ leave(Pid, How) ->
     receive {'DOWN', Monitor, process, Pid, _} -> ok end.
 
 child(Id, []) -> [Id];
-child(Id, [Restart, Weight]) -> spec(Id, Restart, Weight, "static").
+child(Id, Rest) -> spec(["child", Id | Rest], "static").
 
 name(Id, true) -> ets:lookup_element(pids, Id, 2);
 name(Id, false) -> Id.
@@ -88,7 +144,9 @@ names([{Id, Pid, _, _} | Rest], false) when is_pid(Pid) -> [Id | names(Rest, fal
 names([{Id, _, _, _} | Rest], IsDynamic) -> [Id ++ ":down" | names(Rest, IsDynamic)].
 
 answer(ok) -> "ok";
+answer({ok, undefined}) -> "ignored";
 answer({ok, _}) -> "ok";
+answer({ok, _, Info}) -> "ok, " ++ Info;
 answer({error, {already_started, _}}) -> "already_started";
 answer({error, spoilt}) -> "failed";
 answer({error, Reason}) when is_atom(Reason) -> atom_to_list(Reason);
@@ -115,13 +173,23 @@ tell(IsDynamic) ->
     %% Children that stop all at once have no order.
     [io:format("~s~n", [Line]) || Line <- case IsDynamic of true -> lists:sort(Lines); false -> Lines end].
 
-start_worker(Id) -> gen_server:start_link(?MODULE, {worker, Id}, []).
+start_worker(Id) ->
+    case {gen_server:start_link(?MODULE, {worker, Id}, []), has(Id, "info")} of
+        {{ok, Pid}, true} -> {ok, Pid, "so it says"};
+        {Started, _} -> Started
+    end.
 
-init({supervisor, Flags, Specs}) -> {ok, {Flags, Specs}};
+start_sub(Id) -> supervisor:start_link(?MODULE, {supervisor, Id}).
+
+habits(Id) -> case ets:lookup(habits, Id) of [{_, Habits}] -> Habits; [] -> [] end.
+has(Id, Habit) -> lists:member(Habit, habits(Id)).
+
+init({supervisor, Id}) -> {ok, ets:lookup_element(plans, Id, 2)};
 init({worker, Id}) ->
     process_flag(trap_exit, true),
-    case ets:lookup(spoilt, Id) of
-        [{Id, Times}] when Times > 0 ->
+    case {has(Id, "ignores"), ets:lookup(spoilt, Id)} of
+        {true, _} -> ignore;
+        {_, [{Id, Times}]} when Times > 0 ->
             ets:insert(spoilt, {Id, Times - 1}),
             say("fail ~s", [Id]),
             {stop, spoilt};
@@ -134,5 +202,7 @@ init({worker, Id}) ->
 handle_call(_, _, State) -> {reply, ok, State}.
 handle_cast({leave, Reason}, {Id, _}) -> {stop, Reason, {Id, leaves}}.
 handle_info(_, State) -> {noreply, State}.
-terminate(_, {Id, stays}) -> say("stop ~s", [Id]);
+terminate(_, {Id, stays}) ->
+    say("stop ~s", [Id]),
+    [begin timer:sleep(list_to_integer(Time)), say("stopped ~s", [Id]) end || "stops=" ++ Time <- habits(Id)];
 terminate(_, _) -> ok.
