@@ -54,7 +54,7 @@ mod i_beyond;
 
 mod i_messages;
 
-mod i_processes;
+pub(crate) mod i_processes;
 
 mod score;
 
