@@ -32,6 +32,12 @@ pub(crate) struct Room {
     pub(crate) handled: u64,
     pub(crate) waiting: usize,
     pub(crate) busy_s: Option<f64>,
+    /// How many messages were lost with it; none of a daemon that does not say yet.
+    #[serde(default)]
+    pub(crate) lost: u64,
+    /// How many of its incarnations were given up and still block a thread: more than none, and the daemon is degraded.
+    #[serde(default)]
+    pub(crate) leaked: u64,
 }
 
 /// A service as the command line prints it.
@@ -132,6 +138,8 @@ fn rooms(root: &Branch) -> Vec<Room> {
             handled: branch.handled,
             waiting: branch.depth,
             busy_s: branch.busy_for.map(|busy| busy.as_secs_f64()),
+            lost: branch.lost,
+            leaked: branch.leaked,
         })
         .collect()
 }

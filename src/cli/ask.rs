@@ -83,6 +83,12 @@ fn room_words(room: &Room) -> String {
         let why = shorten(room.last_failure.as_deref().unwrap_or("unknown"), WHY_MAX);
         words.extend([format!("   restarts {} (last: {why})", room.restarts)]);
     }
+    if room.lost > 0 {
+        words.extend([format!("   lost {}", room.lost)]);
+    }
+    if room.leaked > 0 {
+        words.extend([format!("   blocks {} threads for good", room.leaked)]);
+    }
     words
 }
 

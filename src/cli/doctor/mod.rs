@@ -158,6 +158,11 @@ fn daemon(home: &Home, live: Result<&Live, &String>) -> Finding {
     if !down.is_empty() {
         return Finding::bad(about, format!("these rooms are down: {}", down.join(", ")), "kloros tree says why");
     }
+    let leaking: Vec<&str> = live.rooms.iter().filter(|room| room.leaked > 0).map(|room| room.path.as_str()).collect();
+    if !leaking.is_empty() {
+        let what = format!("degraded: threads are blocked for good by {}", leaking.join(", "));
+        return Finding::bad(about, what, "systemctl restart kloros");
+    }
     let what = format!("process {}, {} rooms up, {restarts} restarts", live.pid, live.rooms.len());
     if restarts == 0 { Finding::well(about, what) } else { Finding::note(about, what, Some("kloros tree says why")) }
 }
