@@ -12,6 +12,12 @@ mod upstream;
 #[path = "conversation/load.rs"]
 mod load;
 
+#[path = "conversation/chat.rs"]
+mod chat;
+
+#[path = "conversation/bounded.rs"]
+mod bounded;
+
 #[path = "house/port.rs"]
 mod port;
 
@@ -47,6 +53,7 @@ fn told(upstream: &Upstream) -> String {
     if first["role"] == "system" { first["content"].as_str().unwrap().to_owned() } else { String::new() }
 }
 
+/// Lesson 31: each conversation has a name, and remembers what was said in it alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_conversation_is_remembered_by_its_name_across_a_restart_and_never_in_another() {
     let upstream = Upstream::default();
@@ -150,6 +157,7 @@ async fn what_is_too_large_too_many_or_not_from_here_is_refused() {
     }
 }
 
+/// Lesson 36: what a model server or a memory that fails may hold up is one request, and no longer than the settings say.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_passes_through_when_there_is_no_memory_and_that_is_counted() {
     let upstream = Upstream::default();
@@ -221,14 +229,18 @@ async fn an_answer_that_says_again_what_was_said_is_counted_and_asked_for_once_m
     assert_eq!(upstream.asked().len(), 1);
     say(&daemon, "hugo", long).await;
     assert_eq!(upstream.asked().len(), 3, "once more, and only once");
-    assert!(told(&upstream).contains("nearly the same"), "{}", told(&upstream));
+    assert!(told(&upstream).contains("nearly the same") && told(&upstream).contains("began: You said: please tell me"));
     for _ in 0..3 {
         say(&daemon, "iris", "yes").await;
     }
     assert_eq!(upstream.asked().len(), 6, "a set phrase is no repetition");
     let kept = daemon.until_kept(|kept| kept.iter().any(|(_, role, _)| role == "repetition"));
     assert!(kept.iter().all(|(name, role, _)| name == "hugo" || role != "repetition"));
-    assert!(daemon.metric("kloros_conversation_repetitions_total") >= 1.0);
+    assert_eq!(
+        daemon.metric("kloros_conversation_repetitions_total"),
+        1.0,
+        "one answer is one, however often it is asked for"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

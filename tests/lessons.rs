@@ -11,10 +11,10 @@ use std::{
 /// What went wrong in a loop of this kind and must not here: no metric values that nobody measured (9), no evaluation of what is
 /// known to be bad (12), no averaging of disturbed samples (14), keyed questions (18), nothing about what is meant to be off (19), caps
 /// on attempts (20), evidence with a source (21), no chasing of its own doings (22), an end and a next moment for each question (23),
-/// identities without values (24), one cool-down (25), bounded memory (26), fair lanes (27), damaged state refused (29), thresholds as
-/// policy (32), provenance (33), a watch on absence (35), no single point that all waits for (36), no failure unseen (37), thresholds
-/// relative to what is there (41), no drift by small losses (42).
-const LESSONS: [u32; 21] = [9, 12, 14, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 29, 32, 33, 35, 36, 37, 41, 42];
+/// identities without values (24), one cool-down (25), bounded memory (26), fair lanes (27), damaged state refused (29), conversations
+/// that have a name and keep their newest turns (31), thresholds as policy (32), provenance (33), a watch on absence (35), no single
+/// point that all waits for (36), no failure unseen (37), thresholds relative to what is there (41), no drift by small losses (42).
+const LESSONS: [u32; 22] = [9, 12, 14, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 29, 31, 32, 33, 35, 36, 37, 41, 42];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {

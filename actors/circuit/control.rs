@@ -14,8 +14,8 @@ use crate::{
     config::{Catalogue, Config},
     coordinator, curiosity, deployer,
     facts::{
-        Answer, Autonomy, CycleId, DeploymentId, Domain, Kind, Origin, Promotion, PromotionId, Proposal, Question,
-        Reading, Settings, Verdict, loans, short_hash,
+        Answer, Autonomy, CycleId, DeploymentId, Domain, Forgetting, Kind, Origin, Promotion, PromotionId, Proposal,
+        Question, Reading, Settings, Verdict, loans, short_hash,
     },
     feedback, gate, memory, observer,
     record::open_deployments,
@@ -82,6 +82,12 @@ impl Control {
     /// Returns the way to the conversation memory.
     pub fn voice(&self) -> memory::Voice {
         memory::Voice::new(self.sockets.memory.clone())
+    }
+
+    /// Forgets what is remembered of conversations, and returns how many events that were; `None` where there is no such conversation.
+    pub async fn forget(&self, what: Forgetting) -> Result<Option<u64>, ControlError> {
+        let forgotten = self.voice().forget(what, FORGOTTEN_WITHIN).await;
+        forgotten.map_err(|silent| ControlError::Silent(silent.to_string()))
     }
 
     /// Hands readings to the observer that nobody here took.
@@ -276,6 +282,9 @@ impl Control {
         }
     }
 }
+
+/// How long forgetting may take: there may be much of it, and somebody may read the file.
+const FORGOTTEN_WITHIN: Duration = Duration::from_secs(60);
 
 /// The rooms without which the loop does not turn, in the order in which their heartbeats are sent, and how long each may work on one
 /// message.

@@ -85,6 +85,16 @@ fn plain(text: &str) -> String {
     text.chars().map(|each| if each.is_control() { '_' } else { each }).take(NAME_CHARS_MAX).collect()
 }
 
+/// What is to be forgotten.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Forgetting {
+    /// One conversation, whole.
+    Talk(Talk),
+    /// All that was said before this moment, in milliseconds since the Unix epoch.
+    Before(u64),
+}
+
 /// Something that was said and is to be kept.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Said {
@@ -130,7 +140,7 @@ pub struct OpenEpisode {
     pub after: u64,
     /// How many turns of the user it has.
     pub turns: u32,
-    /// How many tokens it has, estimated.
+    /// How many tokens were said in it, estimated.
     pub tokens: u64,
     /// When its last event was, in milliseconds since the Unix epoch; 0 while it has none.
     pub last_ms: u64,

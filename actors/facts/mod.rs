@@ -66,7 +66,7 @@ pub use back_off::BackOff;
 pub use bench::{BenchLoad, BenchSpec, ChatSlo, HttpBench, HttpPath, SoundFormat, SpeechBench, SpeechSlo, TokenRange};
 pub use calibration::{Calibration, Noise};
 pub use command_line::{Takes, keys_in};
-pub use conversation::{Episode, Event, OpenEpisode, Role, Said, Talk};
+pub use conversation::{Episode, Event, Forgetting, OpenEpisode, Role, Said, Talk};
 pub use deployment::{Deployment, IllegalStep, Stage, Step, stages};
 pub use domain::{
     Check, Direction, Domain, Guard, Isolation, Manager, MetricSpec, Objective, ReadBack, Ready, ReadyBy, Scope,

@@ -1,7 +1,12 @@
 //! Episodes: where does one part of a conversation end, and what was said in it in short?
 
-use super::{Config, topics::topics, words};
-use crate::facts::{Event, OpenEpisode, Role};
+use std::collections::HashSet;
+
+use super::{Config, context::Chosen, topics::topics, words};
+use crate::facts::{Episode, Event, OpenEpisode, Role};
+
+/// What ends a sentence.
+pub(super) const SENTENCE_ENDS: [char; 7] = ['.', '!', '?', '\n', '。', '！', '？'];
 
 /// Why an episode is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,12 +70,44 @@ pub fn extract(events: &[Event], config: &Config, chars_max: usize) -> String {
     chosen.into_iter().map(|(_, sentence)| sentence).collect::<Vec<_>>().join("\n")
 }
 
+/// Returns the latest of `episodes`, the latest first, that tells of something that neither stands in the `context` nor is said by the
+/// client anyway. `newest` are the newest events, oldest first, of `count` that there are.
+///
+/// After a pause all of an episode may stand in the context, and would be said twice.
+pub(super) fn more<'a>(
+    episodes: &'a [Episode],
+    (newest, count): (&[Event], u64),
+    context: &[Chosen],
+    given: &[String],
+) -> Option<&'a Episode> {
+    let first = newest.first().map_or(u64::MAX, |event| event.id);
+    let has_older = count > newest.len() as u64;
+    let chosen: HashSet<u64> = context.iter().map(|chosen| chosen.event.id).collect();
+    let given: HashSet<&str> = given.iter().map(|text| text.trim()).collect();
+    let is_untold =
+        |event: &Event| event.role.is_speech() && !chosen.contains(&event.id) && !given.contains(event.text.trim());
+    let tells_more = |episode: &&Episode| {
+        let mut of_it = newest.iter().filter(|event| event.id > episode.after && event.id <= episode.through);
+        of_it.any(is_untold) || (has_older && episode.after < first)
+    };
+    episodes.iter().find(tells_more)
+}
+
+/// Returns the lines of a summary that are not word for word in the `context`.
+pub(super) fn unsaid(summary: &str, context: &[Chosen]) -> String {
+    let is_unsaid = |line: &&str| {
+        let said = line.split_once(": ").filter(|(role, _)| Role::of(role).is_some()).map_or(*line, |(_, said)| said);
+        !context.iter().any(|chosen| chosen.event.text.contains(said))
+    };
+    summary.lines().filter(is_unsaid).collect::<Vec<_>>().join("\n")
+}
+
 fn sentences(text: &str) -> impl Iterator<Item = &str> {
-    text.split_inclusive(['.', '!', '?', '\n', '。', '！', '？']).map(str::trim).filter(|sentence| !sentence.is_empty())
+    text.split_inclusive(SENTENCE_ENDS).map(str::trim).filter(|sentence| !sentence.is_empty())
 }
 
 /// Returns the first `chars_max` characters of `text`; a character is never cut.
-pub(super) fn beginning(text: &str, chars_max: usize) -> &str {
+pub fn beginning(text: &str, chars_max: usize) -> &str {
     text.char_indices().nth(chars_max).map_or(text, |(at, _)| &text[..at])
 }
 
@@ -79,6 +116,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::memory::context::Why;
 
     #[test]
     fn an_episode_ends_by_a_gap_by_tokens_or_by_turns() {
@@ -116,6 +154,23 @@ mod tests {
         );
         assert_eq!(extract(&events, &Config::default(), 20).chars().count(), 20);
         assert_eq!(extract(&[], &Config::default(), 20), "");
+    }
+
+    /// After a pause the model was told what was said, and then the same in short.
+    #[test]
+    fn an_episode_of_which_all_is_in_the_context_tells_nothing_more() {
+        let events: Vec<Event> = (11..=20).map(|id| event(id, Role::User, &format!("turn {id}"))).collect();
+        let context = |from: usize| -> Vec<Chosen> {
+            events[from..].iter().map(|event| Chosen { event: event.clone(), why: Why::Newest }).collect()
+        };
+        let told = |after, through| Episode { after, through, summary: format!("user: turn {through}\nuser: more") };
+        let episodes = [told(15, 20), told(0, 15)];
+        let found = |count, from| more(&episodes, (&events, count), &context(from), &[]).map(|episode| episode.through);
+        assert_eq!(found(10, 0), None, "all of both is there, whatever others said in between");
+        assert_eq!(found(10, 1), Some(15), "one turn of the first is not");
+        assert_eq!(found(10, 6), Some(20));
+        assert_eq!(found(11, 0), Some(15), "there is more than was looked at");
+        assert_eq!(unsaid(&episodes[0].summary, &context(9)), "user: more");
     }
 
     proptest! {

@@ -1,8 +1,9 @@
 //! The conversation memory: what was said, and what of it matters now?
 //!
 //! Hears what is said in conversations and keeps it in the archive; is asked for the context of the next answer.
-//! Invariants: the newest turns are never the ones cut off; the same turn never comes twice; nothing of another owner's
-//! conversation ever comes into a context; what is said reaches neither the journal nor a log nor a metric.
+//! Invariants: the newest turns are never the ones left out, and of the last question and answer at least the beginning is there; the
+//! same turn never comes twice; nothing of another owner's conversation ever comes into a context; what is said reaches neither the
+//! journal nor a log nor a metric.
 
 mod actor;
 
@@ -23,9 +24,9 @@ pub mod words;
 #[cfg(test)]
 mod tests;
 
-pub use actor::{Arguments, Memory, Msg, remember};
+pub use actor::{Arguments, Memory, Msg, TEXT_CHARS_MAX, remember};
 use serde::{Deserialize, Serialize};
-pub use voice_actor::{Remembered, Silent, Voice, Wanted};
+pub use voice_actor::{Remembered, Silent, Voice, Wanted, Weight};
 
 use crate::config::{Check, Problem};
 

@@ -19,37 +19,43 @@ const B: f64 = 0.75;
 /// A text without any of the words scores 0; no score is negative.
 pub fn bm25(wanted: &[String], texts: &[&str], count: u64) -> Vec<f64> {
     let wanted: BTreeSet<&str> = wanted.iter().map(String::as_str).collect();
-    let stems: Vec<Vec<String>> = texts.iter().map(|text| words::stems(text)).collect();
-    let mut holders: BTreeMap<&str, u64> = BTreeMap::new();
-    let counted: Vec<BTreeMap<&str, u32>> = stems.iter().map(|stems| count_of(stems, &wanted)).collect();
-    for each in &counted {
-        for stem in each.keys() {
-            *holders.entry(stem).or_default() += 1;
-        }
-    }
+    let wanted: BTreeMap<&str, usize> = wanted.into_iter().zip(0..).collect();
+    let counted: Vec<Counted> = texts.iter().map(|text| Counted::of(text, &wanted)).collect();
     let all = count.max(texts.len() as u64) as f64;
-    let average = stems.iter().map(Vec::len).sum::<usize>() as f64 / texts.len().max(1) as f64;
-    let idf = |stem: &str| {
-        let holding = *holders.get(stem).unwrap_or(&0) as f64;
+    let average = f64::from(counted.iter().map(|each| each.words).sum::<u32>()) / texts.len().max(1) as f64;
+    let idf = |word: usize| {
+        let holding = counted.iter().filter(|each| each.times[word] > 0).count() as f64;
         (1.0 + (all - holding + 0.5) / (holding + 0.5)).ln()
     };
-    let score = |(counted, stems): (&BTreeMap<&str, u32>, &Vec<String>)| {
-        let length = K1 * (1.0 - B + B * stems.len() as f64 / average.max(1.0));
-        let parts = counted.iter().map(|(stem, times)| {
+    let idfs: Vec<f64> = (0..wanted.len()).map(idf).collect();
+    let score = |counted: &Counted| {
+        let length = K1 * (1.0 - B + B * f64::from(counted.words) / average.max(1.0));
+        let parts = counted.times.iter().zip(&idfs).map(|(times, idf)| {
             let times = f64::from(*times);
-            idf(stem) * times * (K1 + 1.0) / (times + length)
+            idf * times * (K1 + 1.0) / (times + length)
         });
         parts.sum()
     };
-    counted.iter().zip(&stems).map(score).collect()
+    counted.iter().map(score).collect()
 }
 
-fn count_of<'a>(stems: &'a [String], wanted: &BTreeSet<&str>) -> BTreeMap<&'a str, u32> {
-    let mut counts = BTreeMap::new();
-    for stem in stems.iter().map(String::as_str).filter(|stem| wanted.contains(stem)) {
-        *counts.entry(stem).or_default() += 1;
+/// How often a text has each of the wanted words, and how many words it has.
+struct Counted {
+    times: Vec<u32>,
+    words: u32,
+}
+
+impl Counted {
+    fn of(text: &str, wanted: &BTreeMap<&str, usize>) -> Self {
+        let mut counted = Self { times: vec![0; wanted.len()], words: 0 };
+        words::each_stem(text, |stem| {
+            counted.words += 1;
+            if let Some(place) = wanted.get(stem) {
+                counted.times[*place] += 1;
+            }
+        });
+        counted
     }
-    counts
 }
 
 /// Beginnings of words by which somebody says that something is to be kept or is otherwise than was said.

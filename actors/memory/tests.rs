@@ -6,11 +6,11 @@ use std::{
 use async_trait::async_trait;
 use kloros_supervision::{ChildSpec, Socket, Strategy, TreeSpec};
 
-use super::{Arguments, Config, Memory, Voice, Wanted};
+use super::{Arguments, Config, Memory, Msg, Voice, Wanted};
 use crate::{
-    facts::{Episode, Event, OpenEpisode, Role, Said, Talk},
-    seams::{Archive, ArchiveError, Look, Looked},
-    testing::World,
+    facts::{Episode, Event, Forgetting, OpenEpisode, Role, Said, Talk},
+    seams::{Archive, ArchiveError, Clock as _, Look, Looked},
+    testing::{World, eventually},
 };
 
 /// An archive of one conversation in memory, which fails while it is told to.
@@ -19,6 +19,8 @@ struct Shelf {
     events: Mutex<Vec<Event>>,
     episodes: Mutex<Vec<Episode>>,
     is_down: Mutex<bool>,
+    /// How often it was rubbed out.
+    rubbed_out: Mutex<u32>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -38,7 +40,7 @@ impl Archive for Shelf {
         lock(&self.episodes).extend(closing);
         let mut events = lock(&self.events);
         for Said { role, text, at_ms } in said {
-            let id = events.len() as u64 + 1;
+            let id = events.last().map_or(0, |event| event.id) + 1;
             events.push(Event { id, role, text, at_ms });
         }
         Ok(())
@@ -48,8 +50,8 @@ impl Archive for Shelf {
         self.check()?;
         let events = lock(&self.events).clone();
         let newest = events[events.len().saturating_sub(look.newest_max)..].to_vec();
-        let summary = lock(&self.episodes).last().map(|episode| episode.summary.clone());
-        Ok(Looked { newest, count: events.len() as u64, summary, ..Looked::default() })
+        let episodes = lock(&self.episodes).iter().rev().cloned().collect();
+        Ok(Looked { newest, count: events.len() as u64, episodes, ..Looked::default() })
     }
 
     async fn open(&self, _: &Talk) -> Result<OpenEpisode, ArchiveError> {
@@ -64,27 +66,50 @@ impl Archive for Shelf {
         Ok(lock(&self.events).iter().filter(|event| event.id > after).cloned().collect())
     }
 
-    async fn idle(&self, _: u64, _: usize) -> Result<Vec<Talk>, ArchiveError> {
-        Ok(Vec::new())
+    async fn idle(&self, before_ms: u64, _: usize) -> Result<Vec<Talk>, ArchiveError> {
+        let open = self.open(&talk()).await?;
+        Ok(if open.last_ms > 0 && open.last_ms <= before_ms { vec![talk()] } else { Vec::new() })
     }
 
-    async fn prune(&self, _: u64, _: usize) -> Result<u64, ArchiveError> {
-        Ok(0)
+    async fn prune(&self, before_ms: u64, limit: usize) -> Result<u64, ArchiveError> {
+        let mut events = lock(&self.events);
+        let old: Vec<u64> =
+            events.iter().filter(|event| event.at_ms < before_ms).map(|event| event.id).take(limit).collect();
+        events.retain(|event| !old.contains(&event.id));
+        Ok(old.len() as u64)
+    }
+
+    async fn forget(&self, what: &Forgetting) -> Result<Option<u64>, ArchiveError> {
+        self.check()?;
+        let before_ms = if let Forgetting::Before(before_ms) = what { *before_ms } else { u64::MAX };
+        self.prune(before_ms, usize::MAX).await.map(Some)
+    }
+
+    async fn rub_out(&self, _: Duration) -> Result<(), ArchiveError> {
+        *lock(&self.rubbed_out) += 1;
+        Ok(())
     }
 }
 
 const WITHIN: Duration = Duration::from_secs(20);
 
 async fn start(shelf: &Arc<Shelf>) -> (Voice, kloros_supervision::Tree) {
+    let config = Config { window_h: 24 * 366, ..Config::default() };
+    let (socket, tree) = open(shelf, &World::with_env(""), config).await;
+    (Voice::new(socket), tree)
+}
+
+/// Opens the room on the clock of this world.
+async fn open(shelf: &Arc<Shelf>, world: &World, config: Config) -> (Socket<Msg>, kloros_supervision::Tree) {
     let socket = Socket::new("memory");
-    let (archive, clock): (Arc<dyn Archive>, _) = (shelf.clone(), World::with_env("").seams().clock);
+    let (archive, clock): (Arc<dyn Archive>, _) = (shelf.clone(), world.seams().clock);
     let make = move || {
         let (archive, clock) = (Arc::clone(&archive), Arc::clone(&clock));
-        (Memory, Arguments { archive, clock, config: Config { window_h: 24 * 366, ..Config::default() } })
+        (Memory, Arguments { archive, clock, config: config.clone() })
     };
     let root = TreeSpec::new("house", Strategy::OneForOne).child(ChildSpec::actor("memory", &socket, make));
     let tree = kloros_supervision::start(root).await.unwrap();
-    (Voice::new(socket), tree)
+    (socket, tree)
 }
 
 fn talk() -> Talk {
@@ -123,7 +148,7 @@ async fn an_archive_that_fails_is_told_and_the_room_goes_on() {
     let silent = voice.remember(wanted("anything"), WITHIN).await.unwrap_err();
     assert!(silent.to_string().contains("the disk is full"), "{silent}");
     *lock(&shelf.is_down) = false;
-    assert_eq!(voice.remember(wanted("anything"), WITHIN).await.unwrap().newest, []);
+    assert_eq!(voice.remember(wanted("anything"), WITHIN).await.unwrap().known, []);
     tree.stop(WITHIN).await.unwrap();
 }
 
@@ -140,5 +165,75 @@ async fn after_twenty_turns_what_was_said_is_summed_up_and_the_conversation_goes
         lock(&shelf.episodes).iter().map(|episode| (episode.after, episode.through)).collect();
     assert_eq!(episodes, [(0, 20), (20, 40)]);
     assert!(remembered.summary.unwrap().contains("tomatoes"));
+    tree.stop(WITHIN).await.unwrap();
+}
+
+/// The same turns were told in full, and then in short.
+#[tokio::test]
+async fn after_a_pause_nothing_is_told_twice() {
+    let (shelf, world) = (Arc::new(Shelf::default()), World::with_env(""));
+    let (socket, tree) = open(&shelf, &world, Config::default()).await;
+    let (voice, now_ms) = (Voice::new(socket.clone()), world.clock.now_ms());
+    for turn in 0..3 {
+        let said = vec![
+            said(Role::User, &format!("Bed {turn} has tomatoes."), now_ms),
+            said(Role::Assistant, "Good.", now_ms),
+        ];
+        voice.say(&talk(), said).unwrap();
+    }
+    world.clock.pass(600);
+    socket.send(Msg::Tidy).unwrap();
+    let asked = async || voice.remember(wanted("How many beds?"), WITHIN).await.unwrap();
+    // What is asked for may overtake what is tidied up, which is done in the room and this beside it.
+    let remembered = loop {
+        let remembered = asked().await;
+        if lock(&shelf.episodes).len() == 1 {
+            break asked().await;
+        }
+        drop(remembered);
+    };
+    assert_eq!((remembered.context.len(), remembered.summary), (6, None));
+    tree.stop(WITHIN).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_nobody_goes_on_with_is_condensed_and_what_is_too_old_is_forgotten_by_itself() {
+    let (shelf, world) = (Arc::new(Shelf::default()), World::with_env(""));
+    let (socket, tree) = open(&shelf, &world, Config { retention_days: 2, ..Config::default() }).await;
+    let voice = Voice::new(socket.clone());
+    let tidied = async |count: u32| {
+        socket.send(Msg::Tidy).unwrap();
+        eventually(|| *lock(&shelf.rubbed_out) >= count).await;
+    };
+    voice.say(&talk(), vec![said(Role::User, "Bed 1 has tomatoes.", world.clock.now_ms())]).unwrap();
+    world.clock.pass(299);
+    tidied(1).await;
+    assert_eq!((lock(&shelf.episodes).len(), lock(&shelf.events).len()), (0, 1), "it may go on");
+    world.clock.pass(1);
+    tidied(2).await;
+    assert_eq!(lock(&shelf.episodes)[0].summary, "user: Bed 1 has tomatoes.");
+    world.clock.pass(86_400);
+    voice.say(&talk(), vec![said(Role::User, "Bed 2 has beans.", world.clock.now_ms())]).unwrap();
+    world.clock.pass(86_400);
+    tidied(3).await;
+    let kept: Vec<String> = lock(&shelf.events).iter().map(|event| event.text.clone()).collect();
+    assert_eq!(kept, ["Bed 2 has beans."]);
+    tree.stop(WITHIN).await.unwrap();
+}
+
+/// It was written after what was said before it was forgotten.
+#[tokio::test]
+async fn what_was_said_before_it_is_forgotten_is_forgotten_with_it() {
+    let shelf = Arc::new(Shelf::default());
+    let (socket, tree) = open(&shelf, &World::with_env(""), Config::default()).await;
+    let voice = Voice::new(socket);
+    for turn in 0..50 {
+        voice.say(&talk(), vec![said(Role::User, &format!("Bed {turn} has tomatoes."), 1)]).unwrap();
+    }
+    assert_eq!(voice.forget(Forgetting::Talk(talk()), WITHIN).await, Ok(Some(50)));
+    assert_eq!((lock(&shelf.events).len(), *lock(&shelf.rubbed_out)), (0, 1));
+    *lock(&shelf.is_down) = true;
+    let silent = voice.forget(Forgetting::Talk(talk()), WITHIN).await.unwrap_err();
+    assert!(silent.to_string().contains("the disk is full"), "{silent}");
     tree.stop(WITHIN).await.unwrap();
 }

@@ -1,8 +1,8 @@
 //! Topics: what is a conversation about now?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use super::{Config, words};
+use super::{Config, episodes::beginning, words};
 use crate::facts::{Event, Role};
 
 /// How much more a word of the user weighs than one of the answer.
@@ -17,23 +17,38 @@ const DECAY: f64 = 0.9;
 /// How many of the newest events are looked at; what is older weighs less than a hundredth.
 const EVENTS_MAX: usize = 40;
 
+/// How much of an event is looked at, in characters: what it is about stands there, and each request pays for all of it.
+const EVENT_CHARS_MAX: usize = 1000;
+
 /// Words below this length are no topics, in characters; scripts without blanks need fewer.
 const CHARS_MIN: usize = 3;
 
-/// Returns what `events`, oldest first, are about: the heaviest words, as they were last written, heaviest first.
+/// Words from this length on are no topics, in characters.
+const CHARS_END: usize = 40;
+
+/// How many words a name has at most.
+const NAME_WORDS_MAX: usize = 4;
+
+/// How much less a pair of characters weighs where nothing says whether it is a word.
+const PAIR_WEIGHT: f64 = 0.5;
+
+/// What stands in every Chinese sentence and says nothing about it, and where Han characters are no word together.
+const HAN_STOPS: &str =
+    "的了是在我你他她它们这那有和就不也都很吗呢吧啊要会可以说请问什么怎为一个上下来去到没想能得着过给让把被跟对还";
+
+/// Returns what `events`, oldest first, are about: the heaviest words and names, as they were last written, heaviest first.
 ///
 /// A conversation that begins has no topic, since nothing is kept beside its events.
 pub fn topics(events: &[Event], config: &Config) -> Vec<String> {
-    let mut weights: BTreeMap<String, (f64, String)> = BTreeMap::new();
+    let mut weights: HashMap<String, (f64, String)> = HashMap::new();
     let newest_first = events.iter().rev().filter(|event| matches!(event.role, Role::User | Role::Assistant));
     let mut weight = 1.0;
     for event in newest_first.take(EVENTS_MAX) {
         let by = if event.role == Role::User { USER_WEIGHT } else { 1.0 };
-        for (word, is_name) in tellings(&event.text) {
-            let adds = weight * by * if is_name { NAME_WEIGHT } else { 1.0 };
+        for (word, tells) in tellings(beginning(&event.text, EVENT_CHARS_MAX)) {
             let stem = words::stems(&word).join(" ");
             let (sum, _) = weights.entry(stem).or_insert((0.0, word));
-            *sum += adds;
+            *sum += weight * by * tells;
         }
         weight *= DECAY;
     }
@@ -42,26 +57,101 @@ pub fn topics(events: &[Event], config: &Config) -> Vec<String> {
     heaviest.into_iter().take(config.topics_max).map(|(_, word)| word).collect()
 }
 
-/// Returns the words of a text that may be topics, each once, and whether it is a name.
-fn tellings(text: &str) -> Vec<(String, bool)> {
-    let mut found: BTreeMap<String, bool> = BTreeMap::new();
-    let mut begins = true;
+/// Returns the words and names of a text that may be topics, each once, and what it weighs.
+fn tellings(text: &str) -> BTreeMap<String, f64> {
+    let mut found = BTreeMap::new();
+    let has_kana = text.chars().any(is_kana);
+    let (mut name, mut begins): (Vec<&str>, bool) = (Vec::new(), true);
     for run in text.split_inclusive(|each: char| !each.is_alphanumeric()) {
-        let word = run.trim_matches(|each: char| !each.is_alphanumeric());
-        let ends = run.ends_with(['.', '!', '?', '\n', '。', '！', '？']);
-        if !word.is_empty() {
-            let lower = word.to_lowercase();
-            let is_name = !begins && word.chars().next().is_some_and(char::is_uppercase);
-            begins = false;
-            let chars_min = if word.is_ascii() { CHARS_MIN } else { CHARS_MIN - 1 };
-            let is_long = (chars_min..40).contains(&word.chars().count());
-            if is_long && !words::is_stop_word(&lower) && !lower.chars().all(char::is_numeric) {
-                *found.entry(word.to_owned()).or_default() |= is_name;
-            }
+        let word = run.trim_end_matches(|each: char| !each.is_alphanumeric());
+        let is_name = !begins && word.chars().next().is_some_and(char::is_uppercase) && !is_stop(word);
+        // What begins a sentence has a capital whatever it is.
+        if !is_name || name.len() == NAME_WORDS_MAX {
+            add_name(&mut name, &mut found);
         }
-        begins |= ends;
+        if is_name {
+            name.push(word);
+        } else if word.chars().any(words::is_unspaced) {
+            add_unspaced(word, has_kana, &mut found);
+        } else if !is_stop(word) {
+            add(word, 1.0, &mut found);
+        }
+        begins = run.ends_with(['.', '!', '?', '\n', '。', '！', '？']) || (begins && word.is_empty());
+        if !run.ends_with([' ', '-']) || word.is_empty() {
+            add_name(&mut name, &mut found);
+        }
     }
-    found.into_iter().collect()
+    add_name(&mut name, &mut found);
+    found
+}
+
+fn is_stop(word: &str) -> bool {
+    words::is_stop_word(&word.to_lowercase())
+}
+
+/// Adds words with a capital that stand beside each other as one name.
+fn add_name(name: &mut Vec<&str>, found: &mut BTreeMap<String, f64>) {
+    if !name.is_empty() {
+        add(&std::mem::take(name).join(" "), NAME_WEIGHT, found);
+    }
+}
+
+fn add(word: &str, tells: f64, found: &mut BTreeMap<String, f64>) {
+    let chars_min = if word.is_ascii() { CHARS_MIN } else { CHARS_MIN - 1 };
+    let is_long = (chars_min..CHARS_END).contains(&word.chars().count());
+    if is_long && !word.chars().all(char::is_numeric) {
+        let most = found.entry(word.to_owned()).or_insert(tells);
+        *most = most.max(tells);
+    }
+}
+
+/// Adds what may be words of a run without blanks: in Japanese what is written in Han or Katakana between the Hiragana, in Chinese the
+/// pairs of characters, of which those that come again outweigh the others; in other such scripts the run.
+fn add_unspaced(run: &str, has_kana: bool, found: &mut BTreeMap<String, f64>) {
+    let mut rest = run;
+    while let Some(first) = rest.chars().next() {
+        let kind = Script::of(first);
+        let end = rest.char_indices().find(|(_, each)| Script::of(*each) != kind).map_or(rest.len(), |(at, _)| at);
+        let (word, after) = rest.split_at(end);
+        rest = after;
+        match kind {
+            Script::Hiragana => {}
+            Script::Han if !has_kana => {
+                let chars: Vec<char> = word.chars().collect();
+                let says = |each: &char| !HAN_STOPS.contains(*each);
+                for pair in chars.windows(2).filter(|pair| pair.iter().all(says)) {
+                    add(&pair.iter().collect::<String>(), PAIR_WEIGHT, found);
+                }
+            }
+            Script::Other if is_stop(word) => {}
+            Script::Han | Script::Katakana | Script::Other => add(word, 1.0, found),
+        }
+    }
+}
+
+/// The scripts of one run that say where a word ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Script {
+    Han,
+    Hiragana,
+    Katakana,
+    Other,
+}
+
+impl Script {
+    fn of(each: char) -> Self {
+        match u32::from(each) {
+            0x3040..=0x309F => Self::Hiragana,
+            // With the mark that makes a vowel long.
+            0x30A0..=0x30FF => Self::Katakana,
+            0x3400..=0x4DBF | 0x4E00..=0x9FFF | 0xF900..=0xFAFF | 0x20000..=0x3FFFF => Self::Han,
+            _ => Self::Other,
+        }
+    }
+}
+
+fn is_kana(each: char) -> bool {
+    matches!(Script::of(each), Script::Hiragana | Script::Katakana)
 }
 
 #[cfg(test)]
@@ -116,6 +206,35 @@ mod tests {
     fn forms_of_a_word_are_one_topic_and_a_name_weighs_more() {
         assert_eq!(of(&[(Role::User, "garden"), (Role::User, "gardens")]).len(), 1);
         assert_eq!(of(&[(Role::User, "we saw Leipzig and streets")])[0], "Leipzig");
+    }
+
+    /// Each capital was a name of its own, and the two halves of one name took two of the five places.
+    #[test]
+    fn capitals_beside_each_other_are_one_name() {
+        let found = of(&[(Role::User, "we met Frau Ostermann-Meier in New York City, and Berlin. Then rain")]);
+        for name in ["Frau Ostermann Meier", "New York City", "Berlin"] {
+            assert!(found.contains(&name.to_owned()), "{found:?}");
+        }
+        assert_eq!(of(&[(Role::User, "a letter to The Times")])[0], "Times", "a stop-word is no part of a name");
+    }
+
+    /// A sentence without blanks was one word, as a whole.
+    #[test]
+    fn scripts_without_blanks_have_words_too() {
+        let found = of(&[(Role::User, "来月京都へ旅行します。ホテルはどこがいいですか")]);
+        assert!(found.contains(&"旅行".to_owned()) && found.contains(&"ホテル".to_owned()), "{found:?}");
+        assert!(found.iter().all(|topic| topic.chars().count() <= 4), "{found:?}");
+        let found = of(&[(Role::User, "我下个月想去北京旅行"), (Role::User, "北京的天气怎么样？")]);
+        assert_eq!(found[0], "北京", "{found:?}");
+        let found = of(&[(Role::User, "와이파이 비밀번호 알려줘")]);
+        assert!(found.contains(&"비밀번호".to_owned()), "{found:?}");
+    }
+
+    #[test]
+    fn of_a_long_text_the_beginning_counts() {
+        let long = format!("tomatoes {}", "filler ".repeat(1000));
+        let found = of(&[(Role::User, &long), (Role::User, &format!("{} bicycles", "filler ".repeat(1000)))]);
+        assert!(found.contains(&"tomatoes".to_owned()) && !found.contains(&"bicycles".to_owned()), "{found:?}");
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! at once (`McNamee` and Mayfield, "Character n-gram tokenization for European language text retrieval", 2004). Scripts that
 //! write without blanks are cut into pairs of characters.
 
+use std::{collections::HashSet, sync::LazyLock};
+
 /// How many characters of a word count.
 const STEM_CHARS: usize = 5;
 
@@ -13,20 +15,36 @@ const WORDS_MAX: usize = 4096;
 /// Returns the words of `text` as they are indexed and compared, at most 4,096.
 pub fn stems(text: &str) -> Vec<String> {
     let mut stems = Vec::new();
-    for run in runs(text) {
-        push(&run, &mut stems);
-        if stems.len() >= WORDS_MAX {
-            stems.truncate(WORDS_MAX);
-            break;
+    each_stem(text, |stem| stems.push(stem.to_owned()));
+    stems
+}
+
+/// Shows the words of `text` as they are indexed and compared, at most 4,096, in their order. No word is kept: a look counts the
+/// words of hundreds of texts.
+pub(super) fn each_stem(text: &str, mut show: impl FnMut(&str)) {
+    let (mut shown, mut word, mut pairs) = (0, String::new(), Vec::new());
+    for run in split(text) {
+        if run.is_ascii() {
+            cut(run, &mut word);
+        } else {
+            push(&run.to_lowercase(), &mut pairs);
+        }
+        let words = if pairs.is_empty() { std::slice::from_ref(&word) } else { &pairs };
+        for word in words.iter().take(WORDS_MAX - shown) {
+            show(word);
+            shown += 1;
+        }
+        pairs.clear();
+        if shown == WORDS_MAX {
+            return;
         }
     }
-    stems
 }
 
 /// Returns the words of `text` that say what it is about, each once, in the order of the text: without stop-words.
 pub fn telling(text: &str) -> Vec<String> {
     let mut stems = Vec::new();
-    for run in runs(text).take(WORDS_MAX).filter(|run| !is_stop_word(run)) {
+    for run in split(text).map(str::to_lowercase).take(WORDS_MAX).filter(|run| !is_stop_word(run)) {
         push(&run, &mut stems);
     }
     let mut seen = std::collections::BTreeSet::new();
@@ -34,14 +52,20 @@ pub fn telling(text: &str) -> Vec<String> {
     stems
 }
 
-/// Returns the runs of letters and digits of `text`, in lower case.
-pub(super) fn runs(text: &str) -> impl Iterator<Item = String> {
-    text.split(|each: char| !each.is_alphanumeric()).filter(|run| !run.is_empty()).map(str::to_lowercase)
+/// Returns the runs of letters and digits of `text`, as they are written.
+fn split(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|each: char| !each.is_alphanumeric()).filter(|run| !run.is_empty())
 }
 
+/// Adds the words of a run in lower case.
 fn push(run: &str, stems: &mut Vec<String>) {
+    let word = |run: &str| {
+        let mut word = String::new();
+        cut(run, &mut word);
+        word
+    };
     if !run.chars().any(is_unspaced) {
-        stems.push(cut(run));
+        stems.push(word(run));
         return;
     }
     let mut other = String::new();
@@ -53,7 +77,7 @@ fn push(run: &str, stems: &mut Vec<String>) {
             continue;
         }
         if !other.is_empty() {
-            stems.push(cut(&std::mem::take(&mut other)));
+            stems.push(word(&std::mem::take(&mut other)));
         }
         if let Some((first, _)) = before {
             stems.push([first, each].iter().collect());
@@ -62,7 +86,7 @@ fn push(run: &str, stems: &mut Vec<String>) {
     }
     stems.extend(alone(before));
     if !other.is_empty() {
-        stems.push(cut(&other));
+        stems.push(word(&other));
     }
 }
 
@@ -71,15 +95,16 @@ fn alone(last: Option<(char, bool)>) -> Option<String> {
     last.and_then(|(each, is_alone)| is_alone.then(|| each.to_string()))
 }
 
-/// Numbers are names: `4711` and `47112` are no forms of one word.
-fn cut(run: &str) -> String {
+/// Writes what counts of a run, in lower case but for ASCII, into `word`. Numbers are names: `4711` and `47112` are no forms of one word.
+fn cut(run: &str, word: &mut String) {
     let chars_max = if run.chars().any(char::is_numeric) { 4 * STEM_CHARS } else { STEM_CHARS };
-    run.chars().take(chars_max).collect()
+    word.clear();
+    word.extend(run.chars().map(|each| each.to_ascii_lowercase()).take(chars_max));
 }
 
 /// Returns whether `each` is of a script that writes without blanks, or whose words are long chains: Thai, Lao, Khmer, Burmese,
 /// Kana, Han, Hangul.
-fn is_unspaced(each: char) -> bool {
+pub(super) fn is_unspaced(each: char) -> bool {
     matches!(u32::from(each), 0x0E00..=0x0EFF | 0x1000..=0x109F | 0x1780..=0x17FF | 0x3040..=0x30FF | 0x3400..=0x4DBF
         | 0x4E00..=0x9FFF | 0xAC00..=0xD7AF | 0xF900..=0xFAFF | 0x20000..=0x3FFFF)
 }
@@ -89,8 +114,12 @@ pub fn is_stop_word(word: &str) -> bool {
     // Single letters are what is left of "I'm" or "l'eau"; a single digit may be an answer.
     let mut chars = word.chars();
     let is_a_letter = matches!((chars.next(), chars.next()), (Some(only), None) if only.is_ascii_alphabetic());
-    is_a_letter || STOP_WORDS.iter().any(|language| language.split_ascii_whitespace().any(|stop| stop == word))
+    is_a_letter || STOPS.contains(word)
 }
+
+/// The words of all languages. Each request asks for each of some thousand words whether it is here.
+static STOPS: LazyLock<HashSet<&str>> =
+    LazyLock::new(|| STOP_WORDS.iter().flat_map(|language| language.split_ascii_whitespace()).collect());
 
 /// How many characters make a token, roughly, in scripts that write words with blanks.
 const CHARS_PER_TOKEN: u64 = 4;
@@ -186,6 +215,24 @@ mod tests {
         for (text, expected) in texts {
             assert_eq!(telling(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn every_stop_word_of_every_language_is_one() {
+        let all = STOP_WORDS.iter().flat_map(|language| language.split_ascii_whitespace());
+        assert!(all.clone().count() > 600 && all.clone().all(is_stop_word));
+    }
+
+    #[test]
+    fn words_that_are_shown_are_those_that_are_returned() {
+        for text in ["ΟΔΟΣ Straße İstanbul x86_64", "tomatoes and 日本語 ", "猫cat犬 4711", ""] {
+            let mut shown = Vec::new();
+            each_stem(text, |stem| shown.push(stem.to_owned()));
+            let mut pushed = Vec::new();
+            split(text).for_each(|run| push(&run.to_lowercase(), &mut pushed));
+            assert_eq!(shown, pushed, "{text}");
+        }
+        assert_eq!(stems(&"tomatoes and 日本語 ".repeat(2000)).len(), WORDS_MAX);
     }
 
     #[test]

@@ -31,7 +31,16 @@ const TINY: f64 = 1e-9;
 
 /// The readings that say how much is asked of a service: what came in, as far as it says; the metric that its owner named for that;
 /// and what it answered, which falls short of that where it is ill.
-const LOADS: [&str; 5] = ["arrivals_per_s", "asked_per_s", "asked", "requests_per_s", "tokens_per_s"];
+/// What conversations through the daemon's own endpoint ask is told beside what a model server tells of itself.
+const LOADS: [&str; 7] = [
+    "arrivals_per_s",
+    "asked_per_s",
+    "asked",
+    "requests_per_s",
+    "tokens_per_s",
+    "chat_requests_per_s",
+    "chat_tokens_per_s",
+];
 
 /// Returns whether `value` can be a reading at all.
 pub fn is_plausible(value: f64) -> bool {
@@ -74,8 +83,8 @@ impl Worse {
 ///
 /// Rates such as `tokens_per_s` follow the load, which is not the service's doing: they are not judged.
 pub fn worse(metric: &str) -> Option<Worse> {
-    const HIGHER: [&str; 9] =
-        ["error", "fail", "refused", "reject", "timeout", "timed_out", "dropped", "preempt", "waiting"];
+    const HIGHER: [&str; 10] =
+        ["error", "fail", "refused", "reject", "timeout", "timed_out", "dropped", "preempt", "waiting", "repetition"];
     const LOWER: [&str; 5] = ["hit", "free", "available", "good", "success"];
     let has = |words: &[&str]| words.iter().any(|word| metric.contains(word));
     if metric.contains("uptime") {
@@ -258,6 +267,11 @@ mod tests {
             ("e2e_p95_ms", Some(Worse::Higher)),
             ("ttft_p50_ms", Some(Worse::Higher)),
             ("error_ratio", Some(Worse::Higher)),
+            ("chat_error_ratio", Some(Worse::Higher)),
+            ("chat_repetition_ratio", Some(Worse::Higher)),
+            ("chat_e2e_p95_ms", Some(Worse::Higher)),
+            ("chat_context_hit_ratio", Some(Worse::Lower)),
+            ("chat_tokens_per_s", None),
             ("requests_waiting", Some(Worse::Higher)),
             ("preemptions_per_s", Some(Worse::Higher)),
             ("kv_used_ratio", Some(Worse::Higher)),

@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use kloros_actors::{
-    facts::{DeploymentId, PromotionId, Reloaded, Settings},
+    facts::{DeploymentId, Forgetting, PromotionId, Reloaded, Settings, Talk},
     gate::Standing as Holding,
     seams::StopSwitch as _,
 };
@@ -41,6 +41,13 @@ pub(crate) struct Calibrating {
     pub(crate) domain: String,
     /// How many runs it takes at least.
     pub(crate) runs_min: u32,
+}
+
+/// What was forgotten.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ForgottenBody {
+    /// How many events; absent where there was nothing of the kind.
+    pub(crate) events: Option<u64>,
 }
 
 /// Something named.
@@ -152,6 +159,18 @@ pub(super) async fn thaw(
 pub(super) async fn calibrate(State(api): State<Api>, Json(body): Json<NameBody>) -> Response {
     match api.control.calibrate(&body.id).await {
         Ok(runs_min) => Json(Calibrating { domain: body.id, runs_min }).into_response(),
+        Err(error) => refused(&error),
+    }
+}
+
+pub(super) async fn forget(State(api): State<Api>, Json(what): Json<Forgetting>) -> Response {
+    // The words of a talk that came by this door are made a name as those are that came by any other.
+    let what = match what {
+        Forgetting::Talk(talk) => Forgetting::Talk(Talk::new(talk.name(), talk.owner())),
+        before @ Forgetting::Before(_) => before,
+    };
+    match api.control.forget(what).await {
+        Ok(events) => Json(ForgottenBody { events }).into_response(),
         Err(error) => refused(&error),
     }
 }

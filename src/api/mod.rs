@@ -48,7 +48,7 @@ use tokio::{net::UnixListener, sync::Semaphore};
 
 use caller::Caller;
 
-pub(crate) use acts::{AnswerBody, Calibrating, NameBody, ReloadBody, StopBody, TryBody, one_of};
+pub(crate) use acts::{AnswerBody, Calibrating, ForgottenBody, NameBody, ReloadBody, StopBody, TryBody, one_of};
 pub(crate) use alerts::{Alerts, router as alerts_router};
 pub(crate) use door::{is_loopback, is_own_page, only};
 pub(crate) use live::{Level, Live, Room, Service};

@@ -74,6 +74,7 @@ pub(super) fn routes() -> Vec<Route> {
         acts("/thaw", post(acts::thaw)),
         acts("/calibrate", post(acts::calibrate)),
         acts("/try", post(acts::propose)),
+        acts("/forget", post(acts::forget)),
         acts("/reload", post(acts::reload)),
         acts("/stop", post(acts::stop)),
         acts("/go", post(acts::go)),

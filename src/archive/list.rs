@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{
     Conversations,
-    row::{event, id_of, number, signed},
+    row::{episode, event, id_of, number, signed},
     schema::{self, fault},
 };
 
@@ -100,10 +100,7 @@ impl Conversations {
             let select = "SELECT after_event, through, text FROM episodes JOIN summaries ON episode = episodes.id \
                 WHERE conversation = ?1 ORDER BY through";
             let mut statement = connection.prepare(select)?;
-            let episodes = statement.query_map([id], |row| {
-                Ok(Episode { after: number(row, 0)?, through: number(row, 1)?, summary: row.get(2)? })
-            })?;
-            episodes.collect()
+            statement.query_map([id], episode)?.collect()
         })
     }
 

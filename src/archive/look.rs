@@ -1,15 +1,18 @@
 use std::collections::BTreeSet;
 
 use kloros_actors::{
-    facts::Event,
+    facts::{Episode, Event},
     seams::{Look, Looked},
 };
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::row::{event, id_of, number, signed, tag};
+use super::row::{episode, event, id_of, number, signed, tag};
 
 /// How many other conversations of an owner are looked through, the latest first.
 const OTHERS_MAX: i64 = 32;
+
+/// How many episodes that are over are told of, the latest first.
+const EPISODES_MAX: i64 = 8;
 
 /// Returns what there is of what is wanted.
 ///
@@ -22,7 +25,7 @@ pub(super) fn look(connection: &Connection, wanted: &Look) -> rusqlite::Result<L
     let mut looked = Looked::default();
     if let Some(id) = own {
         looked.newest = newest(&connection, id, wanted)?;
-        looked.summary = summary(&connection, id)?;
+        looked.episodes = episodes(&connection, id, wanted)?;
     }
     let mut places = BTreeSet::new();
     for conversation in own.into_iter().chain(others(&connection, wanted)?) {
@@ -32,28 +35,47 @@ pub(super) fn look(connection: &Connection, wanted: &Look) -> rusqlite::Result<L
         }
     }
     let known: BTreeSet<u64> = looked.newest.iter().map(|event| event.id).collect();
-    for place in places.difference(&known).copied() {
-        looked.matching.extend(at(&connection, place, wanted.since_ms)?);
+    let mut bytes = 0;
+    for place in places.into_iter().rev().filter(|place| !known.contains(place)) {
+        let Some(event) = at(&connection, place, wanted)? else { continue };
+        bytes += event.text.len();
+        if bytes > wanted.bytes_max {
+            break;
+        }
+        looked.matching.push(event);
     }
+    looked.matching.reverse();
     Ok(looked)
 }
 
 fn newest(connection: &Connection, id: i64, wanted: &Look) -> rusqlite::Result<Vec<Event>> {
-    let mut select = connection
-        .prepare_cached("SELECT id, role, text, at_ms FROM events WHERE conversation = ?1 ORDER BY id DESC LIMIT ?2")?;
-    let newest = select.query_map(params![id, signed(wanted.newest_max as u64)], event)?;
-    let mut newest = newest.collect::<rusqlite::Result<Vec<Event>>>()?;
+    let select =
+        "SELECT id, role, substr(text, 1, ?3), at_ms FROM events WHERE conversation = ?1 ORDER BY id DESC LIMIT ?2";
+    let mut select = connection.prepare_cached(select)?;
+    let mut rows = select.query(params![id, signed(wanted.newest_max as u64), signed(wanted.text_chars_max as u64)])?;
+    let (mut newest, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        let event = event(row)?;
+        bytes += event.text.len();
+        if bytes > wanted.bytes_max && !newest.is_empty() {
+            break;
+        }
+        newest.push(event);
+    }
     newest.reverse();
     newest.retain(|event| event.at_ms >= wanted.since_ms);
     Ok(newest)
 }
 
-fn summary(connection: &Connection, id: i64) -> rusqlite::Result<Option<String>> {
+fn episodes(connection: &Connection, id: i64, wanted: &Look) -> rusqlite::Result<Vec<Episode>> {
+    // An episode is as old as its last event.
     let mut select = connection.prepare_cached(
-        "SELECT text FROM episodes JOIN summaries ON summaries.episode = episodes.id \
-         WHERE conversation = ?1 ORDER BY through DESC LIMIT 1",
+        "SELECT after_event, through, summaries.text FROM episodes JOIN summaries ON summaries.episode = episodes.id \
+         JOIN events ON events.id = through \
+         WHERE episodes.conversation = ?1 AND at_ms >= ?2 ORDER BY through DESC LIMIT ?3",
     )?;
-    select.query_row([id], |row| row.get(0)).optional()
+    let episodes = select.query_map(params![id, signed(wanted.since_ms), EPISODES_MAX], episode)?;
+    episodes.collect()
 }
 
 fn others(connection: &Connection, wanted: &Look) -> rusqlite::Result<Vec<i64>> {
@@ -86,8 +108,9 @@ fn holders(connection: &Connection, conversation: i64, word: &str, limit: usize)
     select.query_map(params![query, signed(limit as u64)], |row| number(row, 0))?.collect()
 }
 
-fn at(connection: &Connection, place: u64, since_ms: u64) -> rusqlite::Result<Option<Event>> {
-    let mut select =
-        connection.prepare_cached("SELECT id, role, text, at_ms FROM events WHERE id = ?1 AND at_ms >= ?2")?;
-    select.query_row(params![signed(place), signed(since_ms)], event).optional()
+fn at(connection: &Connection, place: u64, wanted: &Look) -> rusqlite::Result<Option<Event>> {
+    let mut select = connection
+        .prepare_cached("SELECT id, role, substr(text, 1, ?3), at_ms FROM events WHERE id = ?1 AND at_ms >= ?2")?;
+    let (since_ms, chars_max) = (signed(wanted.since_ms), signed(wanted.text_chars_max as u64));
+    select.query_row(params![signed(place), since_ms, chars_max], event).optional()
 }

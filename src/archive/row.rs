@@ -1,5 +1,5 @@
 use kloros_actors::{
-    facts::{Event, Role, Talk},
+    facts::{Episode, Event, Role, Talk},
     memory::words::stems,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -15,6 +15,11 @@ pub(super) fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
     // A role that a newer kloros wrote is a remark to this one.
     let role = Role::of(&role).unwrap_or(Role::Error);
     Ok(Event { id: number(row, 0)?, role, text: row.get(2)?, at_ms: number(row, 3)? })
+}
+
+/// Returns the episode in a row of `after_event, through, text`.
+pub(super) fn episode(row: &Row<'_>) -> rusqlite::Result<Episode> {
+    Ok(Episode { after: number(row, 0)?, through: number(row, 1)?, summary: row.get(2)? })
 }
 
 /// Returns a column that counts.

@@ -16,7 +16,7 @@ const VERSION: i64 = 1;
 const APPLICATION_ID: i64 = 0x6b6c_6f74;
 
 /// How long a connection waits for another one's transaction.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The size to which the write-ahead log is cut after a checkpoint, in bytes.
 const LOG_BYTES_MAX: i64 = 16 << 20;
@@ -98,6 +98,13 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, ArchiveError> {
     connection.pragma_update(None, "cache_size", -CACHE_KIB).map_err(told)?;
     connection.pragma_update(None, "temp_store", "MEMORY").map_err(told)?;
     Ok(connection)
+}
+
+/// Returns whether the file at `path` has a log that is not empty.
+pub(super) fn has_log(path: &Path) -> bool {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    fs::metadata(log).is_ok_and(|log| log.len() > 0)
 }
 
 fn flags(access: OpenFlags) -> OpenFlags {

@@ -1,11 +1,15 @@
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use kloros_actors::{
-    facts::{Episode, Event, OpenEpisode, Role, Said, Talk},
+    facts::{Episode, Event, Forgetting, OpenEpisode, Role, Said, Talk},
     memory::words::tokens,
     seams::{Archive, ArchiveError, Look, Looked},
 };
@@ -23,26 +27,33 @@ const READERS: usize = 4;
 /// The longest text that is kept of an event, in bytes; the rest is cut off.
 const TEXT_BYTES_MAX: usize = 256 * 1024;
 
+/// How much of an event an episode is condensed from, in characters.
+const EPISODE_CHARS_MAX: i64 = 4000;
+
 /// The conversations of a home. Clones share their connections.
 #[derive(Clone)]
 pub(crate) struct Conversations {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(super) struct Inner {
     path: PathBuf,
     writer: Mutex<Connection>,
     readers: Vec<Mutex<Connection>>,
     /// Whose turn it is among the readers.
-    turn: std::sync::atomic::AtomicUsize,
+    turn: AtomicUsize,
+    /// Whether the log may hold what was forgotten.
+    pub(super) is_log_dirty: AtomicBool,
 }
 
 impl Conversations {
     /// Opens the file at `path`, creating it if it is missing.
     pub(crate) fn open(path: &Path) -> Result<Self, ArchiveError> {
+        // Whoever was killed may have forgotten something, and not have emptied the log.
+        let is_log_dirty = AtomicBool::new(schema::has_log(path));
         let writer = Mutex::new(schema::open_writer(path)?);
         let readers = (0..READERS).map(|_| schema::open_reader(path).map(Mutex::new)).collect::<Result<_, _>>()?;
-        let inner = Inner { path: path.to_owned(), writer, readers, turn: std::sync::atomic::AtomicUsize::new(0) };
+        let inner = Inner { path: path.to_owned(), writer, readers, turn: AtomicUsize::new(0), is_log_dirty };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -65,7 +76,7 @@ impl Conversations {
     ) -> Result<T, ArchiveError> {
         let inner = Arc::clone(&self.inner);
         let done = tokio::task::spawn_blocking(move || {
-            let turn = inner.turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % READERS;
+            let turn = inner.turn.fetch_add(1, Ordering::Relaxed) % READERS;
             // Whoever is free, else the one whose turn it is.
             let free = (0..READERS).find_map(|step| inner.readers[(turn + step) % READERS].try_lock().ok());
             let connection = free.unwrap_or_else(|| inner.readers[turn].lock().unwrap_or_else(PoisonError::into_inner));
@@ -74,21 +85,30 @@ impl Conversations {
         done.await.unwrap_or_else(|error| Err(ArchiveError::Unusable(error.to_string())))
     }
 
-    /// Returns an episode that only its own sentences tell of yet, oldest first, with what was said in it; `None` where there is
-    /// none.
-    pub(crate) async fn uncondensed(&self, events_max: usize) -> Result<Option<(i64, Vec<Event>)>, ArchiveError> {
+    /// Returns the episodes that only their own sentences tell of yet, the oldest first, at most `limit`, each with whose it is.
+    pub(crate) async fn uncondensed(&self, limit: usize) -> Result<Vec<(i64, String)>, ArchiveError> {
         self.read(move |connection| {
-            let select = "SELECT episodes.id, conversation, after_event, through FROM summaries JOIN episodes \
-                ON episodes.id = summaries.episode WHERE by_upstream = 0 ORDER BY episode LIMIT 1";
-            let found = connection.query_row(select, [], |row| {
-                Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?, row.get::<_, i64>(3)?))
-            });
-            let Some((episode, conversation, after, through)) = found.optional()? else { return Ok(None) };
             let mut select = connection.prepare_cached(
-                "SELECT id, role, text, at_ms FROM events WHERE conversation = ?1 AND id > ?2 AND id <= ?3 ORDER BY id LIMIT ?4",
+                "SELECT episodes.id, owner FROM summaries JOIN episodes ON episodes.id = summaries.episode \
+                 JOIN conversations ON conversations.id = conversation WHERE by_upstream = 0 ORDER BY episode LIMIT ?1",
             )?;
-            let events = select.query_map(params![conversation, after, through, signed(events_max as u64)], event)?;
-            Ok(Some((episode, events.collect::<rusqlite::Result<_>>()?)))
+            select.query_map([signed(limit as u64)], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })
+        .await
+    }
+
+    /// Returns the last events of an episode, oldest first, at most `limit`, of each so many characters from its beginning.
+    pub(crate) async fn episode(&self, id: i64, limit: usize, chars_max: usize) -> Result<Vec<Event>, ArchiveError> {
+        self.read(move |connection| {
+            let mut select = connection.prepare_cached(
+                "SELECT events.id, role, substr(text, 1, ?3), at_ms FROM episodes \
+                 JOIN events ON events.conversation = episodes.conversation AND events.id > after_event AND events.id <= through \
+                 WHERE episodes.id = ?1 ORDER BY events.id DESC LIMIT ?2",
+            )?;
+            let events = select.query_map(params![id, signed(limit as u64), signed(chars_max as u64)], event)?;
+            let mut events = events.collect::<rusqlite::Result<Vec<Event>>>()?;
+            events.reverse();
+            Ok(events)
         })
         .await
     }
@@ -135,9 +155,10 @@ impl Archive for Conversations {
         self.read(move |connection| {
             let Some(id) = id_of(connection, &talk)? else { return Ok(Vec::new()) };
             let mut select = connection.prepare_cached(
-                "SELECT id, role, text, at_ms FROM events WHERE conversation = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
+                "SELECT id, role, substr(text, 1, ?4), at_ms FROM events WHERE conversation = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
             )?;
-            select.query_map(params![id, signed(after), signed(limit as u64)], event)?.collect()
+            let limit = signed(limit as u64);
+            select.query_map(params![id, signed(after), limit, EPISODE_CHARS_MAX], event)?.collect()
         })
         .await
     }
@@ -157,7 +178,16 @@ impl Archive for Conversations {
     }
 
     async fn prune(&self, before_ms: u64, limit: usize) -> Result<u64, ArchiveError> {
-        self.write(move |connection| super::forget::prune(connection, before_ms, limit)).await
+        let pruned = self.forget_some(move |connection| super::forget::forget_old(connection, before_ms, limit)).await;
+        pruned.map(Option::unwrap_or_default)
+    }
+
+    async fn forget(&self, what: &Forgetting) -> Result<Option<u64>, ArchiveError> {
+        self.forget_all(what).await
+    }
+
+    async fn rub_out(&self, within: Duration) -> Result<(), ArchiveError> {
+        self.empty_log(within).await
     }
 }
 
@@ -182,10 +212,15 @@ fn keep(connection: &mut Connection, talk: &Talk, said: &[Said], closing: Option
             let index = "INSERT INTO words (rowid, tag, said) VALUES (?1, ?2, ?3)";
             transaction.prepare_cached(index)?.execute(params![place, tag(id), indexed(text)])?;
         }
-        let update = "UPDATE conversations SET last_ms = max(last_ms, ?2), open_last_ms = max(open_last_ms, ?2, 1), \
-            open_turns = open_turns + ?3, open_tokens = open_tokens + ?4 WHERE id = ?1";
-        let turn = i64::from(said.role == Role::User);
-        transaction.prepare_cached(update)?.execute(params![id, at_ms, turn, signed(tokens(text))])?;
+        let update = "UPDATE conversations SET last_ms = max(last_ms, ?2) WHERE id = ?1";
+        transaction.prepare_cached(update)?.execute(params![id, at_ms])?;
+        // What the model is told to be, and remarks, are nothing that is summed up: they end no episode and hold none open.
+        if said.role.is_speech() {
+            let update = "UPDATE conversations SET open_last_ms = max(open_last_ms, ?2, 1), open_turns = open_turns + ?3, \
+                open_tokens = open_tokens + ?4 WHERE id = ?1";
+            let turn = i64::from(said.role == Role::User);
+            transaction.prepare_cached(update)?.execute(params![id, at_ms, turn, signed(tokens(text))])?;
+        }
     }
     transaction.commit()
 }
@@ -201,9 +236,9 @@ pub(crate) fn beginning(text: &str) -> &str {
 
 fn close(connection: &Connection, conversation: i64, episode: &Episode) -> rusqlite::Result<()> {
     let (after, through) = (signed(episode.after), signed(episode.through));
-    // Closed by somebody else meanwhile, it is not closed twice.
+    // Closed by somebody else meanwhile, it is not closed twice. Forgotten meanwhile, its last event is gone, and so is what it said.
     let update = "UPDATE conversations SET open_after = ?3, open_turns = 0, open_tokens = 0, open_last_ms = 0 \
-        WHERE id = ?1 AND open_after = ?2";
+        WHERE id = ?1 AND open_after = ?2 AND EXISTS (SELECT 1 FROM events WHERE events.id = ?3 AND conversation = ?1)";
     if connection.prepare_cached(update)?.execute(params![conversation, after, through])? == 0 {
         return Ok(());
     }

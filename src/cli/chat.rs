@@ -1,8 +1,8 @@
 //! `kloros chat`: a conversation in the terminal, through the endpoint of the running daemon.
 
-use std::{io::Write as _, path::Path, time::Duration};
+use std::{io::Write as _, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -42,21 +42,27 @@ struct Chat {
     url: String,
     model: String,
     name: String,
+    /// Whether the endpoint is that of this home, in which what is said is kept.
+    is_of_home: bool,
     /// What was put before the model last.
     told: Value,
 }
 
 pub(super) async fn chat(home: &Home, args: ChatArgs, out: &mut Out) -> anyhow::Result<Answer> {
-    let url = match args.url {
-        Some(url) => url.trim_end_matches('/').trim_end_matches("/v1").to_owned(),
-        None => configured(home)?,
+    let (url, is_of_home) = match args.url {
+        Some(url) => {
+            let url = url.trim_end_matches('/').trim_end_matches("/v1").to_owned();
+            let is_of_home = configured(home).is_ok_and(|own| own == url);
+            (url, is_of_home)
+        }
+        None => (configured(home)?, true),
     };
     let http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_MAX).build()?;
     let model = match args.model {
         Some(model) => model,
         None => first_model(&http, &url).await?,
     };
-    let mut chat = Chat { http, url, model, name: args.name, told: Value::Null };
+    let mut chat = Chat { http, url, model, name: args.name, is_of_home, told: Value::Null };
     if out.is_terminal() {
         out.line(&format!("{} as {}\n{HELP}", chat.model, chat.name))?;
     }
@@ -66,9 +72,15 @@ pub(super) async fn chat(home: &Home, args: ChatArgs, out: &mut Out) -> anyhow::
             "/quit" | "/exit" => break,
             "/topics" => out.line(&chat.topics())?,
             "/context" => out.line(&chat.context())?,
-            "/forget" => {
-                forget(&home.conversations(), &chat.name, out).await?;
+            "/forget" if chat.is_of_home => {
+                forget(home, &chat.name, out).await?;
                 chat.told = Value::Null;
+            }
+            "/forget" => {
+                let (url, name) = (&chat.url, &chat.name);
+                out.line(&format!(
+                    "what is said at {url} is kept there, and forgotten there: kloros memory forget {name}"
+                ))?;
             }
             command if command.starts_with('/') => out.line(&format!("there is no {command}\n{HELP}"))?,
             text => chat.say(text, out).await?,
@@ -100,9 +112,12 @@ async fn next(out: &Out) -> anyhow::Result<Option<String>> {
     Ok(line.transpose()?)
 }
 
-async fn forget(path: &Path, name: &str, out: &mut Out) -> anyhow::Result<()> {
-    if path.exists() {
-        memory::forget(path, name, Some(LOCAL), out).await?;
+async fn forget(home: &Home, name: &str, out: &mut Out) -> anyhow::Result<()> {
+    if home.conversations().exists() {
+        // What cannot be forgotten now can be said again.
+        if let Err(error) = memory::forget(home, name, Some(LOCAL), out).await {
+            out.line(&format!("{error:#}"))?;
+        }
     }
     Ok(())
 }
@@ -127,10 +142,28 @@ impl Chat {
             return Ok(());
         }
         let (mut parser, mut answer) = (Parser::default(), String::new());
-        while let Some(bytes) = response.chunk().await.context("the answer broke off")? {
-            for event in parser.push(&bytes)? {
-                self.take(&event, &mut answer, out)?;
+        // An answer that fails ends no conversation: the next one may not.
+        let broken = loop {
+            let events = match response.chunk().await {
+                Ok(Some(bytes)) => parser.push(&bytes).map_err(|error| error.to_string()),
+                Ok(None) => break None,
+                Err(error) => Err(error.to_string()),
+            };
+            let events = match events {
+                Ok(events) => events,
+                Err(why) => break Some(why),
+            };
+            let mut why = None;
+            for event in events {
+                why = why.or(self.take(&event, &mut answer, out)?);
             }
+            if why.is_some() {
+                break why;
+            }
+        };
+        if let Some(why) = broken {
+            out.line(&format!("\nthe answer broke off: {why}"))?;
+            return Ok(());
         }
         if out.is_json() {
             out.answer(&json!({"answer": answer, "context": self.told}), String::new)?;
@@ -140,10 +173,11 @@ impl Chat {
         Ok(())
     }
 
-    fn take(&mut self, event: &str, answer: &mut String, out: &Out) -> anyhow::Result<()> {
-        let Ok(mut event) = serde_json::from_str::<Value>(event) else { return Ok(()) };
+    /// Takes a piece of an answer, and returns why there is none where it is an error.
+    fn take(&mut self, event: &str, answer: &mut String, out: &Out) -> anyhow::Result<Option<String>> {
+        let Ok(mut event) = serde_json::from_str::<Value>(event) else { return Ok(None) };
         if let Some(message) = event["error"]["message"].as_str() {
-            bail!("the answer broke off: {message}");
+            return Ok(Some(message.to_owned()));
         }
         if let Some(told) = event.get_mut("kloros") {
             self.told = told.take();
@@ -153,7 +187,7 @@ impl Chat {
         if !out.is_json() {
             show(piece)?;
         }
-        Ok(())
+        Ok(None)
     }
 
     fn topics(&self) -> String {

@@ -1,18 +1,29 @@
 //! `kloros memory`: what is remembered of conversations, and forgetting it.
 //!
-//! It works with the daemon running or stopped: both ask the same file.
+//! It works with the daemon running or stopped: both read the same file. What is to be forgotten is said to the daemon where one
+//! runs: what it has heard and not kept yet is forgotten with it.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
-use kloros_actors::{facts::Talk, seams::Clock as _};
+use kloros_actors::{
+    facts::{Forgetting, Talk},
+    seams::{Archive as _, Clock as _},
+};
 use serde_json::json;
 
-use super::{Answer, out::Out, text::shorten};
+use super::{
+    Answer,
+    client::{Client, Said},
+    out::Out,
+    text::shorten,
+};
 use crate::{
+    api::ForgottenBody,
     archive::{Conversations, Heading},
     clock::SystemClock,
+    conversation::LOCAL,
     home::Home,
     journal::rfc3339,
 };
@@ -84,6 +95,9 @@ const SHOWN_CHARS_MAX: usize = 200;
 
 const DAY_MS: u64 = 86_400_000;
 
+/// How long somebody else may read the file before its log is left as it is.
+const RUB_OUT_WITHIN: Duration = Duration::from_secs(10);
+
 pub(super) async fn memory(home: &Home, command: MemoryCommand, out: &mut Out) -> anyhow::Result<Answer> {
     let path = home.conversations();
     if !path.exists() {
@@ -95,9 +109,9 @@ pub(super) async fn memory(home: &Home, command: MemoryCommand, out: &mut Out) -
         MemoryCommand::Show { which, limit } => show(&path, &which, limit, out),
         MemoryCommand::Search { words, limit } => search(&path, &words.join(" "), limit, out),
         MemoryCommand::Export { name, owner } => export(&path, name.as_deref(), owner.as_deref(), out),
-        MemoryCommand::Forget { older_than_days: Some(days), .. } => forget_before(&path, days, out).await,
+        MemoryCommand::Forget { older_than_days: Some(days), .. } => forget_before(home, days, out).await,
         MemoryCommand::Forget { name, owner, .. } => {
-            forget(&path, &name.unwrap_or_default(), owner.as_deref(), out).await
+            forget(home, &name.unwrap_or_default(), owner.as_deref(), out).await
         }
     }
 }
@@ -209,19 +223,35 @@ fn export(path: &Path, name: Option<&str>, owner: Option<&str>, out: &mut Out) -
     }
 }
 
-pub(super) async fn forget(path: &Path, name: &str, owner: Option<&str>, out: &mut Out) -> anyhow::Result<Answer> {
-    let Some(talk) = find(path, name, owner)? else { return none(name, out) };
-    let events = Conversations::open(path)?.forget(&talk).await?.unwrap_or_default();
+pub(super) async fn forget(home: &Home, name: &str, owner: Option<&str>, out: &mut Out) -> anyhow::Result<Answer> {
+    // What is not there may have been forgotten half, and its log still hold it: it is forgotten as well.
+    let talk = find(&home.conversations(), name, owner)?;
+    let talk = talk.unwrap_or_else(|| Talk::new(name, owner.unwrap_or(LOCAL)));
+    let Some(events) = forgotten(home, Forgetting::Talk(talk.clone())).await? else { return none(name, out) };
     out.answer(&json!({"forgotten": events}), || format!("forgot {} with {events} events", talk.name()))?;
     Ok(Answer::Done)
 }
 
-async fn forget_before(path: &Path, days: u64, out: &mut Out) -> anyhow::Result<Answer> {
+async fn forget_before(home: &Home, days: u64, out: &mut Out) -> anyhow::Result<Answer> {
     let before_ms = match days {
         0 => u64::MAX,
         days => SystemClock.now_ms().saturating_sub(days.saturating_mul(DAY_MS)),
     };
-    let events = Conversations::open(path)?.forget_before(before_ms).await?;
+    let events = forgotten(home, Forgetting::Before(before_ms)).await?.unwrap_or_default();
     out.answer(&json!({"forgotten": events}), || format!("forgot {events} events"))?;
     Ok(Answer::Done)
+}
+
+/// Forgets, and returns how many events that were; `None` where there was nothing of the kind.
+async fn forgotten(home: &Home, what: Forgetting) -> anyhow::Result<Option<u64>> {
+    if let Some(daemon) = Client::find(home)? {
+        return match daemon.post::<ForgottenBody>("/forget", &what).await? {
+            Said::Yes(forgotten) => Ok(forgotten.events),
+            Said::No(why) => bail!("it may not be forgotten yet, do it once more: {why}"),
+        };
+    }
+    let conversations = Conversations::open(&home.conversations())?;
+    let events = conversations.forget(&what).await?;
+    conversations.rub_out(RUB_OUT_WITHIN).await?;
+    Ok(events)
 }

@@ -11,7 +11,7 @@ use axum::{
 use futures::stream;
 use kloros_actors::{
     facts::{Role, Said, Talk},
-    memory::{Remembered, context::Why},
+    memory::{Remembered, context::Why, repetition::Repeated},
     meters,
 };
 use serde_json::json;
@@ -25,6 +25,7 @@ use super::{
     signals::Outcome,
     tap::Tap,
     upstream::{Upstream, passed_on, whole},
+    used::Used,
 };
 
 /// Where answers are asked for.
@@ -52,6 +53,10 @@ pub(super) struct Exchange {
     began_ms: u64,
     first: Option<Instant>,
     tap: Tap,
+    /// What a first answer repeated, in whose place another one stands.
+    replaced: Option<Repeated>,
+    /// With what it is asked for.
+    used: Option<Used>,
     failure: Option<Failure>,
     is_told: bool,
     _slot: OwnedSemaphorePermit,
@@ -65,15 +70,17 @@ impl Exchange {
         began: Instant,
         slot: OwnedSemaphorePermit,
     ) -> Self {
-        let newest = remembered.as_ref().map(|remembered| remembered.newest.as_slice()).unwrap_or_default();
+        let known = remembered.as_ref().map(|remembered| remembered.known.as_slice()).unwrap_or_default();
         Self {
-            news: asked.news(newest),
+            news: asked.news(known),
             talk,
             remembered,
             began,
             began_ms: endpoint.clock.now_ms(),
             first: None,
             tap: Tap::default(),
+            replaced: None,
+            used: None,
             failure: Some(Failure::Elsewhere("the client went away")),
             is_told: false,
             _slot: slot,
@@ -90,6 +97,8 @@ impl Exchange {
         lead: Option<Bytes>,
     ) -> Response {
         let upstream = self.endpoint.upstream.clone();
+        let key = headers.get(header::AUTHORIZATION).cloned();
+        self.used = asked.model().map(|model| Used { model: model.to_owned(), key });
         let again = self.endpoint.settings.ask_again && !asked.stream;
         let sent = if again { body.clone() } else { Vec::new() };
         let response = match upstream.send(Method::POST, PATH, headers, body).await {
@@ -110,13 +119,16 @@ impl Exchange {
             return self.failed(status, head, body);
         }
         self.tap = Tap::whole(&body);
-        if again && self.says_again().is_some() {
-            self.tell_of_repetition();
-            if let Some(other) = self.ask_again(headers, &sent, &upstream).await {
+        if let Some(repeated) = if again { self.says_again().await } else { None } {
+            tracing::warn!(
+                similarity = repeated.similarity,
+                "answer says again what was said, it is asked for once more"
+            );
+            if let Some(other) = self.ask_again(headers, &sent, &upstream, &repeated).await {
+                self.replaced = Some(repeated);
                 (self.tap, body) = (Tap::whole(&other), other);
             }
         }
-        self.first = Some(Instant::now());
         self.failure = (!self.tap.is_whole).then_some(Failure::Upstream("the answer is no answer of a chat"));
         if self.failure.is_some() {
             count("upstream");
@@ -124,13 +136,24 @@ impl Exchange {
         self.told(head, (StatusCode::OK, body).into_response())
     }
 
-    /// Asks once more for an answer that says again what was said; the first one stands where the second is none.
-    async fn ask_again(&self, headers: &HeaderMap, sent: &[u8], upstream: &Upstream) -> Option<Bytes> {
-        let body = Asked::again(sent)?;
-        let response = upstream.send(Method::POST, PATH, headers, body).await.ok()?;
-        let is_fine = response.status() == StatusCode::OK;
-        let body = whole(response, upstream, self.began).await.ok()?;
-        (is_fine && Tap::whole(&body).is_whole).then_some(body)
+    /// Asks once more for an answer that says again what was said, as long as an answer may take in all; the first one stands where the
+    /// second is none or too late.
+    async fn ask_again(
+        &self,
+        headers: &HeaderMap,
+        sent: &[u8],
+        upstream: &Upstream,
+        repeated: &Repeated,
+    ) -> Option<Bytes> {
+        let earlier = self.remembered.as_ref()?.answers.get(repeated.which)?;
+        let body = Asked::again(sent, repeated, earlier)?;
+        let asking = async {
+            let response = upstream.send(Method::POST, PATH, headers, body).await.ok()?;
+            let is_fine = response.status() == StatusCode::OK;
+            let body = whole(response, upstream, self.began).await.ok()?;
+            (is_fine && Tap::whole(&body).is_whole).then_some(body)
+        };
+        timeout(upstream.within.saturating_sub(self.began.elapsed()), asking).await.ok()?
     }
 
     /// Passes a stream on, piece by piece.
@@ -174,16 +197,11 @@ impl Exchange {
         named(head, self.talk.name(), response)
     }
 
-    /// Returns how similar the answer is to one before it, where it is a repetition.
-    fn says_again(&self) -> Option<f64> {
-        self.remembered.as_ref()?.repeated(&self.tap.text).map(|repeated| repeated.similarity)
-    }
-
-    fn tell_of_repetition(&self) {
-        if let Some(similarity) = self.says_again() {
-            tracing::warn!(similarity, "answer says again what was said, it is asked for once more");
-            metrics::counter!(meters::CONVERSATION_REPETITIONS_TOTAL).increment(1);
-        }
+    /// Returns which answer before it this one is like, where it is a repetition.
+    async fn says_again(&self) -> Option<Repeated> {
+        let (remembered, text) = (self.remembered.clone()?, self.tap.text.clone());
+        // Comparing long answers takes longer than others may wait for.
+        tokio::task::spawn_blocking(move || remembered.repeated(&text)).await.ok()?
     }
 
     /// Tells what became of a stream that came to its end, which it also does after an error that is reported in it.
@@ -227,6 +245,7 @@ impl Exchange {
             is_error: matches!(self.failure, Some(Failure::Upstream(_))),
         };
         if whole.is_some() {
+            self.used.take().into_iter().for_each(|used| self.endpoint.used.note(self.talk.owner(), used));
             count("answered");
         }
         self.judge(outcome);
@@ -235,13 +254,24 @@ impl Exchange {
     /// Compares the answer with earlier ones, when nobody waits for it any more.
     fn judge(&self, outcome: Outcome) {
         let (endpoint, talk, text) = (self.endpoint.clone(), self.talk.clone(), self.tap.text.clone());
-        let remembered = self.remembered.clone();
+        let (remembered, replaced) = (self.remembered.clone(), self.replaced);
         let work = move || {
             let repeated = remembered.as_ref().and_then(|remembered| remembered.repeated(&text));
-            endpoint.signals.note(&Outcome { is_repetition: repeated.is_some(), ..outcome });
-            let Some(repeated) = repeated else { return };
-            tracing::warn!(similarity = repeated.similarity, "answer says again what was said");
-            let text = format!("similarity {:.2} with an earlier answer", repeated.similarity);
+            // However often it was asked for, it is one answer.
+            endpoint.signals.note(&Outcome { is_repetition: repeated.or(replaced).is_some(), ..outcome });
+            let Some(Repeated { similarity, .. }) = repeated.or(replaced) else { return };
+            let text = match (repeated, replaced) {
+                (None, Some(_)) => {
+                    format!("similarity {similarity:.2} with an earlier answer, which another one replaced")
+                }
+                (_, Some(_)) => {
+                    format!("similarity {similarity:.2} with an earlier answer, also when asked for once more")
+                }
+                (_, None) => format!("similarity {similarity:.2} with an earlier answer"),
+            };
+            if repeated.is_some() {
+                tracing::warn!(similarity, "answer says again what was said");
+            }
             let said = Said { role: Role::Repetition, text, at_ms: endpoint.clock.now_ms() };
             // Without the memory it is counted all the same.
             endpoint.voice.say(&talk, vec![said]).ok();

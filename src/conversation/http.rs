@@ -2,7 +2,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -17,7 +17,7 @@ use axum::{
     routing::{any, get, post},
 };
 use kloros_actors::{
-    memory::{Remembered, Voice, Wanted},
+    memory::{Config, Remembered, Voice, Wanted},
     meters,
     seams::Clock,
 };
@@ -36,6 +36,7 @@ use super::{
     refusal::Refusal,
     request::Asked,
     upstream::{Upstream, passed_on},
+    used::AllUsed,
 };
 use crate::{api::accept, settings::Conversation};
 
@@ -50,6 +51,10 @@ pub(crate) struct Endpoint {
     slots: Arc<Semaphore>,
     /// When the last request was over, in milliseconds since the Unix epoch.
     over_ms: Arc<AtomicU64>,
+    /// With what answers were asked for last.
+    pub(super) used: AllUsed,
+    /// How long a summary may be, in characters, as the memory last had it.
+    pub(super) summary_chars_max: Arc<AtomicUsize>,
 }
 
 impl Endpoint {
@@ -63,7 +68,9 @@ impl Endpoint {
         let upstream = Upstream::new(settings.upstream(), settings.timeout())?;
         let slots = Arc::new(Semaphore::new(settings.in_flight_max));
         let over_ms = Arc::new(AtomicU64::new(clock.now_ms()));
-        Ok(Self { settings: Arc::new(settings.clone()), upstream, voice, signals, clock, slots, over_ms })
+        let (settings, used) = (Arc::new(settings.clone()), AllUsed::default());
+        let summary_chars_max = Arc::new(AtomicUsize::new(Config::default().summary_chars_max));
+        Ok(Self { settings, upstream, voice, signals, clock, slots, over_ms, used, summary_chars_max })
     }
 
     /// Notes that a request is over.
@@ -104,7 +111,10 @@ impl Endpoint {
     async fn remember(&self, wanted: Wanted) -> Option<Arc<Remembered>> {
         let within = Duration::from_millis(self.settings.memory_within_ms);
         match self.voice.remember(wanted, within).await {
-            Ok(remembered) => Some(Arc::new(remembered)),
+            Ok(remembered) => {
+                self.summary_chars_max.store(remembered.config.summary_chars_max, Ordering::Relaxed);
+                Some(Arc::new(remembered))
+            }
             Err(silent) => {
                 metrics::counter!(meters::CONVERSATION_FORGETFUL_TOTAL).increment(1);
                 tracing::warn!(%silent, "request goes on without memory");

@@ -11,6 +11,8 @@ mod request;
 
 mod upstream;
 
+mod used;
+
 mod exchange;
 
 mod tap;

@@ -1,6 +1,6 @@
 use kloros_actors::{
     facts::{Event, Role},
-    memory::{Remembered, context::prompt},
+    memory::{Remembered, TEXT_CHARS_MAX, context::prompt, episodes, repetition::Repeated},
 };
 use serde_json::{Map, Value, json};
 
@@ -9,6 +9,9 @@ use crate::archive::beginning;
 
 /// How many messages a request may have.
 const MESSAGES_MAX: usize = 10_000;
+
+/// How much of an answer is named that is not to be repeated, in characters.
+const EARLIER_CHARS_MAX: usize = 300;
 
 /// A request for an answer, as far as it is understood; everything else in it is passed on as it came.
 #[derive(Clone, Debug)]
@@ -70,13 +73,22 @@ impl Asked {
         &self.body
     }
 
-    /// Returns what was said that is not in `newest` yet: an instruction is kept when it is another one, and what is sent again after
-    /// a failure is kept once.
-    pub(super) fn news(&self, newest: &[Event]) -> Vec<(Role, String)> {
-        let since = newest.iter().rposition(|event| event.role == Role::Assistant).map_or(0, |last| last + 1);
+    /// Returns the model that is to answer, where one is named.
+    pub(super) fn model(&self) -> Option<&str> {
+        self.body.get("model").and_then(Value::as_str)
+    }
+
+    /// Returns what was said that is not `known` yet: an instruction is kept when it is another one, and what is sent again after a
+    /// failure is kept once.
+    pub(super) fn news(&self, known: &[Event]) -> Vec<(Role, String)> {
+        let since = known.iter().rposition(|event| event.role == Role::Assistant).map_or(0, |last| last + 1);
         let is_known = |(role, text): &&(Role, String)| {
-            let among = if *role == Role::System { newest } else { &newest[since..] };
-            among.iter().any(|event| event.role == *role && event.text == *text)
+            let (among, text) = match role {
+                // Of an instruction as much is compared as was looked at: agents send long ones with each request.
+                Role::System => (known, episodes::beginning(text, TEXT_CHARS_MAX)),
+                _ => (&known[since..], text.as_str()),
+            };
+            among.iter().any(|event| event.role == *role && event.text == text)
         };
         self.said.iter().filter(|said| !is_known(said)).cloned().collect()
     }
@@ -93,13 +105,17 @@ impl Asked {
         (serde_json::to_vec(&body).unwrap_or_default(), text)
     }
 
-    /// Returns the request once more, with the word that the last answer was a repetition.
-    pub(super) fn again(sent: &[u8]) -> Option<Vec<u8>> {
+    /// Returns the request once more, with the word of which earlier answer the last one was a repetition, and how much.
+    pub(super) fn again(sent: &[u8], repeated: &Repeated, earlier: &str) -> Option<Vec<u8>> {
         let mut body: Map<String, Value> = serde_json::from_slice(sent).ok()?;
-        add(
-            &mut body,
-            "Your last answer was nearly the same as one before it. Answer again with something new, in other words.",
+        let (percent, earlier) =
+            ((repeated.similarity * 100.0).floor(), episodes::beginning(earlier, EARLIER_CHARS_MAX));
+        let earlier = earlier.split_whitespace().collect::<Vec<_>>().join(" ");
+        let text = format!(
+            "Your last answer was nearly the same as one before it, by {percent} %. Answer again with something new, in other words. \
+             The answer that you must not repeat began: {earlier}"
         );
+        add(&mut body, &text);
         serde_json::to_vec(&body).ok()
     }
 }
@@ -198,10 +214,42 @@ mod tests {
     #[test]
     fn a_request_of_which_nothing_is_remembered_stays_as_it_is() {
         let body = json!({"messages": [{"role": "user", "content": "x"}], "temperature": 0.5});
-        let remembered =
-            Remembered { summary: Some("s".to_owned()), topics: vec!["t".to_owned()], ..Remembered::default() };
+        let remembered = Remembered { summary: Some("s".to_owned()), ..Remembered::default() };
         let (sent, _) = read(&body).with(&remembered);
         assert_eq!(serde_json::from_slice::<Value>(&sent).unwrap(), body);
+    }
+
+    /// Whoever sends all of it again each time, as most clients do, never got the topics.
+    #[test]
+    fn the_topics_are_told_also_to_who_says_everything_itself() {
+        let body = json!({"messages": [{"role": "user", "content": "x"}]});
+        let remembered = Remembered { topics: vec!["tomatoes".to_owned()], ..Remembered::default() };
+        let (sent, put) = read(&body).with(&remembered);
+        let sent: Value = serde_json::from_slice(&sent).unwrap();
+        assert_eq!((&sent["messages"][0]["content"], &sent["messages"][1]), (&json!(put), &body["messages"][0]));
+        assert!(put.ends_with("Topics: tomatoes\n"), "{put}");
+    }
+
+    #[test]
+    fn whoever_is_asked_again_is_told_what_it_repeated() {
+        let body = json!({"messages": [{"role": "user", "content": "x"}]}).to_string();
+        let repeated = Repeated { which: 0, similarity: 0.876 };
+        let sent =
+            Asked::again(body.as_bytes(), &repeated, &format!("Once upon\na time {}", "x".repeat(1000))).unwrap();
+        let sent: Value = serde_json::from_slice(&sent).unwrap();
+        let text = sent["messages"][0]["content"].as_str().unwrap();
+        assert!(text.contains("by 87 %") && text.contains("began: Once upon a time xxx") && text.len() < 600, "{text}");
+    }
+
+    #[test]
+    fn an_instruction_that_is_longer_than_is_looked_at_is_kept_once() {
+        let long = "be kind ".repeat(TEXT_CHARS_MAX);
+        let asked =
+            read(&json!({"messages": [{"role": "system", "content": long}, {"role": "user", "content": long}]}));
+        let looked = episodes::beginning(&long, TEXT_CHARS_MAX);
+        let known = [event(1, Role::System, looked), event(2, Role::User, looked)];
+        let roles: Vec<Role> = asked.news(&known).into_iter().map(|(role, _)| role).collect();
+        assert_eq!(roles, [Role::User], "of what was said all is kept, though it may be the same");
     }
 
     #[test]

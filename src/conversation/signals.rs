@@ -44,6 +44,9 @@ struct Window {
 }
 
 /// What conversations tell of the service that answers them: read by the observer as any probe is.
+///
+/// Each name begins with `chat_`: a model server that is scraped tells the same of itself under the plain names, of other
+/// requests and from another place, and what is learned of one says nothing about the other.
 #[derive(Clone)]
 pub(crate) struct Signals {
     window: Arc<Mutex<Window>>,
@@ -98,7 +101,7 @@ impl Signals {
         let at_ms = self.clock.now_ms();
         let reading = |metric: &str, value: f64, samples: u64| Reading {
             subject: self.domain.clone(),
-            metric: metric.to_owned(),
+            metric: format!("chat_{metric}"),
             value,
             samples,
             at_ms,
@@ -151,8 +154,14 @@ impl Probe for Signals {
 
 #[cfg(test)]
 mod tests {
+    use kloros_actors::{
+        curiosity::hypotheses,
+        facts::Anomaly,
+        observer::watch::{Now, Watch},
+    };
+
     use super::*;
-    use crate::clock::SystemClock;
+    use crate::{clock::SystemClock, settings::Settings};
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -168,14 +177,19 @@ mod tests {
         signals.note(&Outcome { whole: Some(ms(300)), is_repetition: true, ..answered });
         signals.note(&Outcome { is_error: true, ..Outcome::default() });
         let readings = signals.take(Instant::now() + Duration::from_secs(1));
-        let value =
-            |metric: &str| readings.iter().find(|reading| reading.metric == metric).map(|reading| reading.value);
+        let value = |metric: &str| {
+            readings.iter().find(|reading| reading.metric == format!("chat_{metric}")).map(|reading| reading.value)
+        };
         assert_eq!(value("e2e_p95_ms"), Some(300.0));
         assert_eq!(value("e2e_p50_ms"), Some(100.0));
         assert_eq!(value("ttft_p50_ms"), Some(10.0));
         assert_eq!(value("repetition_ratio"), Some(0.5));
         assert!((value("error_ratio").unwrap() - 1.0 / 3.0).abs() < 1e-12);
         assert!(readings.iter().all(|reading| reading.value.is_finite() && reading.subject == "chat"));
+        assert!(
+            readings.iter().all(|reading| reading.metric.starts_with("chat_")),
+            "a scraped server has the plain names"
+        );
         assert_eq!(signals.take(Instant::now() + Duration::from_secs(2)), []);
     }
 
@@ -186,5 +200,69 @@ mod tests {
             signals.note(&Outcome { whole: Some(ms(1)), ..Outcome::default() });
         }
         assert_eq!(signals.window.lock().unwrap().wholes_ms.len(), SAMPLES_MAX);
+    }
+
+    /// A clock that the test sets.
+    #[derive(Default)]
+    struct Moment(std::sync::atomic::AtomicU64);
+
+    impl Clock for Moment {
+        fn now_ms(&self) -> u64 {
+            self.0.load(std::sync::atomic::Ordering::Relaxed)
+        }
+
+        fn utc_offset_s(&self) -> i32 {
+            0
+        }
+    }
+
+    /// The readings went on to the observer, and none that said how often answers repeat was ever judged.
+    #[test]
+    fn a_rise_of_repetitions_of_errors_or_of_waiting_becomes_a_question() {
+        let (calm, slow) = (Outcome { whole: Some(ms(100)), ..Outcome::default() }, ms(900));
+        let rises: [(&str, Outcome); 3] = [
+            ("chat_repetition_ratio", Outcome { is_repetition: true, ..calm }),
+            ("chat_error_ratio", Outcome { is_error: true, whole: None, ..calm }),
+            ("chat_e2e_p95_ms", Outcome { whole: Some(slow), ..calm }),
+        ];
+        let home = tempfile::tempdir().unwrap();
+        let catalogue = Settings::load(home.path(), None).unwrap().catalogue;
+        for (metric, bad) in rises {
+            let told = told(calm, bad);
+            // What is out together is one anomaly, with one of them at its head.
+            let named = |anomaly: &Anomaly| {
+                anomaly.metric == metric || anomaly.evidence.iter().any(|evidence| evidence.metric == metric)
+            };
+            assert!(told.iter().any(named), "{metric}: {told:?}");
+            for anomaly in told {
+                assert_eq!((anomaly.subject.as_str(), anomaly.source.as_str()), ("lab", "http://x"));
+                let experiments = hypotheses::answers(&anomaly, &catalogue.experiments, &catalogue.domains);
+                let hypothesis = hypotheses::hypothesis(&anomaly);
+                let config = kloros_actors::curiosity::Config::default();
+                let question = hypotheses::question(&anomaly, &hypothesis, &experiments[0], (1, 1.0), &config, 1);
+                assert!(question.is_some_and(|question| question.hypothesis.starts_with("LAB_")), "{anomaly:?}");
+            }
+        }
+    }
+
+    /// Returns what the observer tells where every second outcome becomes a bad one.
+    fn told(calm: Outcome, bad: Outcome) -> Vec<Anomaly> {
+        let clock = Arc::new(Moment::default());
+        let signals = Signals::new("lab", "http://x", Arc::clone(&clock) as Arc<dyn Clock>);
+        let began = Instant::now();
+        let (mut watch, config, mut told) = (Watch::default(), kloros_actors::observer::Config::default(), Vec::new());
+        for second in 1..400_u64 {
+            clock.0.store(second * 1000, std::sync::atomic::Ordering::Relaxed);
+            for request in 0..20_u64 {
+                let is_bad = second > 250 && request % 2 == 0;
+                // No two answers take the same time.
+                let jitter = ms((request * 7 + second * 3) % 11);
+                let outcome = if is_bad { bad } else { calm };
+                signals.note(&Outcome { whole: outcome.whole.map(|whole| whole + jitter), ..outcome });
+            }
+            let readings = signals.take(began + Duration::from_secs(second));
+            told.extend(watch.read(&readings, |_| &[], &config, Now { ms: second * 1000, utc_offset_s: 0 }));
+        }
+        told
     }
 }

@@ -43,6 +43,9 @@ struct Reported {
 
 #[derive(Deserialize)]
 struct Choice {
+    /// Which of several alternatives it is.
+    #[serde(default)]
+    index: u64,
     #[serde(default)]
     delta: Option<Delta>,
     #[serde(default)]
@@ -96,15 +99,14 @@ impl Tap {
     fn note(&mut self, chunk: Chunk) {
         self.has_error |= chunk.error.is_some();
         self.counted = chunk.usage.and_then(|usage| usage.completion_tokens).or(self.counted);
-        // Of several alternatives the first is what was said.
-        let Some(said) = chunk.choices.into_iter().next().and_then(|choice| choice.delta.or(choice.message)) else {
-            return;
-        };
+        // Of several alternatives the first is what was said; a stream brings their pieces in any order.
+        let first = chunk.choices.into_iter().find(|choice| choice.index == 0);
+        let Some(said) = first.and_then(|choice| choice.delta.or(choice.message)) else { return };
         let Some(text) = said.content.as_ref().and_then(Value::as_str).filter(|text| !text.is_empty()) else { return };
         self.pieces += 1;
-        if self.text.len() + text.len() <= TEXT_BYTES_MAX {
-            self.text.push_str(text);
-        }
+        let room = TEXT_BYTES_MAX.saturating_sub(self.text.len());
+        let end = (0..=room.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        self.text.push_str(&text[..end]);
     }
 
     /// Returns how many tokens there were: as the server counted them, else its pieces.
@@ -129,6 +131,32 @@ mod tests {
             }
             assert_eq!((tap.text.as_str(), tap.tokens(), tap.is_whole), ("Grüß dich", 7, true));
         }
+    }
+
+    /// The pieces of both were put together, word by word.
+    #[test]
+    fn of_several_alternatives_in_a_stream_the_first_is_heard() {
+        let mut tap = Tap::default();
+        for (index, text) in [(1, "No"), (0, "Yes"), (1, ", never"), (0, ", sir")] {
+            tap.hear(
+                format!("data: {{\"choices\":[{{\"index\":{index},\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n")
+                    .as_bytes(),
+            );
+        }
+        assert_eq!((tap.text.as_str(), tap.pieces), ("Yes, sir", 2));
+        let whole = br#"{"choices":[{"index":1,"message":{"content":"No"}},{"index":0,"message":{"content":"Yes"}}]}"#;
+        assert_eq!(Tap::whole(whole).text, "Yes");
+    }
+
+    /// Of an answer that was longer than is kept, nothing was.
+    #[test]
+    fn of_an_answer_without_end_the_beginning_is_kept() {
+        let long = format!("begin {}", "日".repeat(TEXT_BYTES_MAX));
+        let body = serde_json::json!({"choices": [{"message": {"content": long}}]});
+        let tap = Tap::whole(body.to_string().as_bytes());
+        assert!(
+            tap.text.starts_with("begin ") && tap.text.len() <= TEXT_BYTES_MAX && tap.text.len() > TEXT_BYTES_MAX - 4
+        );
     }
 
     #[test]

@@ -1,26 +1,31 @@
 //! The endpoint in front of a small model server, without a memory.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use axum::{
-    Router,
+    Json, Router,
     http::{HeaderMap, header},
-    routing::any,
+    routing::{any, post},
 };
-use kloros_actors::{memory::Voice, seams::Probe as _};
-use kloros_supervision::Socket;
-use serde_json::json;
+use kloros_actors::{
+    facts::{Role, Talk},
+    memory::{Arguments, Config, Memory, Voice},
+    seams::Probe as _,
+};
+use kloros_supervision::{ChildSpec, Socket, Strategy, Tree, TreeSpec};
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
 
-use super::{Endpoint, Signals, exchange::PATH, http::accepting};
-use crate::{clock::SystemClock, settings::Conversation};
+use super::{Endpoint, LOCAL, Signals, exchange::PATH, http::accepting};
+use crate::{archive::Conversations, clock::SystemClock, settings::Conversation};
 
 /// How long anything may take.
 const WITHIN: Duration = Duration::from_secs(20);
@@ -41,18 +46,46 @@ impl World {
             hearing.lock().unwrap_or_else(PoisonError::into_inner).push(headers);
             ([(header::CONTENT_TYPE, "text/event-stream"), (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")], stream)
         };
+        let voice = Voice::new(Socket::new("memory"));
+        Self { heard, ..Self::before(Router::new().fallback(any(answer)), voice, change).await }
+    }
+
+    /// Starts an endpoint with this memory in front of this model server.
+    async fn before(model: Router, voice: Voice, change: impl FnOnce(&mut Conversation)) -> Self {
         let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", upstream.local_addr().unwrap());
-        tokio::spawn(async move { axum::serve(upstream, Router::new().fallback(any(answer))).await });
+        tokio::spawn(async move { axum::serve(upstream, model).await });
         let mut settings = Conversation { upstream: url, ..Conversation::default() };
         change(&mut settings);
         let signals = Signals::new("chat", "http://x", Arc::new(SystemClock));
-        let voice = Voice::new(Socket::new("memory"));
         let endpoint = Endpoint::new(&settings, voice, signals.clone(), Arc::new(SystemClock)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move { accepting(&listener, address, endpoint).await });
-        Self { address, signals, heard }
+        Self { address, signals, heard: Arc::default() }
+    }
+
+    /// Asks and returns the answer, which comes whole.
+    async fn ask(&self) -> String {
+        let client = reqwest::Client::builder().no_proxy().timeout(WITHIN).build().unwrap();
+        let body = json!({"model": "m", "messages": [{"role": "user", "content": "a story please"}]});
+        let answer = client.post(format!("http://{}{PATH}", self.address)).json(&body).send().await.unwrap();
+        let answer: Value = answer.json().await.unwrap();
+        answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+    }
+
+    /// Returns the next readings that tell of answers, by name.
+    async fn readings(&self) -> BTreeMap<String, f64> {
+        let deadline = Instant::now() + WITHIN;
+        loop {
+            // It is counted beside the answer.
+            let readings = self.signals.read().await.unwrap();
+            if !readings.is_empty() {
+                return readings.into_iter().map(|reading| (reading.metric, reading.value)).collect();
+            }
+            assert!(Instant::now() < deadline, "it was never counted");
+            tokio::task::yield_now().await;
+        }
     }
 
     fn say(&self) -> reqwest::RequestBuilder {
@@ -87,8 +120,8 @@ async fn an_error_in_a_stream_is_a_failure_of_the_model_server_and_its_time_is_n
         };
         let value =
             |metric: &str| readings.iter().find(|reading| reading.metric == metric).map(|reading| reading.value);
-        assert_eq!(value("error_ratio"), Some(errors));
-        assert_eq!((value("ttft_p50_ms").is_some(), value("e2e_p50_ms").is_some()), (is_timed, is_timed));
+        assert_eq!(value("chat_error_ratio"), Some(errors));
+        assert_eq!((value("chat_ttft_p50_ms").is_some(), value("chat_e2e_p50_ms").is_some()), (is_timed, is_timed));
     }
 }
 
@@ -155,4 +188,96 @@ async fn there_are_only_so_many_connections_and_the_next_one_waits() {
     assert!(early.is_err(), "it was answered though no place was free");
     drop(held);
     assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
+}
+
+/// A memory in a folder of its own.
+struct Remembering {
+    folder: tempfile::TempDir,
+    voice: Voice,
+    _tree: Tree,
+}
+
+impl Remembering {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let conversations = Conversations::open(&folder.path().join("conversations.db")).unwrap();
+        let socket = Socket::new("memory");
+        let make = move || {
+            let archive = Arc::new(conversations.clone());
+            (Memory, Arguments { archive, clock: Arc::new(SystemClock), config: Config::default() })
+        };
+        let root = TreeSpec::new("house", Strategy::OneForOne).child(ChildSpec::actor("memory", &socket, make));
+        let tree = kloros_supervision::start(root).await.unwrap();
+        Self { folder, voice: Voice::new(socket), _tree: tree }
+    }
+
+    /// Waits until so many remarks about repetition are kept, and returns them.
+    async fn repetitions(&self, count: usize) -> Vec<String> {
+        let (path, deadline) = (self.folder.path().join("conversations.db"), Instant::now() + WITHIN);
+        loop {
+            let mut events = Conversations::events(&path, &Talk::new("default", LOCAL), 0, 100).unwrap();
+            events.retain(|event| event.role == Role::Repetition);
+            if events.len() >= count {
+                return events.into_iter().map(|event| event.text).collect();
+            }
+            assert!(Instant::now() < deadline, "{events:?}");
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+const STORY: &str = "Once upon a time there was a router that blinked all night and was never restarted.";
+
+/// Returns a model server that tells one answer after the other, each after so many milliseconds, and the last for ever.
+fn telling(answers: &'static [(&'static str, u64)]) -> Router {
+    let told = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let complete = async move || {
+        let turn = told.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let (text, after_ms) = answers[turn.min(answers.len() - 1)];
+        tokio::time::sleep(Duration::from_millis(after_ms)).await;
+        Json(json!({"choices": [{"index": 0, "message": {"content": text}}]}))
+    };
+    Router::new().route(PATH, post(complete))
+}
+
+/// The time to its end was read as that to its first piece, which looked like a service that became slow.
+#[tokio::test]
+async fn an_answer_that_comes_whole_tells_nothing_about_its_first_piece() {
+    let world = World::before(telling(&[(STORY, 0)]), Voice::new(Socket::new("memory")), |_| {}).await;
+    assert_eq!(world.ask().await, STORY);
+    let readings = world.readings().await;
+    assert!(readings.contains_key("chat_e2e_p50_ms") && !readings.contains_key("chat_ttft_p50_ms"), "{readings:?}");
+}
+
+/// A repetition that another answer replaced was in no reading and kept nowhere, and one that came again was counted twice.
+#[tokio::test]
+async fn a_repetition_is_one_whether_it_is_replaced_or_comes_again() {
+    const OTHER: &str = "Long ago a cable lay under the floor, and nobody knew whereto it led or whence it came.";
+    let again = |all: &mut Conversation| (all.ask_again, all.memory_within_ms) = (true, 20_000);
+    for (answers, got, remark) in [
+        (&[(STORY, 0), (STORY, 0), (OTHER, 0)][..], OTHER, "which another one replaced"),
+        (&[(STORY, 0), (STORY, 0), (STORY, 0)][..], STORY, "also when asked for once more"),
+    ] {
+        let memory = Remembering::start().await;
+        let world = World::before(telling(answers), memory.voice.clone(), again).await;
+        assert_eq!(world.ask().await, STORY);
+        assert_eq!(world.readings().await["chat_repetition_ratio"], 0.0);
+        assert_eq!(world.ask().await, got);
+        assert_eq!(world.readings().await["chat_repetition_ratio"], 1.0);
+        let remarks = memory.repetitions(1).await;
+        assert!(remarks.len() == 1 && remarks[0].contains(remark), "{remarks:?}");
+    }
+}
+
+/// It had as long as a first answer once more, while one lay there.
+#[tokio::test]
+async fn an_answer_is_asked_for_once_more_within_the_time_of_one() {
+    let memory = Remembering::start().await;
+    let answers = &[(STORY, 0), (STORY, 2500), (STORY, 60_000)];
+    let change = |all: &mut Conversation| (all.ask_again, all.timeout_s, all.memory_within_ms) = (true, 3, 20_000);
+    let world = World::before(telling(answers), memory.voice.clone(), change).await;
+    world.ask().await;
+    let began = Instant::now();
+    assert_eq!(world.ask().await, STORY);
+    assert!(began.elapsed() < Duration::from_millis(5300), "{:?}", began.elapsed());
 }

@@ -15,7 +15,7 @@ pub(crate) struct Conversation {
     pub(crate) beyond_loopback: bool,
     /// The model server.
     pub(crate) upstream: String,
-    /// As whose its signals are read.
+    /// As whose its signals are read: a domain's name, or `conversation` where it is about none.
     pub(crate) domain: String,
     /// How long an answer may take, in seconds.
     pub(crate) timeout_s: u64,
@@ -37,13 +37,16 @@ pub(crate) struct Conversation {
     pub(crate) idle_s: u64,
 }
 
+/// As what signals are read that are about no domain: they are watched, and nothing is asked about them.
+const NO_DOMAIN: &str = "conversation";
+
 impl Default for Conversation {
     fn default() -> Self {
         Self {
             listen: String::new(),
             beyond_loopback: false,
             upstream: String::new(),
-            domain: "conversation".to_owned(),
+            domain: NO_DOMAIN.to_owned(),
             timeout_s: 60,
             memory_within_ms: 250,
             body_bytes_max: 4 << 20,
@@ -61,6 +64,11 @@ impl Conversation {
     /// Returns where it listens; `None` where it is off.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
         self.listen.parse().ok()
+    }
+
+    /// Returns the domain as whose its signals are read; `None` where they are about none.
+    pub(crate) fn heard_as(&self) -> Option<&str> {
+        (self.domain != NO_DOMAIN).then_some(self.domain.as_str())
     }
 
     /// Returns the model server without a slash or `/v1` at its end.

@@ -217,12 +217,14 @@ pub(crate) fn gpu(home: Option<&Path>, config_file: Option<&Path>) -> Result<klo
     complaints.unless_any(loaded.map(|loaded| loaded.rooms.gpu))
 }
 
-/// Returns the names in settings of rooms that are no domain's, each with its key.
-fn strangers(rooms: &Config, catalogue: &Catalogue) -> Vec<(&'static str, String)> {
+/// Returns the names in settings that are no domain's, each with its key.
+fn strangers(loaded: &layers::Loaded, catalogue: &Catalogue) -> Vec<(&'static str, String)> {
+    let rooms = &loaded.rooms;
     let silenced = rooms.observer.silence.iter().filter_map(|silence| silence.subject());
     let silenced = silenced.filter(|name| !["host", "gpu"].contains(name)).map(|name| ("observer.silence", name));
     let alone = rooms.curiosity.leave_alone.iter().map(|name| ("curiosity.leave_alone", name.as_str()));
-    let named = silenced.chain(alone).filter(|(_, name)| !catalogue.domains.contains_key(*name));
+    let heard = loaded.conversation.heard_as().map(|name| ("conversation.domain", name));
+    let named = silenced.chain(alone).chain(heard).filter(|(_, name)| !catalogue.domains.contains_key(*name));
     named.map(|(key, name)| (key, name.to_owned())).collect()
 }
 
@@ -287,7 +289,7 @@ fn read_with(
     let practice = !catalogue::is_configured(folder);
     if let Some(loaded) = loaded.as_ref().filter(|_| complaints.len() == 0) {
         let file = texts.first().map_or("kloros.toml", |text| &text.file);
-        for (key, name) in strangers(&loaded.rooms, &catalogue) {
+        for (key, name) in strangers(loaded, &catalogue) {
             let known: Vec<&str> = catalogue.domains.keys().map(String::as_str).collect();
             let what = format!("there is no domain {name:?}: the domains are {}", known.join(", "));
             complaints.add(Place::File(file.to_owned()), key, what);

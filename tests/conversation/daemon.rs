@@ -80,6 +80,29 @@ impl Daemon {
         self.command().args(arguments).stdin(Stdio::null()).output().unwrap()
     }
 
+    /// Holds a conversation in the terminal: says these lines, and returns all that is shown.
+    pub(crate) fn chat(&self, arguments: &[&str], lines: &[&str]) -> String {
+        use std::io::Write as _;
+
+        let mut command = self.command();
+        command.arg("chat").args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all((lines.join("\n") + "\n").as_bytes()).unwrap();
+        drop(stdin);
+        let output = child.wait_with_output().unwrap();
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{shown}\n{}", String::from_utf8_lossy(&output.stderr));
+        shown
+    }
+
+    /// Returns the most memory that the daemon ever had, in KiB.
+    pub(crate) fn memory_peak_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.as_ref().unwrap().id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").trim().parse().unwrap()
+    }
+
     /// Returns everything that is kept: conversation, role and text, each conversation in its order.
     pub(crate) fn kept(&self) -> Vec<(String, String, String)> {
         let output = self.kloros(&["memory", "export"]);

@@ -42,13 +42,39 @@ impl Upstream {
         address
     }
 
+    /// Waits until it was asked so often.
+    pub(crate) async fn until_asked(&self, count: usize) {
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while self.asked.lock().unwrap_or_else(PoisonError::into_inner).len() < count {
+            assert!(std::time::Instant::now() < deadline, "it was asked less often");
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Returns the requests so far.
     pub(crate) fn asked(&self) -> Vec<Value> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// What it says is in the last message: `fail`, `slow`, `break`, `garbage`, else an echo of it.
+/// How many words a long answer has.
+const WORDS: u64 = 200;
+
+/// Returns what is answered to `text`: an echo, after what a talk says in two hundred words of which no two answers have the same.
+pub(crate) fn answer(text: &str) -> String {
+    if !text.starts_with("talk-") {
+        return format!("You said: {text}");
+    }
+    let mut seed = text.bytes().fold(7_u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
+    let mut word = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let syllable = |at: u32| ["ba", "ke", "li", "mo", "nu", "ra", "so", "ti"][(seed >> at) as usize % 8];
+        format!(" {}{}{}", syllable(40), syllable(47), syllable(54))
+    };
+    (0..WORDS).fold(format!("You said: {text}."), |answer, _| answer + &word())
+}
+
+/// What it says is in the last message: `fail`, `slow`, `break`, `spoil`, else an echo of it.
 async fn complete(State(upstream): State<Upstream>, Json(body): Json<Value>) -> Response {
     let last =
         body["messages"].as_array().and_then(|all| all.last()).map_or(Value::Null, |last| last["content"].clone());
@@ -65,7 +91,7 @@ async fn complete(State(upstream): State<Upstream>, Json(body): Json<Value>) -> 
     if text.starts_with("slow") {
         tokio::time::sleep(Duration::from_secs(30)).await;
     }
-    let answer = format!("You said: {text}");
+    let answer = answer(&text);
     if !streams {
         let choice = json!({"index": 0, "message": {"role": "assistant", "content": answer}, "finish_reason": "stop"});
         return Json(json!({"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "echo",
@@ -77,10 +103,17 @@ async fn complete(State(upstream): State<Upstream>, Json(body): Json<Value>) -> 
         let chunk = json!({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "echo", "choices": [choice]});
         format!("data: {chunk}\n\n")
     };
+    // Only the first words come one by one: a long answer need not take long.
+    let mut words: Vec<String> = answer.split_inclusive(' ').map(str::to_owned).collect();
+    let rest = words.split_off(words.len().min(10)).concat();
+    words.extend((!rest.is_empty()).then_some(rest));
     let mut pieces: Vec<String> =
-        answer.split_inclusive(' ').map(|word| piece(json!({"content": word}), Value::Null)).collect();
+        words.into_iter().map(|words| piece(json!({"content": words}), Value::Null)).collect();
     if text.starts_with("break") {
         pieces.truncate(2);
+    } else if text.starts_with("spoil") {
+        pieces.truncate(2);
+        pieces.push("data: {\"error\": {\"message\": \"out of memory\"}}\n\ndata: [DONE]\n\n".to_owned());
     } else {
         pieces.push(piece(json!({}), json!("stop")));
         pieces.push("data: [DONE]\n\n".to_owned());

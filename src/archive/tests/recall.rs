@@ -1,8 +1,8 @@
 //! How much of what is needed is recalled, on conversations written for it.
 
 use kloros_actors::{
-    facts::{Event, Role, Said},
-    memory::{Config, Wanted, relevance::bm25, remember, words},
+    facts::{Episode, Event, Role, Said},
+    memory::{Config, Wanted, episodes::extract, relevance::bm25, remember, words},
     seams::Archive as _,
 };
 use serde::Deserialize;
@@ -14,6 +14,8 @@ use super::{World, talk};
 struct Set {
     /// Small talk, as question and answer, by language.
     chatter: BTreeMap<String, Vec<(String, String)>>,
+    /// Long answers, by language.
+    essays: BTreeMap<String, Vec<String>>,
     conversations: Vec<Conversation>,
 }
 
@@ -25,6 +27,9 @@ struct Conversation {
     ask: String,
     /// What the turn says that an answer needs.
     needed: String,
+    /// Whether nobody says anything for so long before it is asked that what was said is over.
+    #[serde(default)]
+    pause: bool,
 }
 
 #[derive(Deserialize)]
@@ -32,6 +37,7 @@ struct Conversation {
 enum Part {
     Chatter(usize),
     Said(Role, String),
+    Essay { ask: String, essay: usize },
 }
 
 const SET: &str = include_str!("../../../tests/fixtures/conversations.json");
@@ -50,6 +56,10 @@ fn told(set: &Set, conversation: &Conversation, seed: usize) -> Vec<Said> {
     for part in &conversation.parts {
         match part {
             Part::Said(role, text) => say(*role, text),
+            Part::Essay { ask, essay } => {
+                say(Role::User, ask);
+                say(Role::Assistant, &set.essays[&conversation.language][*essay]);
+            }
             Part::Chatter(count) => {
                 for (question, answer) in pairs.by_ref().take(*count) {
                     say(Role::User, question);
@@ -89,15 +99,35 @@ async fn what_is_needed_is_recalled_more_often_than_by_recency_or_by_words_alone
     let mut missed = Vec::new();
     for (seed, conversation) in set.conversations.iter().enumerate() {
         let (said, name) = (told(&set, conversation, seed), format!("talk-{seed}"));
-        let now_ms = said.last().unwrap().at_ms + STEP_MS;
+        let mut now_ms = said.last().unwrap().at_ms + STEP_MS;
         world.conversations.keep(&talk(&name), said.clone(), None).await.unwrap();
+        if conversation.pause {
+            now_ms += config.episode_gap_s * 1000;
+            let events = world.conversations.since(&talk(&name), 0, 500).await.unwrap();
+            let summary = extract(&events, &config, config.summary_chars_max);
+            let over = Episode { after: 0, through: events.last().unwrap().id, summary };
+            world.conversations.keep(&talk(&name), Vec::new(), Some(over)).await.unwrap();
+        }
         let (asked, given) = (conversation.ask.clone(), vec![conversation.ask.clone()]);
         let wanted = Wanted { talk: talk(&name), asked, given };
-        let remembered = remember(&world.conversations, &config, &wanted, now_ms).await.unwrap();
+        let remembered = remember(&world.conversations, &config, wanted, now_ms).await.unwrap();
         let events: Vec<&Event> = remembered.context.iter().map(|chosen| &chosen.event).collect();
-        assert!(events.len() <= 20 && events.iter().map(|event| event.text.chars().count()).sum::<usize>() <= 2000);
-        assert!(events.iter().all(|event| said.iter().any(|said| said.text == event.text)), "of another conversation");
-        let ours = events.iter().map(|event| event.text.clone()).collect();
+        let summary = remembered.summary.clone().unwrap_or_default();
+        let chars = events.iter().map(|event| event.text.chars().count()).sum::<usize>() + summary.chars().count();
+        assert!(events.len() <= 20 && chars <= 2000);
+        assert!(
+            events.iter().all(|event| said.iter().any(|said| said.text.contains(&event.text))),
+            "of another conversation"
+        );
+        let sentences = summary.lines().filter_map(|line| line.split_once(": ")).map(|(_, sentence)| sentence);
+        let twice: Vec<&str> = sentences.filter(|line| events.iter().any(|event| event.text.contains(line))).collect();
+        assert!(twice.is_empty(), "{}: {twice:?}", conversation.ask);
+        // The last question and the answer to it.
+        let [.., asked, answered] = &events[..] else { panic!("{events:?}") };
+        let is_last = |event: &Event, said: &Said| event.role == said.role && said.text.starts_with(&event.text);
+        let [.., question, answer] = &said[..] else { panic!("{said:?}") };
+        assert!(is_last(asked, question) && is_last(answered, answer), "{}: {asked:?} {answered:?}", conversation.ask);
+        let ours = events.iter().map(|event| event.text.clone()).chain([summary]).collect();
         for (how, texts) in [
             ("kloros", ours),
             ("newest 20", newest(&said, &config)),
@@ -121,7 +151,7 @@ async fn what_is_needed_is_recalled_more_often_than_by_recency_or_by_words_alone
 }
 
 /// How many events there are by default; `KLOROS_EVENTS=1000000` is what is promised.
-const EVENTS_DEFAULT: usize = 20_000;
+const EVENTS_DEFAULT: usize = 10_000;
 
 /// How long a look may take at the 95th percentile, in milliseconds.
 const LOOK_P95_MS_MAX: f64 = 10.0;
@@ -139,7 +169,10 @@ async fn a_look_is_quick_however_much_is_kept() {
         let name = if kept % 2 == 0 { "large".to_owned() } else { format!("small-{}", kept % 997) };
         let batch = (0..501).map(|number| {
             at_ms += 1;
-            let text = format!("{} number {}", lines[(kept + number * 7) % lines.len()], (kept + number) % 5003);
+            let line = |step: usize| lines[(kept + number * 7 + step * 3) % lines.len()].as_str();
+            // An answer has about two hundred words.
+            let text = (0..if number % 2 == 0 { 1 } else { 18 }).map(line).collect::<Vec<_>>().join(" ");
+            let text = format!("{text} number {}", (kept + number) % 5003);
             Said { role: if number % 2 == 0 { Role::User } else { Role::Assistant }, text, at_ms }
         });
         world.conversations.keep(&talk(&name), batch.collect(), None).await.unwrap();
@@ -151,7 +184,7 @@ async fn a_look_is_quick_however_much_is_kept() {
             format!("{} Which number was {} and the capital of the moon?", lines[number % lines.len()], number * 23);
         let wanted = Wanted { talk: talk("large"), asked, given: Vec::new() };
         let began = std::time::Instant::now();
-        let remembered = remember(&world.conversations, &Config::default(), &wanted, at_ms).await.unwrap();
+        let remembered = remember(&world.conversations, &Config::default(), wanted, at_ms).await.unwrap();
         took_ms.push(began.elapsed().as_secs_f64() * 1000.0);
         assert!(!remembered.context.is_empty());
     }

@@ -1,16 +1,28 @@
-use std::fs;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use kloros_actors::{
-    facts::{Episode, OpenEpisode, Role, Talk},
+    facts::{Episode, Forgetting, OpenEpisode, Role, Talk},
     memory::words,
     seams::{Archive as _, ArchiveError, Look},
 };
 
 use super::{World, said, talk};
-use crate::archive::{Conversations, forget, row::id_of};
+use crate::archive::Conversations;
 
 fn look(name: &str, asked: &str) -> Look {
-    Look { talk: talk(name), words: words::telling(asked), since_ms: 0, newest_max: 3, matching_max: 5, others: false }
+    let (newest_max, matching_max, text_chars_max, bytes_max) = (3, 5, 1000, 100_000);
+    let words = words::telling(asked);
+    Look { talk: talk(name), words, since_ms: 0, newest_max, matching_max, text_chars_max, bytes_max, others: false }
+}
+
+/// Forgets a conversation as a person does who asks for it.
+async fn forget_talk(world: &World, name: &str) -> Option<u64> {
+    let events = world.conversations.forget(&Forgetting::Talk(talk(name))).await.unwrap();
+    world.conversations.rub_out(Duration::from_secs(20)).await.unwrap();
+    events
 }
 
 async fn fill(world: &World, name: &str, texts: &[&str]) {
@@ -76,7 +88,7 @@ async fn what_is_forgotten_is_in_no_file_any_more() {
     let episode = Episode { after: 0, through: 3, summary: secret.to_owned() };
     world.conversations.keep(&talk("gone"), Vec::new(), Some(episode)).await.unwrap();
     assert!(world.holds(b"Zanzibarquartz") && world.holds(b"271828182"));
-    assert_eq!(world.conversations.forget(&talk("gone")).await.unwrap(), Some(117));
+    assert_eq!(forget_talk(&world, "gone").await, Some(117));
     // Words are cut after five letters in the index; numbers stand there whole.
     for needle in ["Zanzibarquartz", "pumpernickelsecret", "zanzi", "pumpe", "271828182"] {
         assert!(!world.holds(needle.as_bytes()), "{needle} is still there");
@@ -84,7 +96,7 @@ async fn what_is_forgotten_is_in_no_file_any_more() {
     assert_eq!(Conversations::events(&world.path(), &talk("gone"), 0, 10).unwrap(), []);
     assert_eq!(Conversations::headings(&world.path(), None, 10).unwrap().len(), 1);
     assert_eq!(world.conversations.look(look("stays", "words")).await.unwrap().count, 39);
-    assert_eq!(world.conversations.forget(&talk("gone")).await.unwrap(), None);
+    assert_eq!(forget_talk(&world, "gone").await, None);
 }
 
 #[tokio::test]
@@ -94,10 +106,11 @@ async fn what_is_too_old_is_forgotten_with_its_summary_and_the_rest_stays() {
     let episode = Episode { after: 0, through: 2, summary: "Oldoldword".to_owned() };
     world.conversations.keep(&talk("one"), Vec::new(), Some(episode)).await.unwrap();
     assert_eq!(world.conversations.prune(2, 100).await.unwrap(), 1);
+    world.conversations.rub_out(Duration::ZERO).await.unwrap();
     assert!(!world.holds(b"Oldoldword") && !world.holds(b"oldol"));
     let looked = world.conversations.look(look("one", "middle")).await.unwrap();
-    assert_eq!((looked.newest.len(), looked.summary), (2, None));
-    assert_eq!(world.conversations.forget_before(100).await.unwrap(), 2);
+    assert_eq!((looked.newest.len(), looked.episodes), (2, Vec::new()));
+    assert_eq!(world.conversations.forget(&Forgetting::Before(100)).await.unwrap(), Some(2));
     assert_eq!(Conversations::headings(&world.path(), None, 10).unwrap(), []);
 }
 
@@ -105,20 +118,124 @@ async fn what_is_too_old_is_forgotten_with_its_summary_and_the_rest_stays() {
 async fn forgetting_that_failed_half_way_is_completed_when_it_is_done_once_more() {
     let world = World::new();
     fill(&world, "gone", &["Zanzibarquartz"]).await;
-    let half = |connection: &mut rusqlite::Connection| {
-        let id = id_of(connection, &talk("gone"))?.expect("it is there");
-        forget::forget(connection, id)
-    };
-    assert_eq!(world.conversations.write(half).await.unwrap(), 1);
+    assert_eq!(world.conversations.forget(&Forgetting::Talk(talk("gone"))).await.unwrap(), Some(1));
     assert!(world.holds(b"Zanzibarquartz"), "the log still holds it");
-    assert_eq!(world.conversations.forget(&talk("gone")).await.unwrap(), None);
+    assert_eq!(forget_talk(&world, "gone").await, None);
     assert!(!world.holds(b"Zanzibarquartz"));
     fill(&world, "old", &["Pumpernickelsecret"]).await;
-    let half = |connection: &mut rusqlite::Connection| forget::forget_old(connection, 100, 10);
-    assert_eq!(world.conversations.write(half).await.unwrap(), 1);
+    assert_eq!(world.conversations.prune(100, 10).await.unwrap(), 1);
     assert!(world.holds(b"Pumpernickelsecret"), "the log still holds it");
     assert_eq!(world.conversations.prune(100, 10).await.unwrap(), 0);
+    world.conversations.rub_out(Duration::ZERO).await.unwrap();
     assert!(!world.holds(b"Pumpernickelsecret"));
+}
+
+/// Whoever is killed between the two leaves a log that nobody emptied.
+#[tokio::test]
+async fn a_log_that_somebody_left_is_emptied_by_the_next() {
+    let world = World::new();
+    fill(&world, "gone", &["Zanzibarquartz"]).await;
+    // A reader that stays keeps the log from being emptied by the last who closes the file.
+    let reading = rusqlite::Connection::open(world.path()).unwrap();
+    reading.execute_batch("BEGIN; SELECT count(*) FROM events;").unwrap();
+    world.conversations.forget(&Forgetting::Talk(talk("gone"))).await.unwrap();
+    let next = Conversations::open(&world.path()).unwrap();
+    drop(reading);
+    next.rub_out(Duration::from_secs(20)).await.unwrap();
+    assert!(!world.holds(b"Zanzibarquartz"));
+}
+
+/// It waited 5 s up to 50 times for somebody who reads the file, with nothing to forget, and nobody could write meanwhile.
+#[tokio::test]
+async fn somebody_who_reads_the_file_holds_up_nobody() {
+    let world = World::new();
+    fill(&world, "gone", &["Zanzibarquartz"]).await;
+    let reading = rusqlite::Connection::open(world.path()).unwrap();
+    reading.execute_batch("BEGIN; SELECT count(*) FROM events;").unwrap();
+    let began = Instant::now();
+    assert_eq!(world.conversations.prune(1, 10).await.unwrap(), 0);
+    world.conversations.rub_out(Duration::ZERO).await.expect("there is nothing to rub out");
+    assert_eq!(world.conversations.prune(100, 10).await.unwrap(), 1);
+    let Err(ArchiveError::Unusable(what)) = world.conversations.rub_out(Duration::ZERO).await else {
+        panic!("it reads")
+    };
+    assert!(what.contains("another program reads the file"), "{what}");
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    drop(reading);
+    world.conversations.rub_out(Duration::ZERO).await.unwrap();
+    assert!(!world.holds(b"Zanzibarquartz"));
+}
+
+/// The episode of what was forgotten was kept anew, with its sentences.
+#[tokio::test]
+async fn what_was_forgotten_comes_back_by_no_summary() {
+    let world = World::new();
+    fill(&world, "gone", &["Zanzibarquartz"]).await;
+    let closing = Episode { after: 0, through: 1, summary: "user: Zanzibarquartz".to_owned() };
+    assert_eq!(forget_talk(&world, "gone").await, Some(1));
+    world.conversations.keep(&talk("gone"), vec![said(Role::User, "hello", 2)], Some(closing)).await.unwrap();
+    assert_eq!(Conversations::episodes(&world.path(), &talk("gone")).unwrap(), []);
+    assert!(!world.holds(b"Zanzibarquartz"));
+}
+
+/// It went with the first event of its conversation where others spoke in between.
+#[tokio::test]
+async fn a_summary_stays_as_long_as_all_of_its_events_do() {
+    let world = World::new();
+    fill(&world, "one", &["first"]).await;
+    fill(&world, "other", &["between"]).await;
+    world.conversations.keep(&talk("one"), vec![said(Role::User, "second", 10)], None).await.unwrap();
+    for (after, through) in [(0, 1), (1, 3)] {
+        let episode = Episode { after, through, summary: format!("through {through}") };
+        world.conversations.keep(&talk("one"), Vec::new(), Some(episode)).await.unwrap();
+    }
+    assert_eq!(world.conversations.prune(5, 100).await.unwrap(), 2);
+    let left: Vec<u64> =
+        Conversations::episodes(&world.path(), &talk("one")).unwrap().iter().map(|episode| episode.through).collect();
+    assert_eq!(left, [3]);
+}
+
+#[tokio::test]
+async fn a_summary_that_is_older_than_the_window_is_not_told() {
+    let world = World::new();
+    fill(&world, "one", &["first", "second"]).await;
+    for (after, through) in [(0, 1), (1, 2)] {
+        let episode = Episode { after, through, summary: format!("through {through}") };
+        world.conversations.keep(&talk("one"), Vec::new(), Some(episode)).await.unwrap();
+    }
+    let told = async |since_ms: u64| {
+        let looked = world.conversations.look(Look { since_ms, ..look("one", "") }).await.unwrap();
+        looked.episodes.iter().map(|episode| episode.through).collect::<Vec<_>>()
+    };
+    assert_eq!((told(0).await, told(2).await, told(3).await), (vec![2, 1], vec![2], vec![]));
+}
+
+/// An instruction of 8,000 characters that was sent with each request ended each episode at once.
+#[tokio::test]
+async fn only_what_is_said_fills_an_episode() {
+    let world = World::new();
+    let long = "be kind ".repeat(2000);
+    let remarks = vec![said(Role::System, &long, 1), said(Role::Error, &long, 2), said(Role::Repetition, &long, 3)];
+    world.conversations.keep(&talk("one"), remarks, None).await.unwrap();
+    assert_eq!(world.conversations.open(&talk("one")).await.unwrap(), OpenEpisode::default());
+    world.conversations.keep(&talk("one"), vec![said(Role::User, "four", 4)], None).await.unwrap();
+    let open = world.conversations.open(&talk("one")).await.unwrap();
+    assert_eq!(open, OpenEpisode { after: 0, turns: 1, tokens: 1, last_ms: 4 });
+}
+
+#[tokio::test]
+async fn a_look_has_an_end_in_bytes_and_in_characters() {
+    let world = World::new();
+    let texts: Vec<String> = (0..20).map(|number| format!("{number} word {}", "日".repeat(2000))).collect();
+    fill(&world, "one", &texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let wanted =
+        Look { newest_max: 10, matching_max: 10, text_chars_max: 1000, bytes_max: 10_000, ..look("one", "word") };
+    let looked = world.conversations.look(wanted.clone()).await.unwrap();
+    assert_eq!((looked.newest.len(), looked.matching.len()), (3, 3), "three bytes a character");
+    assert!(looked.newest.iter().chain(&looked.matching).all(|event| event.text.chars().count() == 1000));
+    assert!(looked.newest[2].text.starts_with("19 word"), "the newest");
+    let none = world.conversations.look(Look { bytes_max: 1, ..wanted }).await.unwrap();
+    assert_eq!((none.newest.len(), none.matching.len()), (1, 0), "the newest always");
 }
 
 #[tokio::test]
@@ -135,11 +252,17 @@ async fn an_episode_is_ended_once_and_tells_what_is_open() {
     assert_eq!(Conversations::episodes(&world.path(), &talk("one")).unwrap(), [episode]);
     assert_eq!(world.conversations.idle(u64::MAX, 10).await.unwrap(), []);
     assert_eq!(world.conversations.open(&talk("one")).await.unwrap().last_ms, 0);
-    let (id, events) = world.conversations.uncondensed(10).await.unwrap().unwrap();
-    assert_eq!(events.len(), 2);
-    world.conversations.condense(id, Some("shorter".to_owned())).await.unwrap();
-    assert_eq!(world.conversations.uncondensed(10).await.unwrap(), None);
-    assert_eq!(world.conversations.look(look("one", "")).await.unwrap().summary.as_deref(), Some("shorter"));
+    let [(id, owner)] = &world.conversations.uncondensed(10).await.unwrap()[..] else { panic!("it is not told") };
+    assert_eq!(owner, "me");
+    let texts = world.conversations.episode(*id, 1, 3).await.unwrap();
+    assert_eq!(
+        texts.iter().map(|event| event.text.as_str()).collect::<Vec<_>>(),
+        ["wor"],
+        "the last, and its beginning"
+    );
+    world.conversations.condense(*id, Some("shorter".to_owned())).await.unwrap();
+    assert_eq!(world.conversations.uncondensed(10).await.unwrap(), []);
+    assert_eq!(world.conversations.look(look("one", "")).await.unwrap().episodes[0].summary, "shorter");
 }
 
 #[tokio::test]

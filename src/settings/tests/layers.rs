@@ -297,6 +297,7 @@ fn times_of_silence_are_a_list_of_texts_that_may_name_whom_they_are_about() {
 fn a_name_that_is_no_domains_is_told_wherever_settings_name_one() {
     for (text, key) in [
         ("[curiosity]\nleave_alone = [\"lap\"]\n", "curiosity.leave_alone"),
+        ("[conversation]\ndomain = \"lap\"\n", "conversation.domain"),
         ("[observer]\nsilence = [\"host: sat\", \"gpu: sat\", \"lap: sat\"]\n", "observer.silence"),
     ] {
         let told = Home::new(&[("kloros.toml", text)]).read(&[]).unwrap_err();
