@@ -195,7 +195,8 @@ pub trait Bench: Send + Sync {
     async fn turn(&self, domain: &Domain, assignment: &Assignment) -> Result<Box<dyn Turn>, TrialFailure>;
 
     /// Measures the instance that serves at `url`, which runs with the assignment's settings already, and starts and ends
-    /// nothing. Whoever asks has the turn.
+    /// nothing. Whoever asks has the turn. As in [`Bench::measure`], each sample may take `within`; none is begun that would not
+    /// end before the service may not serve with these settings any longer.
     async fn measure_serving(
         &self,
         domain: &Domain,
