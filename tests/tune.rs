@@ -271,6 +271,27 @@ fn a_finished_run_is_told_again_without_a_trial() {
 }
 
 #[test]
+fn a_run_whose_time_is_over_ends_with_what_it_has_and_goes_on_when_it_is_given_more() {
+    let whole = Bench::new(SPACE, WORK);
+    whole.json(&["--budget", "6", "--resume", "journal"]);
+    let expected = whole.journal("journal");
+    drop(whole);
+
+    // A trial takes longer than all of them may.
+    let bench = Bench::new(SPACE, &format!("[ -e quick ] || sleep 2\n{WORK}"));
+    let (_, first) = bench.json(&["--budget", "6", "--within", "2s", "--resume", "journal"]);
+    assert_eq!((first["ended"].as_str(), first["trials"].as_array().map(Vec::len)), (Some("time"), Some(1)));
+    let (_, again) = bench.json(&["--resume", "journal"]);
+    assert_eq!(again, first, "the time of before is over still");
+    let said = text(&bench.run(&["--resume", "journal"]).stdout);
+    assert!(said.contains("trials     1: 1 measured, 0 failed; its time is over\n"), "{said}");
+    fs::write(bench.path("quick"), "").unwrap();
+    bench.json(&["--resume", "journal", "--within", "10m"]);
+    assert_eq!(bench.journal("journal"), expected);
+    assert_eq!(bench.lines("seen").len(), 6, "none ran twice");
+}
+
+#[test]
 fn a_journal_goes_on_only_with_what_it_was_begun_with() {
     let bench = Bench::new(SPACE, WORK);
     bench.json(&["--budget", "3", "--resume", "journal"]);

@@ -53,6 +53,9 @@ pub(crate) struct TuneArgs {
     /// How long one trial may take, as 500ms, 60s, 5m or 1h [default: 10m]
     #[arg(long, value_name = "TIME", value_parser = milliseconds)]
     timeout: Option<u64>,
+    /// How long the run may go on before no further trial is begun, as 90s, 30m or 8h; may be given anew with --resume [default: no limit]
+    #[arg(long, value_name = "TIME", value_parser = milliseconds)]
+    within: Option<u64>,
     /// The journal; where it holds a run already, that run goes on [default: a new file in the home]
     #[arg(long, value_name = "FILE")]
     resume: Option<PathBuf>,
@@ -60,7 +63,7 @@ pub(crate) struct TuneArgs {
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     /// Let another program measure: it writes and reads lines of JSON
-    #[arg(long, conflicts_with_all = ["space", "budget", "batch", "parallel", "seed", "minimize", "maximize", "exact", "timeout", "resume", "svg", "argv"])]
+    #[arg(long, conflicts_with_all = ["space", "budget", "batch", "parallel", "seed", "minimize", "maximize", "exact", "timeout", "within", "resume", "svg", "argv"])]
     ask_tell: bool,
     /// The command: it finds the parameters in its environment and prints one line of JSON with the metric
     #[arg(last = true, value_name = "COMMAND")]
@@ -183,6 +186,7 @@ fn plan(args: &TuneArgs) -> anyhow::Result<Plan> {
         seed: args.seed.unwrap_or(1),
         noisy: !args.exact && file.noisy.unwrap_or(true),
         timeout_ms: args.timeout.unwrap_or(TIMEOUT_DEFAULT_MS),
+        within_ms: args.within,
     })
 }
 
@@ -226,7 +230,8 @@ fn agreed(plan: Plan, args: &TuneArgs, path: &Path) -> anyhow::Result<Plan> {
     if folder()? != plan.folder {
         bail!("{} was begun in {}: go there to go on", path.display(), plan.folder.display());
     }
-    Ok(plan)
+    // How long it goes on decides on how many trials there are, and not on which.
+    Ok(Plan { within_ms: args.within.or(plan.within_ms), ..plan })
 }
 
 /// Returns the milliseconds that a text such as `500ms`, `60s`, `5m` or `1h` says; a bare number counts seconds.

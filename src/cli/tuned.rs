@@ -25,8 +25,9 @@ pub(super) fn begin(plan: &Plan, journal: &Path) -> String {
         Direction::Down => "least",
         Direction::Up => "most",
     };
+    let within = plan.within_ms.map_or_else(String::new, |within| format!(" within {} s", within as f64 / 1000.0));
     format!(
-        "tunes     {} for the {aim} {}, with up to {} trials\njournal   {}",
+        "tunes     {} for the {aim} {}, with up to {} trials{within}\njournal   {}",
         shorten(&command(plan), REASON_MAX),
         plan.metric,
         plan.budget,
@@ -68,7 +69,7 @@ pub(super) fn facts(
         "metric": plan.metric,
         "direction": plan.direction,
         "best": report.best,
-        "ended": report.ended,
+        "ended": if report.out_of_time { json!("time") } else { json!(report.ended) },
         "trials": report.trials,
         "importance": importance,
         "journal": journal,
@@ -118,6 +119,7 @@ pub(super) fn lines(
     let measured = report.trials.len() - failed.len();
     let mut lines = answer(plan, report);
     let why = match report.ended {
+        _ if report.out_of_time => "; its time is over",
         Some(Ended::Exhausted) => "; no other setting is left to try",
         Some(Ended::Stopped) => "; no further one is expected to matter",
         _ if (report.trials.len() as u32) < plan.budget => "; given up",
@@ -154,6 +156,9 @@ fn answer(plan: &Plan, report: &Report) -> Vec<String> {
         )],
         (Conclusion::AllFailed, _) => {
             let count = report.trials.len();
+            if count == 0 && report.out_of_time {
+                return vec!["nothing was found: the time was over before the first trial could begin".to_owned()];
+            }
             vec![format!(
                 "nothing was found: all of {count} trials failed, so it is the command and not the settings that needs a look"
             )]

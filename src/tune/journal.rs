@@ -189,13 +189,15 @@ mod tests {
             seed: 1,
             noisy: true,
             timeout_ms: 1000,
+            within_ms: None,
         }
     }
 
     fn trials() -> Vec<Trial> {
         let config = Config::from([("X".to_owned(), Value::Float(0.1 + 0.2))]);
         let failure = Some(TrialFailure { kind: FailureKind::Died, detail: "\"so\" \u{fc}\n".to_owned() });
-        let measured = Trial { id: 1, config, value: Some(1e-7), metrics: Metrics::new(), failure: None, took_ms: 3 };
+        let measured =
+            Trial { id: 1, config, value: Some(1e-7), metrics: Metrics::new(), failure: None, took_ms: 3, spent_ms: 9 };
         vec![measured.clone(), Trial { id: 2, value: None, failure, ..measured }]
     }
 

@@ -39,6 +39,10 @@ pub(crate) struct Plan {
     pub(crate) noisy: bool,
     /// How long one trial may take, in milliseconds.
     pub(crate) timeout_ms: u64,
+    /// How long the run may go on before no further trial is begun, in milliseconds; without a limit where it is absent, as in
+    /// journals of older versions. Of what is here, this alone may be another when a run goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) within_ms: Option<u64>,
 }
 
 impl Plan {

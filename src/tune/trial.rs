@@ -41,6 +41,10 @@ pub(crate) struct Trial {
     pub(crate) failure: Option<TrialFailure>,
     /// How long it took, in milliseconds.
     pub(crate) took_ms: u64,
+    /// How long the run had gone on when it ended, over all that it was taken up again, in milliseconds; 0 in journals of older
+    /// versions.
+    #[serde(default)]
+    pub(crate) spent_ms: u64,
 }
 
 /// Runs the command of `plan` with `candidate`, and returns what came of it.
@@ -54,11 +58,12 @@ pub(super) async fn run(plan: &Plan, candidate: &Candidate) -> Result<Trial, Tri
         measured => measured,
     };
     let took_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let (value, metrics, failure) = match measured {
+        Ok((value, metrics)) => (Some(value), metrics, None),
+        Err(failure) => (None, Metrics::new(), Some(failure)),
+    };
     let (id, config) = (candidate.id, candidate.config.clone());
-    Ok(match measured {
-        Ok((value, metrics)) => Trial { id, config, value: Some(value), metrics, failure: None, took_ms },
-        Err(failure) => Trial { id, config, value: None, metrics: Metrics::new(), failure: Some(failure), took_ms },
-    })
+    Ok(Trial { id, config, value, metrics, failure, took_ms, spent_ms: 0 })
 }
 
 async fn measure(plan: &Plan, candidate: &Candidate) -> Result<(f64, Metrics), TrialFailure> {

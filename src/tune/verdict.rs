@@ -38,6 +38,8 @@ pub(crate) struct Report {
     pub(crate) trials: Vec<Trial>,
     /// Why there were no more: the budget is spent, every setting was tried, or it was given up.
     pub(crate) ended: Option<Ended>,
+    /// Whether there were no more because its time was over.
+    pub(crate) out_of_time: bool,
 }
 
 /// The setting that is recommended, in the units of the metric.
@@ -76,7 +78,7 @@ pub(super) fn report(plan: &Plan, search: &Search, trials: Vec<Trial>, stop: Opt
         Some(_) => Conclusion::NoBetter,
     });
     let best = best.filter(|_| conclusion == Conclusion::Better);
-    Report { conclusion, best, trials, ended: search.ended() }
+    Report { conclusion, best, trials, ended: search.ended(), out_of_time: false }
 }
 
 fn in_units(plan: &Plan, recommendation: Recommendation) -> Best {
@@ -153,6 +155,7 @@ mod tests {
             seed: 1,
             noisy: false,
             timeout_ms: 1000,
+            within_ms: None,
         }
     }
 
@@ -171,7 +174,15 @@ mod tests {
                 let outcome = value.map_or(Outcome::Failed, |value| Outcome::Value(plan.oriented(value)));
                 search.tell(candidate.id, outcome).unwrap();
                 let (id, config) = (candidate.id, candidate.config);
-                trials.push(Trial { id, config, value, metrics: Metrics::new(), failure: None, took_ms: 1 });
+                trials.push(Trial {
+                    id,
+                    config,
+                    value,
+                    metrics: Metrics::new(),
+                    failure: None,
+                    took_ms: 1,
+                    spent_ms: 1,
+                });
             }
             if let Some(stop) = stop(plan, &trials) {
                 return report(plan, &search, trials, Some(stop));
