@@ -964,7 +964,7 @@ pub(crate) fn spec() -> ExperimentSpec {
         forbidden: Vec::new(),
         metrics: [("rate".to_owned(), Direction::Up)].into(),
         param_mapping: [("seqs".to_owned(), key("SEQS")), ("wait".to_owned(), key("WAIT"))].into(),
-        budget: Budget { max_candidates: 4, max_generations: 2 },
+        budget: Budget::of(4, 2),
     }
 }
 

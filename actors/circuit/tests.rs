@@ -48,7 +48,7 @@ impl Probe for NoGpu {
 
 /// Returns the experiment of this name that turns this parameter alone.
 fn turning(name: &str, parameter: &str) -> (String, ExperimentSpec) {
-    let mut spec = ExperimentSpec { budget: Budget { max_candidates: 4, max_generations: 2 }, ..spec() };
+    let mut spec = ExperimentSpec { budget: Budget::of(4, 2), ..spec() };
     name.clone_into(&mut spec.name);
     spec.search_space.retain(|known, _| known == parameter);
     spec.param_mapping.retain(|known, _| known == parameter);

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::room::{Fit, Limits, together};
-use crate::facts::{Budget, Domain, Experiment, ExperimentSpec, Load, Question, QuestionId};
+use crate::facts::{Budget, Domain, Experiment, ExperimentSpec, Load, Question, QuestionId, WALL_S_MAX, WALL_S_MIN};
 
 /// How many of the daemon's own doings may stand behind a question at all. Curiosity's own limit is lower and the
 /// operator's to set; this one also stops a circle that runs through the inbox.
@@ -47,9 +47,12 @@ pub fn objection(spec: &ExperimentSpec, domain: Option<&Domain>) -> Option<Strin
     if spec.search_space.is_empty() {
         return Some("the search space is empty".to_owned());
     }
-    let Budget { max_candidates, max_generations } = spec.budget;
+    let Budget { max_candidates, max_generations, wall_s } = spec.budget;
     if !(1..=BUDGET_MAX).contains(&max_candidates) || !(1..=BUDGET_MAX).contains(&max_generations) {
         return Some(format!("the budget of {max_candidates} x {max_generations} is outside 1 to {BUDGET_MAX} each"));
+    }
+    if !(WALL_S_MIN..=WALL_S_MAX).contains(&wall_s) {
+        return Some(format!("its time of {wall_s} s is outside {WALL_S_MIN} to {WALL_S_MAX}"));
     }
     for (name, dimension) in &spec.search_space {
         let Some(key) = spec.param_mapping.get(name) else {
@@ -345,7 +348,7 @@ mod tests {
                 forbidden: Vec::new(),
                 metrics: BTreeMap::new(),
                 param_mapping: BTreeMap::new(),
-                budget: Budget { max_candidates: 1, max_generations: 1 },
+                budget: Budget::of(1, 1),
             },
             cycle: CycleId::new("c-1"),
             evidence: Vec::new(),

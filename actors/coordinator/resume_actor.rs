@@ -12,7 +12,7 @@ use super::{
     room::{Fit, Limits},
 };
 use crate::{
-    facts::{Attempt, Entry, Experiment, ExperimentEnd, ExperimentId, Fact, Kind, Room},
+    facts::{Attempt, Entry, Experiment, ExperimentEnd, ExperimentId, Fact, Kind, Room, VoidCause},
     record::{Ending, record},
     seams::{JournalError, Query},
 };
@@ -50,7 +50,7 @@ impl State {
             }
         }
         if let Some(why) = attempts::objection(&tried, trials, self.config.attempts_max) {
-            return self.give_up(&experiment, why).await;
+            return self.give_up(&experiment, VoidCause::BrokeOff, why).await;
         }
         let under_way = UnderWay { experiment, resumes };
         self.paused.push_back(Paused { under_way, since_ms: self.seams.clock.now_ms() });
@@ -106,7 +106,7 @@ impl State {
             self.end(&question, "deferred", &why).await;
         }
         for (experiment, why) in over {
-            self.give_up(&experiment, why).await?;
+            self.give_up(&experiment, VoidCause::NoRoom, why).await?;
         }
         Ok(())
     }
@@ -133,14 +133,16 @@ impl State {
         }
         let why = format!("it broke off {} times", resumes + 1);
         tracing::error!(experiment = %id, exit = ?exit.exit, %why, "experiment is given up");
-        self.give_up(&experiment, why).await?;
+        self.give_up(&experiment, VoidCause::BrokeOff, why).await?;
         self.next().await;
         Ok(())
     }
 
-    async fn give_up(&self, experiment: &Experiment, why: String) -> Result<(), JournalError> {
-        let ending = Ending::resting(&self.seams, experiment, "void", &why, self.rest_s);
-        let end = ExperimentEnd::Void { experiment: experiment.id.clone(), why };
+    /// Ends an experiment that nothing was heard of to an end. The way to answer its question is not to blame; the question
+    /// rests longer each time, because it may be what ends whoever measures it.
+    async fn give_up(&self, experiment: &Experiment, cause: VoidCause, why: String) -> Result<(), JournalError> {
+        let ending = Ending::resting(&self.seams, experiment, cause.how(), &why, self.rest_s);
+        let end = ExperimentEnd::Void { experiment: experiment.id.clone(), why, cause };
         let name = format!("experiment_end:{}", experiment.id);
         let entry = Entry::once(&experiment.cycle, self.seams.clock.now_ms(), name, Fact::ExperimentEnd(end));
         record(&self.seams, Ending::with(ending.as_ref(), vec![entry])).await?;

@@ -9,7 +9,7 @@ use crate::{
     config::Catalogue,
     facts::{
         self, Attempt, Best, Domain, Experiment, ExperimentEnd, ExperimentId, Fact, Intent, Kind, KnobKind, Load,
-        Metrics, Origin, Proposal, Question, QuestionEnd, QuestionId, Settings, Value, Winner,
+        Metrics, Origin, Proposal, Question, QuestionEnd, QuestionId, Settings, Value, VoidCause, Winner,
     },
     seams::Planning,
     testing::{
@@ -175,7 +175,7 @@ async fn an_experiment_goes_on_after_a_restart_and_after_it_broke_off_but_not_fo
     room.left();
     assert_eq!(room.experiments.next(SOON).await.unwrap(), begun);
     room.left();
-    assert_eq!(room.ended.next(SOON).await.unwrap().how, "void");
+    assert_eq!(room.ended.next(SOON).await.unwrap().how, "broke_off");
     assert_eq!(world.journal.count(Kind::ExperimentEnd), 1);
     // Its place is free again.
     room.ask(question(2));
@@ -271,7 +271,7 @@ async fn an_experiment_that_was_tried_in_vain_too_often_ends_as_a_failure_with_t
     world.write(vec![attempt(0)]);
     room.restart().await;
     let end = room.ended.next(SOON).await.unwrap();
-    assert_eq!(end.how, "void");
+    assert_eq!(end.how, "broke_off", "no way to answer it is to blame");
     assert!(end.why.contains("5 times in a row") && end.why.contains("attempts_max"), "{}", end.why);
     assert_eq!(world.journal.count(Kind::ExperimentEnd), 1);
     room.restart().await;
@@ -337,7 +337,8 @@ async fn an_experiment_waits_until_the_live_services_leave_room_for_its_instance
     assert_eq!(room.experiments.next(SOON).await.unwrap().id, experiment().id);
     // The next one never finds room.
     room.socket.send(Msg::Answered(no_more(&question(1)))).unwrap();
-    room.socket.send(Msg::Ended(ExperimentEnd::Void { experiment: experiment().id, why: "it ended".into() })).unwrap();
+    let (why, cause) = ("it ended".into(), VoidCause::Infrastructure);
+    room.socket.send(Msg::Ended(ExperimentEnd::Void { experiment: experiment().id, why, cause })).unwrap();
     leave(500.0);
     room.ask(question(2));
     room.socket.send(Msg::Sweep).unwrap();

@@ -5,9 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::Config;
-use crate::facts::{
-    Anomaly, AnomalyKind, Budget, Domain, Evidence, ExperimentSpec, Key, Question, QuestionId, Trouble,
-};
+use crate::facts::{Anomaly, AnomalyKind, Domain, Evidence, ExperimentSpec, Key, Question, QuestionId, Trouble};
 
 /// Returns what `anomaly` is suspected to be, such as `LAB_LATENCY_DEGRADATION` or `GPU_PRESSURE_HIGH`.
 ///
@@ -144,10 +142,7 @@ pub fn question(
     let id = question_id(&spec.domain, hypothesis, occurrence);
     let (prefix, allowance) =
         if is_pressure(hypothesis) { ("resource_opt", config.pressure) } else { ("remediation", config.degradation) };
-    let budget = Budget {
-        max_candidates: allowance.max_candidates.min(spec.budget.max_candidates),
-        max_generations: allowance.max_generations.min(spec.budget.max_generations),
-    };
+    let budget = allowance.and(spec.budget);
     Some(Question {
         dream_experiment: ExperimentSpec { name: format!("{prefix}_{id}"), budget, ..spec.clone() },
         question_id: id,
@@ -182,7 +177,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::facts::CycleId;
+    use crate::facts::{Budget, CycleId};
 
     fn anomaly(subject: &str, metric: &str, kind: AnomalyKind) -> Anomaly {
         Anomaly {
@@ -213,7 +208,7 @@ mod tests {
             forbidden: Vec::new(),
             metrics: BTreeMap::new(),
             param_mapping: BTreeMap::new(),
-            budget: Budget { max_candidates, max_generations: 10 },
+            budget: Budget::of(max_candidates, 10),
         };
         (name.into(), spec)
     }
@@ -265,7 +260,7 @@ mod tests {
         assert_eq!(question.question_id.as_str(), "lab.latency_degradation.001");
         assert_eq!(question.dream_experiment.name, "remediation_lab.latency_degradation.001");
         assert_eq!(question.dream_experiment.domain, "lab");
-        assert_eq!(question.dream_experiment.budget, Budget { max_candidates: 12, max_generations: 4 });
+        assert_eq!(question.dream_experiment.budget, Budget::of(12, 4));
         assert_eq!((question.evidence.len(), question.evidence[0].source.as_str()), (1, "test"));
         assert_eq!((question.at_ms, question.depth, question.cycle.as_str()), (7, 0, "c-1"));
     }
@@ -275,7 +270,7 @@ mod tests {
         let question = ask(&anomaly("gpu", "pressure_ratio", AnomalyKind::Pressure), 12).unwrap();
         assert_eq!(question.question_id.as_str(), "lab.gpu_pressure_high.012");
         assert_eq!(question.dream_experiment.name, "resource_opt_lab.gpu_pressure_high.012");
-        assert_eq!(question.dream_experiment.budget, Budget { max_candidates: 8, max_generations: 3 });
+        assert_eq!(question.dream_experiment.budget, Budget::of(8, 3));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::{
     hypotheses::{capitals, knobs, question_id},
     interest::{Admission, Interests},
 };
-use crate::facts::{Budget, CycleId, Evidence, ExperimentSpec, Question, short_hash};
+use crate::facts::{CycleId, Evidence, ExperimentSpec, Question, short_hash};
 
 /// What the name of such a question ends in, behind the domain.
 const NAME: &str = "_BETTER_SETTINGS";
@@ -86,10 +86,7 @@ fn ask(
     now_ms: u64,
 ) -> Question {
     let id = question_id(&spec.domain, &hypothesis, occurrence);
-    let budget = Budget {
-        max_candidates: config.idle.max_candidates.min(spec.budget.max_candidates),
-        max_generations: config.idle.max_generations.min(spec.budget.max_generations),
-    };
+    let budget = config.idle.and(spec.budget);
     Question {
         dream_experiment: ExperimentSpec { name: format!("idle_{id}"), budget, ..spec.clone() },
         cycle: CycleId::new(format!("c-{}", short_hash(&[id.as_str(), &now_ms.to_string()]))),
@@ -111,7 +108,7 @@ fn ask(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::{Key, QuestionEnd};
+    use crate::facts::{Budget, Key, QuestionEnd};
 
     const HOUR_MS: u64 = 3_600_000;
 
@@ -125,7 +122,7 @@ mod tests {
             forbidden: Vec::new(),
             metrics: BTreeMap::new(),
             param_mapping: BTreeMap::from([("p".to_owned(), Key::new(knob).unwrap())]),
-            budget: Budget { max_candidates, max_generations: 10 },
+            budget: Budget::of(max_candidates, 10),
         };
         (name, spec)
     }
@@ -189,7 +186,7 @@ mod tests {
         let question = at(7 * HOUR_MS).unwrap();
         assert_eq!(question.question_id.as_str(), "lab.better_settings.001");
         assert_eq!(question.hypothesis, "LAB_BETTER_SETTINGS");
-        assert_eq!(question.dream_experiment.budget, Budget { max_candidates: 8, max_generations: 2 });
+        assert_eq!(question.dream_experiment.budget, Budget::of(8, 2));
         assert_eq!((question.evidence[0].observed, question.evidence[0].source.as_str()), (21_600.0, "kloros"));
     }
 

@@ -9,7 +9,7 @@ use super::{
     Config,
     hypotheses::{knobs, question_id},
 };
-use crate::facts::{DeploymentId, Fact, Lesson, Question, QuestionEnd, QuestionId, Ruled};
+use crate::facts::{DeploymentId, Fact, Lesson, Question, QuestionEnd, QuestionId, Ruled, UNMEASURED};
 
 /// How many kinds of questions are known at once; their names come from a closed list for each domain.
 pub const KINDS_MAX: usize = 4096;
@@ -193,7 +193,8 @@ impl Interests {
     }
 
     /// Takes note of a question that ended: it rests until its end says, and longer each time it ends fruitless in a
-    /// row. An experiment that found nothing is a failure of its way.
+    /// row. An experiment that found nothing is a failure of its way. One that could not measure says nothing of either: the
+    /// question rests no longer for it.
     ///
     /// This is the one place where rests grow: each fruitless end after the first doubles the rest of the settings, at
     /// most [`DOUBLINGS_MAX`] times.
@@ -206,6 +207,10 @@ impl Interests {
             known.open = None;
         }
         known.ended = Some(end.question.clone());
+        if end.how == UNMEASURED {
+            known.eligible_at_ms = known.eligible_at_ms.max(end.eligible_at_ms);
+            return;
+        }
         let doublings = if end.how == "deployed" { 0 } else { known.fruitless.min(DOUBLINGS_MAX) };
         known.fruitless = if end.how == "deployed" { 0 } else { known.fruitless.saturating_add(1) };
         // The end itself brings the first rest; what the doublings add comes on top.
@@ -337,7 +342,7 @@ mod tests {
                 forbidden: Vec::new(),
                 metrics: BTreeMap::new(),
                 param_mapping: BTreeMap::new(),
-                budget: Budget { max_candidates: 1, max_generations: 1 },
+                budget: Budget::of(1, 1),
             },
             cycle: CycleId::new("c-1"),
             evidence: Vec::new(),
@@ -450,6 +455,23 @@ mod tests {
         assert_eq!(admit(&interests, now_ms), Admission::Rest { until_ms: now_ms + 900_000 });
     }
 
+    /// Once each void experiment doubled the rest, whatever broke.
+    #[test]
+    fn what_could_not_be_measured_neither_lengthens_the_rest_nor_begins_the_count_anew() {
+        let mut interests = Interests::default();
+        let mut now_ms = 0;
+        let mut rests = Vec::new();
+        for (number, how) in (1..).zip(["void", "unmeasured", "unmeasured", "void", "unmeasured", "void"]) {
+            let question = question(number);
+            interests.asked(&question);
+            interests.ended(&end(&question, how, now_ms), &Config::default());
+            let Admission::Rest { until_ms } = admit(&interests, now_ms) else { panic!("no rest") };
+            rests.push((until_ms - now_ms) / 900_000);
+            now_ms = until_ms;
+        }
+        assert_eq!(rests, [1, 1, 1, 2, 1, 4]);
+    }
+
     #[test]
     fn a_rollback_lowers_the_interest_and_lets_the_question_rest() {
         let mut interests = Interests::default();
@@ -541,7 +563,8 @@ mod tests {
     /// Lesson 23: each end brings the next moment; what could not be measured is no failure of the way.
     #[test]
     fn what_could_not_be_judged_parks_nothing_and_experiments_that_find_nothing_do() {
-        for (how, is_parked) in [("refused", false), ("deferred", false), ("no_better", true), ("void", true)] {
+        let spared = ["refused", "deferred", "broke_off", "unmeasured"].map(|how| (how, false));
+        for (how, is_parked) in spared.into_iter().chain([("no_better", true), ("void", true)]) {
             let mut interests = Interests::default();
             for number in 1..=5 {
                 let question = asked_by(&mut interests, number, "SEQS");

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{Check, Problem},
-    facts::{Budget, Kind},
+    facts::{Budget, Kind, WALL_S_MAX, WALL_S_MIN},
 };
 
 /// The facts of the past that say what is worth asking.
@@ -77,9 +77,9 @@ impl Default for Config {
             leave_alone: Vec::new(),
             idle_after_s: 21_600,
             idle_per_day_max: 1,
-            degradation: Budget { max_candidates: 12, max_generations: 4 },
-            pressure: Budget { max_candidates: 8, max_generations: 3 },
-            idle: Budget { max_candidates: 8, max_generations: 2 },
+            degradation: Budget::of(12, 4),
+            pressure: Budget::of(8, 3),
+            idle: Budget::of(8, 2),
         }
     }
 }
@@ -99,6 +99,7 @@ impl Config {
         for (key, budget) in [("degradation", self.degradation), ("pressure", self.pressure), ("idle", self.idle)] {
             check.between(key, f64::from(budget.max_candidates), 1.0, 1000.0);
             check.between(key, f64::from(budget.max_generations), 1.0, 1000.0);
+            check.between(key, budget.wall_s as f64, WALL_S_MIN as f64, WALL_S_MAX as f64);
         }
         check.problems()
     }

@@ -247,7 +247,7 @@ mod tests {
                 let noise = (0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0;
                 truth(params) - truth(&live) + 0.1 * noise
             };
-            let budget = Budget { max_candidates: 12, max_generations: 3 };
+            let budget = Budget::of(12, 3);
             let (space, live, earlier) = (space.clone(), live.clone(), Vec::new());
             let plan = Plan { space, budget, lot_max: 1, seed, live: live.clone(), earlier, stop_below: 0.0 };
             let mut search = Search::new(plan).unwrap();

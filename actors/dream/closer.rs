@@ -6,12 +6,12 @@ use kloros_search::Gain;
 
 use super::{
     Config, claim,
-    fitness::{Choice, choose, prospect, score},
+    fitness::{Choice, choose, collapsed, prospect, score, void},
     flat::{Again, extremes, flat, is_suspect},
     front,
     search::Candidate,
 };
-use crate::facts::{Best, Estimate, Experiment, FailureKind, MetricSpec, Metrics, Outcome, Params, Trial};
+use crate::facts::{Best, Estimate, Experiment, FailureKind, MetricSpec, Metrics, Outcome, Params, Trial, VoidCause};
 
 /// An experiment whose search is over.
 #[derive(Clone, Copy, Debug)]
@@ -31,11 +31,22 @@ pub struct Searched<'a> {
 }
 
 impl Searched<'_> {
-    /// Returns whether others disturbed so many trials in a row that no more is worth measuring.
-    pub fn is_drowned(&self) -> bool {
+    /// Returns why no more is worth measuring, in words, if it is not: others disturbed so many trials in a row, or all of a
+    /// generation failed.
+    pub fn is_broken(&self) -> Option<String> {
         let newest = self.confirmations.iter().rev().chain(self.trials.iter().rev());
         let is_disturbed = |trial: &&Trial| matches!(&trial.outcome, Outcome::Failed(failure) if failure.kind == FailureKind::Disturbed);
-        newest.take_while(is_disturbed).count() >= self.config.disturbed_max as usize
+        let disturbed = newest.take_while(is_disturbed).count();
+        let is_drowned = disturbed >= self.config.disturbed_max as usize;
+        let drowned = is_drowned.then(|| format!("others disturbed the last {disturbed} trials (dream.disturbed_max)"));
+        drowned.or_else(|| collapsed(self.trials, self.experiment.spec.budget.max_candidates))
+    }
+
+    /// Returns whether it says nothing whatever else is measured: the live settings could not be measured, the first generation,
+    /// which is `whole`, failed for the most part, or something broke meanwhile.
+    pub fn is_hopeless(&self, whole: bool) -> bool {
+        let live_failed = self.trials.first().is_some_and(|first| matches!(first.outcome, Outcome::Failed(_)));
+        live_failed || (whole && void(self.config, self.trials).is_some()) || self.is_broken().is_some()
     }
 
     /// Returns what is to be measured again next; `None` when enough was.
@@ -78,10 +89,15 @@ impl Searched<'_> {
     pub fn conclusion(&self) -> Choice {
         let again = self.again();
         let choice = choose(self.config, self.specs, self.trials, self.favourite, (&again.live, &again.best));
-        if matches!(choice, Choice::Void(_)) {
+        // What was found and measured again stands; that nothing was found is not said by a search that could not go on.
+        if let Some(why) = self.is_broken().filter(|_| !matches!(choice, Choice::Winner { .. })) {
+            return Choice::Void(VoidCause::Infrastructure, why);
+        }
+        if matches!(choice, Choice::Void(..)) {
             return choice;
         }
-        flat(self.config, self.experiment, self.specs, self.trials, &again).map_or(choice, Choice::Void)
+        let flat = flat(self.config, self.experiment, self.specs, self.trials, &again);
+        flat.map_or(choice, |why| Choice::Void(VoidCause::Flat, why))
     }
 
     /// Returns what the best is claimed to gain, by what the search says of it and by what was measured again.

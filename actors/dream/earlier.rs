@@ -250,7 +250,10 @@ mod tests {
             Config,
             search::{Plan, Search, Told},
         },
-        facts::{Apply, Best, Budget, ExperimentId, FailureKind, Knob, KnobKind, QuestionId, TrialFailure, Winner},
+        facts::{
+            Apply, Best, Budget, Experience, ExperimentId, FailureKind, Knob, KnobKind, QuestionId, TrialFailure,
+            VoidCause, Winner,
+        },
         testing::{domain, experiment, key, spec},
     };
 
@@ -354,7 +357,11 @@ mod tests {
         trials[1].1 = ran(f64::NAN);
         assert_eq!(told(&found(&params(2, 20), &[past(1, &trials)])), [(2, Some(0), 0), (16, Some(700), 0)]);
         let mut void = past(1, &usual());
-        void.end = ExperimentEnd::Void { experiment: void.experiment.id.clone(), why: String::new() };
+        void.end = ExperimentEnd::Void {
+            experiment: void.experiment.id.clone(),
+            why: String::new(),
+            cause: VoidCause::Untold,
+        };
         let mut foreign = past(1, &usual());
         foreign.experiment.spec.domain = "other".to_owned();
         let ours = Past { experiment: named("x-now", NOW), ..past(1, &usual()) };
@@ -535,7 +542,7 @@ mod tests {
         let mut spec = spec();
         spec.search_space = serde_json::from_value(params).unwrap();
         spec.param_mapping = spec.search_space.keys().map(|name| (name.clone(), key(&name.to_uppercase()))).collect();
-        spec.budget = Budget { max_candidates: 12, max_generations: 4 };
+        spec.budget = Budget::of(12, 4);
         let knob = |range: &KnobKind, default: Value| Knob {
             range: range.clone(),
             default,
@@ -598,7 +605,8 @@ mod tests {
         experiment.seed = seed;
         experiment.spec.budget.max_generations = generations;
         let config = Config { stop_below: 0.0, ..Config::default() };
-        let mut search = Search::new(Plan::of(&experiment, &config, live(), known)).unwrap();
+        let known = Experience { experiment: experiment.id.clone(), trials: known, resolves: None };
+        let mut search = Search::new(Plan::of(&experiment, &config, live(), &known)).unwrap();
         let mut rng = StdRng::seed_from_u64(seed);
         let (mut trials, mut best): (Vec<(Params, Outcome)>, Vec<f64>) = (Vec::new(), Vec::new());
         let mut incumbent = None;

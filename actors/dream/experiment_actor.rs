@@ -9,15 +9,15 @@ use super::{
     Config,
     borrow_actor::Standing,
     closer::Searched,
-    fitness::{metrics_in, score, void},
+    fitness::{metrics_in, score},
     search::{Candidate, Plan, Search, Told},
-    start_saga::{attempt, begin, learned, running},
+    start_saga::{attempt, begin, learned, nothing, running},
     trial_actor,
 };
 use crate::{
     config::Catalogue,
     facts::{
-        Best, Domain, EarlierTrial, Entry, Experiment, ExperimentEnd, Fact, FailureKind, Generation, Kind,
+        Best, Domain, Entry, Experience, Experiment, ExperimentEnd, Fact, FailureKind, Generation, Kind,
         MappingProblem, Measurement, Outcome, Params, Promotion, PromotionId, QuestionEnd, Settings, Trial,
         TrialFailure, map_params,
     },
@@ -78,15 +78,15 @@ pub struct ExperimentActor;
 pub struct State {
     pub(super) seams: Seams,
     pub(super) exits: Exits,
-    config: Config,
+    pub(super) config: Config,
     pub(super) domain: Domain,
     pub(super) experiment: Experiment,
     pub(super) rest_s: u64,
     pub(super) search: Search,
     pub(super) live: Params,
-    /// What earlier experiments measured, as it was known when this one began.
-    known: Vec<EarlierTrial>,
-    trials: Vec<Trial>,
+    /// What was known when it began.
+    known: Experience,
+    pub(super) trials: Vec<Trial>,
     confirmations: Vec<Trial>,
     pub(super) under_way: Option<Candidate>,
     pub(super) trial: Option<ActorRef<trial_actor::Msg>>,
@@ -164,7 +164,7 @@ impl State {
         let (mut generations_recorded, mut ended, mut known) = (0, None, None);
         for each in recorded {
             match each.fact {
-                Fact::Experience(experience) => known = Some(experience.trials),
+                Fact::Experience(experience) => known = Some(experience),
                 Fact::Trial(trial) => trials.push(trial),
                 Fact::Generation(generation) => generations_recorded = generation.number,
                 Fact::ExperimentEnd(end) => ended = Some(end),
@@ -173,10 +173,10 @@ impl State {
         }
         // What is known beforehand became durable with the first trial: until then nothing was measured by it.
         let (live, known) = match trials.first() {
-            Some(first) => (first.params.clone(), known.unwrap_or_default()),
+            Some(first) => (first.params.clone(), known.unwrap_or_else(|| nothing(&experiment))),
             None => begin(&seams, &config, &domain, &experiment).await?,
         };
-        let search = Search::new(Plan::of(&experiment, &config, live.clone(), known.clone()))?;
+        let search = Search::new(Plan::of(&experiment, &config, live.clone(), &known))?;
         let mut state = State {
             seams,
             exits,
@@ -241,16 +241,11 @@ impl State {
 
     /// Returns what is tried next: what the search asks for, then the best and the live settings once more.
     fn next_candidate(&mut self) -> Option<Candidate> {
-        if self.is_hopeless() || self.searched().is_drowned() {
+        if self.searched().is_hopeless(self.search.generation_done().is_some()) {
             return None;
         }
-        self.search.ask().into_iter().next().or_else(|| self.searched().next())
-    }
-
-    /// An experiment whose live settings cannot be measured, or whose first generation failed, says nothing.
-    fn is_hopeless(&self) -> bool {
-        let live_failed = self.trials.first().is_some_and(|first| matches!(first.outcome, Outcome::Failed(_)));
-        live_failed || (self.search.generation_done().is_some() && void(&self.config, &self.trials).is_some())
+        let asked = if self.is_out_of_time() { None } else { self.search.ask().into_iter().next() };
+        asked.or_else(|| self.searched().next())
     }
 
     pub(super) fn searched(&self) -> Searched<'_> {

@@ -6,12 +6,16 @@ use std::collections::BTreeMap;
 
 use super::Config;
 use crate::facts::{
-    Best, MetricSpec, Metrics, Outcome, Params, Trial,
+    Best, FailureKind, MetricSpec, Metrics, Outcome, Params, Trial, VoidCause,
     objective::{LOG_RATIO_MAX, log_ratio, objective},
 };
 
 /// What a tripped guard costs a candidate in the eyes of the search: it ends behind every one that trips none.
 const GUARD_PENALTY: f64 = 2.0 * LOG_RATIO_MAX;
+
+/// How many trials in a row must have failed before a generation that failed whole ends the experiment: where a generation has
+/// one or two candidates, that can be chance.
+const COLLAPSED_MIN: usize = 4;
 
 /// Losses nearer to their limit than this are at the limit: 0.95 is no binary number.
 const ROUNDING: f64 = 1e-9;
@@ -30,8 +34,8 @@ pub enum Choice {
     },
     /// Nothing measured better than the live settings; in words.
     NoBetter(String),
-    /// The experiment says nothing; in words.
-    Void(String),
+    /// The experiment says nothing: what is to blame, and in words.
+    Void(VoidCause, String),
 }
 
 /// Returns how much better `measured` is than `incumbent`: the weighted mean of the oriented log ratios.
@@ -74,17 +78,45 @@ pub fn score(measured: &Metrics, incumbent: &Metrics, specs: &BTreeMap<String, M
     fitness(measured, incumbent, specs).map(|fitness| fitness - penalty)
 }
 
-/// Returns why an experiment says nothing after its first generation: then no further one is worth its time.
-pub fn void(config: &Config, trials: &[Trial]) -> Option<String> {
-    let first: Vec<&Trial> = trials.iter().filter(|trial| trial.generation == 1).collect();
+/// Returns why an experiment says nothing after its first generation, and what is to blame: then no further one is worth its
+/// time.
+///
+/// Settings are to blame for their failures only where other settings than the live ones were measured.
+pub fn void(config: &Config, trials: &[Trial]) -> Option<(VoidCause, String)> {
+    let is_to_blame = |why: String| Some((VoidCause::Infrastructure, why));
     match live(trials).map(|trial| &trial.outcome) {
-        None => return Some("the live settings were not measured".to_owned()),
-        Some(Outcome::Failed(failure)) => return Some(format!("the live settings could not be measured: {failure}")),
+        None => return is_to_blame("the live settings were not measured".to_owned()),
+        Some(Outcome::Failed(failure)) => {
+            return is_to_blame(format!("the live settings could not be measured: {failure}"));
+        }
         Some(Outcome::Measured(_)) => {}
     }
-    let failed = first.iter().filter(|trial| metrics_of(trial).is_none()).count();
-    (failed as f64 > config.failed_max_ratio * first.len() as f64)
-        .then(|| format!("{failed} of the first {} candidates failed", first.len()))
+    let first: Vec<&Trial> = trials.iter().filter(|trial| trial.generation == 1).collect();
+    let failed: Vec<FailureKind> = first.iter().filter_map(|trial| failure(trial)).collect();
+    let too_many = config.failed_max_ratio * first.len() as f64;
+    let blamed = failed.iter().filter(|kind| !kind.is_of_circumstances()).count();
+    let are_to_blame = failed.len() + 1 < first.len() && blamed as f64 > too_many;
+    let cause = if are_to_blame { VoidCause::Settings } else { VoidCause::Infrastructure };
+    let why = || format!("{} of the first {} candidates failed", failed.len(), first.len());
+    (failed.len() as f64 > too_many).then(|| (cause, why()))
+}
+
+/// Returns why an experiment of generations of `size` candidates can go no further, in words: the newest generation is whole and
+/// all of it failed, as did all before it, back to at least [`COLLAPSED_MIN`] trials. Something broke beneath it meanwhile, and
+/// what its trials say of the settings is not true.
+pub fn collapsed(trials: &[Trial], size: u32) -> Option<String> {
+    let newest = trials.last()?.generation;
+    let of = |generation: u32| trials.iter().filter(move |trial| trial.generation == generation);
+    if newest == 1 || (of(newest).count() as u32) < size {
+        return None;
+    }
+    let failed_in_a_row: Vec<&Trial> = trials.iter().rev().take_while(|trial| failure(trial).is_some()).collect();
+    let all_failed = of(newest).all(|trial| failure(trial).is_some());
+    let Some(Outcome::Failed(such_as)) = failed_in_a_row.first().map(|trial| &trial.outcome) else { return None };
+    let count = failed_in_a_row.len();
+    (all_failed && count >= COLLAPSED_MIN).then(|| {
+        format!("the last {count} candidates, all of generation {newest} among them, failed, such as: {such_as}")
+    })
 }
 
 /// Returns the candidate that is worth measuring again beside the live settings; what it comes to where there is none.
@@ -97,20 +129,22 @@ pub fn prospect<'a>(
     trials: &'a [Trial],
     favourite: Option<&Params>,
 ) -> Result<&'a Trial, Choice> {
-    if let Some(why) = void(config, trials) {
-        return Err(Choice::Void(why));
+    if let Some((cause, why)) = void(config, trials) {
+        return Err(Choice::Void(cause, why));
     }
     let measured: Vec<(&Trial, &Metrics)> =
         trials.iter().filter_map(|trial| Some((trial, metrics_of(trial)?))).collect();
     if measured.len() < config.measured_min as usize {
         let (count, min) = (measured.len(), config.measured_min);
-        return Err(Choice::Void(format!("{count} candidates were measured, fewer than the {min} it takes")));
+        let cause = VoidCause::of_too_few(count, min as usize, trials.iter().filter_map(failure));
+        return Err(Choice::Void(cause, format!("{count} candidates were measured, fewer than the {min} it takes")));
     }
     let Some(incumbent) = live(trials).and_then(metrics_of) else {
-        return Err(Choice::Void("the live settings were not measured".to_owned()));
+        return Err(Choice::Void(VoidCause::Infrastructure, "the live settings were not measured".to_owned()));
     };
     if is_deaf(specs, &measured) {
         return Err(Choice::Void(
+            VoidCause::Flat,
             "all candidates measured exactly the same: the settings do not arrive, or every request failed".to_owned(),
         ));
     }
@@ -145,6 +179,11 @@ pub fn choose(
         Ok(prospect) => prospect,
         Err(choice) => return choice,
     };
+    // Where the live settings fail as well by now, the best candidate is not to blame.
+    if !live_again.is_empty() && live_again.iter().all(|outcome| metrics_in(outcome).is_none()) {
+        let why = "the live settings could not be measured again".to_owned();
+        return Choice::Void(VoidCause::Infrastructure, why);
+    }
     let blamed = best_again.iter().find_map(|outcome| match outcome {
         Outcome::Failed(failure) if !failure.kind.is_of_circumstances() => Some(failure),
         Outcome::Failed(_) | Outcome::Measured(_) => None,
@@ -154,7 +193,8 @@ pub fn choose(
     }
     let again: Vec<&Metrics> = best_again.iter().filter_map(metrics_in).collect();
     if again.is_empty() && config.confirm_runs > 0 {
-        return Choice::Void("the best candidate could not be measured again".to_owned());
+        let why = "the best candidate could not be measured again".to_owned();
+        return Choice::Void(VoidCause::Infrastructure, why);
     }
     let first = metrics_of(prospect).into_iter();
     let metrics = mean(&if again.is_empty() { first.collect() } else { again });
@@ -209,6 +249,14 @@ fn metrics_of(trial: &Trial) -> Option<&Metrics> {
     metrics_in(&trial.outcome)
 }
 
+/// Returns how a trial failed, if it did.
+fn failure(trial: &Trial) -> Option<FailureKind> {
+    match &trial.outcome {
+        Outcome::Measured(_) => None,
+        Outcome::Failed(failure) => Some(failure.kind),
+    }
+}
+
 pub(super) fn metrics_in(outcome: &Outcome) -> Option<&Metrics> {
     match outcome {
         Outcome::Measured(measurement) => Some(&measurement.metrics),
@@ -233,7 +281,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::facts::{Direction, ExperimentId, FailureKind, Guard, Measurement, TrialFailure, Value};
+    use crate::facts::{Direction, ExperimentId, Guard, Measurement, TrialFailure, Value};
 
     fn specs() -> BTreeMap<String, MetricSpec> {
         let guard = |loss_max, value_max| Some(Guard { loss_max, value_max });
@@ -362,8 +410,9 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_void(choice: &Choice, part: &str) {
-        assert!(matches!(choice, Choice::Void(why) if why.contains(part)), "{choice:?}");
+    fn check_void(choice: &Choice, cause: VoidCause, part: &str) {
+        let is_it = matches!(choice, Choice::Void(blamed, why) if *blamed == cause && why.contains(part));
+        assert!(is_it, "{choice:?}");
     }
 
     #[test]
@@ -382,7 +431,10 @@ mod tests {
     fn a_gain_that_is_not_repeated_wins_nothing() {
         check_no_better(&chosen(&trials(), &[], &[ran(usual(101.0))]), "measured +0.5 %");
         check_no_better(&chosen(&trials(), &[], &[failed(FailureKind::Died), ran(usual(200.0))]), "died");
-        check_void(&chosen(&trials(), &[], &[failed(FailureKind::Infrastructure)]), "again");
+        let both = [failed(FailureKind::Died)];
+        check_void(&chosen(&trials(), &both, &both), VoidCause::Infrastructure, "live settings could not");
+        let lost = [failed(FailureKind::Infrastructure)];
+        check_void(&chosen(&trials(), &[], &lost), VoidCause::Infrastructure, "again");
         let worse_delay = metrics(&[("rate", 900.0), ("delay", 14.0), ("errors", 0.0)]);
         check_no_better(&chosen(&trials(), &[], &[ran(worse_delay)]), "guard of delay");
         check_no_better(&chosen(&trials(), &[], &[ran(metrics(&[("delay", 9.0), ("errors", 0.0)]))]), "lost a metric");
@@ -424,10 +476,43 @@ mod tests {
         for trial in &mut trials[1..5] {
             trial.outcome = failed(FailureKind::DidNotStart);
         }
-        check_void(&chosen(&trials, &[], &[]), "4 of the first 5");
+        check_void(&chosen(&trials, &[], &[]), VoidCause::Infrastructure, "4 of the first 5");
         trials[0].outcome = failed(FailureKind::BenchFailed);
-        check_void(&chosen(&trials, &[], &[]), "live settings");
-        check_void(&chosen(&[], &[], &[]), "live settings");
+        check_void(&chosen(&trials, &[], &[]), VoidCause::Infrastructure, "live settings");
+        check_void(&chosen(&[], &[], &[]), VoidCause::Infrastructure, "live settings");
+    }
+
+    #[test]
+    fn settings_are_to_blame_for_failures_only_where_others_than_the_live_ones_were_measured() {
+        let first = |kinds: &[FailureKind]| {
+            let mut trials: Vec<Trial> = (1..=8).map(|number| trial((1, number), ran(usual(100.0)))).collect();
+            for (trial, kind) in trials[1..].iter_mut().zip(kinds) {
+                trial.outcome = failed(*kind);
+            }
+            void(&Config::default(), &trials).map(|(cause, _)| cause)
+        };
+        assert_eq!(first(&[FailureKind::Died; 5]), None);
+        assert_eq!(first(&[FailureKind::Died; 6]), Some(VoidCause::Settings));
+        assert_eq!(first(&[FailureKind::Died; 7]), Some(VoidCause::Infrastructure));
+        assert_eq!(first(&[FailureKind::Disturbed; 6]), Some(VoidCause::Infrastructure));
+    }
+
+    #[test]
+    fn a_later_generation_that_fails_whole_is_a_collapse_and_one_of_which_anything_ran_is_none() {
+        let trials = |size: u32, failing: std::ops::Range<usize>| -> Vec<Trial> {
+            let place = |index: u32| (index / size + 1, index % size + 1);
+            let outcome = |index| if failing.contains(&index) { failed(FailureKind::Died) } else { ran(usual(100.0)) };
+            (0..12).map(|index| trial(place(index), outcome(index as usize))).collect()
+        };
+        let is_collapsed = |size, failing| collapsed(&trials(size, failing), size).is_some();
+        assert!(is_collapsed(6, 6..12));
+        assert!(!is_collapsed(6, 6..11) && !is_collapsed(6, 7..12), "something ran");
+        assert!(!is_collapsed(12, 1..12), "of the first generation another rule speaks");
+        assert!(!is_collapsed(2, 10..12) && !is_collapsed(2, 9..12), "a few can fail by chance");
+        assert!(is_collapsed(2, 8..12) && is_collapsed(1, 8..12) && !is_collapsed(1, 9..12));
+        let mut under_way = trials(6, 6..12);
+        under_way.pop();
+        assert_eq!(collapsed(&under_way, 6), None);
     }
 
     #[test]
@@ -435,13 +520,15 @@ mod tests {
         let mut trials = trials();
         trials[3].outcome = failed(FailureKind::Died);
         trials[4].outcome = failed(FailureKind::Died);
-        check_void(&chosen(&trials, &[], &[]), "3 candidates");
+        check_void(&chosen(&trials, &[], &[]), VoidCause::Settings, "3 candidates");
+        trials[4].outcome = failed(FailureKind::Disturbed);
+        check_void(&chosen(&trials, &[], &[]), VoidCause::Infrastructure, "3 candidates");
     }
 
     #[test]
     fn measurements_that_do_not_answer_to_the_settings_say_nothing() {
         let trials: Vec<Trial> = (1..6).map(|number| trial((1, number), ran(usual(0.85)))).collect();
-        check_void(&chosen(&trials, &[], &[]), "exactly the same");
+        check_void(&chosen(&trials, &[], &[]), VoidCause::Flat, "exactly the same");
     }
 
     proptest! {

@@ -50,7 +50,8 @@ pub struct Config {
     /// How many candidates are chosen before their results are heard. They are measured one after another, so that a larger
     /// lot finds worse settings with as many measurements.
     pub lot_max: u32,
-    /// The experiment ends early when no candidate is expected to gain as much more, as a ratio; 0 spends the whole budget.
+    /// The experiment ends early, between two generations, when no candidate is expected to gain as much more, as a ratio, or as a
+    /// validation of the domain could tell from nothing, where that is known and is more; 0 spends the whole budget.
     pub stop_below: f64,
     /// From how many trials of earlier experiments on the same domain one learns at most; 0 begins each anew.
     pub earlier_max: u32,
@@ -62,7 +63,7 @@ pub struct Config {
     pub gain_min: f64,
     /// How often the best candidate and the live settings are measured again before the claim is made.
     pub confirm_runs: u32,
-    /// The experiment is void when a larger share of its first generation failed.
+    /// The experiment is void when a larger share of its first generation failed; also when a later one fails whole.
     pub failed_max_ratio: f64,
     /// After how many trials in a row that others disturbed, each measured again in vain, the experiment ends: a load that
     /// came to stay would cost all the rest of the budget.
@@ -75,7 +76,7 @@ pub struct Config {
     pub flat_alpha: f64,
     /// How often live settings, best and worst candidate are measured again where the candidates may be alike.
     pub flat_runs: u32,
-    /// When a trial is ended, in seconds from its turn to measure on.
+    /// When a trial is ended, in seconds from its turn to measure on. What others disturb is measured again, each time for as long.
     pub trial_timeout_s: u64,
 }
 

@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use kloros_search::{Config as Point, Earlier, Importance, Options, Outcome, Space, Unclear};
+use kloros_search::{Config as Point, Earlier, Ended, Importance, Options, Outcome, Space, Unclear};
 
 use super::{Config, space::SearchSpace};
-use crate::facts::{Budget, EarlierTrial, Experiment, FailureKind, Params};
+use crate::facts::{Budget, EarlierTrial, Experience, Experiment, FailureKind, Params};
 
 /// One point to measure.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,17 +50,21 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Returns the plan of an experiment that starts from the `live` settings and knows what `earlier` ones measured.
-    pub fn of(experiment: &Experiment, config: &Config, live: Params, earlier: Vec<EarlierTrial>) -> Plan {
+    /// Returns the plan of an experiment that starts from the `live` settings and has this much `experience`.
+    ///
+    /// Where it is known how small an effect a validation tells from none, a smaller one is nothing to search for.
+    pub fn of(experiment: &Experiment, config: &Config, live: Params, experience: &Experience) -> Plan {
         let spec = &experiment.spec;
+        let spends_all = config.stop_below == 0.0;
+        let resolves = experience.resolves.filter(|_| !spends_all);
         Plan {
             space: SearchSpace::of(spec),
             budget: spec.budget,
             lot_max: config.lot_max,
             seed: experiment.seed,
             live,
-            earlier,
-            stop_below: config.stop_below.ln_1p(),
+            earlier: experience.trials.clone(),
+            stop_below: config.stop_below.max(resolves.unwrap_or_default()).ln_1p(),
         }
     }
 }
@@ -74,6 +78,8 @@ pub struct Search {
     told: BTreeMap<Slot, (Candidate, Told)>,
     /// Where in the budget the engine's candidates stand, in the order of their ids.
     places: Vec<Slot>,
+    /// Whether it would have ended within a generation, which is filled all the same.
+    fills: bool,
 }
 
 /// A place in the budget, from 0: the candidates of all generations counted through.
@@ -85,21 +91,29 @@ impl Search {
     /// The same plan and results give the same candidates.
     pub fn new(plan: Plan) -> Result<Search, String> {
         let space = plan.space.checked()?;
-        let engine = engine(&plan, &space);
-        Ok(Search { plan, space, engine, told: BTreeMap::new(), places: Vec::new() })
+        let engine = engine(&plan, &space, Some(plan.stop_below));
+        Ok(Search { plan, space, engine, told: BTreeMap::new(), places: Vec::new(), fills: false })
     }
 
     /// Returns what to measure next: the candidates of the current lot of which no result was told yet.
     ///
-    /// The same ones are returned until their results are told. None are returned when the search is over.
+    /// The same ones are returned until their results are told. None are returned when the search is over. That no candidate is
+    /// worth it ends a search between two generations: what is expected is a model's word, and the rest of the generation holds
+    /// it against the service once more.
     pub fn ask(&mut self) -> Vec<Candidate> {
         let size = self.plan.budget.max_candidates;
-        if self.told.len() as u32 >= slots(self.plan.budget) {
+        if self.told.len() as u32 >= slots(self.plan.budget) || self.has_filled() {
             return Vec::new();
         }
         // Lots never reach over the end of a generation.
         let left = size - self.free().next().unwrap_or_default() % size;
-        let asked = self.engine.ask(self.plan.lot_max.max(1).min(left));
+        let count = self.plan.lot_max.max(1).min(left);
+        let mut asked = self.engine.ask(count);
+        if asked.is_empty() && left < size && self.engine.ended() == Some(Ended::Stopped) {
+            self.fills = true;
+            self.begin_anew();
+            asked = self.engine.ask(count);
+        }
         for candidate in &asked {
             if candidate.id as usize > self.places.len() {
                 let place = self.free().find(|place| !self.places.contains(place));
@@ -107,6 +121,11 @@ impl Search {
             }
         }
         asked.into_iter().filter_map(|candidate| self.candidate(candidate.id, &candidate.config)).collect()
+    }
+
+    /// Returns whether the generation is whole in which it would have ended.
+    fn has_filled(&self) -> bool {
+        self.fills && self.free().next().is_none_or(|slot| slot.is_multiple_of(self.plan.budget.max_candidates))
     }
 
     /// Returns the places without a result.
@@ -117,7 +136,7 @@ impl Search {
     /// Takes the result of a candidate. A second result of the same place, and a place outside the budget, count for
     /// nothing; a fitness that is no finite number is a failure of the bench.
     pub fn tell(&mut self, candidate: &Candidate, told: Told) {
-        let Budget { max_candidates, max_generations } = self.plan.budget;
+        let Budget { max_candidates, max_generations, .. } = self.plan.budget;
         let inside =
             (1..=max_candidates).contains(&candidate.number) && (1..=max_generations).contains(&candidate.generation);
         if !inside {
@@ -141,7 +160,7 @@ impl Search {
 
     /// Returns the last generation of which every candidate was told, from 1; `None` before the first is whole.
     ///
-    /// A generation that ends early, because the search is over, is whole too.
+    /// A generation that ends early, because no setting is left that was not measured, is whole too.
     pub fn generation_done(&self) -> Option<u32> {
         let size = self.plan.budget.max_candidates;
         let told = self.told.len() as u32;
@@ -153,7 +172,7 @@ impl Search {
 
     /// Returns whether nothing is left to measure; that nothing is worth it shows when it is asked for.
     pub fn done(&self) -> bool {
-        self.told.len() as u32 >= slots(self.plan.budget) || self.engine.ended().is_some()
+        self.told.len() as u32 >= slots(self.plan.budget) || self.engine.ended().is_some() || self.has_filled()
     }
 
     /// Returns how many results were told, failures included.
@@ -213,7 +232,7 @@ impl Search {
     /// Goes on from what was told when it is not what would be asked: the journal was written by other lots, or by an older
     /// search. Each result then counts for what it is.
     fn begin_anew(&mut self) {
-        self.engine = engine(&self.plan, &self.space);
+        self.engine = engine(&self.plan, &self.space, Some(self.plan.stop_below).filter(|_| !self.fills));
         self.places.clear();
         for (slot, (candidate, told)) in &self.told {
             let outcome = self.outcome(*slot, *told);
@@ -234,7 +253,7 @@ fn slots(budget: Budget) -> Slot {
     budget.max_candidates.saturating_mul(budget.max_generations)
 }
 
-fn engine(plan: &Plan, space: &Space) -> kloros_search::Search {
+fn engine(plan: &Plan, space: &Space, stop_below: Option<f64>) -> kloros_search::Search {
     let options = Options {
         budget: slots(plan.budget),
         batch: plan.lot_max,
@@ -242,7 +261,7 @@ fn engine(plan: &Plan, space: &Space) -> kloros_search::Search {
         default: Some(plan.space.point_of(&plan.live)),
         noisy: is_noisy(plan, space),
         warm: plan.earlier.iter().map(|trial| warm(&plan.space, trial)).collect(),
-        stop_below: Some(plan.stop_below),
+        stop_below,
     };
     kloros_search::Search::new(space.clone(), options)
 }
@@ -281,8 +300,12 @@ mod tests {
         SearchSpace { params, ..SearchSpace::default() }
     }
 
+    fn plan(space: SearchSpace, budget: Budget, lot_max: u32, seed: u64, live: Params) -> Plan {
+        Plan { space, budget, lot_max, seed, live, earlier: Vec::new(), stop_below: 0.0 }
+    }
+
     fn made(space: SearchSpace, budget: Budget, lot_max: u32, seed: u64, live: Params) -> Search {
-        Search::new(Plan { space, budget, lot_max, seed, live, earlier: Vec::new(), stop_below: 0.0 }).unwrap()
+        Search::new(plan(space, budget, lot_max, seed, live)).unwrap()
     }
 
     fn mixed_space() -> SearchSpace {
@@ -355,7 +378,7 @@ mod tests {
     }
 
     fn budget(max_candidates: u32, max_generations: u32) -> Budget {
-        Budget { max_candidates, max_generations }
+        Budget::of(max_candidates, max_generations)
     }
 
     fn is_inside(params: &Params) -> bool {
@@ -464,6 +487,46 @@ mod tests {
         assert_eq!(trials.len(), 6);
         assert!(search.done());
         assert_eq!(search.generation_done(), Some(1));
+    }
+
+    /// Once a generation that the search ended in counted as whole.
+    #[test]
+    fn a_search_that_expects_nothing_more_fills_its_generation_and_goes_on_so_after_a_restart() {
+        for (candidates, expected) in [(12, 12), (8, 16), (5, 10), (1, 9)] {
+            let fresh = || {
+                let plan =
+                    Plan { stop_below: 5.0, ..plan(mixed_space(), budget(candidates, 48 / candidates), 1, 7, live()) };
+                Search::new(plan).unwrap()
+            };
+            let mut search = fresh();
+            let trials = run(&mut search, 7, hill);
+            assert_eq!(trials.len(), expected, "generations of {candidates}");
+            assert!(search.done() && search.ask().is_empty());
+            assert_eq!(search.generation_done(), Some(expected as u32 / candidates));
+            for told in 0..expected {
+                let mut resumed = fresh();
+                for (candidate, outcome) in &trials[..told] {
+                    resumed.tell(candidate, *outcome);
+                }
+                assert_eq!(run(&mut resumed, 7, hill), trials[told..], "generations of {candidates}, after {told}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_validation_cannot_tell_from_none_is_not_searched_for_unless_the_whole_budget_is_to_be_spent() {
+        let stop_below = |configured: f64, resolves| {
+            let (experiment, config) =
+                (crate::testing::experiment(), Config { stop_below: configured, ..Config::default() });
+            let experience = Experience { experiment: experiment.id.clone(), trials: Vec::new(), resolves };
+            Plan::of(&experiment, &config, Params::new(), &experience).stop_below.exp_m1()
+        };
+        for (configured, resolves, expected) in
+            [(0.003, None, 0.003), (0.003, Some(0.012), 0.012), (0.02, Some(0.012), 0.02), (0.0, Some(0.012), 0.0)]
+        {
+            let found = stop_below(configured, resolves);
+            assert!((found - expected).abs() < 1e-12, "{configured} {resolves:?}: {found}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What an experiment begins with: the live settings, and what earlier ones measured.
+//! What an experiment begins with: the live settings, what earlier ones measured, and how small a difference can be told.
 
 use std::collections::BTreeMap;
 
@@ -19,23 +19,45 @@ use crate::{
 /// How many of the newest experiments are searched for those of the domain, and of the newest verdicts for theirs.
 const EXPERIMENTS_MAX: usize = 1_000;
 
-/// Returns the live parameters of an experiment that begins now, and what earlier ones teach it.
+/// How many of a domain's newest calibrations are looked at for one that came to an end.
+const CALIBRATIONS_MAX: usize = 20;
+
+/// Returns the live parameters of an experiment that begins now, and what it knows beforehand.
 pub(super) async fn begin(
     seams: &Seams,
     config: &Config,
     domain: &Domain,
     experiment: &Experiment,
-) -> Result<(Params, Vec<EarlierTrial>), JournalError> {
+) -> Result<(Params, Experience), JournalError> {
     let live = live_params(seams, domain, experiment).await;
-    let known = experience(seams, config, Present { experiment, live: &live, domain }).await?;
-    Ok((live, known))
+    let trials = experience(seams, config, Present { experiment, live: &live, domain }).await?;
+    let resolves = resolves(seams, domain).await?;
+    Ok((live, Experience { trials, resolves, ..nothing(experiment) }))
+}
+
+/// Returns what an experiment knows that knows nothing beforehand.
+pub(super) fn nothing(experiment: &Experiment) -> Experience {
+    Experience { experiment: experiment.id.clone(), trials: Vec::new(), resolves: None }
 }
 
 /// Returns what is to become durable with the first trial of an experiment that knows this much.
-pub(super) fn learned(experiment: &Experiment, known: &[EarlierTrial], at_ms: u64) -> Option<Entry> {
+pub(super) fn learned(experiment: &Experiment, known: &Experience, at_ms: u64) -> Option<Entry> {
     let name = format!("experience:{}", experiment.id);
-    let fact = || Fact::Experience(Experience { experiment: experiment.id.clone(), trials: known.to_vec() });
-    (!known.is_empty()).then(|| Entry::once(&experiment.cycle, at_ms, name, fact()))
+    (*known != nothing(experiment))
+        .then(|| Entry::once(&experiment.cycle, at_ms, name, Fact::Experience(known.clone())))
+}
+
+/// Returns the smallest effect that a validation of `domain` tells from none, as a ratio, by the newest time that it was measured
+/// against itself as it is measured now; `None` where it never was, as where it is measured in place.
+async fn resolves(seams: &Seams, domain: &Domain) -> Result<Option<f64>, JournalError> {
+    let newest = Query::newest(&[Kind::Calibration], CALIBRATIONS_MAX).about(&domain.name);
+    let measured_by = domain.measured_by();
+    let noise = |fact| match fact {
+        Fact::Calibration(calibration) if calibration.measured_by == measured_by => calibration.outcome.ok(),
+        _ => None,
+    };
+    let known = seams.journal.read(newest).await?.into_iter().find_map(|recorded| noise(recorded.fact));
+    Ok(known.map(|noise| noise.resolves).filter(|resolves| resolves.is_finite()))
 }
 
 /// Returns the mark of an experiment that goes to measure, of which so many trials have ended.

@@ -16,8 +16,8 @@ use super::{Config, Exits, ExperimentActor, Msg};
 use crate::{
     config::Catalogue,
     facts::{
-        Experience, Experiment, ExperimentEnd, ExperimentId, Fact, FailureKind, Key, Kind, Metrics, Outcome,
-        QuestionEnd, QuestionId, Trial, Value, When,
+        Budget, Calibration, Estimate, Experience, Experiment, ExperimentEnd, ExperimentId, Fact, FailureKind, Key,
+        Kind, Metrics, Noise, Outcome, QuestionEnd, QuestionId, Trial, Value, VoidCause, When,
     },
     testing::{SOON, World, catalogue, eventually, experiment, failure, number, rate},
 };
@@ -314,7 +314,7 @@ async fn when_everything_fails_the_experiment_is_void_after_the_live_settings_an
     room.run().await;
     assert!(matches!(room.ended.next(SOON).await.unwrap(), ExperimentEnd::Void { .. }));
     assert_eq!(room.trials().len(), 1);
-    assert_eq!(room.questions.next(SOON).await.unwrap().how, "void");
+    assert_eq!(room.questions.next(SOON).await.unwrap().how, "unmeasured", "what was asked is not to blame");
 }
 
 #[tokio::test]
@@ -326,8 +326,137 @@ async fn when_all_candidates_of_the_first_generation_fail_no_second_one_is_tried
     });
     let room = open(&world).await;
     room.run().await;
-    assert!(matches!(room.ended.next(SOON).await.unwrap(), ExperimentEnd::Void { .. }));
+    let ended = room.ended.next(SOON).await.unwrap();
+    assert!(matches!(ended, ExperimentEnd::Void { cause: VoidCause::Infrastructure, .. }), "{ended:?}");
     assert_eq!(room.trials().len(), 4);
+    assert_eq!(room.questions.next(SOON).await.unwrap().how, "unmeasured");
+}
+
+/// Once all that was left of the budget failed as well, and what was asked was blamed for it.
+#[tokio::test]
+async fn when_something_breaks_after_the_first_generation_the_experiment_ends_and_blames_nothing_that_was_asked() {
+    let world = World::with_env("SEQS=2\n");
+    world.bench.script(|assignment| {
+        let worth = 10.0 + number(&assignment.settings, "SEQS") / 100.0;
+        let is_first = assignment.label.contains(".g1.");
+        if is_first { Ok(rate(worth, assignment)) } else { Err(failure(FailureKind::DidNotStart)) }
+    });
+    let room = open(&world).await;
+    room.run_with(of(4, 6), Config { stop_below: 0.0, ..Config::default() }).await;
+    let ended = room.ended.next(SOON).await.unwrap();
+    let ExperimentEnd::Void { cause: VoidCause::Infrastructure, why, .. } = &ended else { panic!("{ended:?}") };
+    assert!(why.contains("the last 4 candidates") && why.contains("did_not_start"), "{why}");
+    assert_eq!(room.trials().len(), 8);
+    assert_eq!(room.questions.next(SOON).await.unwrap().how, "unmeasured");
+}
+
+/// Returns the experiment with another budget.
+fn of(max_candidates: u32, max_generations: u32) -> Experiment {
+    let mut experiment = experiment();
+    experiment.spec.budget = Budget::of(max_candidates, max_generations);
+    experiment
+}
+
+/// Measures by the sequences, and lets `seconds` pass with each trial.
+fn take(world: &World, seconds: u64) {
+    let clock = Arc::clone(&world.clock);
+    world.bench.script(move |assignment| {
+        clock.pass(seconds);
+        Ok(rate(10.0 * number(&assignment.settings, "SEQS"), assignment))
+    });
+}
+
+#[tokio::test]
+async fn a_search_whose_time_is_over_ends_with_what_it_has_as_after_an_early_stop() {
+    let world = World::with_env("SEQS=2\n");
+    take(&world, 300);
+    let mut experiment = of(4, 6);
+    experiment.spec.budget.wall_s = 1200;
+    let room = open(&world).await;
+    room.run_with(experiment, Config { stop_below: 0.0, ..Config::default() }).await;
+    let ended = room.ended.next(SOON).await.unwrap();
+    assert!(matches!(ended, ExperimentEnd::Won { .. }), "{ended:?}");
+    // The first trial begins the time, four more spend it, and what is to be sure of is measured again.
+    let searched = room.trials().iter().filter(|trial| trial.generation <= 6).count();
+    assert_eq!((searched, room.trials().len()), (5, 5 + 4));
+    assert_eq!(world.journal.count(Kind::Generation), 1, "the second generation is not whole");
+}
+
+#[tokio::test]
+async fn the_time_goes_on_while_an_experiment_is_down_and_what_it_had_no_time_for_blames_nothing() {
+    let world = World::with_env("SEQS=2\n");
+    let mut experiment = of(4, 6);
+    experiment.spec.budget.wall_s = 600;
+    let room = open(&world).await;
+    let bench = Arc::downgrade(&world.bench);
+    world.bench.script(move |assignment| {
+        if let Some(bench) = bench.upgrade().filter(|_| assignment.label.contains("g1.t02")) {
+            bench.hang(true);
+        }
+        Ok(rate(10.0 * number(&assignment.settings, "SEQS"), assignment))
+    });
+    let socket = room.run_of(experiment.clone()).await;
+    eventually(|| world.bench.begun().len() == 3).await;
+    socket.actor().unwrap().kill();
+    room.left.next(SOON).await.unwrap();
+    assert_eq!(room.trials().len(), 2);
+    world.bench.hang(false);
+    take(&world, 0);
+    world.clock.pass(600);
+    room.run_of(experiment).await;
+    let ended = room.ended.next(SOON).await.unwrap();
+    let ExperimentEnd::Void { cause: VoidCause::Infrastructure, why, .. } = &ended else { panic!("{ended:?}") };
+    assert!(why.ends_with("its time of 600 s was over after 2 candidates (budget.wall_s)"), "{why}");
+    assert_eq!(room.trials().len(), 2);
+}
+
+/// Writes that a validation of the lab tells effects of `resolves` and more from none.
+fn write_calibration(world: &World, measured_by: &str, resolves: f64) {
+    let improvement = Estimate { ratio: 0.0, low: -0.01, high: 0.01 };
+    let noise = Noise { spread: 0.02, freedom: 9, improvement, resolves, blocks: 60, runs: 12, samples: 1200 };
+    let (domain, measured_by) = ("lab".to_owned(), measured_by.to_owned());
+    world.write(vec![Fact::Calibration(Calibration { domain, measured_by, outcome: Ok(noise), at_ms: 0 })]);
+}
+
+#[tokio::test]
+async fn the_search_ends_where_less_is_expected_than_a_validation_could_tell_also_after_a_restart() {
+    let measured_by = catalogue().domains["lab"].measured_by();
+    let searched = |room: &Room| room.trials().iter().filter(|trial| trial.generation <= 6).count();
+    let mut ends = Vec::new();
+    for (by, resolves) in [("something else", 9.0), (measured_by.as_str(), 9.0)] {
+        let world = World::with_env("SEQS=2\n");
+        write_calibration(&world, by, resolves);
+        take(&world, 1);
+        let room = open(&world).await;
+        room.run_with(of(4, 6), Config { stop_below: 1e-9, ..Config::default() }).await;
+        room.ended.next(SOON).await.unwrap();
+        ends.push(searched(&room));
+    }
+    // A sixth of the budget is spread out first, and the generation under way is filled.
+    assert_eq!(ends[1], 8);
+    assert!(ends[0] > 8, "{ends:?}");
+
+    let world = World::with_env("SEQS=2\n");
+    write_calibration(&world, &measured_by, 9.0);
+    let bench = Arc::downgrade(&world.bench);
+    world.bench.script(move |assignment| {
+        if let Some(bench) = bench.upgrade().filter(|_| assignment.label.contains("g1.t03")) {
+            bench.hang(true);
+        }
+        Ok(rate(10.0 * number(&assignment.settings, "SEQS"), assignment))
+    });
+    let room = open(&world).await;
+    let socket = room.run_of(of(4, 6)).await;
+    eventually(|| world.bench.begun().len() == 4).await;
+    socket.actor().unwrap().kill();
+    room.left.next(SOON).await.unwrap();
+    write_calibration(&world, &measured_by, 1e-9);
+    world.bench.hang(false);
+    take(&world, 1);
+    room.run_with(of(4, 6), Config { stop_below: 1e-9, ..Config::default() }).await;
+    room.ended.next(SOON).await.unwrap();
+    assert_eq!(searched(&room), 8, "it is what it was when it began");
+    assert_eq!(experiences(&world)[0].resolves, Some(9.0));
 }
 
 #[tokio::test]
@@ -460,7 +589,9 @@ async fn a_noisy_service_that_does_not_apply_its_parameters_voids_the_experiment
     let room = open(&world).await;
     room.run_with(experiment(), Config { flat_candidates_min: 2, stop_below: 0.0, ..Config::default() }).await;
     let end = room.ended.next(SOON).await.unwrap();
-    let ExperimentEnd::Void { why, .. } = &end else { panic!("{end:?} after {:?}", room.trials()) };
+    let ExperimentEnd::Void { why, cause: VoidCause::Flat, .. } = &end else {
+        panic!("{end:?} after {:?}", room.trials())
+    };
     assert!(why.contains("may not apply its parameters"), "{why}");
     let of = |generation: u32| room.trials().iter().filter(|trial| trial.generation == generation).count();
     // Live settings and the best took turns four times, and the worst came after them.
@@ -483,7 +614,8 @@ async fn a_load_that_came_to_stay_ends_the_experiment_before_its_budget_is_spent
     room.run_with(experiment(), Config { disturbed_max: 2, ..Config::default() }).await;
     let ended = room.ended.next(SOON).await.unwrap();
     // The best of it could not be measured again, so nothing is claimed, and the question is asked again later.
-    assert!(matches!(ended, ExperimentEnd::Void { .. }), "{ended:?}");
+    let ExperimentEnd::Void { cause: VoidCause::Infrastructure, why, .. } = &ended else { panic!("{ended:?}") };
+    assert!(why.contains("others disturbed the last 2 trials"), "{why}");
     assert_eq!(room.trials().len(), 7);
 }
 

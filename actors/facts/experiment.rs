@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CycleId, Direction, Estimate, ExperimentId, Key, KnobKind, MetricSpec, Metrics, Others, Params, QuestionId,
-    Settings, Value,
+    Budget, CycleId, Direction, Estimate, ExperimentId, Key, KnobKind, MetricSpec, Metrics, Others, Params, QuestionId,
+    Settings, Value, VoidCause,
 };
 
 /// What an experiment does: the part that travels with the question.
@@ -59,16 +59,6 @@ pub struct When {
     pub r#in: Vec<Value>,
 }
 
-/// How much an experiment may spend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Budget {
-    /// Candidates a generation.
-    pub max_candidates: u32,
-    /// Generations.
-    pub max_generations: u32,
-}
-
 /// One experiment under way.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Experiment {
@@ -113,6 +103,9 @@ pub struct Experience {
     pub experiment: ExperimentId,
     /// The trials that it learned from, oldest first.
     pub trials: Vec<EarlierTrial>,
+    /// The smallest effect that a validation of its domain tells from none, as a ratio; absent where that was not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolves: Option<f64>,
 }
 
 /// A trial of an earlier experiment, as a later one sees it.
@@ -321,6 +314,9 @@ pub enum ExperimentEnd {
         experiment: ExperimentId,
         /// In words.
         why: String,
+        /// What is to blame; absent in what older versions wrote.
+        #[serde(default, skip_serializing_if = "VoidCause::is_untold")]
+        cause: VoidCause,
     },
 }
 
@@ -378,9 +374,11 @@ mod tests {
         assert_eq!((experiment.measured_by, experiment.spec.constraints.len()), (None, 0));
         let seqs = KnobKind::Integer { min: 1, max: 64, log: true, step: None };
         assert_eq!(experiment.spec.search_space["seqs"], seqs.into());
-        // What says nothing new is written as before.
+        // What says nothing new is written as before, but for the time that it may take.
         let spec = serde_json::to_value(&experiment.spec).unwrap();
-        assert_eq!(spec, serde_json::from_str::<serde_json::Value>(text).unwrap()["spec"]);
+        let mut before = serde_json::from_str::<serde_json::Value>(text).unwrap()["spec"].take();
+        before["budget"]["wall_s"] = experiment.spec.budget.wall_s.into();
+        assert_eq!(spec, before);
     }
 
     #[test]

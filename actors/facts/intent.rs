@@ -109,8 +109,8 @@ pub struct QuestionEnd {
     pub hypothesis: String,
     /// The domain it was about.
     pub domain: String,
-    /// How it ended, in one closed word: `deployed`, `rolled_back`, `no_better`, `void`, `refused`, `expired`,
-    /// `overtaken`, `deferred`.
+    /// How it ended, in one closed word: `deployed`, `rolled_back`, `no_better`, `void`, `unmeasured`,
+    /// `broke_off`, `refused`, `expired`, `overtaken`, `deferred`.
     pub how: String,
     /// The reason in words.
     pub why: String,

@@ -38,7 +38,11 @@ mod trades;
 
 mod intent;
 
+mod budget;
+
 mod experiment;
+
+mod void;
 
 mod promotion;
 
@@ -64,6 +68,7 @@ pub use agreement::agrees;
 pub(crate) use agreement::{is_same, means, meant, says};
 pub use back_off::BackOff;
 pub use bench::{BenchLoad, BenchSpec, ChatSlo, HttpBench, HttpPath, SoundFormat, SpeechBench, SpeechSlo, TokenRange};
+pub use budget::{Budget, WALL_S_MAX, WALL_S_MIN};
 pub use calibration::{Calibration, Noise};
 pub use command_line::{Takes, keys_in};
 pub use conversation::{Episode, Event, Forgetting, OpenEpisode, Role, Said, Talk};
@@ -74,7 +79,7 @@ pub use domain::{
 };
 pub use entry::{Entry, Fact, Kind, Recorded, Turn};
 pub use experiment::{
-    Attempt, Best, Budget, Dimension, EarlierTrial, Experience, Experiment, ExperimentEnd, ExperimentSpec, FailureKind,
+    Attempt, Best, Dimension, EarlierTrial, Experience, Experiment, ExperimentEnd, ExperimentSpec, FailureKind,
     Generation, Measurement, Outcome, Trial, TrialFailure, When, Winner,
 };
 pub use ids::{
@@ -97,4 +102,5 @@ pub use trades::Trades;
 pub use trouble::Trouble;
 pub use value::{Metrics, Params, Settings, Value};
 pub use verdict::{Estimate, Reason, Ruled, Verdict};
+pub use void::{UNMEASURED, VoidCause};
 pub use window::Window;

@@ -156,7 +156,7 @@ mod tests {
                 forbidden: Vec::new(),
                 metrics: BTreeMap::new(),
                 param_mapping: BTreeMap::from([("p".to_owned(), key.clone())]),
-                budget: Budget { max_candidates: 1, max_generations: 1 },
+                budget: Budget::of(1, 1),
             },
             cycle: CycleId::new("c-1"),
             evidence: Vec::new(),

@@ -68,7 +68,7 @@ fn spec() -> ExperimentSpec {
         forbidden: Vec::new(),
         metrics: BTreeMap::from([("e2e_p95_ms".to_owned(), Direction::Down)]),
         param_mapping: BTreeMap::from([("batch".to_owned(), Key::new("LAB_BATCH").unwrap())]),
-        budget: Budget { max_candidates: 12, max_generations: 4 },
+        budget: Budget::of(12, 4),
     }
 }
 
@@ -238,7 +238,7 @@ fn experience() -> Fact {
         EarlierTrial { from, params, fitness, age_days: 1.5, distance: 0.1 }
     };
     let trials = vec![known(Some(-0.25)), known(None)];
-    Fact::Experience(Experience { experiment: ExperimentId::new("x-1"), trials })
+    Fact::Experience(Experience { experiment: ExperimentId::new("x-1"), trials, resolves: Some(0.012) })
 }
 
 fn answer() -> Answer {
@@ -302,7 +302,11 @@ pub(crate) fn one_of_each() -> Vec<Fact> {
         generation(2, Some(best())),
         won("x-1"),
         no_better("x-2"),
-        Fact::ExperimentEnd(ExperimentEnd::Void { experiment: ExperimentId::new("x-3"), why: why() }),
+        Fact::ExperimentEnd(ExperimentEnd::Void {
+            experiment: ExperimentId::new("x-3"),
+            why: why(),
+            cause: VoidCause::Infrastructure,
+        }),
         Fact::Promotion(promotion()),
         Fact::Ruling(Ruling::Allow { promotion: promotion_id(), risk: Risk::Low, level: Autonomy::Cautious }),
         Fact::Ruling(Ruling::Refuse { promotion: promotion_id(), why: why() }),

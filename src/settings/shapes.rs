@@ -2,7 +2,7 @@
 //!
 //! serde alone would stop at the first problem and name no line; a test holds the two descriptions together.
 
-use kloros_actors::facts::{Key, Window};
+use kloros_actors::facts::{Key, WALL_S_MAX, WALL_S_MIN, Window};
 
 use super::{
     protected,
@@ -215,6 +215,7 @@ const DIMENSION: Shape = Shape::Tagged {
 const BUDGET: Shape = Shape::Table(&[
     Field::required("max_candidates", &Shape::Whole { least: 1, most: 1000 }),
     Field::required("max_generations", &Shape::Whole { least: 1, most: 1000 }),
+    Field::optional("wall_s", &Shape::Whole { least: WALL_S_MIN.cast_signed(), most: WALL_S_MAX.cast_signed() }),
 ]);
 
 /// A space file, in the words of the engine and of the line protocol of `kloros tune`.

@@ -144,8 +144,9 @@ async fn it_says_nothing_where_the_service_is_never_lent() {
         })
         .await;
         room.run().await;
-        let ExperimentEnd::Void { why, .. } = room.ended.next(SOON).await.unwrap() else { panic!("{part}") };
+        let ExperimentEnd::Void { why, cause, .. } = room.ended.next(SOON).await.unwrap() else { panic!("{part}") };
         assert!(why.contains(part), "{why}");
+        assert_eq!((cause, room.questions.next(SOON).await.unwrap().how.as_str()), (VoidCause::Withheld, "refused"));
         assert_eq!((room.trials().len(), lender.errands.lock().unwrap().len()), (0, 0));
     }
 }

@@ -10,8 +10,8 @@ use kloros_actors::{
         search::{Plan, Search, Told},
     },
     facts::{
-        Best, EarlierTrial, Estimate, Experiment, ExperimentEnd, Fact, FailureKind, Generation, Measurement,
-        MetricSpec, Metrics, Outcome, Params, Trial,
+        Best, EarlierTrial, Estimate, Experience, Experiment, ExperimentEnd, Fact, FailureKind, Generation,
+        Measurement, MetricSpec, Metrics, Outcome, Params, Trial,
     },
 };
 use serde::Serialize;
@@ -211,7 +211,8 @@ impl Measured<'_> {
 
     fn importance(&self, experiment: &Experiment) -> Result<Importance, String> {
         let live = self.searched.first().map(|trial| trial.params.clone()).unwrap_or_default();
-        let search = Search::new(Plan::of(experiment, &dream::Config::default(), live, Vec::new()))?;
+        let known = Experience { experiment: experiment.id.clone(), trials: Vec::new(), resolves: None };
+        let search = Search::new(Plan::of(experiment, &dream::Config::default(), live, &known))?;
         let told = |trial: &Trial| match &trial.outcome {
             Outcome::Failed(failure) => Told::Failed(failure.kind),
             Outcome::Measured(measurement) => score(&measurement.metrics, self.reference, self.objective)

@@ -84,7 +84,7 @@ export const storyLink = (id, text) => el("a", { class: "id", href: `#/story/${e
 
 /** Returns the tone of how something ended. */
 export function tone(state) {
-  const words = { success: "good", won: "good", running: "live", kept: "good", neutral: "plain", no_better: "plain", rollback: "bad", "rolled_back": "bad", stuck: "bad", void: "plain", failed: "bad" };
+  const words = { success: "good", won: "good", running: "live", kept: "good", neutral: "plain", no_better: "plain", rollback: "bad", "rolled_back": "bad", stuck: "bad", void: "plain", unmeasured: "plain", broke_off: "plain", failed: "bad" };
   return words[state] ?? "plain";
 }
 

@@ -402,6 +402,11 @@ fn an_experiment_must_fit_its_domain() {
     );
     dream_refused(
         "max_candidates: 12",
+        "wall_s: 59\n      max_candidates: 12",
+        "lab_tuning.budget.wall_s: 59 is outside 60 to 2678400",
+    );
+    dream_refused(
+        "max_candidates: 12",
         "max_candidates: yes",
         "lab_tuning.budget.max_candidates: expected a whole number, found the text \"yes\"",
     );

@@ -186,7 +186,7 @@ fn whatever_an_experiment_can_say_its_file_can_say() {
         constraints: vec!["a <= h".to_owned(), "f <= b".to_owned()],
         forbidden: vec![[("c".to_owned(), Value::Boolean(true)), ("a".to_owned(), Value::Integer(3))].into()],
         metrics: [("speed".to_owned(), Direction::Up)].into(),
-        budget: Budget { max_candidates: 3, max_generations: 2 },
+        budget: Budget::of(3, 2),
     };
     // JSON is YAML as well.
     let dream = serde_json::json!({"experiments": {"all": spec}}).to_string();
