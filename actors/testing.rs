@@ -1070,6 +1070,8 @@ pub(crate) fn rollback(deployment: &Deployment, reason: Reason) -> Verdict {
         after: Metrics::new(),
         blocks: 6,
         samples: 100,
+        runs: 0,
+        baseline: None,
         at_ms: 1_000_000,
     }
 }

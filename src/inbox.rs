@@ -8,7 +8,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use kloros_actors::{
     circuit::{Control, ControlError},
-    facts::{CycleId, ExperimentId, Fact, Kind, Origin, Proposal, Question, Winner, map_params, short_hash},
+    facts::{CycleId, Entry, ExperimentId, Fact, Kind, Origin, Proposal, Question, Winner, map_params, short_hash},
     seams::{Clock, Journal, Query, StopSwitch},
 };
 use serde::{Deserialize, de::IgnoredAny};
@@ -88,15 +88,26 @@ impl Inbox {
                 // The coordinator is being restarted, or busy: the file waits for its next turn.
                 Err(error) => tracing::debug!(%error, "intent file waits"),
             },
-            Err(why) => self.refuse(path, &processed, &why),
+            Err(why) => self.refuse(path, &processed, &why).await,
         }
     }
 
     /// A file that is wrong may be one that is still being written.
-    fn refuse(&self, path: &Path, folder: &Path, why: &str) {
+    async fn refuse(&self, path: &Path, folder: &Path, why: &str) {
         if !is_being_written(path, self.clock.now_ms()) {
-            Folder::refuse(path, folder, why);
+            self.set_aside(path, folder, why).await;
         }
+    }
+
+    /// Refuses a file, and says so in the journal first: whoever dies in between refuses it again.
+    async fn set_aside(&self, path: &Path, folder: &Path, why: &str) {
+        let refused = Fact::Refused(Folder::refusal(path, why));
+        let entry = Entry::new(&CycleId::new("c-operator"), self.clock.now_ms(), refused);
+        if let Err(error) = self.journal.append(vec![entry]).await {
+            // Whoever cannot do without a journal ends by that; a file that is refused does no harm.
+            tracing::warn!(%error, "the refusal of a file cannot be written down");
+        }
+        Folder::refuse(path, folder, why);
     }
 
     fn question(&self, text: &str) -> Result<Question, String> {
@@ -131,13 +142,13 @@ impl Inbox {
         match winner.and_then(|winner| self.proposal(&winner, &name, &digest)) {
             Ok(proposal) => match self.control.offer(proposal).await {
                 Ok(_) => Folder::put_away(path, &winners, ".taken"),
-                Err(ControlError::Refused(why)) => Folder::refuse(path, &winners, &why),
+                Err(ControlError::Refused(why)) => self.set_aside(path, &winners, &why).await,
                 Err(error) => {
                     tracing::debug!(%error, "winner file waits");
                     return Ok(false);
                 }
             },
-            Err(why) => self.refuse(path, &winners, &why),
+            Err(why) => self.refuse(path, &winners, &why).await,
         }
         Ok(true)
     }

@@ -298,6 +298,8 @@ impl Saga<'_> {
             after: Metrics::new(),
             blocks: 0,
             samples: 0,
+            runs: 0,
+            baseline: None,
             at_ms: now_ms,
         }
     }

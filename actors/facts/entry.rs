@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Adoption, Anchored, Anomaly, Answer, Attempt, Calibration, CycleId, Deployment, DeploymentId, Experience,
     Experiment, ExperimentEnd, ExperimentId, Generation, Lesson, Loan, LoanStep, Measurement, Promotion, Question,
-    QuestionEnd, Reload, Ruling, Step, Switch, Thaw, Trial, TrialFailure, Verdict,
+    QuestionEnd, Refused, Reload, Ruling, Step, Switch, Thaw, Trial, TrialFailure, Verdict,
 };
 
 /// A fact on its way into the journal.
@@ -109,6 +109,8 @@ pub enum Fact {
     Thaw(Thaw),
     /// A person wrote another baseline.
     Anchored(Anchored),
+    /// What somebody wanted was turned away at the door.
+    Refused(Refused),
     /// The operator's files were read again.
     Reload(Reload),
     /// A service was lent to an experiment.
@@ -166,6 +168,7 @@ pub enum Kind {
     Adoption,
     Thaw,
     Anchored,
+    Refused,
     Reload,
     Loan,
     LoanStep,
@@ -198,6 +201,7 @@ impl Kind {
             Kind::Adoption => "adoption",
             Kind::Thaw => "thaw",
             Kind::Anchored => "anchored",
+            Kind::Refused => "refused",
             Kind::Reload => "reload",
             Kind::Loan => "loan",
             Kind::LoanStep => "loan_step",
@@ -232,6 +236,7 @@ impl Fact {
             Fact::Adoption(_) => Kind::Adoption,
             Fact::Thaw(_) => Kind::Thaw,
             Fact::Anchored(_) => Kind::Anchored,
+            Fact::Refused(_) => Kind::Refused,
             Fact::Reload(_) => Kind::Reload,
             Fact::Loan(_) => Kind::Loan,
             Fact::LoanStep { .. } => Kind::LoanStep,
@@ -263,6 +268,7 @@ impl Fact {
             Fact::Adoption(adoption) => &adoption.domain,
             Fact::Thaw(thaw) => &thaw.domain,
             Fact::Anchored(anchored) => &anchored.domain,
+            Fact::Refused(_) => "door",
             Fact::Reload(_) => "settings",
             Fact::Loan(loan) => loan.experiment.as_str(),
             Fact::LoanStep { experiment, .. } => experiment.as_str(),

@@ -92,7 +92,7 @@ pub use lesson::Lesson;
 pub use load::{Load, Resource, Room};
 pub use loan::{Loan, LoanStep, loans};
 pub use open::{TELLING, is_open};
-pub use policy::{Adoption, Anchored, Changed, Held, Reload, Reloaded, Stop, Switch, Thaw};
+pub use policy::{Adoption, Anchored, Changed, Held, Refused, Reload, Reloaded, Stop, Switch, Thaw};
 pub use promotion::{
     Answer, Approved, Authority, Autonomy, Change, MappingProblem, Origin, Promotion, Risk, Ruling, map_params,
 };
@@ -101,6 +101,7 @@ pub use signal::{Anomaly, AnomalyKind, Reading};
 pub use trades::Trades;
 pub use trouble::Trouble;
 pub use value::{Metrics, Params, Settings, Value};
-pub use verdict::{Estimate, Reason, Ruled, Verdict};
+pub(crate) use verdict::between;
+pub use verdict::{Baseline, Estimate, Reason, Ruled, Verdict};
 pub use void::{UNMEASURED, VoidCause};
 pub use window::Window;

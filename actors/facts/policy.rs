@@ -61,6 +61,17 @@ pub struct Thaw {
     pub by_uid: u32,
 }
 
+/// What somebody wanted was turned away at the door, before anybody in the house heard of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// What it was: a file in an inbox, or a path that was asked for on the control socket.
+    pub what: String,
+    /// The user id of who came, where that was told and it is not this one's own user.
+    pub by_uid: Option<u32>,
+    /// Why, in words that can be shown.
+    pub why: String,
+}
+
 /// The operator's files were read again, because they changed or because somebody asked for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reload {

@@ -35,8 +35,28 @@ pub struct Verdict {
     pub blocks: u32,
     /// How many requests or observations stand behind it.
     pub samples: u64,
+    /// How many runs were made for it, those of void blocks too; 0 in verdicts from before they were counted.
+    #[serde(default)]
+    pub runs: u32,
+    /// What the domain is held to from now on; absent where the verdict moves that nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<Baseline>,
     /// When, in milliseconds since the Unix epoch.
     pub at_ms: u64,
+}
+
+/// The numbers that a domain is held to, and what stands behind them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Baseline {
+    /// The numbers; finite, none negative.
+    pub metrics: Metrics,
+    /// The standard deviation of each metric from run to run, in its own unit.
+    pub spread: Metrics,
+    /// How many runs that is.
+    pub n: u32,
+    /// A hash of all that the service said it ran with in these runs; absent where it said nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
 }
 
 /// How strongly a gain is drawn back for its uncertainty: one half as wide as it is large is believed to a quarter.
@@ -55,18 +75,28 @@ impl Verdict {
             1.0 - SHRINKAGE * (margin / gain).powi(2)
         });
         let share = if vouched.is_finite() { f64::midpoint(1.0, vouched.clamp(0.0, 1.0)) } else { 0.5 };
-        let between = |(name, after): (&String, &f64)| {
-            let before = self.before.get(name).copied().unwrap_or(*after);
-            // From zero there is no ratio, so the plain mean stands for it.
-            let value = if before > 0.0 && *after > 0.0 {
-                before * (after / before).powf(share)
-            } else {
-                before + (after - before) * share
-            };
-            (name.clone(), value)
-        };
-        self.after.iter().map(between).collect()
+        between(&self.before, &self.after, share)
     }
+
+    /// Returns what the domain is held to from this verdict on, where that moves.
+    pub fn certifies(&self) -> Option<Metrics> {
+        match &self.baseline {
+            Some(baseline) => Some(baseline.metrics.clone()),
+            // An older kloros moved it with each success, and did not write down where to.
+            None => (self.runs == 0 && self.outcome == Ruled::Success).then(|| self.certified()),
+        }
+    }
+}
+
+/// Returns the numbers that lie a `share` of the way from one side to the other: 0 is `from`, 1 is `to`.
+pub(crate) fn between(from: &Metrics, to: &Metrics, share: f64) -> Metrics {
+    let between = |(name, to): (&String, &f64)| {
+        let from = from.get(name).copied().unwrap_or(*to);
+        // From zero there is no ratio, so the plain mean stands for it.
+        let value = if from > 0.0 && *to > 0.0 { from * (to / from).powf(share) } else { from + (to - from) * share };
+        (name.clone(), value)
+    };
+    to.iter().map(between).collect()
 }
 
 /// The three verdicts of Pattern 3.
@@ -288,6 +318,8 @@ mod tests {
             after: [("rate".to_owned(), 121.0), ("errors".to_owned(), 0.5), ("new".to_owned(), 7.0)].into(),
             blocks: 6,
             samples: 24,
+            runs: 0,
+            baseline: None,
             at_ms: 0,
         };
         let estimate = |low| Some(Estimate { ratio: 0.21, low, high: 0.5 });

@@ -101,6 +101,8 @@ mod tests {
             after: Metrics::new(),
             blocks: 6,
             samples: 100,
+            runs: 0,
+            baseline: None,
             at_ms: 5,
         }
     }

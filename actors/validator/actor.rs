@@ -10,16 +10,17 @@ use tokio::task::AbortHandle;
 
 use super::{
     Config,
+    baseline::{self, Move},
     calibration_actor::Calibrating,
     in_place_actor::send,
     runs::{coin, others_in, run, seed},
-    verdict::{Course, Judgement, Run, arrange, condemned, course},
+    verdict::{Course, Judgement, Run, Spread, arrange, condemned, course},
 };
 use crate::{
     config::Catalogue,
     facts::{
-        Change, Deployment, DeploymentId, Domain, Entry, Fact, FailureKind, Incarnation, Key, Kind, Measurement,
-        Metrics, Others, Reason, Ruled, Settings, Stage, Step, TrialFailure, Verdict, usual,
+        Baseline, Change, Deployment, DeploymentId, Domain, Entry, Fact, FailureKind, Incarnation, Key, Kind,
+        Measurement, Metrics, Others, Reason, Settings, Stage, Step, TrialFailure, Verdict, short_hash, usual,
     },
     record::{TAKEN_OVER, is_taken_over, open_deployments, proven, record, record_verdict, standing, wake},
     seams::{Assignment, Borrower, Errand, JournalError, Outlet, Purpose, Query, Seams, Untried},
@@ -102,6 +103,8 @@ pub(super) struct Judging {
     /// Which run of the service was proven to run with it.
     pub(super) proven: Option<Incarnation>,
     anchor: Option<Metrics>,
+    /// What the service said it ran with, as a hash: with the old settings, and with the new ones.
+    configs: [Option<String>; 2],
     pub(super) runs: Vec<Run>,
     /// What others did during the runs, by block.
     others: Vec<(u32, Others)>,
@@ -194,39 +197,53 @@ impl State {
         let step = Fact::Step { deployment: id.clone(), step: Step::Measured };
         let entry = Entry::once(&deployment.promotion.cycle, now_ms, format!("measuring:{id}"), step);
         record(&self.seams, vec![entry]).await?;
-        let (runs, others) = self.recorded_runs(&id).await?;
-        let anchor = self.anchor(&domain.name).await?;
+        let Told { runs, others, configs } = self.told(&id, &domain.name).await?;
+        let anchor = self.anchor(&domain).await?;
         let proven = proven(&self.seams, &id).await?;
         let (config, next, task, unmade, settling) = (self.config.clone(), None, None, 0, None);
         let judging =
-            Judging { deployment, domain, config, proven, anchor, runs, others, next, task, unmade, settling };
+            Judging { deployment, domain, config, proven, anchor, configs, runs, others, next, task, unmade, settling };
         self.judging.insert(id.clone(), judging);
         self.proceed(myself, &id).await
     }
 
-    async fn recorded_runs(&self, id: &DeploymentId) -> Result<(Vec<Run>, Vec<(u32, Others)>), JournalError> {
+    /// Returns what the journal tells of the runs so far.
+    async fn told(&self, id: &DeploymentId, domain: &str) -> Result<Told, JournalError> {
         let recorded = self.seams.journal.read(Query::kinds(&[Kind::Run]).about(id.as_str())).await?;
-        let (mut runs, mut others) = (Vec::new(), Vec::new());
+        let mut told = Told::default();
         for recorded in recorded {
             if let Fact::Run { block, place, candidate, outcome, .. } = recorded.fact {
-                runs.push(run(block, place, candidate, &outcome));
-                others.extend(others_in(block, &outcome));
+                told.runs.push(run(block, place, candidate, &outcome));
+                told.others.extend(others_in(block, &outcome));
+                note_config(&mut told.configs, domain, candidate, &outcome);
             }
         }
-        Ok((runs, others))
+        Ok(told)
     }
 
-    async fn anchor(&self, domain: &str) -> Result<Option<Metrics>, JournalError> {
-        let recorded =
-            self.seams.journal.read(Query::newest(&[Kind::Verdict, Kind::Anchored], ANCHOR_LOOK_BACK)).await?;
-        Ok(recorded.into_iter().find_map(|recorded| match recorded.fact {
-            Fact::Verdict(verdict) if verdict.domain == domain && verdict.outcome == Ruled::Success => {
-                Some(verdict.certified())
+    /// Returns what the domain is held to, from all that was ever said of it: a domain that is seldom changed has its baseline
+    /// behind the verdicts of all others.
+    async fn anchor(&self, domain: &Domain) -> Result<Option<Metrics>, JournalError> {
+        let (mut held, mut after) = (None, 0);
+        loop {
+            let page = Query { after, limit: PAGE, ..Query::kinds(&[Kind::Verdict, Kind::Anchored]) };
+            let recorded = self.seams.journal.read(page).await?;
+            let is_last = recorded.len() < PAGE;
+            for recorded in recorded {
+                after = recorded.seq;
+                let is_about = match &recorded.fact {
+                    Fact::Verdict(verdict) => verdict.domain == domain.name,
+                    Fact::Anchored(anchored) => anchored.domain == domain.name,
+                    _ => false,
+                };
+                if is_about {
+                    held = baseline::held_after(&domain.metrics, held, &recorded.fact);
+                }
             }
-            // A person knows better what the service should give.
-            Fact::Anchored(anchored) if anchored.domain == domain => Some(anchored.metrics),
-            _ => None,
-        }))
+            if is_last {
+                return Ok(held);
+            }
+        }
     }
 
     async fn weigh(
@@ -247,6 +264,7 @@ impl State {
         }
         judging.runs.push(run(block, place, candidate, &outcome));
         judging.others.extend(others_in(block, &outcome));
+        note_config(&mut judging.configs, &judging.domain.name, candidate, &outcome);
         let fact = Fact::Run { deployment: id.clone(), block, place, candidate, outcome };
         let cycle = judging.deployment.promotion.cycle.clone();
         let entry = Entry::once(&cycle, self.seams.clock.now_ms(), format!("run:{id}:{block}:{place}"), fact);
@@ -267,6 +285,10 @@ impl State {
         let Some(judging) = self.judging.get_mut(id) else { return Ok(()) };
         match course(&judging.config, &judging.domain.metrics, judging.anchor.as_ref(), &judging.runs) {
             Course::Measure { block, blocks_planned } => {
+                // A run starts an instance of the service or restarts it, so the switch itself is asked.
+                if let Some(stop) = self.seams.switch.stopped() {
+                    return self.condemn(id, Reason::Stopped { why: stop.to_string() }).await;
+                }
                 let done = judging.runs.iter().filter(|run| run.block == block).count() as u32;
                 let candidate = arrange(coin(id, block))[done.min(3) as usize];
                 tracing::debug!(deployment = %id, block, blocks_planned, place = done + 1, candidate, "run begins");
@@ -313,7 +335,9 @@ impl State {
 
     pub(super) async fn conclude(&mut self, id: &DeploymentId, judgement: Judgement) -> Result<(), JournalError> {
         let Some(judging) = self.judging.get(id) else { return Ok(()) };
-        let verdict = verdict(&judging.deployment, judgement, self.seams.clock.now_ms());
+        // A person may have written another one meanwhile.
+        let held = self.anchor(&judging.domain).await?;
+        let verdict = verdict(judging, judgement, held.as_ref(), self.seams.clock.now_ms());
         if record_verdict(&self.seams, &verdict).await? {
             for outlet in &self.exits.verdicts {
                 wake(outlet, verdict.clone());
@@ -324,8 +348,30 @@ impl State {
     }
 }
 
-/// How many verdicts are looked through for the last certified baseline.
-const ANCHOR_LOOK_BACK: usize = 1_000;
+/// How many verdicts are read at once.
+const PAGE: usize = 1_000;
+
+/// What the journal tells of the runs of a validation.
+#[derive(Default)]
+struct Told {
+    runs: Vec<Run>,
+    others: Vec<(u32, Others)>,
+    configs: [Option<String>; 2],
+}
+
+/// Remembers what the service said it ran with, of each side the last word.
+fn note_config(
+    configs: &mut [Option<String>; 2],
+    domain: &str,
+    candidate: bool,
+    outcome: &Result<Measurement, TrialFailure>,
+) {
+    let Ok(Measurement { in_effect, .. }) = outcome else { return };
+    if !in_effect.is_empty() {
+        let text = in_effect.iter().map(|(key, value)| format!("{key}={value};")).collect::<String>();
+        configs[usize::from(candidate)] = Some(short_hash(&[domain, &text]));
+    }
+}
 
 fn measure(
     bench: Arc<dyn crate::seams::Bench>,
@@ -370,10 +416,11 @@ fn unset(judging: &Judging) -> Vec<Key> {
     changes.iter().filter(|(_, change)| change.from.is_none()).map(|(key, _)| key.clone()).collect()
 }
 
-fn verdict(deployment: &Deployment, judgement: Judgement, now_ms: u64) -> Verdict {
-    let promotion = &deployment.promotion;
-    Verdict {
-        deployment: deployment.id.clone(),
+fn verdict(judging: &Judging, judgement: Judgement, held: Option<&Metrics>, now_ms: u64) -> Verdict {
+    let promotion = &judging.deployment.promotion;
+    let (old, new) = (judgement.spread_before, judgement.spread_after);
+    let verdict = Verdict {
+        deployment: judging.deployment.id.clone(),
         cycle: promotion.cycle.clone(),
         experiment: promotion.experiment.clone(),
         domain: promotion.domain.clone(),
@@ -387,6 +434,15 @@ fn verdict(deployment: &Deployment, judgement: Judgement, now_ms: u64) -> Verdic
         after: judgement.after,
         blocks: judgement.blocks,
         samples: judgement.samples,
+        runs: judgement.runs,
+        baseline: None,
         at_ms: now_ms,
-    }
+    };
+    let [before, after] = judging.configs.clone();
+    let rests_on = |metrics, Spread { n, deviations }, config| Baseline { metrics, spread: deviations, n, config };
+    let baseline = baseline::moved(&judging.domain.metrics, held, &verdict).map(|moved| match moved {
+        Move::Begun(metrics) => rests_on(metrics, old, before),
+        Move::Raised(metrics) => rests_on(metrics, new, after),
+    });
+    Verdict { baseline, ..verdict }
 }

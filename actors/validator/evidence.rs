@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Config,
     statistics::{Sample, median, winsorised},
-    verdict::Run,
+    verdict::{Run, Spread},
 };
 use crate::facts::{
     Direction, FailureKind, MetricSpec, Metrics, Reason,
@@ -200,6 +200,21 @@ impl<'a> Evidence<'a> {
         let of_side = self.valid.iter().filter(|(run, _)| run.candidate == candidate);
         let names: BTreeSet<&String> = of_side.flat_map(|(_, metrics)| metrics.keys()).collect();
         names.into_iter().filter_map(|name| Some((name.clone(), median(&self.values(candidate, name))?))).collect()
+    }
+
+    /// Returns how the good runs of one side spread around their medians.
+    pub(super) fn spread(&self, candidate: bool) -> Spread {
+        let n = self.valid.iter().filter(|(run, _)| run.candidate == candidate).count() as u32;
+        let deviation = |name: String| {
+            let sample = Sample::of(&self.values(candidate, &name))?;
+            Some((name, sample.deviation))
+        };
+        Spread { n, deviations: self.medians(candidate).into_keys().filter_map(deviation).collect() }
+    }
+
+    /// Returns how many runs were made, those of void blocks too.
+    pub(super) fn made(&self) -> u32 {
+        self.made.len() as u32
     }
 
     /// Returns how many requests or observations stand behind the good runs.

@@ -11,7 +11,9 @@ use kloros_supervision::{ChildSpec, Collected, Outlet, Socket, Tree};
 use super::{Config, Exits, Msg, Validator};
 use crate::{
     config::Catalogue,
-    facts::{Deployment, DeploymentId, Fact, FailureKind, Kind, Metrics, Reason, Ruled, Stage, Step, Verdict},
+    facts::{
+        Deployment, DeploymentId, Estimate, Fact, FailureKind, Kind, Metrics, Reason, Ruled, Stage, Step, Verdict,
+    },
     record::record_verdict,
     seams::Errand,
     testing::{
@@ -302,6 +304,68 @@ async fn a_neutral_loss_is_kept_or_undone_by_the_baseline_that_a_person_wrote_la
         world.write(vec![Fact::Anchored(crate::facts::Anchored { domain: "lab".to_owned(), metrics })]);
         assert_eq!(judge(&world, 0.98).await.outcome, outcome, "{rate}");
     }
+}
+
+/// Fault 80. Once runs went on until the deployer, which looks each second, had taken the change back.
+#[tokio::test]
+async fn where_a_person_stops_everything_no_further_run_begins_and_the_change_is_to_be_undone() {
+    let (world, _) = live();
+    let hands = world.clone();
+    world.bench.script(move |assignment| {
+        if hands.bench.begun().len() == 3 {
+            hands.switch.stop("the rack is being moved");
+        }
+        Ok(rate(100.0, assignment))
+    });
+    let room = open(&world).await;
+    let verdict = room.verdicts.next(SOON).await.unwrap();
+    assert_eq!((verdict.outcome, verdict.reason.label()), (Ruled::Rollback, "stopped"));
+    assert!(verdict.reason.to_string().contains("the rack is being moved"), "{}", verdict.reason);
+    assert_eq!((world.bench.begun().len(), verdict.runs), (3, 3));
+}
+
+/// A verdict of an earlier change in the domain, from this rate to that.
+fn earlier(domain: &str, outcome: Ruled, before: f64, after: f64) -> Fact {
+    let improvement = Some(Estimate { ratio: after / before - 1.0, low: -0.1, high: 0.1 });
+    let rate = |rate| Metrics::from([("rate".to_owned(), rate)]);
+    let deployment = deployment_of(promotion(&[("SEQS", 9)]));
+    let verdict = rollback(&deployment, Reason::InBetween);
+    let (domain, before, after) = (domain.to_owned(), rate(before), rate(after));
+    Fact::Verdict(Verdict { domain, outcome, improvement, before, after, ..verdict })
+}
+
+/// Fault 61. Once there was no anchor before the first success, and any number of losses below the limit were kept.
+#[tokio::test]
+async fn a_domain_without_a_success_is_held_to_what_it_gave_before_its_first_change() {
+    for (first, outcome) in [(101.0, Ruled::Neutral), (104.0, Ruled::Rollback)] {
+        let (world, _) = live();
+        world.write(vec![earlier("lab", Ruled::Neutral, first, 100.0)]);
+        assert_eq!(judge(&world, 0.98).await.outcome, outcome, "{first}");
+    }
+}
+
+/// Once the newest thousand verdicts were looked through, whichever domain they were of.
+#[tokio::test]
+async fn a_baseline_is_found_behind_the_verdicts_of_any_number_of_other_domains() {
+    let (world, _) = live();
+    let others = (0..2_500).map(|_| earlier("other", Ruled::Success, 10.0, 11.0));
+    world.write([earlier("lab", Ruled::Success, 108.0, 110.0)].into_iter().chain(others).collect());
+    assert_eq!(judge(&world, 0.98).await.outcome, Ruled::Rollback);
+}
+
+#[tokio::test]
+async fn a_verdict_says_what_the_domain_is_held_to_and_what_stands_behind_that() {
+    let (world, _) = live();
+    let first = judge(&world, 0.98).await;
+    let baseline = first.baseline.unwrap();
+    assert!((baseline.metrics["rate"] - 100.0).abs() < 1.0, "it is what was measured before the change");
+    assert_eq!((baseline.n, first.runs), (first.blocks * 2, first.blocks * 4));
+    assert!(baseline.spread.contains_key("rate"));
+    let (world, _) = live();
+    let success = judge(&world, 1.2).await;
+    let after = success.baseline.unwrap();
+    assert!(after.metrics["rate"] > 110.0);
+    assert!(after.config.is_some() && after.config != baseline.config, "the settings are others");
 }
 
 /// Once a service that died, or a person who edited, waited until the run was over.

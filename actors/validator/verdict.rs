@@ -67,6 +67,21 @@ pub struct Judgement {
     pub blocks: u32,
     /// How many requests or observations stand behind the good runs.
     pub samples: u64,
+    /// How many runs were made, those of void blocks too.
+    pub runs: u32,
+    /// How the good runs of the old settings differ.
+    pub spread_before: Spread,
+    /// How the good runs of the new settings differ.
+    pub spread_after: Spread,
+}
+
+/// How much runs with the same settings differ.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Spread {
+    /// How many runs that is.
+    pub n: u32,
+    /// The standard deviation of each metric from run to run, in its own unit.
+    pub deviations: Metrics,
 }
 
 /// Returns which runs of a block are made with the new settings: the coin says whether the old ones come first.
@@ -90,7 +105,7 @@ pub fn rule(config: &Config, improvement_ratio: f64) -> Ruled {
 /// Returns whether to measure on or how to judge, from all runs so far.
 ///
 /// The last block is completed before anything is judged. A block with an invalid run does not count and is made up
-/// for by a further one. `anchor` holds the certified metrics of the domain, if there are any: a change that would be
+/// for by a further one. `anchor` holds the baseline of the domain, if there is one: a change that would be
 /// kept as neutral is undone when it is a loss and the domain would end below the limit of erosion.
 pub fn course(config: &Config, specs: &BTreeMap<String, MetricSpec>, anchor: Option<&Metrics>, runs: &[Run]) -> Course {
     let evidence = Evidence::of(specs, runs);
@@ -192,6 +207,9 @@ fn judgement(evidence: &Evidence<'_>, outcome: Ruled, reason: Reason, improvemen
         after: evidence.medians(true),
         blocks: evidence.log_ratios().len() as u32,
         samples: evidence.samples(),
+        runs: evidence.made(),
+        spread_before: evidence.spread(false),
+        spread_after: evidence.spread(true),
     }
 }
 
@@ -475,6 +493,7 @@ mod tests {
             if made == 3 || made == 14 { Err(FailureKind::BenchFailed) } else { Ok(usual(1.0)) }
         });
         assert_eq!((judgement.outcome, judgement.blocks, made), (Ruled::Neutral, 6, 32));
+        assert_eq!(judgement.runs, 32, "the runs of void blocks are told too");
     }
 
     #[test]
@@ -616,7 +635,9 @@ mod tests {
     #[test]
     fn what_stands_behind_a_verdict_is_told() {
         let judgement = judged(|candidate| Ok(usual(if candidate { 110.0 } else { 100.0 })));
-        assert_eq!((judgement.blocks, judgement.samples), (6, 24));
+        assert_eq!((judgement.blocks, judgement.samples, judgement.runs), (6, 24, 24));
+        assert_eq!((judgement.spread_before.n, judgement.spread_after.n), (12, 12));
+        assert!(judgement.spread_after.deviations["rate"] < 1e-9 && judgement.spread_after.deviations["errors"] == 0.0);
         assert!((judgement.before["rate"] - 100.0).abs() < 1e-9 && (judgement.after["rate"] - 110.0).abs() < 1e-9);
         let improvement = judgement.improvement.unwrap();
         assert!(improvement.low <= improvement.ratio && improvement.ratio <= improvement.high);

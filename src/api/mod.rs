@@ -21,6 +21,8 @@ mod ring;
 
 mod routes;
 
+mod strangers;
+
 mod tcp;
 
 mod token;
@@ -35,7 +37,7 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{ConnectInfo, Request, connect_info::Connected},
+    extract::{ConnectInfo, Request, State, connect_info::Connected},
     http::StatusCode,
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -47,6 +49,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{net::UnixListener, sync::Semaphore};
 
 use caller::Caller;
+use strangers::Strangers;
 
 pub(crate) use acts::{AnswerBody, Calibrating, ForgottenBody, NameBody, ReloadBody, StopBody, TryBody, one_of};
 pub(crate) use alerts::{Alerts, router as alerts_router};
@@ -105,7 +108,8 @@ pub(crate) struct Refusal {
 /// Answers on the socket until it fails.
 pub(crate) async fn serve(api: Api) -> Result<(), String> {
     let listener = listen(&api.socket).map_err(|error| format!("{}: {error}", api.socket.display()))?;
-    let app: Router = routes::router(api).layer(middleware::from_fn(only_the_owner));
+    let strangers = Strangers::new(Arc::new(api.journal.clone()));
+    let app: Router = routes::router(api).layer(middleware::from_fn_with_state(strangers, only_the_owner));
     let app = app.into_make_service_with_connect_info::<Peer>();
     axum::serve(listener, app).await.map_err(|error| error.to_string())
 }
@@ -121,7 +125,12 @@ fn listen(socket: &Path) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn only_the_owner(ConnectInfo(peer): ConnectInfo<Peer>, mut request: Request, next: Next) -> Response {
+async fn only_the_owner(
+    State(strangers): State<Strangers>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let own = rustix::process::getuid().as_raw();
     match peer.uid {
         Some(uid) if uid == 0 || uid == own => {
@@ -129,7 +138,9 @@ async fn only_the_owner(ConnectInfo(peer): ConnectInfo<Peer>, mut request: Reque
             next.run(request).await
         }
         uid => {
-            tracing::warn!(?uid, path = request.uri().path(), "caller on the control socket refused");
+            let path = request.uri().path();
+            tracing::warn!(?uid, path, "caller on the control socket refused");
+            strangers.note(uid, path).await;
             refusal(StatusCode::FORBIDDEN, "only the daemon's user and root may ask")
         }
     }

@@ -142,6 +142,8 @@ mod tests {
             after: Metrics::new(),
             blocks: 6,
             samples: 100,
+            runs: 0,
+            baseline: None,
             at_ms: u64::from(number) * DAY_MS,
         };
         let lesson = learn(&verdict, &feedback::Config::default(), verdict.at_ms);

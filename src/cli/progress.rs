@@ -7,7 +7,7 @@ use std::{
 
 use kloros_actors::facts::{
     Adoption, Anomaly, AnomalyKind, Change, Experiment, ExperimentEnd, ExperimentId, Fact, Generation, Key, Recorded,
-    Reload, Reloaded, Ruling, Step, Verdict,
+    Refused, Reload, Reloaded, Ruling, Step, Verdict,
 };
 
 use super::{ask::approve_words, calibrate, lent, out::Out, story, text::shorten};
@@ -120,6 +120,7 @@ impl<'a> Progress<'a> {
             Fact::Adoption(adoption) => edited(adoption).map(|keys| format!("adopts    {keys}, edited by hand")),
             Fact::Anchored(anchored) => Some(format!("adopts    the baseline of {}, edited by hand", anchored.domain)),
             Fact::Calibration(known) => Some(format!("knows     {}", calibrate::words(known, known.at_ms))),
+            Fact::Refused(refused) => Some(format!("refuses   {}", self::refused(refused))),
             Fact::Reload(reload) => Some(format!("reads     {}", reloaded(reload))),
             Fact::Thaw(thaw) => Some(format!("thaws     {}, user {} says so", thaw.domain, thaw.by_uid)),
             Fact::Lesson(lesson) => {
@@ -192,6 +193,12 @@ fn ruled(ruling: &Ruling) -> String {
             format!("advises   it and changes nothing: kloros winners\n          kloros explain {promotion}")
         }
     }
+}
+
+/// Says what was turned away, and why.
+pub(super) fn refused(refused: &Refused) -> String {
+    let by = refused.by_uid.map_or_else(String::new, |uid| format!(" by user {uid}"));
+    format!("{}{by}: {}", refused.what, refused.why)
 }
 
 /// Says what came of reading the operator's files again.

@@ -252,6 +252,7 @@ pub(super) fn sentence(fact: &Fact, tried: u32, failed: usize, runs: u32) -> Opt
         Fact::Calibration(known) => {
             Some(format!("measured   against itself: {}", calibrate::words(known, known.at_ms)))
         }
+        Fact::Refused(refused) => Some(format!("refused    {}", progress::refused(refused))),
         Fact::Reload(reload) => Some(format!("read       {}", progress::reloaded(reload))),
         Fact::Loan(_) | Fact::LoanStep { .. } => lent::sentence(fact),
         Fact::Attempt(_) | Fact::Trial(_) | Fact::Run { .. } | Fact::Turn(_) => None,
@@ -350,9 +351,13 @@ fn judged(verdict: &Verdict, runs: u32) -> String {
             )]);
         }
     }
-    if verdict.outcome == Ruled::Success {
-        text += "\n                                 the baseline moves to the new numbers";
-    }
+    let moves = match verdict.certifies() {
+        Some(_) if verdict.outcome == Ruled::Success => "the baseline moves to the new numbers",
+        Some(_) => "the baseline begins with the old numbers",
+        None if verdict.outcome == Ruled::Success => "the baseline stays: it is higher, or as high as is sure",
+        None => return text,
+    };
+    text.extend(["\n                                 ", moves]);
     text
 }
 

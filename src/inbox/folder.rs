@@ -2,14 +2,14 @@
 
 use std::{
     collections::BTreeSet,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs,
     io::{Read, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use kloros_actors::meters::INBOX_REFUSED_TOTAL;
+use kloros_actors::{facts::Refused, meters::INBOX_REFUSED_TOTAL};
 use rustix::fs::OFlags;
 
 /// The largest file that is read, in bytes.
@@ -101,6 +101,15 @@ impl Folder {
         if let Err(error) = fs::create_dir_all(folder).and_then(|()| fs::rename(path, &to)) {
             tracing::warn!(file = %path.display(), %error, "file cannot be put away");
         }
+    }
+
+    /// Returns the fact that the file was refused, in words that can be shown.
+    pub(super) fn refusal(path: &Path, why: &str) -> Refused {
+        let shown = |text: &str| text.chars().take(REASON_MAX).collect::<String>().escape_debug().to_string();
+        // The folder's own name tells which inbox it is.
+        let parts = path.iter().rev().take(2).map(OsStr::to_string_lossy).collect::<Vec<_>>();
+        let what = parts.into_iter().rev().collect::<Vec<_>>().join("/");
+        Refused { what: shown(&what), by_uid: None, why: shown(why) }
     }
 
     /// Moves a file that is refused to `folder`, and writes beside it why.

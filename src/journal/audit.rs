@@ -24,7 +24,7 @@ use super::{
 use crate::home::{Home, files::AUDIT_FOLDER};
 
 /// What is audited.
-pub(crate) const AUDITED: [Kind; 13] = [
+pub(crate) const AUDITED: [Kind; 14] = [
     Kind::Promotion,
     Kind::Ruling,
     Kind::Answer,
@@ -35,6 +35,7 @@ pub(crate) const AUDITED: [Kind; 13] = [
     Kind::Adoption,
     Kind::Thaw,
     Kind::Anchored,
+    Kind::Refused,
     Kind::Reload,
     Kind::Loan,
     Kind::LoanStep,

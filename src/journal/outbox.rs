@@ -22,7 +22,7 @@ use super::{
     reader::Reader,
     writer::{Job, current_feed},
 };
-use crate::crash;
+use crate::{crash, home::files::BASELINES_FOLDER};
 
 /// How many rows of one file are written with one wait for the disk.
 const ROWS_MAX: u32 = 256;
@@ -118,14 +118,32 @@ impl Pump {
                 continue;
             }
             let Some(metrics) = metrics_in(&self.root.join(file), domain_of(&fact)) else { continue };
-            let is_ours = match &fact {
-                // An older kloros wrote the medians themselves.
-                Fact::Verdict(verdict) => metrics == verdict.certified() || metrics == verdict.after,
-                Fact::Anchored(anchored) => metrics == anchored.metrics,
-                _ => true,
-            };
-            if !is_ours {
+            if !holds(&fact, &metrics) {
                 edited.push(Anchored { domain: domain_of(&fact).to_owned(), metrics });
+            }
+        }
+        Ok(edited)
+    }
+
+    /// Returns the baselines that somebody edited soundly since they were written, of those that are about to be written again: an
+    /// edit is not overwritten without a word. What a file says of its place in the journal tells what was written into it.
+    pub(super) fn edited_meanwhile(&mut self) -> Result<Vec<Anchored>, FlushError> {
+        let (waiting, _) = self.waiting().map_err(|error| self.reader.fault(&error))?;
+        let mut edited = Vec::new();
+        for (file, _) in waiting.iter().filter(|(file, _)| Path::new(file).starts_with(BASELINES_FOLDER)) {
+            let path = self.root.join(file);
+            // One that is none, or of another domain, is damaged, and what is written makes it whole.
+            let Some(found) = found_in(&path).filter(|found| projection::baseline_file(&found.domain) == *file) else {
+                continue;
+            };
+            let Some(metrics) = metrics_in(&path, &found.domain) else { continue };
+            let after = found.seq.unwrap_or_default().saturating_sub(1);
+            let place = Query { after, limit: 1, ..Query::default() };
+            let written = self.reader.select(&place)?.into_iter().find(|written| Some(written.seq) == found.seq);
+            let is_ours = written
+                .is_some_and(|written| domain_of(&written.fact) == found.domain && holds(&written.fact, &metrics));
+            if !is_ours {
+                edited.push(Anchored { domain: found.domain, metrics });
             }
         }
         Ok(edited)
@@ -211,6 +229,16 @@ fn replace_unless(is_sound: bool, path: &Path, content: &str) -> Result<bool, Fl
     Ok(true)
 }
 
+/// Returns whether a baseline of `metrics` is what is written for `fact`.
+fn holds(fact: &Fact, metrics: &Metrics) -> bool {
+    match fact {
+        // An older kloros wrote the medians themselves.
+        Fact::Verdict(verdict) => verdict.certifies().as_ref() == Some(metrics) || *metrics == verdict.after,
+        Fact::Anchored(anchored) => *metrics == anchored.metrics,
+        _ => false,
+    }
+}
+
 fn domain_of(fact: &Fact) -> &str {
     match fact {
         Fact::Verdict(verdict) => &verdict.domain,
@@ -221,17 +249,26 @@ fn domain_of(fact: &Fact) -> &str {
 /// Returns the numbers of the baseline of `domain` in the file at `path`; `None` where that is no baseline of it, or one of
 /// them is no amount.
 fn metrics_in(path: &Path, domain: &str) -> Option<Metrics> {
-    #[derive(Deserialize)]
-    struct Found {
-        domain: String,
-        metrics: Metrics,
-    }
-    let plain = fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
-    let file = File::open(path).ok().filter(|_| plain)?;
-    let found: Found = serde_json::from_reader(BufReader::new(file.take(JSON_BYTES_MAX))).ok()?;
+    let found = found_in(path)?;
     let is_sound = found.domain == domain && !found.metrics.is_empty();
     let are_amounts = found.metrics.values().all(|value| value.is_finite() && *value >= 0.0);
     (is_sound && are_amounts).then_some(found.metrics)
+}
+
+/// What a baseline file says.
+#[derive(Deserialize)]
+struct Found {
+    domain: String,
+    metrics: Metrics,
+    /// The place of the fact that it was made from.
+    #[serde(default)]
+    seq: Option<u64>,
+}
+
+fn found_in(path: &Path) -> Option<Found> {
+    let plain = fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
+    let file = File::open(path).ok().filter(|_| plain)?;
+    serde_json::from_reader(BufReader::new(file.take(JSON_BYTES_MAX))).ok()
 }
 
 /// Returns whether a plain file with one JSON object lies at `path`.

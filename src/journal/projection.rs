@@ -85,13 +85,14 @@ fn ended(recorded: &Recorded, end: &ExperimentEnd) -> serde_json::Result<Vec<Pro
 
 fn judged(recorded: &Recorded, verdict: &Verdict) -> serde_json::Result<Vec<Projected>> {
     let mut projected = vec![line(files::VALIDATIONS, &VerdictLine::of(recorded, verdict))?];
-    if verdict.outcome == Ruled::Success {
-        projected.push(whole(baseline_file(&verdict.domain), &Baseline::of(recorded, verdict))?);
+    if let Some(metrics) = verdict.certifies() {
+        projected.push(whole(baseline_file(&verdict.domain), &Baseline::of(recorded, verdict, metrics))?);
     }
     Ok(projected)
 }
 
-fn baseline_file(domain: &str) -> String {
+/// Returns where the baseline of `domain` lies, relative to the home.
+pub(super) fn baseline_file(domain: &str) -> String {
     format!("{}/{}_baseline.json", files::BASELINES_FOLDER, file_name(domain))
 }
 
@@ -236,6 +237,8 @@ struct VerdictLine<'a> {
     improvement: Option<Estimate>,
     blocks: u32,
     samples: u64,
+    /// How many runs were made, those of void blocks too.
+    runs: u32,
     baseline: &'a Metrics,
     new: &'a Metrics,
     changes: &'a BTreeMap<Key, Change>,
@@ -258,6 +261,7 @@ impl<'a> VerdictLine<'a> {
             improvement: verdict.improvement,
             blocks: verdict.blocks,
             samples: verdict.samples,
+            runs: verdict.runs,
             baseline: &verdict.before,
             new: &verdict.after,
             changes: &verdict.changes,
@@ -315,24 +319,37 @@ struct Baseline<'a> {
     domain: &'a str,
     metrics: Metrics,
     updated_at: String,
+    /// How many runs it rests on; requests, where an older kloros measured.
     n: u64,
-    /// By how much it was better than what was before, and how far to trust that.
+    /// The standard deviation of each metric from run to run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spread: Option<&'a Metrics>,
+    /// By how much the new settings were better than what was before, and how far to trust that; absent where it is what was before.
     #[serde(skip_serializing_if = "Option::is_none")]
     improvement: Option<Estimate>,
-    fingerprint: String,
+    /// Of what was changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<String>,
+    /// Of all that the service said it ran with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config_hash: Option<&'a str>,
     deployment_id: &'a str,
     seq: u64,
 }
 
 impl<'a> Baseline<'a> {
-    fn of(recorded: &Recorded, verdict: &'a Verdict) -> Self {
+    fn of(recorded: &Recorded, verdict: &'a Verdict, metrics: Metrics) -> Self {
+        let rests_on = verdict.baseline.as_ref();
+        let is_new = verdict.outcome == Ruled::Success;
         Self {
             domain: &verdict.domain,
-            metrics: verdict.certified(),
+            metrics,
             updated_at: rfc3339(recorded.at_ms),
-            n: verdict.samples,
-            improvement: verdict.improvement,
-            fingerprint: fingerprint(&verdict.domain, &verdict.changes),
+            n: rests_on.map_or(verdict.samples, |baseline| u64::from(baseline.n)),
+            spread: rests_on.map(|baseline| &baseline.spread),
+            improvement: verdict.improvement.filter(|_| is_new),
+            fingerprint: is_new.then(|| fingerprint(&verdict.domain, &verdict.changes)),
+            config_hash: rests_on.and_then(|baseline| baseline.config.as_deref()),
             deployment_id: verdict.deployment.as_str(),
             seq: recorded.seq,
         }

@@ -2,8 +2,8 @@ use std::{path::Path, sync::Arc, thread, time::Duration};
 
 use async_trait::async_trait;
 use kloros_actors::{
-    facts::{CycleId, Entry, Fact, Recorded},
-    seams::{Appended, Journal, JournalError, Query},
+    facts::{Anchored, CycleId, Entry, Fact, Recorded},
+    seams::{Appended, Clock as _, Journal, JournalError, Query},
 };
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
@@ -15,7 +15,7 @@ use super::{
     schema::{self, Identity},
     writer::{Job, Shared, Writer, last_place, take_over, take_up_older},
 };
-use crate::home::Home;
+use crate::{clock::SystemClock, home::Home};
 
 /// How many callers may wait for the writer before further ones wait for a place.
 const JOBS_MAX: usize = 256;
@@ -78,8 +78,11 @@ impl Store {
     }
 
     /// Brings the files that a person reads up to date, and returns how many lines and files were written. A file
-    /// that cannot be written keeps its rows for the next call and holds up no other.
+    /// that cannot be written keeps its rows for the next call and holds up no other. A baseline that somebody edited is taken over
+    /// before another one is written in its place.
     pub(crate) async fn flush(&self) -> Result<usize, FlushError> {
+        let edited = self.pumped(Pump::edited_meanwhile).await?;
+        self.adopt(edited, SystemClock.now_ms()).await?;
         self.pumped(Pump::flush).await
     }
 
@@ -99,6 +102,10 @@ impl Store {
     /// start.
     pub(crate) async fn adopt_baselines(&self, now_ms: u64) -> Result<(), FlushError> {
         let edited = self.pumped(Pump::edited).await?;
+        self.adopt(edited, now_ms).await
+    }
+
+    async fn adopt(&self, edited: Vec<Anchored>, now_ms: u64) -> Result<(), FlushError> {
         let entries = edited.into_iter().map(|anchored| {
             tracing::warn!(domain = %anchored.domain, "baseline was edited by hand, and is taken over");
             Entry::new(&CycleId::new("c-operator"), now_ms, Fact::Anchored(anchored))

@@ -191,6 +191,8 @@ fn verdict(deployment: &str, domain: &str, outcome: Ruled) -> Verdict {
         after: BTreeMap::from([("e2e_p95_ms".to_owned(), 77.3)]),
         blocks: 6,
         samples: 2_400,
+        runs: 0,
+        baseline: None,
         at_ms: AT_MS,
     }
 }
@@ -343,6 +345,7 @@ fn of_policy() -> Vec<Fact> {
             edited: [Key::new("LAB_BATCH").unwrap()].into(),
         }),
         Fact::Thaw(Thaw { domain: "lab".into(), by_uid: 1_000 }),
+        Fact::Refused(Refused { what: "winners/x.json".into(), by_uid: Some(1_000), why: why() }),
         Fact::Anchored(Anchored { domain: "lab".into(), metrics: [("rate".to_owned(), 1.5)].into() }),
         Fact::Loan(Loan {
             id: DeploymentId::new("l-1"),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kloros_actors::{
     facts::{CycleId, DeploymentId, Direction, FailureKind, MetricSpec, Metrics, Ruled, Verdict},
     validator::{
-        Config,
+        Config, baseline,
         verdict::{Course, Judgement, Run, arrange, course},
     },
 };
@@ -118,6 +118,8 @@ pub(crate) fn verdict(judgement: Judgement) -> Verdict {
         after: judgement.after,
         blocks: judgement.blocks,
         samples: judgement.samples,
+        runs: judgement.runs,
+        baseline: None,
         at_ms: 0,
     }
 }
@@ -125,34 +127,63 @@ pub(crate) fn verdict(judgement: Judgement) -> Verdict {
 /// Returns by how much the baseline is too high, as a ratio, and the share of rollbacks, after `count` changes in a row
 /// that have no effect at all.
 pub(crate) fn inflation(cv: f64, count: u64, seed: u64) -> (f64, f64) {
-    let (mut baseline, mut undone) = (None, 0.0);
-    for number in 0..count {
-        let anchor: Option<Metrics> = baseline.clone();
-        let measure = |_, rng: &mut StdRng| Ok(rate(BASE * noise(rng, cv)));
-        let (judgement, _) = judge(anchor.as_ref(), seed * 1_000_003 + number, measure);
-        match judgement.outcome {
-            Ruled::Success => baseline = Some(verdict(judgement).certified()),
-            Ruled::Rollback => undone += 1.0,
-            Ruled::Neutral => {}
-        }
-    }
-    (baseline.map_or(0.0, |metrics| metrics[METRIC] / BASE - 1.0), undone / count as f64)
+    let mut service = Changed::new(cv, seed);
+    let undone = (0..count).filter(|_| service.change(0.0) == Ruled::Rollback).count();
+    (service.held.map_or(0.0, |metrics| metrics[METRIC] / BASE - 1.0), undone as f64 / count as f64)
 }
 
-/// Returns what the service gives in the end, as a ratio to what was certified, after twenty changes that each lose four
-/// percent; what is kept stays live.
+/// Returns what the service gives in the end, as a ratio to what it gave first, after twenty changes that each lose four
+/// percent; what is kept stays live. Nothing was certified before the first.
 pub(crate) fn eroded(cv: f64, seed: u64) -> f64 {
-    let anchor = rate(BASE);
-    let mut live = BASE;
-    for number in 0..20 {
-        let next = live * 0.96;
-        let measure = |candidate, rng: &mut StdRng| Ok(rate(noise(rng, cv) * if candidate { next } else { live }));
-        let (judgement, _) = judge(Some(&anchor), seed * 1_000_003 + number, measure);
-        if judgement.outcome != Ruled::Rollback {
-            live = next;
-        }
+    let mut service = Changed::new(cv, seed);
+    for _ in 0..20 {
+        service.change(-0.04);
     }
-    live / BASE - 1.0
+    service.live / BASE - 1.0
+}
+
+/// Returns what the service gives at worst, as a ratio to what it gave first, in twenty pairs of changes, of which one loses
+/// 4.5 percent and the next one wins 2.5 back; what is kept stays live.
+pub(crate) fn ratcheted(cv: f64, seed: u64) -> f64 {
+    let mut service = Changed::new(cv, seed);
+    let mut worst = BASE;
+    for _ in 0..20 {
+        service.change(-0.045);
+        worst = worst.min(service.live);
+        service.change(0.025);
+    }
+    worst / BASE - 1.0
+}
+
+/// A service that is changed again and again, without a word of its past at first.
+struct Changed {
+    cv: f64,
+    seed: u64,
+    number: u64,
+    live: f64,
+    held: Option<Metrics>,
+}
+
+impl Changed {
+    fn new(cv: f64, seed: u64) -> Self {
+        Self { cv, seed, number: 0, live: BASE, held: None }
+    }
+
+    /// Judges a change that gains `effect`, as a ratio, and keeps it or takes it back.
+    fn change(&mut self, effect: f64) -> Ruled {
+        let (cv, live, next) = (self.cv, self.live, self.live * (1.0 + effect));
+        let measure = |candidate, rng: &mut StdRng| Ok(rate(noise(rng, cv) * if candidate { next } else { live }));
+        let (judgement, _) = judge(self.held.as_ref(), self.seed * 1_000_003 + self.number, measure);
+        self.number += 1;
+        let verdict = verdict(judgement);
+        if let Some(moved) = baseline::moved(&specs(), self.held.as_ref(), &verdict) {
+            self.held = Some(moved.metrics());
+        }
+        if verdict.outcome != Ruled::Rollback {
+            self.live = next;
+        }
+        verdict.outcome
+    }
 }
 
 /// The ways in which a metric can say nothing.

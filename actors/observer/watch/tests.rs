@@ -90,6 +90,8 @@ fn lesson(outcome: Ruled) -> Lesson {
         after: Metrics::new(),
         blocks: 6,
         samples: 100,
+        runs: 0,
+        baseline: None,
         at_ms: 0,
     };
     Lesson {
