@@ -154,10 +154,10 @@ impl Run {
     /// Puts the side that is to run into the env file, restarts the service, and returns which run of it that is.
     async fn bring(&self, settings: &Settings) -> Result<Option<Incarnation>, Untried> {
         let _hands = self.hands.lock().await;
-        self.may_go_on()?;
+        self.may_disturb()?;
         let (saga, services) = (self.saga(), &self.seams.services);
         let _alone = saga.alone(&self.domain).await.map_err(interrupted)?;
-        self.may_go_on()?;
+        self.may_disturb()?;
         let pending = self.pending().await.map_err(interrupted)?;
         self.turn_to(&pending, self.candidate).await.map_err(interrupted)?;
         saga.alive_while(services.restart(&self.domain)).await.map_err(|error| not_up(&error))?;
@@ -168,6 +168,8 @@ impl Run {
         Ok(incarnation)
     }
 
+    /// Brings the old settings back. The stop switch is not asked: this is a piece of the undo, which no stop may keep from being
+    /// made.
     async fn go_back(&self) -> Result<(), Untried> {
         let _hands = self.hands.lock().await;
         self.may_go_on()?;
@@ -219,6 +221,12 @@ impl Run {
     fn may_go_on(&self) -> Result<(), Untried> {
         let is_over = self.over.has_changed().is_err() || *self.over.borrow();
         if is_over { Err(interrupted("the deployment is brought to its end".to_owned())) } else { Ok(()) }
+    }
+
+    /// Returns why nothing may be changed: beside what ends a run, a person stopped everything.
+    fn may_disturb(&self) -> Result<(), Untried> {
+        self.may_go_on()?;
+        self.seams.switch.stopped().map_or(Ok(()), |stop| Err(interrupted(stop.to_string())))
     }
 
     async fn until_over(&self, reply: &Reply) -> Untried {

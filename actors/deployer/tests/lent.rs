@@ -511,6 +511,22 @@ async fn a_validation_that_used_the_restarts_of_its_hour_waits_with_the_old_sett
     assert_eq!(open_loans(&world), 0);
 }
 
+/// Fault 80. Once a run in place restarted the service though a person had stopped everything.
+#[tokio::test]
+async fn where_a_person_stopped_everything_no_side_is_brought_into_the_service_and_the_change_is_undone() {
+    for candidate in [true, false] {
+        let world = World::with_env(OLD);
+        let (room, deployment) = deployed_in(&world, ALWAYS).await;
+        let measured = world.bench.begun().len();
+        world.switch.stop("the rack is being moved");
+        let untried = run_of(&room, &deployment, candidate).await.unwrap().unwrap_err();
+        assert!(matches!(&untried, Untried::Interrupted(why) if why.contains("the rack is being moved")), "{untried}");
+        eventually(|| world.journal.count(Kind::Verdict) == 1 && world.stage() == Stage::Closed).await;
+        assert_eq!((world.verdicts()[0].reason.label(), world.bench.begun().len()), ("stopped", measured));
+        check_own(&world);
+    }
+}
+
 #[tokio::test]
 async fn a_window_that_ends_takes_an_unproven_change_back_and_blames_nobody() {
     let world = World::with_env(OLD);
