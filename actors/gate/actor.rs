@@ -1,4 +1,8 @@
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use kloros_supervision::to_self;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -14,7 +18,7 @@ use crate::{
     env_file,
     facts::{
         Answer, Approved, Authority, Autonomy, Domain, Entry, Fact, Held, Key, Kind, Lesson, LoanStep, Promotion,
-        PromotionId, QuestionEnd, Ruling, Stop,
+        PromotionId, QuestionEnd, Recorded, Ruling, Stop,
     },
     meters,
     record::{Ending, record, wake},
@@ -136,6 +140,41 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// How many facts of the past are read at start.
 const HISTORY_MAX: usize = 10_000;
 
+/// How many facts that decide on promotions are read at start: what is held may wait for days, and while everything is stopped for
+/// ever, behind any number of runs and steps.
+const DECIDING_MAX: usize = 50_000;
+
+/// What the gate folds.
+const FOLDED: [Kind; 14] = [
+    Kind::Promotion,
+    Kind::Ruling,
+    Kind::Answer,
+    Kind::Deployment,
+    Kind::Step,
+    Kind::Verdict,
+    Kind::Lesson,
+    Kind::Switch,
+    Kind::Adoption,
+    Kind::Thaw,
+    Kind::Loan,
+    Kind::LoanStep,
+    Kind::Run,
+    Kind::Calibration,
+];
+
+/// What of that decides on promotions, or is known until the next word on it.
+const DECIDING: [Kind; 9] = [
+    Kind::Promotion,
+    Kind::Ruling,
+    Kind::Answer,
+    Kind::Deployment,
+    Kind::Loan,
+    Kind::Switch,
+    Kind::Adoption,
+    Kind::Thaw,
+    Kind::Calibration,
+];
+
 impl Actor for Gate {
     type Msg = Msg;
     type State = State;
@@ -201,35 +240,43 @@ impl Actor for Gate {
 }
 
 impl State {
-    /// Folds what the journal has since it was last read; at first the newest of its past.
+    /// Folds what the journal has since it was last read; at first the newest of its past, and what is not over since longer.
     pub(super) async fn catch_up(&mut self) -> Result<(), JournalError> {
-        let kinds = [
-            Kind::Promotion,
-            Kind::Ruling,
-            Kind::Answer,
-            Kind::Deployment,
-            Kind::Step,
-            Kind::Verdict,
-            Kind::Lesson,
-            Kind::Switch,
-            Kind::Adoption,
-            Kind::Thaw,
-            Kind::Loan,
-            Kind::LoanStep,
-            Kind::Run,
-            Kind::Calibration,
-        ];
         let query = match self.seen {
-            0 => Query::newest(&kinds, HISTORY_MAX),
-            seen => Query { after: seen, ..Query::kinds(&kinds) },
+            0 => Query::newest(&FOLDED, HISTORY_MAX),
+            seen => Query { after: seen, ..Query::kinds(&FOLDED) },
         };
         let mut recorded = self.seams.journal.read(query).await?;
         recorded.sort_by_key(|each| each.seq);
+        if self.seen == 0 && recorded.len() == HISTORY_MAX {
+            self.recall(recorded[0].seq).await?;
+        }
         for each in recorded {
             self.seen = each.seq;
             self.fold(each.fact, each.at_ms);
         }
         self.show();
+        Ok(())
+    }
+
+    /// Folds what is older than the fact `before` and may not be over: what goes on, and what was decided on promotions.
+    async fn recall(&mut self, before: u64) -> Result<(), JournalError> {
+        let going_on = Query::open(&[Kind::Deployment, Kind::Step, Kind::Loan, Kind::LoanStep]);
+        let going_on = self.seams.journal.read(going_on).await?;
+        let mut older: BTreeMap<u64, Recorded> = going_on.into_iter().map(|each| (each.seq, each)).collect();
+        let going_on: BTreeSet<u64> = older.keys().copied().collect();
+        let deciding = self.seams.journal.read(Query::newest(&DECIDING, DECIDING_MAX)).await?;
+        older.extend(deciding.into_iter().map(|each| (each.seq, each)));
+        for Recorded { seq, fact, at_ms, .. } in older.into_values().filter(|each| each.seq < before) {
+            match fact {
+                // It came to its end, of which the facts are not read: all that counts is that it does not wait any more.
+                Fact::Deployment(deployment) if !going_on.contains(&seq) => {
+                    self.open.remove(&deployment.promotion.id);
+                }
+                Fact::Loan(loan) if !going_on.contains(&seq) => drop(self.open.remove(&loan.promotion)),
+                fact => self.fold(fact, at_ms),
+            }
+        }
         Ok(())
     }
 

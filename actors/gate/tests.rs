@@ -476,6 +476,32 @@ async fn what_waits_for_its_turn_does_not_wait_for_ever_nor_in_a_queue_without_e
     assert!(room.approved.taken().is_empty());
 }
 
+/// Once the newest ten thousand facts were read, and what was held behind more of them was forgotten at a restart, question and all.
+#[tokio::test]
+async fn what_is_held_behind_any_number_of_other_facts_is_still_held_after_a_restart() {
+    let world = World::with_env("SEQS=2\n");
+    world.switch.stop("");
+    let deployed = promotion(&[("SEQS", 11)]);
+    world.write(vec![Fact::Promotion(deployed.clone())]);
+    let closed = [Step::Intended, Step::Judged(crate::facts::Ruled::Rollback), Step::Restored, Step::Closed];
+    world.write_deployment(&deployment_of(deployed), &closed);
+    let (refused, held) = (promotion(&[("SEQS", 14)]), promotion(&[("SEQS", 12)]));
+    let no = Ruling::Refuse { promotion: refused.id.clone(), why: String::new() };
+    world.write(vec![Fact::Promotion(refused), Fact::Ruling(no), Fact::Promotion(held.clone())]);
+    let run = Fact::Run {
+        deployment: crate::facts::DeploymentId::new("d-other"),
+        block: 1,
+        place: 1,
+        candidate: true,
+        outcome: Err(crate::testing::failure(crate::facts::FailureKind::Died)),
+    };
+    world.write(vec![run; 10_000]);
+    let room = open(&world, config(Autonomy::Full)).await;
+    assert_eq!(room.held().await, [Held::Stopped], "what was deployed or refused is not held");
+    world.switch.go();
+    assert_eq!(room.approved.next(SOON).await.unwrap().into_parts().0.id, held.id);
+}
+
 #[tokio::test]
 async fn a_key_edited_by_hand_is_noted_once_and_left_alone() {
     let world = World::with_env("SEQS=2\n");
