@@ -6,7 +6,8 @@
 //! Whoever undoes a change in the daemon's place first takes it over, by renaming its file to `DOMAIN.DEPLOYMENT.undoing`, and
 //! says that it is done by renaming that to `DOMAIN.DEPLOYMENT.undone`. Only one can take a file over, and a daemon that was
 //! frozen meanwhile finds its file gone: the name is the fence. What changes while a file is armed, its deadline and
-//! how many tries are left, lies beside it and is written over in place, which needs no free disk and brings no file back.
+//! how many tries are left, lies beside it and is written over in place, which needs no free disk and brings no file back. One of
+//! these whose sync failed is given up, and another one takes its place.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},

@@ -4,10 +4,12 @@
 //! boot: after another one nobody is left who could prove the change.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, OpenOptions},
-    io,
+    io::{self, Write as _},
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
-    path::Path,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -18,6 +20,10 @@ use crate::crash;
 
 /// Where the kernel says which boot this is.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// The files of which a sync failed. What they hold on the disk nobody knows, and a second sync of them proves nothing: the kernel
+/// may have dropped what it could not write, and says so once.
+static GIVEN_UP: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// The most tries that are counted.
 const TRIES_MAX: u32 = 999;
@@ -74,12 +80,36 @@ fn now_ms() -> u64 {
     now.tv_sec.unsigned_abs().saturating_mul(1000).saturating_add(now.tv_nsec.unsigned_abs() / 1_000_000)
 }
 
+/// Writes `text` over what the file holds, durably. In place of one that was given up comes another one.
 fn over(file: &Path, text: &str) -> io::Result<()> {
+    let given_up = || GIVEN_UP.lock().unwrap_or_else(PoisonError::into_inner);
+    if given_up().contains(file) {
+        anew(file, text)?;
+        given_up().remove(file);
+        return Ok(());
+    }
     let opened: File = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(file)?;
     crash::here("terms: write over");
     opened.write_all_at(text.as_bytes(), 0)?;
     crash::here("terms: sync");
-    opened.sync_data()
+    opened.sync_data().inspect_err(|_| drop(given_up().insert(file.to_owned())))
+}
+
+fn anew(file: &Path, text: &str) -> io::Result<()> {
+    let mut part = file.as_os_str().to_owned();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    let remove = || match fs::remove_file(&part) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    // What an earlier attempt left may be of no use either.
+    remove()?;
+    let mut opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
+    crash::here("terms: write anew");
+    let written = opened.write_all(text.as_bytes()).and_then(|()| opened.sync_all());
+    written.and_then(|()| fs::rename(&part, file)).inspect_err(|_| drop(remove()))?;
+    super::sync_folder(file.parent().ok_or(io::ErrorKind::InvalidInput)?)
 }
 
 #[cfg(test)]
@@ -112,6 +142,32 @@ mod tests {
         let deadline: u64 = text.split_whitespace().nth(1).unwrap().parse().unwrap();
         // The kernel tells that in hundredths of a second.
         assert!((before + 60_000 - 10..=up() + 60_000 + 10).contains(&deadline), "{before} {text}");
+    }
+
+    /// Fault 24. Once the next sign of life synced the very file again whose sync had failed.
+    #[test]
+    fn a_file_whose_sync_failed_is_not_synced_again_and_another_one_takes_its_place() {
+        use std::os::unix::fs::MetadataExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let (failed, well) = (folder.path().join("lab.deadline"), folder.path().join("tts.deadline"));
+        let inode = |file: &Path| fs::metadata(file).unwrap().ino();
+        for file in [&failed, &well] {
+            put_off(file, Duration::ZERO).unwrap();
+        }
+        let before = (inode(&failed), inode(&well));
+        // Held, so that its number is not given to the next file.
+        let held = File::open(&failed).unwrap();
+        GIVEN_UP.lock().unwrap().insert(failed.clone());
+        for file in [&failed, &well] {
+            put_off(file, Duration::from_secs(60)).unwrap();
+            assert!(!is_due(file).unwrap());
+        }
+        assert!(inode(&failed) != before.0 && inode(&well) == before.1);
+        let again = inode(&failed);
+        put_off(&failed, Duration::from_secs(60)).unwrap();
+        assert_eq!(inode(&failed), again, "what is well again is written over in place");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+        drop(held);
     }
 
     #[test]
