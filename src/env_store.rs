@@ -33,9 +33,13 @@ mod fault;
 
 mod reserve;
 
+mod way;
+
 use attributes::{copy_attributes, plain};
 use fault::Fault;
 use reserve::Room;
+
+pub(crate) use way::refuses_links_at_once;
 
 use crate::crash;
 
@@ -141,7 +145,7 @@ fn replace(file: &Path, expected: &EnvFile, bytes: &[u8], room: Room) -> Result<
 
 /// A file's folder, held open and locked against other kloros processes, and the file's name in it.
 ///
-/// Links on the way to the folder are the owner's business; the file itself may not be one.
+/// Neither the file nor anything on the way to it may be a link: whoever may write into one of these folders could lead us anywhere.
 struct Place {
     folder: OwnedFd,
     name: OsString,
@@ -155,10 +159,10 @@ impl Place {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = match rustix::fs::openat(CWD, parent, flags, Mode::empty()) {
+        let folder = match way::open_folder(parent) {
             Ok(folder) => folder,
             Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::LOOP) => return Err(Fault::Refused(way::linked(parent, &name))),
             Err(error) => return Err(error.into()),
         };
         let deadline = Instant::now() + LOCK_WAIT_MAX;
@@ -390,6 +394,22 @@ impl Place {
     }
 }
 
+/// Returns whether files in `folder` can be exchanged in one step; two are made there for that, and removed.
+pub(crate) fn can_exchange(folder: &Path) -> std::io::Result<bool> {
+    let [one, other] = [1, 2].map(|number| folder.join(format!(".exchange-{}-{number}", std::process::id())));
+    let made = File::create_new(&one).and_then(|_| File::create_new(&other));
+    let exchanged = made.map(|_| rustix::fs::renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE));
+    for file in [&one, &other] {
+        // One that was not made is not there.
+        drop(std::fs::remove_file(file));
+    }
+    match exchanged? {
+        Ok(()) => Ok(true),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
@@ -448,6 +468,90 @@ mod tests {
             assert_eq!(rustix::fs::getxattr(&path, "user.note", kept.as_mut_slice()), Ok(4));
             assert_eq!(&kept[..4], b"mine");
         }
+    }
+
+    /// Returns a default ACL by which the user 65534 reads what is created in a folder, as the kernel has it.
+    fn default_acl() -> Vec<u8> {
+        let nobody = u32::MAX;
+        let entries = [(1, 7, nobody), (2, 4, 65_534), (4, 0, nobody), (16, 4, nobody), (32, 0, nobody)];
+        let entry = |(tag, permissions, id): (u16, u16, u32)| {
+            [&tag.to_le_bytes()[..], &permissions.to_le_bytes(), &id.to_le_bytes()].concat()
+        };
+        [2_u32.to_le_bytes().to_vec(), entries.map(entry).concat()].concat()
+    }
+
+    /// Once a default ACL of the folder came with each new file, and let somebody read it who could not read the old one.
+    #[tokio::test]
+    async fn who_could_not_read_the_old_file_cannot_read_the_new_one() {
+        let (folder, path) = folder();
+        fs::write(&path, "TOKEN=1\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let store = EnvFiles::default();
+        // A file system without ACLs passes none on.
+        if let Err(error) =
+            rustix::fs::setxattr(folder.path(), "system.posix_acl_default", &default_acl(), XattrFlags::empty())
+        {
+            assert_eq!(error, Errno::NOTSUP);
+            return;
+        }
+        store.reserve(&path, 100).await.unwrap();
+        store.replace(&path, &file(b"TOKEN=1\n"), b"TOKEN=2\n".to_vec()).await.unwrap();
+        let mut acl = [0; 256];
+        let found = rustix::fs::getxattr(&path, "system.posix_acl_access", acl.as_mut_slice());
+        assert_eq!(found, Err(Errno::NODATA), "it has an ACL that the old one had not");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+    }
+
+    /// Fault 88. Once a link on the way to the folder was followed, wherever it led.
+    #[tokio::test]
+    async fn a_link_on_the_way_to_the_file_is_refused_and_the_real_path_is_told() {
+        let (folder, _) = folder();
+        let real = folder.path().canonicalize().unwrap();
+        fs::create_dir_all(real.join("real/etc")).unwrap();
+        fs::write(real.join("real/etc/lab.env"), "A=1\n").unwrap();
+        std::os::unix::fs::symlink("real", real.join("link")).unwrap();
+        let store = EnvFiles::default();
+        let path = real.join("link/etc/lab.env");
+        let refusals = [
+            store.read(&path).await.unwrap_err(),
+            store.replace(&path, &file(b"A=1\n"), b"A=2\n".to_vec()).await.unwrap_err(),
+            store.reserve(&path, 1).await.unwrap_err(),
+        ];
+        for refused in refusals {
+            let (link, instead) = (real.join("link"), real.join("real/etc/lab.env"));
+            assert!(matches!(refused, EnvStoreError::Refused { .. }), "{refused}");
+            let said = refused.to_string();
+            assert!(said.contains(&format!("{} on the way to it is a symbolic link", link.display())), "{said}");
+            assert!(said.ends_with(&format!("name {} instead", instead.display())), "{said}");
+        }
+        assert_eq!(fs::read_to_string(real.join("real/etc/lab.env")).unwrap(), "A=1\n");
+        assert_eq!(store.read(&real.join("none/lab.env")).await.unwrap(), absent());
+        assert_eq!(store.read(&real.join("real/../real/etc/lab.env")).await.unwrap(), file(b"A=1\n"));
+    }
+
+    /// Fault 28.
+    #[test]
+    fn it_can_be_told_whether_a_file_system_exchanges_files() {
+        let (folder, _) = folder();
+        assert!(can_exchange(folder.path()).is_ok());
+        assert_eq!(entries(&folder), [""; 0]);
+        assert!(can_exchange(&folder.path().join("none")).is_err());
+        // The kernel's own file system of processes makes no files.
+        assert!(can_exchange(Path::new("/proc")).is_err());
+    }
+
+    #[test]
+    fn a_kernel_without_openat2_is_walked_through_folder_by_folder() {
+        let (folder, _) = folder();
+        let real = folder.path().canonicalize().unwrap();
+        fs::create_dir_all(real.join("a/b")).unwrap();
+        std::os::unix::fs::symlink("a", real.join("link")).unwrap();
+        let walk = |path: PathBuf| way::walk(&path).map(drop).map_err(|error| error.raw_os_error());
+        assert_eq!(walk(real.join("a/b")), Ok(()));
+        assert_eq!(walk(real.join("a/../a/b")), Ok(()));
+        assert_eq!(walk(real.join("link/b")), Err(Errno::LOOP.raw_os_error()));
+        assert_eq!(walk(real.join("none/b")), Err(Errno::NOENT.raw_os_error()));
+        assert_eq!(walk(PathBuf::from(".")), Ok(()));
     }
 
     #[tokio::test]
