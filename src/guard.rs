@@ -41,6 +41,9 @@ const LOG_BYTES_MAX: u64 = 1024 * 1024;
 /// Where systemd says that it runs the machine.
 const SYSTEMD: &str = "/run/systemd/system";
 
+/// Where the kernel says which control groups this process is in.
+const CONTROL_GROUPS: &str = "/proc/self/cgroup";
+
 /// The guards of the domains of one home.
 #[derive(Clone, Debug)]
 pub(crate) struct Guards {
@@ -63,18 +66,44 @@ enum By {
     Daemon,
     /// systemd, which started the daemon as well.
     Systemd,
+    /// The systemd of one user, which started the daemon as well.
+    UsersSystemd,
+}
+
+/// Says who starts the guards of the daemon with this process id; `None` where it cannot be looked at.
+pub(crate) fn starter_of(pid: u32) -> Option<&'static str> {
+    let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).ok();
+    let (environ, groups) = (read("environ")?, read("cgroup")?);
+    let variables: Vec<String> =
+        environ.split(|byte| *byte == 0).map(|each| String::from_utf8_lossy(each).into_owned()).collect();
+    let variable = |name: &str| {
+        let value = |each: &String| each.strip_prefix(name)?.strip_prefix('=').map(str::to_owned);
+        variables.iter().find_map(value)
+    };
+    Some(match By::choose(variable, pid, Path::new(SYSTEMD).is_dir(), &String::from_utf8_lossy(&groups)) {
+        By::Daemon => "the daemon",
+        By::Systemd => "systemd",
+        By::UsersSystemd => "the user's systemd",
+    })
 }
 
 impl By {
-    /// Returns who starts guards, for the process `pid` with these variables, on a machine that systemd runs or does not.
+    /// Returns who starts guards, for the process `pid` with these variables and in these control groups, on a machine that systemd
+    /// runs or does not.
     ///
-    /// What a unit starts inherits its variables. Since its version 248 systemd says in one of them whom it started itself.
-    fn choose(variable: impl Fn(&str) -> Option<String>, pid: u32, is_booted: bool) -> Self {
+    /// What a unit starts inherits its variables. Since its version 248 systemd says in one of them whom it started itself. That of a
+    /// user sets the very same ones, and has its own group above those of its units.
+    fn choose(variable: impl Fn(&str) -> Option<String>, pid: u32, is_booted: bool, groups: &str) -> Self {
         let is_unit = match variable("SYSTEMD_EXEC_PID") {
             Some(started) => started == pid.to_string(),
             None => variable("INVOCATION_ID").is_some(),
         };
-        if is_unit && is_booted { By::Systemd } else { By::Daemon }
+        let is_users = |part: &str| part.starts_with("user@") && part.ends_with(".service");
+        match is_unit && is_booted {
+            true if groups.lines().any(|group| group.split('/').any(is_users)) => By::UsersSystemd,
+            true => By::Systemd,
+            false => By::Daemon,
+        }
     }
 }
 
@@ -88,7 +117,8 @@ impl Guards {
         alone: &Arc<UndoLock>,
     ) -> Self {
         let variable = |name: &str| std::env::var(name).ok();
-        let by = By::choose(variable, std::process::id(), Path::new(SYSTEMD).is_dir());
+        let groups = fs::read_to_string(CONTROL_GROUPS).unwrap_or_default();
+        let by = By::choose(variable, std::process::id(), Path::new(SYSTEMD).is_dir(), &groups);
         let alone = Arc::new(Mutex::new(Arc::downgrade(alone)));
         Self { home: home.clone(), exe, by, begins_within, alone_within, alone, children: Arc::default() }
     }
@@ -115,14 +145,19 @@ impl Guards {
         let own = [&exe, "guard", "--home", &home, "--domain", domain].map(str::to_owned).to_vec();
         match self.by {
             By::Daemon => vec![own],
-            By::Systemd => {
+            By::Systemd | By::UsersSystemd => {
+                let users = (self.by == By::UsersSystemd).then_some("--user");
+                let asked = |program: &str, arguments: &[&str]| {
+                    let words = std::iter::once(program).chain(users).chain(arguments.iter().copied());
+                    words.map(str::to_owned).collect::<Vec<String>>()
+                };
                 // An older guard of the domain may be about to end, so it is not only started.
-                let unit =
-                    ["systemctl", "restart", &format!("kloros-guard@{domain}.service")].map(str::to_owned).to_vec();
+                let unit = asked("systemctl", &["restart", &format!("kloros-guard@{domain}.service")]);
                 let name = format!("--unit=kloros-guard-{domain}-{deployment}");
-                let transient = ["systemd-run", "--quiet", "--collect", &name, "--property=Restart=on-failure", "--"];
+                let transient =
+                    asked("systemd-run", &["--quiet", "--collect", &name, "--property=Restart=on-failure", "--"]);
                 // Who may not ask for a unit of any command, as only root may, has the first one.
-                vec![unit, transient.map(str::to_owned).into_iter().chain(own).collect()]
+                vec![unit, transient.into_iter().chain(own).collect()]
             }
         }
     }
@@ -255,22 +290,40 @@ mod tests {
     #[test]
     fn a_guard_is_systemds_where_systemd_started_the_daemon_and_the_daemons_anywhere_else() {
         let unit = ("INVOCATION_ID", "1f");
-        for (variables, is_booted, by) in [
-            (&[unit][..], true, By::Systemd),
-            (&[unit, ("SYSTEMD_EXEC_PID", "7")], true, By::Systemd),
-            (&[unit, ("SYSTEMD_EXEC_PID", "6")], true, By::Daemon),
-            (&[unit], false, By::Daemon),
-            (&[], true, By::Daemon),
+        let (system, user) = (
+            "0::/system.slice/kloros.service\n",
+            "0::/user.slice/user-7.slice/user@7.service/app.slice/kloros.service\n",
+        );
+        let older = "12:cpu:/user.slice\n1:name=systemd:/user.slice/user-7.slice/user@7.service/kloros.service\n";
+        for (variables, is_booted, groups, by) in [
+            (&[unit][..], true, system, By::Systemd),
+            (&[unit], true, "", By::Systemd),
+            (&[unit], true, "0::/user.slice/user-7.slice/session-2.scope\n", By::Systemd),
+            (&[unit, ("SYSTEMD_EXEC_PID", "7")], true, system, By::Systemd),
+            (&[unit, ("SYSTEMD_EXEC_PID", "7")], true, user, By::UsersSystemd),
+            (&[unit], true, older, By::UsersSystemd),
+            (&[unit, ("SYSTEMD_EXEC_PID", "6")], true, system, By::Daemon),
+            (&[unit, ("SYSTEMD_EXEC_PID", "6")], true, user, By::Daemon),
+            (&[unit], false, system, By::Daemon),
+            (&[], true, user, By::Daemon),
         ] {
             let variable =
                 |name: &str| variables.iter().find(|(each, _)| *each == name).map(|(_, text)| (*text).to_owned());
-            assert_eq!(By::choose(variable, 7, is_booted), by, "{variables:?} {is_booted}");
+            assert_eq!(By::choose(variable, 7, is_booted, groups), by, "{variables:?} {is_booted} {groups}");
         }
+        assert_eq!(starter_of(std::process::id()), Some("the daemon"));
+        assert_eq!(starter_of(0), None);
         let (_folder, guards) = guards(By::Systemd);
         let starts = guards.starts("lab", &DeploymentId::new("d-1"));
         assert_eq!(starts[0], ["systemctl", "restart", "kloros-guard@lab.service"]);
         assert_eq!(starts[1][..2], ["systemd-run", "--quiet"]);
         assert_eq!(starts[1][6..8], ["/usr/bin/kloros", "guard"]);
+        // Once the machine's systemd was asked, which refuses a user and knows no such unit: no change was ever made.
+        let (_folder, guards) = self::guards(By::UsersSystemd);
+        let starts = guards.starts("lab", &DeploymentId::new("d-1"));
+        assert_eq!(starts[0], ["systemctl", "--user", "restart", "kloros-guard@lab.service"]);
+        assert_eq!(starts[1][..3], ["systemd-run", "--user", "--quiet"]);
+        assert_eq!(starts[1][7..9], ["/usr/bin/kloros", "guard"]);
     }
 
     #[tokio::test]

@@ -248,7 +248,7 @@ impl<'a> Undo<'a> {
         let restorer = Restorer { env: &self.env, services: &self.services };
         let outcome = match restorer.put_back(pending).await {
             Err(why) => return Outcome::Failed(why),
-            Ok(Put::Gone) => without_its_file(&restorer, pending).await,
+            Ok(Put::Gone) => self.without_its_file(&restorer, pending).await,
             Ok(Put::AsItIs | Put::Written) => self.bring_back(&restorer, domain, pending).await,
         };
         if matches!(outcome, Outcome::Undone | Outcome::UndoneAndDown)
@@ -263,7 +263,7 @@ impl<'a> Undo<'a> {
     async fn bring_back(&self, restorer: &Restorer<'_>, domain: &str, pending: &Pending) -> Outcome {
         match &pending.how {
             Some(how) if self.when == When::Now => self.restart(restorer, domain, how, pending).await,
-            Some(how) if is_down(how).await => Outcome::UndoneAndDown,
+            Some(how) if self.is_down(how).await => Outcome::UndoneAndDown,
             Some(_) => Outcome::FileOnly,
             None => Outcome::Unreadable("it does not say how its service is restarted: restart it".to_owned()),
         }
@@ -271,8 +271,7 @@ impl<'a> Undo<'a> {
 
     async fn restart(&self, restorer: &Restorer<'_>, domain: &str, how: &Domain, pending: &Pending) -> Outcome {
         if how.service.manager == Manager::Child {
-            // It went with the daemon, whose child it is, and comes back with it.
-            return Outcome::UndoneAndDown;
+            return self.end_child(restorer, domain, how, pending).await;
         }
         if !restorer.runs_with(how, pending).await {
             return Outcome::Undone;
@@ -292,14 +291,62 @@ impl<'a> Undo<'a> {
     }
 }
 
-/// Says what is so where somebody removed the env file: it is not made again, and nobody is restarted without it.
-async fn without_its_file(restorer: &Restorer<'_>, pending: &Pending) -> Outcome {
-    match &pending.how {
-        Some(how) if is_down(how).await => Outcome::UndoneAndDown,
-        Some(how) if !restorer.runs_with(how, pending).await => Outcome::Undone,
-        _ => Outcome::Failed(gone(pending)),
+impl Undo<'_> {
+    /// Says what is so where somebody removed the env file: it is not made again, and nobody is restarted without it.
+    async fn without_its_file(&self, restorer: &Restorer<'_>, pending: &Pending) -> Outcome {
+        match &pending.how {
+            Some(how) if self.is_down(how).await => Outcome::UndoneAndDown,
+            Some(how) if !restorer.runs_with(how, pending).await => Outcome::Undone,
+            _ => Outcome::Failed(gone(pending)),
+        }
+    }
+
+    /// Returns whether nobody serves where the service does: then it comes up with what stands in its env file.
+    async fn is_down(&self, how: &Domain) -> bool {
+        if how.service.manager == Manager::Child {
+            // It ends with the daemon, whose child it is.
+            return !self.home.is_held();
+        }
+        let address = (std::net::Ipv4Addr::LOCALHOST, how.service.port);
+        let refused = |error: std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
+        tokio::net::TcpStream::connect(address).await.is_err_and(refused)
+    }
+
+    /// Sees that a child of the daemon does not run with what was taken out of its env file. It went with a daemon that is dead, and
+    /// comes back with the next. Of one that is frozen it runs on, and nobody else can end it: whoever thaws in time takes it back
+    /// itself, and who does not is ended, as one that froze with the right to restart is.
+    async fn end_child(&self, restorer: &Restorer<'_>, domain: &str, how: &Domain, pending: &Pending) -> Outcome {
+        let deadline = Instant::now() + THAWS_WITHIN;
+        loop {
+            match self.home.is_in_use() {
+                Ok(false) => return Outcome::UndoneAndDown,
+                Ok(true) if !restorer.runs_with(how, pending).await => return Outcome::Undone,
+                // It has cleared away what was taken over, and restarted its child before that.
+                Ok(true) if self.pending.taken_over(domain).is_ok_and(|claimed| claimed.is_none()) => {
+                    return Outcome::Undone;
+                }
+                Ok(true) => {}
+                Err(error) => return Outcome::Failed(error.to_string()),
+            }
+            if Instant::now() >= deadline {
+                break;
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        let Some(pid) = self.home.end_daemon() else {
+            return Outcome::Failed("the daemon gives no sign of life and cannot be ended: end it".to_owned());
+        };
+        tracing::error!(
+            pid,
+            domain,
+            "the daemon gives no sign of life, and is ended with its service, which is its child"
+        );
+        Outcome::UndoneAndDown
     }
 }
+
+/// How long a daemon that was late has to take back itself what its child runs with, once it goes on.
+const THAWS_WITHIN: Duration = Duration::from_secs(3);
 
 /// Returns whether the journal says that the change stays. The verdict is the commit point, and the daemon may have died
 /// between it and the end of the pending file.
@@ -309,11 +356,4 @@ fn is_proven(home: &Home, deployment: &DeploymentId) -> bool {
     let stage =
         found.and_then(|found| stages(found.into_iter().map(|each| each.fact)).first().map(|(_, stage)| *stage));
     matches!(stage, Some(Stage::Judged(Ruled::Success | Ruled::Neutral)))
-}
-
-/// Returns whether nobody listens where the service serves: then it comes up with what stands in its env file.
-async fn is_down(how: &Domain) -> bool {
-    let address = (std::net::Ipv4Addr::LOCALHOST, how.service.port);
-    let refused = |error: std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
-    how.service.manager == Manager::Child || tokio::net::TcpStream::connect(address).await.is_err_and(refused)
 }

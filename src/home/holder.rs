@@ -10,7 +10,12 @@ impl Home {
     /// Returns whether a daemon works in the home, or is frozen in it, by the kernel's list of locks: nobody's lock is in the way of
     /// it. `false` where that cannot be told.
     pub(crate) fn is_held(&self) -> bool {
-        holder_of(&self.lock_file()).is_some()
+        self.daemon().is_some()
+    }
+
+    /// Returns the process id of the daemon that works in the home, or is frozen in it, where that can be told.
+    pub(crate) fn daemon(&self) -> Option<u32> {
+        holder_of(&self.lock_file())
     }
 
     /// Returns whether somebody has the right to undo just now. `false` where that cannot be told.
@@ -22,15 +27,25 @@ impl Home {
     /// gives no sign of life. Of two who restart one service neither would know what runs afterwards.
     pub(crate) fn end_daemon_that_undoes(&self) -> Option<u32> {
         let undo = self.state_folder().join("undo.lock");
-        let holder = || holder_of(&undo).filter(|pid| holder_of(&self.lock_file()) == Some(*pid));
-        let daemon = holder()?;
-        let pid = Pid::from_raw(i32::try_from(daemon).ok()?)?;
-        let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        // The handle means one process alone, and it is looked after it was had whether that is the one.
-        let is_it = holder() == Some(daemon) && daemon != std::process::id();
-        let ended = is_it && pidfd_send_signal(&process, Signal::KILL).is_ok();
-        ended.then_some(daemon)
+        end(|| holder_of(&undo).filter(|pid| holder_of(&self.lock_file()) == Some(*pid)))
     }
+
+    /// Ends the daemon of this home, and returns its process id: for one that gives no sign of life, whose children run with what was
+    /// never proven. They end with it.
+    pub(crate) fn end_daemon(&self) -> Option<u32> {
+        end(|| self.daemon())
+    }
+}
+
+/// Ends the process that is the `holder`, unless it is this one, and returns its id.
+fn end(holder: impl Fn() -> Option<u32>) -> Option<u32> {
+    let daemon = holder()?;
+    let pid = Pid::from_raw(i32::try_from(daemon).ok()?)?;
+    let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+    // The handle means one process alone, and it is looked after it was had whether that is the one.
+    let is_it = holder() == Some(daemon) && daemon != std::process::id();
+    let ended = is_it && pidfd_send_signal(&process, Signal::KILL).is_ok();
+    ended.then_some(daemon)
 }
 
 /// Where the kernel lists who holds which lock.
@@ -72,6 +87,7 @@ mod tests {
         assert_eq!(home.end_daemon_that_undoes(), None, "nobody undoes");
         let undo = home.undo_lock(Duration::ZERO).unwrap();
         assert_eq!(home.end_daemon_that_undoes(), None, "it would be this process itself");
+        assert_eq!(home.end_daemon(), None, "it would be this process itself");
         drop((lock, undo));
         assert!(!home.is_held());
     }

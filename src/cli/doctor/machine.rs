@@ -8,7 +8,8 @@ use super::Finding;
 use crate::{
     api::Token,
     clock::SystemClock,
-    gpus,
+    env_store::{can_exchange, refuses_links_at_once},
+    gpus, guard,
     home::Home,
     journal::Reader,
     nvml::{DriverState, Gpus},
@@ -72,6 +73,43 @@ fn disk(root: &Path) -> Option<Finding> {
     } else {
         Finding::well("disk", what)
     })
+}
+
+/// Says by what means a change is made and watched over here.
+pub(super) fn means(home: &Home, settings: &Settings) -> Vec<Finding> {
+    let about = "changes";
+    let (folder, device) = (home.state_folder(), |path: &Path| fs::metadata(path).map(|found| found.dev()).ok());
+    let mut findings = Vec::new();
+    match can_exchange(&folder) {
+        Ok(true) => findings.push(Finding::well(about, "files are exchanged in one step where the home lies")),
+        Ok(false) => {
+            let what = "files cannot be exchanged in one step where the home lies: an edit in the moment of a change may be lost";
+            findings.push(Finding::note(
+                about,
+                what,
+                Some("keep env files on a file system such as ext4, xfs or btrfs"),
+            ));
+        }
+        // Where kloros never ran, or as somebody else, there is no such folder to try it in.
+        Err(_) => {}
+    }
+    let files = settings.catalogue.domains.values().map(|domain| home.root().join(&domain.service.env_file));
+    let elsewhere = files.filter(|file| file.parent().and_then(device) != device(&folder));
+    findings.extend(elsewhere.map(|file| {
+        let what = format!("{} lies on another file system, of which this is not known", file.display());
+        Finding::note(about, what, None)
+    }));
+    if refuses_links_at_once() {
+        findings.push(Finding::well(about, "the kernel refuses links on the way to an env file (openat2)"));
+    } else {
+        let what =
+            "this kernel or sandbox has no openat2: links on the way to an env file are looked for folder by folder";
+        findings.push(Finding::note(about, what, None));
+    }
+    if let Some(starter) = home.daemon().and_then(guard::starter_of) {
+        findings.push(Finding::well(about, format!("guards of the running daemon are started by {starter}")));
+    }
+    findings
 }
 
 pub(super) fn journal(home: &Home) -> Vec<Finding> {

@@ -101,6 +101,7 @@ pub(super) async fn doctor(home: &Home, args: &DoctorArgs, out: &mut Out) -> any
     if let Some(settings) = &settings {
         findings.extend(machine::ports(home, settings, live.is_ok()));
         findings.push(machine::lease(settings));
+        findings.extend(machine::means(home, settings));
         findings.extend(machine::gpus(settings).await);
         findings.extend(services::look(home, settings, live.as_ref().ok()).await);
     }
