@@ -38,6 +38,10 @@ fn put_strange_files(folder: &Path) -> usize {
 }
 
 /// Returns the names in `folder` that an inbox would still look at.
+fn is_refused(entry: &std::io::Result<fs::DirEntry>) -> bool {
+    entry.as_ref().unwrap().path().extension().is_some_and(|ending| ending == "refused")
+}
+
 fn unread(folder: &Path) -> Vec<String> {
     let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
     names.filter(|name| Path::new(name).extension().is_some_and(|ending| ending == "json")).collect()
@@ -90,6 +94,11 @@ fn of_two_hundred_hostile_files_none_is_applied_and_no_secret_is_shown() {
         assert!(!house::said(&output).contains(SECRET), "{shown:?} shows the secret");
     }
     assert_eq!(leaks(&house), [""; 0], "the secret stands where nobody put it");
+    let audited = house.json(&["audit", "--limit", "1000"]);
+    let refused = audited.as_array().unwrap().iter().filter(|fact| fact["kind"] == "refused").count();
+    let aside = |folder: &str| fs::read_dir(house.path(folder)).unwrap().filter(|entry| is_refused(entry)).count();
+    let set_aside = aside(WINNERS) + aside(".kloros/intents/processed");
+    assert!(refused >= set_aside && set_aside > 100, "{refused} of {set_aside} refusals stand in the audit trail");
     println!("{count} hostile winners and intents: 0 applied, 0 secrets shown");
     assert!(count >= 200, "{count}");
     assert!(house.kloros(&["status"]).status.success(), "{}", house::said(&house.kloros(&["status"])));

@@ -112,6 +112,54 @@ pub(crate) fn frozen_in_a_restart() {
     assert_eq!(small.restarts(), restarts, "the service ran with the old values all the time");
 }
 
+/// Fault 19, of a service that is the daemon's own child: nobody else can restart it, and it ends with the daemon. Once the guard
+/// said that it was down already, and it ran on with what was never proven for as long as the daemon was frozen.
+pub(crate) fn frozen_with_a_child() {
+    let mut small = Small::with_a_child("guard_within_s = 2.0");
+    small.propose(20);
+    small.hang_measurements(true);
+    small.start(&[]);
+    let is_live = || small.speeds() == ("20".to_owned(), Some("20".to_owned()));
+    assert!(small::comes(small::PATIENCE, is_live), "the change is not live: {}", small.log());
+    let is_measured = || small.json(&["deployments"])[0]["stage"] == "measuring";
+    assert!(small::comes(small::PATIENCE, is_measured), "{}", small.log());
+    small.signal(Signal::STOP);
+    wait("nothing runs with it any more", || small.speeds() == ("10".to_owned(), None));
+    assert!(small.log().contains("the daemon gives no sign of life"), "{}", small.log());
+    wait("the guard has brought it to an end", || small.pending().is_empty() && small.guards().is_empty());
+    small.kill();
+    small.hang_measurements(false);
+    small.start(&[]);
+    let is_closed = || small.json(&["deployments"])[0]["stage"] == "closed" && small.lines(FEEDBACK).len() == 1;
+    assert!(small::comes(small::PATIENCE, is_closed), "{}", small.log());
+    wait("it runs as it did", || small.speeds() == ("10".to_owned(), Some("10".to_owned())));
+    small.signal(Signal::INT);
+    assert_eq!(small.ended(), Some(0));
+    assert_eq!(small.env(), OLD);
+    super::check_closed_once(&small, "rollback");
+}
+
+/// Fault 44: a restart that does not come to its end is ended, and with it the change; the undo is tried until its own one does.
+pub(crate) fn restart_too_long() {
+    let mut small = Small::new("");
+    small.limit_restarts(3);
+    small.hang_restarts(true);
+    small.propose(20);
+    small.start(&[]);
+    let verdict = || small.json(&["deployments"])[0]["verdict"].clone();
+    wait("it is given up", || verdict()["outcome"] == "rollback");
+    assert_eq!(verdict()["reason"]["reason"], "not_healthy", "{}", verdict());
+    assert!(verdict()["reason"]["why"].as_str().is_some_and(|why| why.contains("3 s")), "{}", verdict());
+    wait("the file is as it was", || small.env() == OLD);
+    small.hang_restarts(false);
+    let is_closed = || small.json(&["deployments"])[0]["stage"] == "closed" && small.lines(FEEDBACK).len() == 1;
+    assert!(small::comes(small::PATIENCE, is_closed), "{}", small.log());
+    assert!(is_as_before(&small), "{}", small.log());
+    small.signal(Signal::INT);
+    assert_eq!(small.ended(), Some(0));
+    super::check_closed_once(&small, "rollback");
+}
+
 /// Who was told that nobody waits any longer is not surprised by a change afterwards.
 pub(crate) fn timed_out() {
     let mut small = Small::new("");

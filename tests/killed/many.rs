@@ -29,6 +29,14 @@ pub(crate) fn spread<C: Clone>(all: &[C], most: usize) -> Vec<C> {
     (0..most).map(|number| all[number * all.len() / most].clone()).collect()
 }
 
+/// Returns at most so many of both, half of each where there are as many: each half spread evenly.
+pub(crate) fn halves<C: Clone>(one: &[C], other: &[C], most: usize) -> Vec<C> {
+    let of_other = other.len().min(most - (most / 2).min(one.len()));
+    let mut chosen = spread(one, most - of_other);
+    chosen.extend(spread(other, of_other));
+    chosen
+}
+
 /// Runs the `chosen` of `found` cases, says what they came to, and panics if one of them is broken.
 pub(crate) fn run<C: Debug + Sync>(what: &str, chosen: &[C], found: usize, case: impl Fn(&C) -> Outcome + Sync) {
     let began = Instant::now();
@@ -71,4 +79,8 @@ pub(crate) fn run<C: Debug + Sync>(what: &str, chosen: &[C], found: usize, case:
         slowest.1
     ));
     assert_eq!(broken, 0, "what must hold does not");
+    // How long it takes depends on who else works on the machine, so a bound is for a machine of its own. Invariant G.
+    if let Ok(Ok(max_s)) = std::env::var("KLOROS_RECOVERY_MAX_S").map(|text| text.parse::<f64>()) {
+        assert!(slowest.0.as_secs_f64() <= max_s, "the slowest recovery took longer than {max_s} s");
+    }
 }

@@ -255,8 +255,9 @@ pub(crate) fn check(small: &Small, has_edit: bool) -> Result<String, String> {
     if !strays.is_empty() {
         return Err(format!("left behind: {strays:?}"));
     }
-    if small.tells_a_secret() {
-        return Err("F: a secret is told".to_owned());
+    let told = small.secrets_told();
+    if !told.is_empty() {
+        return Err(format!("F: a secret is told by {told:?}"));
     }
     Ok(format!("{outcome}, {reason}"))
 }

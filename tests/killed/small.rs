@@ -23,6 +23,9 @@ use super::port::Port;
 /// What stands in the env file before kloros comes: a person's words, and one key of kloros'.
 pub(crate) const OLD: &str = "# by hand\nTOKEN='do not print me'\r\nSPEED=10\n";
 
+/// What stands in it and is nobody's business.
+const SECRET: &[u8] = b"do not print me";
+
 /// What the service takes where its env file is silent.
 const SPEED_DEFAULT: &str = "1";
 
@@ -142,13 +145,24 @@ pub(crate) struct Small {
     folder: tempfile::TempDir,
     port: Port,
     daemon: Option<Child>,
+    /// Whether the service is the daemon's own child, and nobody else's.
+    is_child: bool,
 }
 
 impl Small {
     /// Returns a small house whose service runs with [`OLD`]. `deployer` is what stands in that section.
     pub(crate) fn new(deployer: &str) -> Self {
+        Self::managed(deployer, false)
+    }
+
+    /// Returns a small house whose service is a child of the daemon, which starts it.
+    pub(crate) fn with_a_child(deployer: &str) -> Self {
+        Self::managed(deployer, true)
+    }
+
+    fn managed(deployer: &str, is_child: bool) -> Self {
         let folder = tempfile::tempdir_in(IN_MEMORY).or_else(|_| tempfile::tempdir()).unwrap();
-        let small = Self { folder, port: Port::hold(), daemon: None };
+        let small = Self { folder, port: Port::hold(), daemon: None, is_child };
         fs::create_dir_all(small.home().join("domains")).unwrap();
         fs::create_dir_all(small.folder.path().join("service")).unwrap();
         fs::write(small.env_file(), OLD).unwrap();
@@ -160,7 +174,9 @@ impl Small {
         fs::write(small.home().join("kloros.toml"), settings).unwrap();
         fs::write(small.home().join("domains/small.toml"), small.domain()).unwrap();
         fs::write(small.home().join("dream.yaml"), DREAM).unwrap();
-        small.start_service();
+        if !is_child {
+            small.start_service();
+        }
         small
     }
 
@@ -168,8 +184,10 @@ impl Small {
         let exe = std::env::current_exe().unwrap().display().to_string();
         let (service, env_file) = (self.service().display().to_string(), self.env_file().display().to_string());
         let port = self.port.number();
+        let command = format!("{{ command = {{ restart = [{exe:?}, \"restart\", {service:?}, \"{port}\"] }} }}");
+        let manager = if self.is_child { "\"child\"".to_owned() } else { command };
         format!(
-            "isolation = \"shadow\"\n[service]\nmanager = {{ command = {{ restart = [{exe:?}, \"restart\", {service:?}, \"{port}\"] }} }}\n\
+            "isolation = \"shadow\"\n[service]\nmanager = {manager}\n\
              argv = [{exe:?}, \"serve\", \"{{port}}\", \"{{env_file}}\"]\nport = {port}\nenv_file = {env_file:?}\n\
              ready = {{ http_path = \"/health\", within_s = 20, passes = 1 }}\nread_back = {{ http_json = \"/config\" }}\n\
              [knobs.SPEED]\nrange = {{ kind = \"integer\", min = 1, max = 100 }}\ndefault = 1\n\
@@ -235,12 +253,23 @@ impl Small {
         names.map(|name| name.to_string_lossy().into_owned()).filter(|name| name.contains("kloros")).collect()
     }
 
-    /// Returns whether anything that kloros wrote holds the secret of the env file.
-    pub(crate) fn tells_a_secret(&self) -> bool {
-        let told =
-            |path: PathBuf| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).contains("do not print me");
-        let names = [".kloros/journal.db", ".kloros/journal.db-wal", ".kloros/curiosity_feedback.jsonl"];
-        names.iter().any(|name| told(self.home().join(name))) || self.log().contains("do not print me")
+    /// Returns the files of kloros' that hold the secret of the env file: its whole home, and what it printed.
+    pub(crate) fn secrets_told(&self) -> Vec<PathBuf> {
+        let (mut folders, mut files) = (vec![self.home()], vec![self.folder.path().join("log")]);
+        while let Some(folder) = folders.pop() {
+            // What goes away meanwhile tells nothing.
+            for entry in fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
+                let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+                if is_folder { folders.push(entry.path()) } else { files.push(entry.path()) }
+            }
+        }
+        let tells = |file: &PathBuf| {
+            let is_plain = fs::symlink_metadata(file).is_ok_and(|found| found.is_file());
+            let bytes = fs::read(file).ok().filter(|_| is_plain).unwrap_or_default();
+            bytes.windows(SECRET.len()).any(|window| window == SECRET)
+        };
+        files.retain(tells);
+        files
     }
 
     pub(crate) fn start(&mut self, arguments: &[&str]) {
@@ -374,6 +403,14 @@ impl Small {
     /// Returns how often the service was restarted, by whomever.
     pub(crate) fn restarts(&self) -> usize {
         fs::read_to_string(self.service().join("restarts")).unwrap_or_default().lines().count()
+    }
+
+    /// Has a restart that takes longer than so many seconds taken for one that failed.
+    pub(crate) fn limit_restarts(&self, seconds: u32) {
+        let path = self.home().join("domains/small.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(path, text.replacen("[service]\n", &format!("[service]\nrestart_within_s = {seconds}\n"), 1))
+            .unwrap();
     }
 
     /// Has every restart fail from now on, or no longer.

@@ -3,7 +3,8 @@
 //!
 //! One whole deployment without a fault says which calls there are: each file and process call of the daemon below its home and
 //! beside the env file, known by what it is, its file, and the how many-th it is of these. Each is then a case.
-//! The first call of each kind is always among those that are run.
+//! Half of those that are run meet the first call of their kind, half a later one, such as the third sync of the journal; each
+//! half is spread evenly over the deployment.
 
 use std::{
     collections::BTreeMap,
@@ -139,8 +140,11 @@ fn each(
         }
     }
     let (most, found) = (many::wanted(variable, usual), first.len() + later.len());
-    let mut chosen = many::spread(&first, most);
-    chosen.extend(many::spread(&later, most - chosen.len()));
+    let chosen = many::halves(&first, &later, most);
+    // Once the first calls took the whole budget, and no later one was ever met.
+    let met_later = chosen.iter().filter(|case| case.site.nth > 1).count();
+    assert!(met_later >= chosen.len() / 3, "{met_later} of {} meet a later call of their kind", chosen.len());
+    say(&format!("{what}: {} first calls of their kind, {met_later} later ones", chosen.len() - met_later));
     many::run(what, &chosen, found, case);
 }
 
