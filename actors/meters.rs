@@ -4,6 +4,8 @@ pub mod gpu;
 
 pub mod host;
 
+pub mod stage;
+
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
 /// Readings that monitors took.
@@ -66,6 +68,8 @@ pub const IMPROVEMENT_RATIO: &str = "kloros_last_improvement_ratio";
 pub const LESSONS_TOTAL: &str = "kloros_lessons_total";
 /// Facts that could not be made durable.
 pub const JOURNAL_FAILURES_TOTAL: &str = "kloros_journal_failures_total";
+/// How long a transaction of the journal takes until it is durable, whether it succeeds or not.
+pub const JOURNAL_COMMIT_DURATION: &str = "kloros_journal_commit_duration_seconds";
 /// Reloads of the settings by outcome.
 pub const CONFIG_RELOADS_TOTAL: &str = "kloros_config_reloads_total";
 /// Whether the last reload came into force, as 1, or not, as 0.
@@ -102,12 +106,34 @@ pub const CONVERSATION_IN_FLIGHT: &str = "kloros_conversation_in_flight";
 pub const MEMORY_FAILURES_TOTAL: &str = "kloros_memory_failures_total";
 /// Messages that wait for a room.
 pub const ROOM_MAILBOX_DEPTH: &str = "kloros_room_mailbox_depth";
+/// Messages that a room has handled.
+pub const ROOM_HANDLED_TOTAL: &str = "kloros_room_handled_total";
+/// Messages that were lost with incarnations of a room.
+pub const ROOM_LOST_TOTAL: &str = "kloros_room_lost_messages_total";
+/// Share of its life that a room was busy.
+pub const ROOM_BUSY_RATIO: &str = "kloros_room_busy_ratio";
+/// How long a room has been busy with its current message.
+pub const ROOM_BUSY_SECONDS: &str = "kloros_room_busy_seconds";
+/// Times that a room was ended because it made no progress.
+pub const ROOM_STALLS_TOTAL: &str = "kloros_room_stalls_total";
+/// How long a stage of the loop took, by stage and outcome.
+pub const STAGE_DURATION: &str = "kloros_stage_duration_seconds";
+/// What is under way in a stage of the loop.
+pub const STAGE_OPEN: &str = "kloros_stage_open";
+/// For how long the oldest has been under way in a stage of the loop.
+pub const STAGE_OLDEST_AGE: &str = "kloros_stage_oldest_age_seconds";
+
+/// The kinds of anomalies.
+pub const ANOMALY_KINDS: [&str; 3] = ["deviation", "objective", "pressure"];
+/// Why an anomaly, or idle time, raises no question.
+pub const WITHHELD: [&str; 9] =
+    ["too_deep", "open", "resting", "no_experiment", "left_alone", "dull", "parked", "too_many", "down"];
+/// What becomes of intents.
+pub const INTENT_OUTCOMES: [&str; 5] = ["experiment", "proposal", "waiting", "duplicate", "refused"];
 
 /// Gives every metric its unit and help text, and every counter with a closed label set its zero, so that a rate sees
 /// the first event.
 pub fn describe() {
-    use crate::facts::Ruled;
-
     describe_counter!(READINGS_TOTAL, "Readings that monitors took.");
     describe_gauge!(PROBE_UP, "Whether the probe answered at its last turn.");
     describe_counter!(ANOMALIES_TOTAL, "Anomalies noticed, by kind.");
@@ -128,7 +154,7 @@ pub fn describe() {
     describe_gauge!(APPROVALS_PENDING, "Promotions that wait for a person.");
     describe_gauge!(PROMOTIONS_HELD, "Promotions that wait for something that no approval replaces.");
     describe_gauge!(STOPPED, "Whether a person stopped everything.");
-    describe_gauge!(AUTONOMY_LEVEL, "The autonomy level in force, 0 to 3.");
+    describe_gauge!(AUTONOMY_LEVEL, "The autonomy level in force in the domain, 0 to 3.");
     describe_counter!(DEPLOYMENTS_TOTAL, "Deployments begun.");
     describe_counter!(LOANS_TOTAL, "Services lent to experiments, to be measured in place.");
     describe_gauge!(LOANS_STUCK, "Services that were lent and whose own settings are not back.");
@@ -138,22 +164,77 @@ pub fn describe() {
     describe_gauge!(IMPROVEMENT_RATIO, "The improvement of the last verdict that could be measured, as a ratio.");
     describe_counter!(LESSONS_TOTAL, "Lessons learned.");
     describe_counter!(JOURNAL_FAILURES_TOTAL, "Facts that could not be made durable.");
+    let what = "How long a transaction of the journal takes until it is durable.";
+    describe_histogram!(JOURNAL_COMMIT_DURATION, Unit::Seconds, what);
+    drop(metrics::histogram!(JOURNAL_COMMIT_DURATION));
     describe_counter!(CONFIG_RELOADS_TOTAL, "Times that changed settings were read, by outcome.");
     describe_gauge!(CONFIG_LAST_RELOAD_SUCCESSFUL, "Whether the settings were in order when they were read last.");
     describe_gauge!(CONFIG_RELOADED_AT, Unit::Seconds, "When settings came into force last, since the Unix epoch.");
-    describe_counter!(ROOM_RESTARTS_TOTAL, "Restarts of rooms, by room.");
+    describe_rooms();
+    describe_stages();
     describe_conversations();
     describe_told();
     kloros_supervision::describe_metrics();
     gpu::describe();
     host::describe();
-    describe_gauge!(ROOM_UP, "Whether the room is up.");
-    describe_gauge!(ROOM_MAILBOX_DEPTH, "Messages that wait for the room.");
+    zeros();
+}
 
-    for counter in
-        [READINGS_TOTAL, QUESTIONS_TOTAL, DEPLOYMENTS_TOTAL, LOANS_TOTAL, LESSONS_TOTAL, JOURNAL_FAILURES_TOTAL]
-    {
+fn describe_rooms() {
+    describe_gauge!(ROOM_UP, "Whether the room is up.");
+    describe_counter!(ROOM_RESTARTS_TOTAL, "Restarts of rooms, by room.");
+    describe_gauge!(ROOM_MAILBOX_DEPTH, "Messages that wait for the room.");
+    describe_counter!(ROOM_HANDLED_TOTAL, "Messages that the room has handled.");
+    describe_counter!(ROOM_LOST_TOTAL, "Messages that were lost when the room failed.");
+    describe_gauge!(ROOM_BUSY_RATIO, "Share of its life since its last start that the room was busy.");
+    describe_gauge!(ROOM_BUSY_SECONDS, Unit::Seconds, "How long the room has been busy with its current message.");
+    describe_counter!(ROOM_STALLS_TOTAL, "Times that the room was ended because it made no progress.");
+}
+
+fn describe_stages() {
+    describe_histogram!(STAGE_DURATION, Unit::Seconds, "How long a stage of the loop took, by stage and outcome.");
+    describe_gauge!(STAGE_OPEN, "What is under way in the stage.");
+    describe_gauge!(STAGE_OLDEST_AGE, Unit::Seconds, "For how long the oldest has been under way in the stage.");
+    for (stage, outcomes) in stage::OUTCOMES {
+        for outcome in outcomes {
+            // Named is enough for it to be there with nothing in it.
+            drop(metrics::histogram!(STAGE_DURATION, "stage" => stage, "outcome" => *outcome));
+        }
+    }
+}
+
+/// Gives each counter with a closed label set its zero.
+fn zeros() {
+    use crate::facts::{FailureKind, Reason, Ruled};
+
+    for counter in [
+        READINGS_TOTAL,
+        QUESTIONS_TOTAL,
+        DEPLOYMENTS_TOTAL,
+        LOANS_TOTAL,
+        LESSONS_TOTAL,
+        JOURNAL_FAILURES_TOTAL,
+        INBOX_REFUSED_TOTAL,
+        READINGS_CUT_TOTAL,
+        DEVIATIONS_EXPLAINED_TOTAL,
+        INCIDENTS_SILENCED_TOTAL,
+    ] {
         metrics::counter!(counter).absolute(0);
+    }
+    for kind in ANOMALY_KINDS {
+        metrics::counter!(ANOMALIES_TOTAL, "kind" => kind).absolute(0);
+    }
+    for reason in WITHHELD {
+        metrics::counter!(QUESTIONS_WITHHELD_TOTAL, "reason" => reason).absolute(0);
+    }
+    for outcome in INTENT_OUTCOMES {
+        metrics::counter!(INTENTS_TOTAL, "outcome" => outcome).absolute(0);
+    }
+    for result in FailureKind::ALL.map(FailureKind::label).into_iter().chain(["measured"]) {
+        metrics::counter!(TRIALS_TOTAL, "result" => result).absolute(0);
+    }
+    for reason in Reason::AGAINST {
+        metrics::counter!(ROLLBACKS_TOTAL, "reason" => reason).absolute(0);
     }
     for stuck in [DOMAINS_STUCK, LOANS_STUCK] {
         metrics::gauge!(stuck).set(0.0);
@@ -207,5 +288,31 @@ fn describe_conversations() {
         CONVERSATION_FORGETFUL_TOTAL,
     ] {
         metrics::counter!(counter).absolute(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is counted under a label that has no zero is not seen the first time.
+    #[track_caller]
+    fn check(source: &str, call: &str, known: &[&str]) {
+        let named: Vec<&str> = source.split(call).skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        assert!(!named.is_empty() && named.iter().all(|label| known.contains(label)), "{call}: {named:?}");
+    }
+
+    #[test]
+    fn each_label_that_is_counted_has_its_zero() {
+        check(include_str!("coordinator/actor.rs"), "count(\"", &INTENT_OUTCOMES);
+        check(include_str!("curiosity/actor.rs"), "&suspected, \"", &WITHHELD);
+        check(include_str!("curiosity/actor.rs"), "\"reason\" => \"", &WITHHELD);
+        check(include_str!("curiosity/interest.rs"), "Some(\"", &WITHHELD);
+        let reasons = include_str!("facts/verdict.rs").split_once("Reason::InBetween => \"in_between\",").unwrap().1;
+        let reasons = reasons.split_once("\n    }\n").unwrap().0;
+        check(reasons, " => \"", &crate::facts::Reason::AGAINST);
+        check(include_str!("observer/actor.rs"), "AnomalyKind::Deviation => \"", &ANOMALY_KINDS);
+        check(include_str!("observer/actor.rs"), "AnomalyKind::Objective => \"", &ANOMALY_KINDS);
+        check(include_str!("observer/actor.rs"), "AnomalyKind::Pressure => \"", &ANOMALY_KINDS);
     }
 }

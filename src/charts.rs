@@ -76,7 +76,8 @@ impl Charts {
             if let Some(host) = &host {
                 // One that cannot be read now is a gap in its line.
                 for reading in host.read().await.unwrap_or_default() {
-                    values.insert((reading.subject, reading.metric, "ratio"), reading.value);
+                    let unit = unit_of(&reading.metric);
+                    values.insert((reading.subject, reading.metric, unit), reading.value);
                 }
             }
             for gpu in gpus.known().snapshot.gpus {
@@ -119,9 +120,29 @@ impl Charts {
     }
 }
 
+/// Returns what a metric of the host is counted in, which its name ends with.
+fn unit_of(metric: &str) -> &'static str {
+    let endings = [("_ratio", "ratio"), ("_bytes_per_s", "bytes_per_second"), ("_s", "seconds"), ("_kills", "count")];
+    endings.iter().find(|(ending, _)| metric.ends_with(ending)).map_or("load", |(_, unit)| unit)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Once bytes, seconds and the load were said to be ratios.
+    #[test]
+    fn what_a_series_of_the_host_is_counted_in_is_said() {
+        for (metric, unit) in [
+            ("cpu_used_ratio", "ratio"),
+            ("disk_await_s", "seconds"),
+            ("network_sent_bytes_per_s", "bytes_per_second"),
+            ("memory_oom_kills", "count"),
+            ("load_per_core", "load"),
+        ] {
+            assert_eq!(unit_of(metric), unit, "{metric}");
+        }
+    }
 
     #[test]
     fn the_oldest_looks_go_and_what_was_not_seen_is_a_gap() {

@@ -97,6 +97,7 @@ pub(crate) async fn run<W: FnMut(&Recorded) + Send>(options: Options, mut watch:
     deployer::recover(&house.seams, &house.catalogue, &house.settings.rooms.deployer).await?;
     drop(undoing);
     house.start_services().await;
+    house.recall_stages().await?;
     let (load, since) = (house.demo_load(), house.last_seq().await?);
     let shown = Shown { metrics, log, config, seen, looked_on, told };
     let (ended, catalogue) = match house.open(shown).await {
@@ -173,6 +174,7 @@ async fn attend<W: FnMut(&Recorded) + Send>(
             seen = recorded.seq;
             closed += u64::from(recorded.fact.kind() == Kind::Lesson);
             systemd::tell_of(&recorded);
+            house.stages.note(&recorded);
             watch(&recorded);
         }
         if until.cycles.is_some_and(|wanted| closed >= wanted) && house.is_settled().await? {

@@ -38,9 +38,11 @@ mod render;
 mod scrape;
 mod service;
 mod settings;
+mod stages;
 mod stop;
 mod systemd;
 mod telemetry;
+mod told;
 mod traces;
 mod tune;
 

@@ -1,6 +1,6 @@
 //! The units of `ops/systemd` under a real systemd, booted over the files of this machine; see `tests/systemd/boot`.
 //!
-//! Only root may do that. Where it cannot be done, the tests say so and check nothing.
+//! Only root may do that. Where it cannot be done, the tests say so and check nothing, unless `KLOROS_SYSTEMD=required` says that it must.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 #![allow(clippy::print_stdout, reason = "a test that could not be run says so")]
@@ -66,14 +66,12 @@ impl Machine {
     /// Boots with `files` over those of this machine.
     fn over(files: tempfile::TempDir) -> Option<Self> {
         if !rustix::process::geteuid().is_root() || !Path::new("/lib/systemd/systemd").exists() {
-            println!("not run: it takes root, and systemd installed");
-            return None;
+            return not_run("it takes root, and systemd installed");
         }
         let boot = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/systemd/boot");
         let booted = Command::new(boot).arg(files.path()).output().unwrap();
         if !booted.status.success() {
-            println!("not run: {}", String::from_utf8_lossy(&booted.stderr));
-            return None;
+            return not_run(&String::from_utf8_lossy(&booted.stderr));
         }
         let pid = String::from_utf8(booted.stdout).unwrap().trim().to_owned();
         Some(Self { pid, _files: files })
@@ -124,6 +122,13 @@ impl Machine {
     }
 }
 
+/// Says why nothing is checked, or fails where something must be.
+fn not_run<T>(why: &str) -> Option<T> {
+    assert_ne!(std::env::var("KLOROS_SYSTEMD").as_deref(), Ok("required"), "not run: {why}");
+    println!("not run: {why}");
+    None
+}
+
 impl Drop for Machine {
     fn drop(&mut self) {
         // Its parent is `unshare`, which takes everything along.
@@ -143,6 +148,9 @@ fn the_unit_is_ready_when_the_loop_turns_and_a_reload_fails_when_it_is_refused()
     assert!(String::from_utf8_lossy(&status.stdout).contains("lab at autonomy 0"), "{status:?}");
     machine.write_settings(&SETTINGS.replace("autonomy = 0", "autonomy = 1"));
     machine.well(&["systemctl", "reload", "kloros.service"]);
+    // The fields of the log are journald's own.
+    let found = machine.run(&["journalctl", "--output", "cat", "KLOROS_CHANGED=[\"gate.autonomy 0 -> 1\"]"]);
+    assert!(String::from_utf8_lossy(&found.stdout).contains("settings read again changed="), "{found:?}");
     machine.write_settings(&SETTINGS.replace("autonomy = 0", "autonomy = 9"));
     assert!(!machine.run(&["systemctl", "reload", "kloros.service"]).status.success());
     assert_eq!((machine.property("ActiveState"), machine.property("NRestarts")), ("active".into(), "0".into()));
@@ -199,7 +207,8 @@ fn with_package() -> Option<Machine> {
     Machine::over(files)
 }
 
-const LEFT_BEHIND: [&str; 7] = [
+const LEFT_BEHIND: [&str; 8] = [
+    "/etc/systemd/system/multi-user.target.wants/kloros.service",
     "/usr/bin/kloros",
     "/etc/kloros",
     "/var/lib/kloros",
@@ -219,10 +228,10 @@ fn the_package_starts_nothing_by_itself_goes_on_after_an_upgrade_and_leaves_noth
         ("inactive".into(), "disabled".into())
     );
     machine.well(&["systemctl", "is-enabled", "kloros-recover.service"]);
-    let missing: Vec<_> = LEFT_BEHIND.iter().filter(|path| **path != "/var/lib/kloros" && !machine.has(path)).collect();
+    machine.well(&["systemctl", "enable", "--now", "kloros.service"]);
+    let missing: Vec<_> = LEFT_BEHIND.iter().filter(|path| !machine.has(path)).collect();
     assert!(missing.is_empty(), "{missing:?}");
 
-    machine.well(&["systemctl", "start", "kloros.service"]);
     let before = machine.property("MainPID");
     machine.well(&install);
     machine.until("the upgraded one is ready", || machine.property("SubState") == "running");
@@ -236,11 +245,17 @@ fn the_package_starts_nothing_by_itself_goes_on_after_an_upgrade_and_leaves_noth
     );
 
     machine.well(&install);
+    assert_eq!(machine.property("UnitFileState"), "enabled", "what its owner enabled stays so over a removal");
     machine.well(&["systemctl", "start", "kloros.service"]);
     machine.well(&["dpkg", "--purge", "kloros"]);
     assert_eq!(machine.processes(), "");
     let left: Vec<_> = LEFT_BEHIND.iter().filter(|path| machine.has(path)).collect();
     assert!(left.is_empty(), "{left:?}");
+
+    // Once a link stayed behind that enabled what was installed next.
+    machine.well(&install);
+    assert_eq!(machine.property("UnitFileState"), "disabled");
+    machine.well(&["dpkg", "--purge", "kloros"]);
 }
 
 #[test]

@@ -309,8 +309,8 @@ fn adapters_know_seams_and_facts_but_not_each_other() {
     for adapter in ADAPTERS {
         let own = format!("crate::{adapter}");
         // The dialect of env files is arithmetic that adapters share with the gate and the deployer; what a word is, the archive
-        // shares with the memory.
-        let shared = ["kloros_actors::env_file", "kloros_actors::memory::words"];
+        // shares with the memory; the names of metrics are everybody's.
+        let shared = ["kloros_actors::env_file", "kloros_actors::memory::words", "kloros_actors::meters"];
         let seams = [&["kloros_actors::facts", "kloros_actors::seams", own.as_str()][..], &shared].concat();
         let allowed: Vec<&str> = utilities.iter().map(String::as_str).chain(seams).collect();
         let files: Vec<&Source> = module(&all, "src", adapter).collect();

@@ -208,6 +208,19 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
+    /// Every kind there is.
+    pub const ALL: [FailureKind; 9] = [
+        FailureKind::DidNotStart,
+        FailureKind::NotReady,
+        FailureKind::NotInEffect,
+        FailureKind::Died,
+        FailureKind::TimedOut,
+        FailureKind::BenchFailed,
+        FailureKind::Infrastructure,
+        FailureKind::Disturbed,
+        FailureKind::Breached,
+    ];
+
     /// Returns the kind as one word, also used as a metric label.
     pub fn label(self) -> &'static str {
         match self {

@@ -219,6 +219,24 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// The reasons, as one word each, for which a change is taken back.
+    pub const AGAINST: [&'static str; 14] = [
+        "worse",
+        "unproven",
+        "guard",
+        "metric_lost",
+        "inconclusive",
+        "not_healthy",
+        "died",
+        "not_effective",
+        "aborted",
+        "crash",
+        "person",
+        "stopped",
+        "window_ended",
+        "human_override",
+    ];
+
     /// Returns the reason as one word, also used as a metric label.
     pub fn label(&self) -> &'static str {
         match self {

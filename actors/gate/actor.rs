@@ -351,7 +351,6 @@ impl State {
         if let Some(why) = why {
             tracing::debug!(domain = %domain.name, level = u8::from(level), %why, "autonomy level is not the ceiling");
         }
-        metrics::gauge!(meters::AUTONOMY_LEVEL).set(f64::from(u8::from(level)));
         level
     }
 

@@ -14,7 +14,7 @@ use kloros_actors::{
 use serde::{Deserialize, Serialize};
 
 use super::{Api, caller::Caller, refusal, refused};
-use crate::stop::StopFile;
+use crate::{reload::Wanted, stop::StopFile};
 
 /// Somebody's answer to the gate.
 #[derive(Debug, Serialize, Deserialize)]
@@ -181,9 +181,9 @@ pub(super) async fn reload(
     Json(body): Json<ReloadBody>,
 ) -> Response {
     if body.wait {
-        return Json(Some(api.reloader.reload(caller.uid()).await)).into_response();
+        return Json(Some(api.reloader.reload(Wanted::Asked(caller.uid())).await)).into_response();
     }
-    tokio::spawn(async move { api.reloader.reload(caller.uid()).await });
+    tokio::spawn(async move { api.reloader.reload(Wanted::Asked(caller.uid())).await });
     Json(None::<Reloaded>).into_response()
 }
 

@@ -105,6 +105,28 @@ pub(crate) fn is_own_page(method: &Method, host: &str, headers: &HeaderMap) -> b
     }
 }
 
+/// Stands where nobody presents a token and no page is served: no page may ask, and where `by_loopback`, it has to be asked for by a name
+/// of this machine.
+pub(crate) async fn no_page(State(by_loopback): State<bool>, request: Request, next: Next) -> Response {
+    match strange(by_loopback, request.uri(), request.headers()) {
+        None => next.run(request).await,
+        Some(turned) => {
+            let (status, why) = turned.answer();
+            tracing::warn!(?turned, path = request.uri().path(), "request turned away");
+            refusal(status, why)
+        }
+    }
+}
+
+fn strange(by_loopback: bool, uri: &Uri, headers: &HeaderMap) -> Option<Turned> {
+    let host = only(headers, header::HOST).unwrap_or_default();
+    let named = uri.authority().map_or(host, axum::http::uri::Authority::as_str);
+    if by_loopback && (!is_loopback(host) || named != host) {
+        return Some(Turned::NotOurName);
+    }
+    (!is_own_page(&Method::GET, host, headers)).then_some(Turned::Foreign)
+}
+
 /// Stands at the door.
 pub(super) async fn guard(State(door): State<Door>, mut request: Request, next: Next) -> Response {
     let admitted = door.admit(request.method(), request.uri(), request.headers());

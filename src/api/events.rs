@@ -24,7 +24,7 @@ use serde_json::json;
 use tokio::sync::{broadcast, mpsc};
 
 use super::{Api, refusal};
-use crate::cli::heard;
+use crate::{cli::heard, traces::trace_id};
 
 /// How many facts are read at once for a reader that lags behind.
 const FACTS_AT_ONCE: usize = 200;
@@ -53,8 +53,8 @@ pub(super) struct Told {
 impl Told {
     fn fact(recorded: &Recorded) -> Self {
         let data = json!({
-            "seq": recorded.seq, "cycle": recorded.cycle, "at_ms": recorded.at_ms, "kind": recorded.fact.kind().label(),
-            "subject": recorded.fact.subject(), "words": heard(&recorded.fact),
+            "seq": recorded.seq, "cycle": recorded.cycle, "trace": trace_id(&recorded.cycle), "at_ms": recorded.at_ms,
+            "kind": recorded.fact.kind().label(), "subject": recorded.fact.subject(), "words": heard(&recorded.fact),
         });
         Self { name: "fact", id: Some(recorded.seq), data }
     }

@@ -53,13 +53,15 @@ use strangers::Strangers;
 
 pub(crate) use acts::{AnswerBody, Calibrating, ForgottenBody, NameBody, ReloadBody, StopBody, TryBody, one_of};
 pub(crate) use alerts::{Alerts, router as alerts_router};
-pub(crate) use door::{is_loopback, is_own_page, only};
+pub(crate) use door::{is_loopback, is_own_page, no_page, only};
 pub(crate) use live::{Level, Live, Room, Service};
-pub(crate) use routes::BASE;
+pub(crate) use routes::{BASE, in_time};
 pub(crate) use tcp::{accept, serve as serve_tcp};
 pub(crate) use token::Token;
 
-use crate::{charts::Charts, home::Home, journal::Store, lease::Machine, reload::Reloader, settings::Reached};
+use crate::{
+    background::Up, charts::Charts, home::Home, journal::Store, lease::Machine, reload::Reloader, settings::Reached,
+};
 
 /// What the API needs.
 #[derive(Clone)]
@@ -105,9 +107,10 @@ pub(crate) struct Refusal {
     pub(crate) error: String,
 }
 
-/// Answers on the socket until it fails.
-pub(crate) async fn serve(api: Api) -> Result<(), String> {
+/// Answers on the socket until it fails; says when it is `up`.
+pub(crate) async fn serve(api: Api, up: Up) -> Result<(), String> {
     let listener = listen(&api.socket).map_err(|error| format!("{}: {error}", api.socket.display()))?;
+    up.say();
     let strangers = Strangers::new(Arc::new(api.journal.clone()));
     let app: Router = routes::router(api).layer(middleware::from_fn_with_state(strangers, only_the_owner));
     let app = app.into_make_service_with_connect_info::<Peer>();

@@ -64,9 +64,12 @@ const STAGES: [(&str, &str, Kind); 7] = [
     ("learning", "mind/feedback", Kind::Lesson),
 ];
 
-/// Returns the stages out of `history`, oldest first, and what the gate holds.
-pub(super) fn ring(history: &[Recorded], holding: &Holding) -> Vec<StageNow> {
-    let mut now = Now::default();
+/// How long something that was noticed may take to become a question, in milliseconds. One that raises none has no end: it is not asked.
+const WONDERED_MS: u64 = 60_000;
+
+/// Returns the stages at `now_ms` out of `history`, oldest first, and what the gate holds.
+pub(super) fn ring(history: &[Recorded], holding: &Holding, now_ms: u64) -> Vec<StageNow> {
+    let mut now = Now { wondered_after_ms: now_ms.saturating_sub(WONDERED_MS), ..Now::default() };
     for recorded in history {
         now.fold(recorded);
     }
@@ -107,6 +110,8 @@ pub(super) fn ring(history: &[Recorded], holding: &Holding) -> Vec<StageNow> {
 /// What has begun and not ended.
 #[derive(Default)]
 struct Now {
+    /// From when on something that was noticed may still become a question.
+    wondered_after_ms: u64,
     /// What was noticed and not yet asked about, by cycle.
     noticed: BTreeMap<String, Thing>,
     asked: BTreeMap<String, Thing>,
@@ -123,7 +128,7 @@ impl Now {
         };
         let (id, cycle) = (recorded.fact.subject().to_owned(), recorded.cycle.as_str().to_owned());
         match &recorded.fact {
-            Fact::Anomaly(anomaly) => {
+            Fact::Anomaly(anomaly) if recorded.at_ms >= self.wondered_after_ms => {
                 self.noticed.insert(cycle, thing(&format!("{} {}", anomaly.subject, anomaly.metric)));
             }
             Fact::Question(question) => {
@@ -151,6 +156,8 @@ impl Now {
 mod tests {
     use kloros_actors::facts::QuestionEnd;
 
+    use crate::journal::one_of_each;
+
     use super::*;
 
     fn ended(seq: u64) -> Recorded {
@@ -167,7 +174,7 @@ mod tests {
 
     #[test]
     fn an_empty_house_has_seven_empty_stages_in_the_order_of_the_loop() {
-        let stages = ring(&[], &Holding::default());
+        let stages = ring(&[], &Holding::default(), 0);
         let names: Vec<_> = stages.iter().map(|stage| stage.stage).collect();
         assert_eq!(names, ["detection", "question", "evolution", "permission", "deployment", "validation", "learning"]);
         assert!(stages.iter().all(|stage| stage.now.is_empty() && stage.passed == 0 && stage.last_ms.is_none()));
@@ -175,7 +182,17 @@ mod tests {
 
     #[test]
     fn an_end_without_a_beginning_in_sight_changes_nothing() {
-        let stages = ring(&[ended(1), ended(2)], &Holding::default());
+        let stages = ring(&[ended(1), ended(2)], &Holding::default(), 0);
         assert!(stages.iter().all(|stage| stage.now.is_empty()));
+    }
+
+    /// Once it stood there until two thousand facts later.
+    #[test]
+    fn an_anomaly_that_raises_no_question_is_not_noticed_for_ever() {
+        let fact = one_of_each().into_iter().find(|fact| fact.kind() == Kind::Anomaly).unwrap();
+        let noticed = [Recorded { seq: 1, cycle: CycleId::new("c-1"), at_ms: 1_000, fact }];
+        let at = |now_ms| ring(&noticed, &Holding::default(), now_ms)[0].now.len();
+        assert_eq!((at(2_000), at(1_000 + WONDERED_MS), at(1_001 + WONDERED_MS)), (1, 1, 0));
+        assert_eq!(ring(&noticed, &Holding::default(), 1_001 + WONDERED_MS)[0].passed, 1);
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::{
     Router,
-    body::to_bytes,
+    body::{Body, to_bytes},
     extract::{DefaultBodyLimit, FromRef, Request, State},
     http::{StatusCode, header},
     middleware::{self, Next},
@@ -98,8 +98,12 @@ pub(super) fn router(api: Api) -> Router {
         let ask = match does {
             Does::Reads => ask.layer(in_time()),
             Does::Streams => ask,
-            // What is waited for here has limits of its own, and goes on whether somebody waits or not.
-            Does::Acts => ask.layer(middleware::from_fn(only_users)),
+            // What is waited for here has limits of its own, and goes on whether somebody waits or not; a body that does not come
+            // asks for nothing yet.
+            Does::Acts => {
+                let whole = middleware::from_fn_with_state(within, whole_body);
+                ask.layer(whole).layer(middleware::from_fn(only_users))
+            }
         };
         router = router.route(&format!("{BASE}{path}"), ask);
     }
@@ -124,7 +128,8 @@ async fn nothing(request: Request) -> Response {
     refusal(StatusCode::NOT_FOUND, &format!("nothing is at {}: see {BASE}/openapi.json", request.uri().path()))
 }
 
-async fn in_time(State(within): State<Duration>, request: Request, next: Next) -> Response {
+/// Answers for a request that takes longer than `within`.
+pub(crate) async fn in_time(State(within): State<Duration>, request: Request, next: Next) -> Response {
     match tokio::time::timeout(within, next.run(request)).await {
         Ok(response) => response,
         Err(_) => {
@@ -133,11 +138,48 @@ async fn in_time(State(within): State<Duration>, request: Request, next: Next) -
     }
 }
 
+/// Waits `within` this time for the whole body, so that whoever sends it drop by drop holds no connection.
+async fn whole_body(State(within): State<Duration>, request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    match tokio::time::timeout(within, to_bytes(body, alerts::BODY_BYTES_MAX)).await {
+        Ok(Ok(bytes)) => next.run(Request::from_parts(head, Body::from(bytes))).await,
+        Ok(Err(_)) => {
+            refusal(StatusCode::PAYLOAD_TOO_LARGE, &format!("a body has {} bytes at most", alerts::BODY_BYTES_MAX))
+        }
+        Err(_) => {
+            refusal(StatusCode::REQUEST_TIMEOUT, &format!("the body did not come within {} s", within.as_secs_f64()))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{collections::BTreeSet, convert::Infallible};
+
+    use axum::body::Bytes;
+    use futures::StreamExt as _;
+    use hyper::service::Service as _;
+    use hyper_util::service::TowerToHyperService;
 
     use super::*;
+
+    /// Once a body that came a byte now and then held its connection for as long as its sender liked.
+    #[tokio::test]
+    async fn a_body_that_does_not_come_in_time_is_no_request_and_a_whole_one_is() {
+        let routes = Router::new().route("/act", post(|body: String| async move { body }));
+        let routes = routes.layer(middleware::from_fn_with_state(Duration::from_millis(50), whole_body));
+        let send = async |body: Body| {
+            let request = Request::post("/act").body(body).unwrap();
+            TowerToHyperService::new(routes.clone()).call(request).await.unwrap()
+        };
+        let first = futures::stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"{"))]);
+        let late = send(Body::from_stream(first.chain(futures::stream::pending()))).await;
+        assert_eq!(late.status(), StatusCode::REQUEST_TIMEOUT);
+        let whole = send(Body::from("{}")).await;
+        assert_eq!(to_bytes(whole.into_body(), 10).await.unwrap(), "{}");
+        let large = send(Body::from(vec![b' '; alerts::BODY_BYTES_MAX + 1])).await;
+        assert_eq!(large.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    }
 
     #[test]
     fn the_description_names_every_route_and_what_takes_the_token() {

@@ -11,7 +11,7 @@ use hyper_util::{
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 
 use super::{Api, Token, door, routes};
-use crate::console;
+use crate::{background::Up, console};
 
 /// How long listening rests after it failed, as it does while there are no file descriptors left.
 const REST: Duration = Duration::from_millis(200);
@@ -19,13 +19,17 @@ const REST: Duration = Duration::from_millis(200);
 /// The largest head of a request, in bytes.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 
-/// Answers where `api.listen` says until that fails; for ever, and nobody, where it says nothing.
-pub(crate) async fn serve(api: Api) -> Result<(), String> {
-    let Some(address) = api.reached.address() else { return std::future::pending().await };
+/// Answers where `api.listen` says until that fails, and says when it is `up`; for ever, and nobody, where it says nothing.
+pub(crate) async fn serve(api: Api, up: Up) -> Result<(), String> {
+    let Some(address) = api.reached.address() else {
+        up.say();
+        return std::future::pending().await;
+    };
     let token = Token::of(&api.home).map_err(|error| format!("the token of the API: {error}"))?;
     let listener = TcpListener::bind(address)
         .await
         .map_err(|error| format!("cannot listen on {address} for the API: {error}; set api.listen to a free one"))?;
+    up.say();
     tracing::info!(%address, "console and API listen");
     let door = door::Door { token: Arc::new(token), uid: rustix::process::getuid().as_raw() };
     let (places, within) = (api.reached.connections_max as usize, api.reached.request_timeout());

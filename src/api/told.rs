@@ -54,8 +54,10 @@ async fn told<T: Serialize + Send + 'static>(
 
 async fn rows(api: &Api, listed: Listed, asked: &Limit) -> Response {
     let limit = asked.limit.unwrap_or(ROWS).min(ROWS_MAX);
+    // What is in force, and not what the files say just now: those may be refused.
+    let config = api.control.config().curiosity;
     told(api, move |home| {
-        let mut rows = listed.rows(home)?;
+        let mut rows = listed.rows(home, &config)?;
         Ok(Ok(rows.split_off(rows.len().saturating_sub(limit))))
     })
     .await
@@ -105,7 +107,7 @@ pub(super) async fn ring(State(api): State<Api>) -> Response {
     match api.journal.read(Query::newest(&KINDS, RING_FACTS)).await {
         Ok(mut history) => {
             history.reverse();
-            Json(ring::ring(&history, &holding)).into_response()
+            Json(ring::ring(&history, &holding, api.alerts.clock.now_ms())).into_response()
         }
         Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }

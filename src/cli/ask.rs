@@ -172,14 +172,15 @@ async fn shown_as(
 
 pub(crate) async fn rollback(home: &Home, id: &str, out: &mut Out) -> anyhow::Result<Answer> {
     let client = Client::to(home)?;
-    let facts = Reader::open(home)?.read(&Query::newest(&[Kind::Deployment, Kind::Verdict], Query::LIMIT_DEFAULT))?;
-    let deployments = facts.iter().filter(|each| each.fact.kind() == Kind::Deployment);
-    let id = match ids::pick(id, "deployment", deployments.map(|each| each.fact.subject())) {
+    let reader = Reader::open(home)?;
+    let deployments = reader.ids(&[Kind::Deployment], id)?;
+    let id = match ids::pick(id, "deployment", deployments.iter().map(String::as_str)) {
         Ok(id) => id.to_owned(),
         Err(why) => return no(&format!("{why}; see `kloros deployments`"), out),
     };
+    let facts = reader.read(&Query::kinds(&[Kind::Verdict]).about(&id))?;
     let verdict = facts.iter().find_map(|each| match &each.fact {
-        Fact::Verdict(verdict) if verdict.deployment.as_str() == id => Some(verdict),
+        Fact::Verdict(verdict) => Some(verdict),
         _ => None,
     });
     // One that was condemned may be stuck, and then it is undone at once when a person has cleared the way.

@@ -5,7 +5,7 @@ use kloros_actors::{
         Config, HISTORY_MAX, KINDS_READ,
         interest::{Interests, Moved},
     },
-    facts::{Fact, Lesson, Recorded, Ruled},
+    facts::{Fact, Kind, Lesson, Recorded, Ruled},
     seams::Query,
 };
 use serde_json::json;
@@ -14,7 +14,6 @@ use super::{list::Row, progress, story};
 use crate::{
     home::Home,
     journal::{Reader, rfc3339},
-    settings::Settings,
 };
 
 /// One lesson and what it changed, as far as it was about a question.
@@ -24,20 +23,36 @@ struct Learned {
     moved: Option<Moved>,
 }
 
-/// Returns every lesson that the journal of `home` holds, the newest last, each under the id of its deployment.
-pub(super) fn rows(home: &Home) -> anyhow::Result<Vec<Row>> {
-    let config = Settings::load(home.root(), None)?.rooms.curiosity;
-    let mut history = match Reader::find(home)? {
-        Some(reader) => reader.read(&Query::newest(&KINDS_READ, HISTORY_MAX))?,
-        None => Vec::new(),
+/// Returns the newest lessons that the journal of `home` holds, the newest last, each under the id of its deployment; or the one `about`
+/// a deployment, however old, without what it changed: that depends on what was learned before.
+pub(super) fn rows(home: &Home, config: &Config, about: Option<&str>) -> anyhow::Result<Vec<Row>> {
+    let Some(reader) = Reader::find(home)? else { return Ok(Vec::new()) };
+    let learned = match about {
+        None => {
+            let mut history = reader.read(&Query::newest(&KINDS_READ, HISTORY_MAX))?;
+            history.reverse();
+            replay(history, config)
+        }
+        Some(deployment) => alone(&reader, deployment)?,
     };
-    history.reverse();
     let row = |learned: &Learned| Row {
         id: learned.lesson.verdict.deployment.to_string(),
         facts: facts(learned),
         line: line(learned),
     };
-    Ok(replay(history, &config).iter().map(row).collect())
+    Ok(learned.iter().map(row).collect())
+}
+
+/// Returns the lessons of the cycle in which `deployment` was judged.
+fn alone(reader: &Reader, deployment: &str) -> anyhow::Result<Vec<Learned>> {
+    let verdicts = reader.read(&Query::kinds(&[Kind::Verdict]).about(deployment))?;
+    let Some(verdict) = verdicts.first() else { return Ok(Vec::new()) };
+    let of_cycle = Query { cycle: Some(verdict.cycle.clone()), ..Query::kinds(&[Kind::Lesson]) };
+    let lessons = reader.read(&of_cycle)?.into_iter().filter_map(|recorded| match recorded.fact {
+        Fact::Lesson(lesson) => Some(Learned { at_ms: recorded.at_ms, lesson, moved: None }),
+        _ => None,
+    });
+    Ok(lessons.collect())
 }
 
 /// Takes the history to heart as the daemon does, oldest first.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use kloros_actors::{
-    curiosity::{KINDS_READ, interest::Interests},
+    curiosity::{Config, KINDS_READ, interest::Interests},
     facts::{
         EarlierTrial, Experiment, ExperimentEnd, Fact, Generation, Kind, Outcome, Question, QuestionEnd, Recorded,
         Stage, Trial, Verdict, stages,
@@ -26,12 +26,30 @@ const LOOK_BACK_MAX: usize = 10_000;
 /// How much of a reason is printed in a list, in characters.
 const REASON_MAX: usize = 160;
 
-/// Returns the newest facts of these kinds, oldest first; none in a home in which kloros never ran.
-fn history(home: &Home, kinds: &[Kind]) -> anyhow::Result<Vec<Recorded>> {
+/// Returns the newest facts of these kinds, or all of them that are `about` one id, oldest first; none in a home in which kloros never
+/// ran.
+fn history(home: &Home, kinds: &[Kind], about: Option<&str>) -> anyhow::Result<Vec<Recorded>> {
     let Some(reader) = Reader::find(home)? else { return Ok(Vec::new()) };
+    if let Some(id) = about {
+        return Ok(reader.read(&Query { limit: Query::OPEN_MAX, ..Query::kinds(kinds).about(id) })?);
+    }
     let mut found = reader.read(&Query::newest(kinds, LOOK_BACK_MAX))?;
     found.reverse();
     Ok(found)
+}
+
+/// Returns how curiosity is set, from the files. Where those are refused, a daemon that runs goes on with what it has, and what is told
+/// of rests goes by the defaults: to look on takes no settings in order.
+fn curiosity(home: &Home) -> Config {
+    Settings::load(home.root(), None).map_or_else(
+        |_| {
+            super::out::trouble(
+                "the settings are refused, so times of rest are told by the defaults: kloros check-config",
+            );
+            Config::default()
+        },
+        |settings| settings.rooms.curiosity,
+    )
 }
 
 /// One entry of a list.
@@ -57,15 +75,43 @@ pub(crate) enum Listed {
 }
 
 impl Listed {
-    /// Returns what the journal of `home` holds of it, the newest last.
-    pub(crate) fn rows(self, home: &Home) -> anyhow::Result<Vec<Row>> {
+    /// Returns the newest that the journal of `home` holds of it, the newest last, with rests as `config` has them.
+    pub(crate) fn rows(self, home: &Home, config: &Config) -> anyhow::Result<Vec<Row>> {
+        self.rows_about(home, config, None)
+    }
+
+    /// Returns the row of `id`, however old it is; none where there is none.
+    fn row(self, home: &Home, config: &Config, id: &str) -> anyhow::Result<Option<Row>> {
+        if matches!(self, Self::Questions | Self::Lessons) {
+            // What was learned before counts, as far as it is known.
+            let known = self.rows(home, config)?.into_iter().find(|row| row.id == id);
+            if known.is_some() {
+                return Ok(known);
+            }
+        }
+        Ok(self.rows_about(home, config, Some(id))?.into_iter().find(|row| row.id == id))
+    }
+
+    fn rows_about(self, home: &Home, config: &Config, about: Option<&str>) -> anyhow::Result<Vec<Row>> {
         match self {
-            Self::Intents => intents(home),
-            Self::Questions => questions(home),
-            Self::Experiments => experiments(home),
-            Self::Winners => winners(home),
-            Self::Deployments => deployments(home),
-            Self::Lessons => lessons::rows(home),
+            Self::Intents => intents(home, about),
+            Self::Questions => questions(home, config, about),
+            Self::Experiments => experiments(home, about),
+            Self::Winners => winners(home, about),
+            Self::Deployments => deployments(home, about),
+            Self::Lessons => lessons::rows(home, config, about),
+        }
+    }
+
+    /// Returns the facts that there is one of for each of it, under its id.
+    fn kinds(self) -> &'static [Kind] {
+        match self {
+            Self::Intents => &[Kind::Question, Kind::Promotion],
+            Self::Questions => &[Kind::Question],
+            Self::Experiments => &[Kind::Experiment],
+            Self::Winners => &[Kind::ExperimentEnd],
+            Self::Deployments => &[Kind::Deployment],
+            Self::Lessons => &[Kind::Verdict],
         }
     }
 
@@ -83,21 +129,16 @@ impl Listed {
 }
 
 /// Lists the newest of it, or shows the one that is meant by an id.
+///
+/// That there is nothing yet is an answer; that there is nothing of that id is a no.
 pub(super) fn list(home: &Home, listed: Listed, args: &ListArgs, out: &mut Out) -> anyhow::Result<Answer> {
     let (noun, next) = listed.words();
-    show(out, listed.rows(home)?, args, noun, next)
-}
-
-/// Prints `rows`, newest last, and the command that a person would type next; or the one that is meant by an id. That
-/// there is nothing yet is an answer; that there is nothing of that id is a no.
-fn show(out: &mut Out, rows: Vec<Row>, args: &ListArgs, noun: &str, next: &str) -> anyhow::Result<Answer> {
+    let config =
+        if matches!(listed, Listed::Questions | Listed::Lessons) { curiosity(home) } else { Config::default() };
     let rows: Vec<Row> = match &args.id {
-        None => rows.into_iter().rev().take(args.limit).rev().collect(),
-        Some(wanted) => match ids::pick(wanted, noun, rows.iter().map(|row| row.id.as_str())) {
-            Ok(id) => {
-                let id = id.to_owned();
-                rows.into_iter().filter(|row| row.id == id).collect()
-            }
+        None => listed.rows(home, &config)?.into_iter().rev().take(args.limit).rev().collect(),
+        Some(wanted) => match found(home, listed, &config, wanted)? {
+            Ok(row) => vec![row],
             Err(why) => {
                 if out.is_json() {
                     out.answer(&json!([]), String::new)?;
@@ -107,6 +148,25 @@ fn show(out: &mut Out, rows: Vec<Row>, args: &ListArgs, noun: &str, next: &str) 
             }
         },
     };
+    show(out, rows, noun, next)
+}
+
+/// Returns the row that is meant by what a person typed, or why none is.
+fn found(home: &Home, listed: Listed, config: &Config, wanted: &str) -> anyhow::Result<Result<Row, String>> {
+    let noun = listed.words().0;
+    let ids = match Reader::find(home)? {
+        Some(reader) => reader.ids(listed.kinds(), wanted)?,
+        None => Vec::new(),
+    };
+    let id = match ids::pick(wanted, noun, ids.iter().map(String::as_str)) {
+        Ok(id) => id,
+        Err(why) => return Ok(Err(why)),
+    };
+    Ok(listed.row(home, config, id)?.ok_or_else(|| format!("{id} is no {noun}")))
+}
+
+/// Prints `rows`, newest last, and the command that a person would type next.
+fn show(out: &mut Out, rows: Vec<Row>, noun: &str, next: &str) -> anyhow::Result<Answer> {
     let newest = rows.last().map(|row| row.id.clone());
     let (facts, lines): (Vec<_>, Vec<_>) = rows.into_iter().map(|row| (row.facts, row.line)).unzip();
     out.answer(&facts, || match newest {
@@ -116,8 +176,8 @@ fn show(out: &mut Out, rows: Vec<Row>, args: &ListArgs, noun: &str, next: &str) 
     Ok(Answer::Done)
 }
 
-fn intents(home: &Home) -> anyhow::Result<Vec<Row>> {
-    let rows = history(home, &[Kind::Question, Kind::Promotion])?
+fn intents(home: &Home, about: Option<&str>) -> anyhow::Result<Vec<Row>> {
+    let rows = history(home, &[Kind::Question, Kind::Promotion], about)?
         .into_iter()
         .filter_map(|recorded| {
             let (kind, id, what) = match &recorded.fact {
@@ -144,12 +204,11 @@ struct Asked {
     end: Option<(QuestionEnd, u64)>,
 }
 
-fn questions(home: &Home) -> anyhow::Result<Vec<Row>> {
-    let config = Settings::load(home.root(), None)?.rooms.curiosity;
+fn questions(home: &Home, config: &Config, about: Option<&str>) -> anyhow::Result<Vec<Row>> {
     let mut interests = Interests::default();
     let mut found: Vec<Asked> = Vec::new();
-    for recorded in history(home, &KINDS_READ)? {
-        interests.fold(&recorded.fact, &config);
+    for recorded in history(home, &KINDS_READ, about)? {
+        interests.fold(&recorded.fact, config);
         match recorded.fact {
             Fact::Question(question) => found.push(Asked { at_ms: recorded.at_ms, question, end: None }),
             Fact::QuestionEnd(end) => {
@@ -187,10 +246,10 @@ struct Found {
     end: Option<ExperimentEnd>,
 }
 
-fn experiments(home: &Home) -> anyhow::Result<Vec<Row>> {
+fn experiments(home: &Home, about: Option<&str>) -> anyhow::Result<Vec<Row>> {
     let mut found: BTreeMap<u64, Found> = BTreeMap::new();
     let kinds = [Kind::Experiment, Kind::Experience, Kind::Trial, Kind::Generation, Kind::ExperimentEnd];
-    for recorded in history(home, &kinds)? {
+    for recorded in history(home, &kinds, about)? {
         let subject = recorded.fact.subject().to_owned();
         let of = found.values_mut().find(|each| each.experiment.id.as_str() == subject);
         match (recorded.fact, of) {
@@ -245,9 +304,9 @@ fn experiment_row(found: &Found) -> Row {
     Row { id: experiment.id.to_string(), facts, line }
 }
 
-fn winners(home: &Home) -> anyhow::Result<Vec<Row>> {
+fn winners(home: &Home, about: Option<&str>) -> anyhow::Result<Vec<Row>> {
     let advised = Reader::find(home)?.map_or_else(|| Ok(Vec::new()), |reader| advice::found(&reader))?;
-    let rows = history(home, &[Kind::ExperimentEnd])?
+    let rows = history(home, &[Kind::ExperimentEnd], about)?
         .into_iter()
         .filter_map(|recorded| match recorded.fact {
             Fact::ExperimentEnd(ExperimentEnd::Won { winner, .. }) => Some((recorded.at_ms, winner)),
@@ -273,8 +332,8 @@ fn winners(home: &Home) -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn deployments(home: &Home) -> anyhow::Result<Vec<Row>> {
-    let history = history(home, &[Kind::Deployment, Kind::Step, Kind::Verdict])?;
+fn deployments(home: &Home, about: Option<&str>) -> anyhow::Result<Vec<Row>> {
+    let history = history(home, &[Kind::Deployment, Kind::Step, Kind::Verdict], about)?;
     let verdicts: BTreeMap<String, Verdict> = history
         .iter()
         .filter_map(|recorded| match &recorded.fact {
@@ -305,4 +364,65 @@ fn deployments(home: &Home) -> anyhow::Result<Vec<Row>> {
         })
         .collect();
     Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use kloros_actors::{
+        facts::{CycleId, DeploymentId, Entry, Step},
+        seams::Journal as _,
+    };
+
+    use super::*;
+    use crate::journal::{self, one_of_each};
+
+    fn home() -> (tempfile::TempDir, Home) {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path()).unwrap();
+        home.create().unwrap();
+        (folder, home)
+    }
+
+    /// Once ten thousand facts later there was "no deployment that begins with" it.
+    #[tokio::test]
+    async fn what_is_meant_by_an_id_is_found_however_much_was_written_since() {
+        let (_folder, home) = home();
+        let store = journal::open(&home).unwrap();
+        let old = CycleId::new("c-0ld");
+        store.append(one_of_each().into_iter().map(|fact| Entry::new(&old, 1, fact)).collect()).await.unwrap();
+        let later = |number| Fact::Step { deployment: DeploymentId::new(format!("d-9{number}")), step: Step::Intended };
+        let later = (0..=LOOK_BACK_MAX).map(|number| Entry::new(&CycleId::new("c-new"), 2, later(number)));
+        store.append(later.collect()).await.unwrap();
+        for (listed, wanted, meant) in [
+            (Listed::Deployments, "1", "d-1"),
+            (Listed::Experiments, "x-1", "x-1"),
+            (Listed::Winners, "x-1", "x-1"),
+            (Listed::Questions, "q-1", "q-1"),
+            (Listed::Intents, "p-1", "p-1"),
+            (Listed::Lessons, "d-2", "d-2"),
+        ] {
+            let found = found(&home, listed, &Config::default(), wanted).unwrap();
+            assert_eq!(found.map(|row| row.id).as_deref(), Ok(meant), "{listed:?}");
+        }
+        let none = found(&home, Listed::Deployments, &Config::default(), "d-none").unwrap();
+        assert_eq!(none.err().as_deref(), Some("no deployment begins with \"d-none\""));
+        for wanted in ["d-1", "0ld", "x-1"] {
+            let told = crate::cli::story(&home, wanted).unwrap();
+            assert_eq!(serde_json::to_value(told.unwrap()).unwrap()["cycle"], "c-0ld", "{wanted}");
+        }
+    }
+
+    /// Once both lists were refused together with the files, and the console's view of what was learned failed.
+    #[tokio::test]
+    async fn settings_that_are_refused_keep_nobody_from_reading_what_was_asked_and_learned() {
+        let (folder, home) = home();
+        let store = journal::open(&home).unwrap();
+        let cycle = CycleId::new("c-1");
+        store.append(one_of_each().into_iter().map(|fact| Entry::new(&cycle, 1, fact)).collect()).await.unwrap();
+        std::fs::write(folder.path().join("kloros.toml"), "[gate]\nautonmy = 1\n").unwrap();
+        let config = curiosity(&home);
+        for listed in [Listed::Questions, Listed::Lessons] {
+            assert!(!listed.rows(&home, &config).unwrap().is_empty(), "{listed:?}");
+        }
+    }
 }

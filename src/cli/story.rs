@@ -22,11 +22,8 @@ use super::{
 use crate::{
     home::Home,
     journal::{Reader, rfc3339},
-    traces::trace_id,
+    traces::{Traced, trace_id},
 };
-
-/// How many facts are looked through for the one that is meant.
-const LOOK_BACK_MAX: usize = 20_000;
 
 /// How far lines without a time of their own are indented: by a time and two blanks.
 const INDENT: usize = 22;
@@ -57,6 +54,7 @@ pub(crate) fn story(home: &Home, id: &str) -> anyhow::Result<Result<Story, Strin
 pub(super) fn explain(home: &Home, id: &str, out: &mut Out) -> anyhow::Result<Answer> {
     match story(home, id)? {
         Ok(Story { lines, facts, .. }) => {
+            let facts: Vec<Traced> = facts.into_iter().map(Traced::of).collect();
             out.answer(&facts, || format!("{}\nkloros status", lines.join("\n")))?;
             Ok(Answer::Done)
         }
@@ -99,13 +97,15 @@ pub(crate) fn heard(fact: &Fact) -> String {
 
 /// Returns the cycle that `id`, or what begins with it, belongs to; or why that is not one cycle.
 fn cycle_of(reader: &Reader, id: &str) -> anyhow::Result<Result<CycleId, String>> {
-    let exact = reader.read(&Query { cycle: Some(CycleId::new(id)), limit: 1, ..Query::default() })?;
-    if let Some(recorded) = exact.first() {
-        return Ok(Ok(recorded.cycle.clone()));
+    let of = |cycle: &str| Query { cycle: Some(CycleId::new(cycle)), limit: 1, ..Query::default() };
+    if let Some(recorded) = reader.read(&of(id))?.pop() {
+        return Ok(Ok(recorded.cycle));
     }
-    let kinds = [Kind::Anomaly, Kind::Question, Kind::Experiment, Kind::Promotion, Kind::Deployment];
-    let newest = reader.read(&Query::newest(&kinds, LOOK_BACK_MAX))?;
-    Ok(meant(id, &newest))
+    let kinds = [Kind::Question, Kind::Experiment, Kind::Promotion, Kind::Deployment];
+    let subjects = reader.ids(&kinds, id)?.into_iter().map(|subject| Query::newest(&kinds, 1).about(&subject));
+    let cycles = reader.cycles(id)?.into_iter().map(|cycle| of(&cycle));
+    let facts: Result<Vec<_>, _> = subjects.chain(cycles).map(|query| reader.read(&query)).collect();
+    Ok(meant(id, &facts?.concat()))
 }
 
 /// Returns the one cycle of `facts` that `id` means. Several ids of one cycle are as good as one; a question that was asked

@@ -1,9 +1,6 @@
 //! Everything that is plugged in, and the rooms of the shell around the loop.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, atomic::AtomicU64},
-};
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::Context;
 use futures::FutureExt as _;
@@ -35,14 +32,20 @@ use crate::{
     inbox::Inbox,
     journal::Store,
     journald::UnitProbe,
-    notices::Told,
+    notices::Lanes,
     nvml::Gpus,
-    reload::Reloader,
+    reload::{Reloader, Seen},
     scrape::ServiceProbe,
     service::Services,
     settings::Settings,
+    stages::{self, Stages},
     systemd, telemetry,
+    told::Told,
+    traces,
 };
+
+/// How many facts are looked through for what is under way.
+const STAGES_LOOK_BACK_MAX: usize = 10_000;
 
 /// How the daemon shows itself and where it was told what to do.
 pub(super) struct Shown {
@@ -50,10 +53,16 @@ pub(super) struct Shown {
     pub(super) log: telemetry::Log,
     pub(super) config: Option<PathBuf>,
     /// What the files of the settings held when they were read.
-    pub(super) seen: String,
+    pub(super) seen: Seen,
     pub(super) looked_on: bool,
-    /// Up to where a person was told what happened.
-    pub(super) told: Told,
+    /// Up to where others were told what happened.
+    pub(super) told: ToldOutside,
+}
+
+/// Up to where others were told what happened.
+pub(super) struct ToldOutside {
+    lanes: Lanes,
+    traces: Told,
 }
 
 /// Everything that is plugged in.
@@ -69,6 +78,8 @@ pub(super) struct House {
     /// What conversations tell of the service that answers them, where there is an endpoint.
     pub(super) signals: Option<Signals>,
     conversations: Option<Conversations>,
+    /// What is under way in the stages of the loop.
+    pub(super) stages: Arc<Stages>,
     pub(super) seed: u64,
 }
 
@@ -86,8 +97,21 @@ impl House {
         let archive = talk::archive(conversations.as_ref());
         let signals = talk::signals(&settings.conversation, &seams);
         let conversations = conversations.ok();
-        let home = home.clone();
-        Ok(Self { home, store, settings, catalogue, services, gpus, seams, archive, signals, conversations, seed })
+        let (home, stages) = (home.clone(), Arc::default());
+        Ok(Self {
+            home,
+            store,
+            settings,
+            catalogue,
+            services,
+            gpus,
+            seams,
+            archive,
+            signals,
+            conversations,
+            stages,
+            seed,
+        })
     }
 
     /// Starts what kloros runs itself. A service that does not come up is not given up: it is watched and tried again.
@@ -101,6 +125,14 @@ impl House {
             }
         });
         futures::future::join_all(starts).await;
+    }
+
+    /// Takes up what earlier daemons left under way in the stages of the loop, as far as the newest facts tell.
+    pub(super) async fn recall_stages(&self) -> anyhow::Result<()> {
+        let mut newest = self.store.read(Query::newest(&stages::KINDS, STAGES_LOOK_BACK_MAX)).await?;
+        newest.reverse();
+        newest.iter().for_each(|recorded| self.stages.recall(recorded));
+        Ok(())
     }
 
     pub(super) async fn last_seq(&self) -> anyhow::Result<u64> {
@@ -167,11 +199,11 @@ impl House {
         let api = self.api(&control, &reloader);
         let (over_tcp, over_socket) = (api.clone(), api.clone());
         let mut shell = vec![
-            background::child("api", move || api::serve(over_socket.clone())),
-            background::child("console", move || api::serve_tcp(over_tcp.clone())),
+            background::child_once_up("api", move |up| api::serve(over_socket.clone(), up)),
+            background::child_once_up("console", move |up| api::serve_tcp(over_tcp.clone(), up)),
             self.charts(&api.charts),
-            self.notices(told),
-            self.traces(),
+            self.notices(told.lanes),
+            self.traces(told.traces),
             self.telemetry(&control, metrics),
             self.inbox(&control),
             self.keeper(),
@@ -241,23 +273,25 @@ impl House {
         }
     }
 
-    /// Returns up to where a person was told what happened: by an earlier daemon, or, where none told, up to now.
-    pub(super) async fn told(&self) -> anyhow::Result<Told> {
-        Ok(Told::open(&self.home, &self.settings.notices, self.last_seq().await?).await)
+    /// Returns up to where others were told what happened: by an earlier daemon, or, where none told, up to now.
+    pub(super) async fn told(&self) -> anyhow::Result<ToldOutside> {
+        let newest = self.last_seq().await?;
+        let lanes = Lanes::open(&self.home, &self.settings.notices, newest).await;
+        Ok(ToldOutside { lanes, traces: traces::told(&self.home, &self.settings.traces, newest).await })
     }
 
-    fn notices(&self, told: Told) -> ChildSpec {
+    fn notices(&self, lanes: Lanes) -> ChildSpec {
         let (home, notices, store) = (self.home.clone(), self.settings.notices.clone(), self.store.clone());
-        let told = Arc::new(told);
+        let lanes = Arc::new(lanes);
         background::child("notices", move || {
-            crate::notices::tell(home.clone(), notices.clone(), store.clone(), Arc::clone(&told))
+            crate::notices::tell(home.clone(), notices.clone(), store.clone(), Arc::clone(&lanes))
         })
     }
 
-    fn traces(&self) -> ChildSpec {
-        let (traces, store) = (self.settings.traces.clone(), self.store.clone());
-        let told = Arc::new(AtomicU64::new(*store.appended().borrow()));
-        background::child("traces", move || crate::traces::tell(traces.clone(), store.clone(), Arc::clone(&told)))
+    fn traces(&self, told: Told) -> ChildSpec {
+        let (settings, store) = (self.settings.traces.clone(), self.store.clone());
+        let told = Arc::new(told);
+        background::child("traces", move || traces::tell(settings.clone(), store.clone(), Arc::clone(&told)))
     }
 
     fn charts(&self, charts: &Arc<Charts>) -> ChildSpec {
@@ -278,11 +312,17 @@ impl House {
 
     fn telemetry(&self, control: &Control, metrics: PrometheusHandle) -> ChildSpec {
         let address = self.settings.shell.metrics_address;
-        let shown = telemetry::Shown { handle: metrics, control: control.clone(), gpus: Arc::clone(&self.gpus) };
+        let shown = telemetry::Shown {
+            handle: metrics,
+            control: control.clone(),
+            gpus: Arc::clone(&self.gpus),
+            stages: Arc::clone(&self.stages),
+            clock: Arc::clone(&self.seams.clock),
+        };
         let alerts = self.settings.shell.alerts.then(|| self.alerts(control));
-        background::child("telemetry", move || {
+        background::child_once_up("telemetry", move |up| {
             let beside = alerts.clone().map_or_else(axum::Router::new, api::alerts_router);
-            telemetry::serve(address, shown.clone(), beside)
+            telemetry::serve(address, shown.clone(), beside, up)
         })
     }
 

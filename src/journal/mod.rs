@@ -16,6 +16,8 @@ mod writer;
 
 mod reader;
 
+mod names;
+
 mod open_work;
 
 mod outbox;

@@ -28,6 +28,8 @@ mod baselines;
 
 mod damage;
 
+mod names;
+
 mod open_work;
 
 const AT_MS: u64 = 1_762_011_720_000;

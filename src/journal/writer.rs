@@ -1,9 +1,13 @@
 //! The one connection that writes, on a thread of its own, so that nobody's runtime waits for the disk.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use kloros_actors::{
     facts::{Entry, Fact, Kind, Recorded, TELLING},
+    meters::JOURNAL_COMMIT_DURATION,
     seams::{Appended, JournalError},
 };
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
@@ -127,7 +131,10 @@ impl Writer {
         }
         let (rows, answers): (Vec<_>, Vec<_>) = callers.into_iter().map(|caller| (caller.rows, caller.answer)).unzip();
         // A caller who no longer listens has asked all the same: the answers are sent to nobody.
-        match self.commit(rows, delivered) {
+        let begun = Instant::now();
+        let committed = self.commit(rows, delivered);
+        metrics::histogram!(JOURNAL_COMMIT_DURATION).record(begun.elapsed());
+        match committed {
             Ok(places) => {
                 for (answer, places) in answers.into_iter().zip(places) {
                     let _ = answer.send(Ok(places));

@@ -2,12 +2,10 @@
 //!
 //! The journal is the queue: the room follows it, so that nothing is lost while a receiver is down and nothing is held in memory but
 //! what is sent just now. Too many at once are counted and left out. Receivers get what they cannot act on by themselves: an answer is
-//! given with `kloros approve` or in the console.
+//! given with `kloros approve` or in the console. What cannot wait has a lane of its own, in which nothing else is tried again first.
 //! Invariant: the address is a secret, and stands in no log, error or fact.
 
 mod notice;
-
-mod told;
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -17,22 +15,72 @@ use kloros_actors::{
     seams::{Journal as _, Query},
 };
 
-use crate::{home::Home, journal::Store, post::Post, settings::Notices};
+use crate::{home::Home, journal::Store, post::Post, settings::Notices, told::Told};
 use notice::Notice;
-pub(crate) use told::Told;
 
 /// How many facts are read at once.
 const FACTS_AT_ONCE: usize = 500;
 
+/// What is told one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// Somebody stopped everything, or an undo failed: a person wants to know at once.
+    Urgent,
+    /// Everything else.
+    Rest,
+}
+
+impl Lane {
+    /// Returns the name of the note of how far was told in it.
+    fn note(self) -> &'static str {
+        match self {
+            Self::Urgent => "notices_urgent",
+            Self::Rest => "notices",
+        }
+    }
+
+    fn carries(self, about: &str) -> bool {
+        ["stop", "stuck"].contains(&about) == (self == Self::Urgent)
+    }
+
+    /// Returns up to where was told in it by an earlier daemon; see [`Told::open`].
+    async fn told(self, home: &Home, notices: &Notices, newest_and_otherwise: (u64, u64)) -> Told {
+        Told::open(home, self.note(), !notices.url_file.as_os_str().is_empty(), newest_and_otherwise).await
+    }
+}
+
+/// Up to where was told in each lane.
+pub(crate) struct Lanes {
+    urgent: Told,
+    rest: Told,
+}
+
+impl Lanes {
+    /// Returns up to where earlier daemons told; where none told, up to the fact `newest`.
+    pub(crate) async fn open(home: &Home, notices: &Notices, newest: u64) -> Self {
+        let rest = Lane::Rest.told(home, notices, (newest, newest)).await;
+        // A daemon that had one lane told both in it.
+        let urgent = Lane::Urgent.told(home, notices, (newest, rest.seq())).await;
+        Self { urgent, rest }
+    }
+}
+
+/// Tells in both lanes for as long as it runs.
+pub(crate) async fn tell(home: Home, notices: Notices, store: Store, lanes: Arc<Lanes>) -> Result<(), String> {
+    let urgent = tell_in(Lane::Urgent, &home, &notices, &store, &lanes.urgent);
+    let rest = tell_in(Lane::Rest, &home, &notices, &store, &lanes.rest);
+    tokio::try_join!(urgent, rest).map(drop)
+}
+
 /// Tells what happens after what was `told` for as long as it runs, and moves that on, so that a restart tells nothing twice but what was
 /// being sent; for ever, and nobody, where no address is set.
-pub(crate) async fn tell(home: Home, notices: Notices, store: Store, told: Arc<Told>) -> Result<(), String> {
-    let Some(post) = way(&home, &notices).await else { return std::future::pending().await };
+async fn tell_in(lane: Lane, home: &Home, notices: &Notices, store: &Store, told: &Told) -> Result<(), String> {
+    let Some(post) = way(home, notices).await else { return std::future::pending().await };
     let mut appended = store.appended();
     loop {
         let mut after = told.seq();
-        for (seq, notice) in pending(&store, &notices, &mut after).await? {
-            deliver(&post, &notices, &notice).await;
+        for (seq, notice) in pending(lane, store, notices, &mut after).await? {
+            deliver(&post, notices, &notice).await;
             told.told(seq).await;
         }
         told.passed(after).await;
@@ -55,7 +103,12 @@ async fn way(home: &Home, notices: &Notices) -> Option<Post> {
 }
 
 /// Returns what is to be told of the facts after `after`, each with the number of its fact, the newest of them where there are too many.
-async fn pending(store: &Store, notices: &Notices, after: &mut u64) -> Result<VecDeque<(u64, Notice)>, String> {
+async fn pending(
+    lane: Lane,
+    store: &Store,
+    notices: &Notices,
+    after: &mut u64,
+) -> Result<VecDeque<(u64, Notice)>, String> {
     let kinds = [Kind::Ruling, Kind::Verdict, Kind::Step, Kind::Switch, Kind::LoanStep];
     let most = notices.waiting_max as usize;
     let mut found = VecDeque::new();
@@ -66,7 +119,8 @@ async fn pending(store: &Store, notices: &Notices, after: &mut u64) -> Result<Ve
         let is_all = facts.len() < FACTS_AT_ONCE;
         for recorded in facts {
             *after = recorded.seq;
-            let wanted = |notice: &Notice| notices.about.iter().any(|about| about == notice.about);
+            let wanted =
+                |notice: &Notice| lane.carries(notice.about) && notices.about.iter().any(|about| about == notice.about);
             let Some(notice) = Notice::of(&recorded).filter(wanted) else { continue };
             found.push_back((recorded.seq, recorded.at_ms, notice));
             if found.len() > most
@@ -165,7 +219,7 @@ mod tests {
         let (_folder, home, notices) = house(&url);
         let store = journal::open(&home).unwrap();
         store.append((0..5).map(|number| stopped(&format!("number {number}"))).collect()).await.unwrap();
-        let told = Arc::new(Told::open(&home, &notices, 0).await);
+        let told = Arc::new(Lanes::open(&home, &notices, 0).await);
         let telling = tokio::spawn(tell(home, notices, store, told));
         let mut texts = Vec::new();
         for _ in 0..4 {
@@ -187,7 +241,7 @@ mod tests {
         let store = journal::open(&home).unwrap();
         store.append(vec![stopped("before any run")]).await.unwrap();
         let newest = *store.appended().borrow();
-        let told = Arc::new(Told::open(&home, &notices, newest).await);
+        let told = Arc::new(Lanes::open(&home, &notices, newest).await);
         store.append(vec![stopped("by the first start")]).await.unwrap();
         let telling = tokio::spawn(tell(home.clone(), notices.clone(), store.clone(), Arc::clone(&told)));
         assert!(next(&mut heard).await.contains("by the first start"));
@@ -198,7 +252,7 @@ mod tests {
         telling.await.unwrap_err();
         store.append(vec![stopped("while none ran")]).await.unwrap();
         let newest = *store.appended().borrow();
-        let told = Arc::new(Told::open(&home, &notices, newest).await);
+        let told = Arc::new(Lanes::open(&home, &notices, newest).await);
         let telling = tokio::spawn(tell(home, notices, store, told));
         let mut texts = vec![next(&mut heard).await];
         if texts[0].contains("a mark") {
@@ -220,13 +274,44 @@ mod tests {
         let hook = folder.path().join("hook");
         fs::set_permissions(&hook, fs::Permissions::from_mode(0o644)).unwrap();
         let store = journal::open(&home).unwrap();
-        let told = Arc::new(Told::open(&home, &notices, 0).await);
+        let told = Arc::new(Lanes::open(&home, &notices, 0).await);
         store.append(vec![stopped("in vain")]).await.unwrap();
         let telling = tokio::spawn(tell(home, notices, store, told));
         assert!(tokio::time::timeout(Duration::from_millis(100), heard.recv()).await.is_err());
         assert!(!telling.is_finished());
         fs::set_permissions(&hook, fs::Permissions::from_mode(0o600)).unwrap();
         assert!(next(&mut heard).await.contains("in vain"));
+        telling.abort();
+    }
+
+    /// Once what could not be delivered was tried again and again before a stop was told.
+    #[tokio::test]
+    async fn a_stop_waits_for_nothing_that_is_tried_again() {
+        let (sender, mut heard) = mpsc::channel(100);
+        let hear = post(move |body: String| {
+            let sender = sender.clone();
+            async move {
+                if body.contains("rollback") {
+                    return StatusCode::INTERNAL_SERVER_ERROR;
+                }
+                sender.try_send(body).ok();
+                StatusCode::OK
+            }
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, Router::new().route("/", hear)).await });
+        let (_folder, home, notices) = house(&url);
+        let notices = Notices { retry_after_s: 600.0, ..notices };
+        let store = journal::open(&home).unwrap();
+        let undone = journal::one_of_each().into_iter().filter(
+            |fact| matches!(fact, Fact::Verdict(verdict) if verdict.outcome == kloros_actors::facts::Ruled::Rollback),
+        );
+        let undone = undone.map(|fact| Entry::new(&CycleId::new("c-2"), 1, fact));
+        store.append(undone.chain([stopped("at once")]).collect()).await.unwrap();
+        let lanes = Arc::new(Lanes::open(&home, &notices, 0).await);
+        let telling = tokio::spawn(tell(home, notices, store, lanes));
+        assert!(next(&mut heard).await.contains("at once"));
         telling.abort();
     }
 }

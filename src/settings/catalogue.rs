@@ -27,7 +27,7 @@ const EXPERIMENTS: &str = "dream.yaml";
 /// The folder of the domain files.
 pub(super) const DOMAINS: &str = "domains";
 /// How many domain files are read.
-const DOMAINS_MAX: usize = 256;
+pub(super) const DOMAINS_MAX: usize = 256;
 
 /// Returns whether `folder` says which services there are.
 pub(super) fn is_configured(folder: &Path) -> bool {

@@ -48,6 +48,8 @@ mod catalogue;
 
 mod space_file;
 
+mod said;
+
 #[cfg(test)]
 mod tests;
 
@@ -71,6 +73,7 @@ pub(crate) use layers::Setting;
 pub(crate) use measuring::Measuring;
 pub(crate) use notices::{Form, Notices};
 pub(crate) use reached::Reached;
+pub(crate) use said::Said;
 pub(crate) use shell::Shell;
 pub(crate) use space_file::{active, space};
 pub(crate) use traces::Traces;

@@ -8,13 +8,7 @@ mod otlp;
 
 mod spans;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use kloros_actors::{
     facts::{Kind, Recorded},
@@ -22,26 +16,37 @@ use kloros_actors::{
     seams::{Journal as _, Query},
 };
 
-use crate::{journal::Store, post::Post, settings::Traces};
-pub(crate) use spans::trace_id;
+use crate::{home::Home, journal::Store, post::Post, settings::Traces, told::Told};
+pub(crate) use spans::{Traced, trace_id};
 
 /// How many facts are read at once.
 const FACTS_AT_ONCE: usize = 500;
 
-/// Tells each cycle that ends after the fact number `told`, and moves that on, for as long as it runs; for ever, and nobody, where no
-/// endpoint is set.
-pub(crate) async fn tell(traces: Traces, store: Store, told: Arc<AtomicU64>) -> Result<(), String> {
+/// The name of the note of how far was told.
+const NOTE: &str = "traces";
+
+/// Returns up to where an earlier daemon told, so that a cycle that ended with it is told by this one; where none told, up to the fact
+/// `newest`.
+pub(crate) async fn told(home: &Home, traces: &Traces, newest: u64) -> Told {
+    let is_told = traces.address().is_ok_and(|address| address.is_some());
+    Told::open(home, NOTE, is_told, (newest, newest)).await
+}
+
+/// Tells each cycle that ends after what was `told`, and moves that on, for as long as it runs; for ever, and nobody, where no endpoint is
+/// set.
+pub(crate) async fn tell(traces: Traces, store: Store, told: Arc<Told>) -> Result<(), String> {
     let Some(post) = traces.address()?.map(Post::to).transpose()? else { return std::future::pending().await };
     let mut appended = store.appended();
     loop {
         let ends = [Kind::QuestionEnd, Kind::Lesson, Kind::Ruling];
-        let after = told.load(Ordering::Relaxed);
-        let query = Query { after, limit: FACTS_AT_ONCE, ..Query::kinds(&ends) };
+        let query = Query { after: told.seq(), limit: FACTS_AT_ONCE, ..Query::kinds(&ends) };
         let found = store.read(query).await.map_err(|error| error.to_string())?;
         for recorded in &found {
-            told.store(recorded.seq, Ordering::Relaxed);
             if spans::may_end(&recorded.fact) {
                 tell_one(&traces, &store, &post, recorded).await?;
+                told.told(recorded.seq).await;
+            } else {
+                told.passed(recorded.seq).await;
             }
         }
         if found.len() < FACTS_AT_ONCE {
@@ -93,10 +98,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::{
-        home::Home,
-        journal::{self, one_of_each},
-    };
+    use crate::journal::{self, one_of_each};
 
     /// Serves OTLP, refuses the first trace, and returns the endpoint and what it hears.
     async fn collector() -> (String, mpsc::Receiver<Value>) {
@@ -105,7 +107,7 @@ mod tests {
         let hear = post(move |headers: HeaderMap, body: String| {
             let (sender, refused) = (sender.clone(), Arc::clone(&refused));
             async move {
-                if !refused.swap(true, Ordering::SeqCst) {
+                if !refused.swap(true, std::sync::atomic::Ordering::SeqCst) {
                     return StatusCode::SERVICE_UNAVAILABLE;
                 }
                 assert_eq!(headers["content-type"], "application/json");
@@ -132,8 +134,9 @@ mod tests {
         let home = Home::at(folder.path()).unwrap();
         let store = journal::open(&home).unwrap();
         store.append(entries("c-before")).await.unwrap();
-        let told = Arc::new(AtomicU64::new(*store.appended().borrow()));
         let traces = Traces { endpoint, settle_s: 0.01, retry_after_s: 0.01, ..Traces::default() };
+        let newest = *store.appended().borrow();
+        let told = Arc::new(told(&home, &traces, newest).await);
         let telling = tokio::spawn(tell(traces, store.clone(), told));
         let mut unended = entries("c-unended");
         unended.retain(|entry| !matches!(entry.fact, Fact::QuestionEnd(_)));
@@ -151,5 +154,42 @@ mod tests {
             assert_eq!((roots, spans.len() > 3), (1, true), "{next}");
         }
         telling.abort();
+    }
+
+    /// Once a daemon told only of what happened under it, and the cycle in which it was ended was told by nobody.
+    #[tokio::test]
+    async fn a_cycle_that_ended_with_a_daemon_is_told_by_the_next_one_and_no_other_is_again() {
+        let (endpoint, mut heard) = collector().await;
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path()).unwrap();
+        home.create().unwrap();
+        let store = journal::open(&home).unwrap();
+        let traces = Traces { endpoint, settle_s: 0.01, retry_after_s: 0.01, ..Traces::default() };
+        let trace = |cycle: &str| trace_id(&CycleId::new(cycle));
+        let next = async |heard: &mut mpsc::Receiver<Value>| {
+            let next = tokio::time::timeout(Duration::from_secs(20), heard.recv()).await.unwrap().unwrap();
+            next["resourceSpans"][0]["scopeSpans"][0]["spans"][0]["traceId"].as_str().unwrap().to_owned()
+        };
+        let start = async || {
+            let newest = *store.appended().borrow();
+            let told = Arc::new(told(&home, &traces, newest).await);
+            tokio::spawn(tell(traces.clone(), store.clone(), told))
+        };
+        let first = start().await;
+        for cycle in ["c-1", "c-2"] {
+            store.append(entries(cycle)).await.unwrap();
+            assert_eq!(next(&mut heard).await, trace(cycle));
+        }
+        first.abort();
+        first.await.unwrap_err();
+        store.append(entries("c-3")).await.unwrap();
+        let second = start().await;
+        let mut told = next(&mut heard).await;
+        if told == trace("c-2") {
+            // The first was ended between sending that and noting it.
+            told = next(&mut heard).await;
+        }
+        assert_eq!(told, trace("c-3"));
+        second.abort();
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use kloros_actors::facts::{CycleId, ExperimentEnd, Fact, Outcome, Recorded, Ruling, Step};
+use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::cli::heard;
@@ -38,6 +39,21 @@ pub(super) struct Event {
 /// Returns the id of the trace of `cycle`: 16 bytes, in hexadecimal digits, as W3C Trace Context has them.
 pub(crate) fn trace_id(cycle: &CycleId) -> String {
     digits(&format!("trace {cycle}"), 16)
+}
+
+/// A fact with the id of the trace that its cycle is told as.
+#[derive(Serialize)]
+pub(crate) struct Traced {
+    trace: String,
+    #[serde(flatten)]
+    recorded: Recorded,
+}
+
+impl Traced {
+    /// Returns the fact with that id.
+    pub(crate) fn of(recorded: Recorded) -> Self {
+        Self { trace: trace_id(&recorded.cycle), recorded }
+    }
 }
 
 /// Returns the first `bytes` of the SHA-256 of a text, in hexadecimal digits.

@@ -21,7 +21,7 @@ use browser::Page;
 use http::ask;
 use serde_json::Value;
 
-use super::house::{House, Port, said};
+use super::house::{self, House, Port, said};
 
 /// A house that is reached over loopback, and asks before it changes anything.
 fn reached() -> (House, Port) {

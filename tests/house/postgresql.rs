@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{
     MINUTE, QUIET,
-    house::{House, said},
+    house::{House, Port, said},
     stages,
 };
 

@@ -155,3 +155,26 @@ fn a_reload_that_is_waited_for_ends_with_one_when_it_is_refused() {
     assert!(said(&house.kloros(&["status"])).contains("settings   after a restart: domains.lab"));
     assert_eq!(house.interrupt(), Some(0));
 }
+
+/// Once an emptied file put the level that ships into force over a lower one.
+#[test]
+fn a_file_that_is_emptied_takes_no_limit_away_until_somebody_asks() {
+    let mut house = House::new(QUIET, "[reload]\nsettle_s = 0.02\n[gate]\nautonomy = 0\n");
+    let path = house.path("kloros.toml");
+    let refused = |house: &House| {
+        let status = house.json(&["status"]);
+        assert_eq!(in_force(&status), 0, "what was in force stays");
+        status["live"]["reload"]["outcome"]["refused"]["problems"].to_string().contains("gate.autonomy: says 0 no more")
+    };
+    let text = fs::read_to_string(&path).unwrap();
+    house.start(&[]);
+    fs::write(&path, "").unwrap();
+    house.until("an emptied file is refused", MINUTE, |house| refused(house));
+    fs::write(&path, &text).unwrap();
+    house.until("the whole one is in order", MINUTE, |house| !refused(house));
+    fs::write(&path, text.split("[gate]").next().unwrap()).unwrap();
+    house.until("one without its end is refused", MINUTE, |house| refused(house));
+    let asked = house.kloros(&["reload", "--wait"]);
+    assert!(said(&asked).contains("in force: gate.autonomy 0 -> 2"), "{}", said(&asked));
+    assert_eq!(house.interrupt(), Some(0));
+}

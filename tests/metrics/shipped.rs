@@ -166,3 +166,37 @@ impl Drop for Prometheus {
         self.child.wait().ok();
     }
 }
+
+/// Returns the names of the alerts that are shipped.
+fn named() -> BTreeSet<String> {
+    let text = fs::read_to_string(ops("prometheus/kloros.rules.yml")).unwrap();
+    let names = text.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+    names.map(str::to_owned).collect()
+}
+
+#[test]
+fn each_alert_links_to_its_chapter_of_the_runbook_by_an_address_and_each_chapter_has_an_alert() {
+    let text = fs::read_to_string(ops("prometheus/kloros.rules.yml")).unwrap();
+    let runbook = fs::read_to_string(ops("runbook.md")).unwrap();
+    let chapters: BTreeSet<String> =
+        runbook.lines().filter_map(|line| line.strip_prefix("## ")).map(str::to_owned).collect();
+    assert_eq!(chapters, named());
+    for alert in text.split("- alert: ").skip(1) {
+        let name = alert.lines().next().unwrap();
+        let link = alert.lines().find_map(|line| line.trim().strip_prefix("runbook_url: ")).unwrap();
+        let (address, anchor) = link.split_once('#').unwrap();
+        assert!(address.contains("://") && address.ends_with("/runbook.md"), "{name}: {link} is no address");
+        assert_eq!(anchor, name.to_lowercase(), "{name}");
+    }
+    // Where it says, the package puts it.
+    assert!(fs::read_to_string(ops("package/deb")).unwrap().contains("$docs/runbook.md"));
+}
+
+#[test]
+fn each_alert_is_tried_on_series_that_raise_it() {
+    let tests = fs::read_to_string(ops("prometheus/kloros.rules.test.yml")).unwrap();
+    for name in named() {
+        let fires = [format!("alertname=\"{name}\""), format!("alertname: {name}\n        exp_alerts:\n")];
+        assert!(fires.iter().any(|case| tests.contains(case.as_str())), "{name} fires in no test");
+    }
+}

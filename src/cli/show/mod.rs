@@ -19,9 +19,6 @@ use super::{Answer, ids, out::Out, picture};
 use crate::{home::Home, journal::Reader};
 pub(crate) use shown::Shown;
 
-/// How many experiments are looked through for the one that is meant.
-const LOOK_BACK_MAX: usize = 10_000;
-
 /// How many facts of one experiment are read.
 const FACTS_MAX: usize = 20_000;
 
@@ -62,8 +59,8 @@ pub(super) fn show(home: &Home, id: &str, svg: Option<&Path>, out: &mut Out) -> 
 
 /// Returns the facts of the experiment that is meant, oldest first, or why none is.
 fn read(reader: &Reader, id: &str) -> anyhow::Result<Result<Vec<Fact>, String>> {
-    let experiments = reader.read(&Query::newest(&[Kind::Experiment], LOOK_BACK_MAX))?;
-    let id = match ids::pick(id, "experiment", experiments.iter().map(|recorded| recorded.fact.subject())) {
+    let experiments = reader.ids(&[Kind::Experiment], id)?;
+    let id = match ids::pick(id, "experiment", experiments.iter().map(String::as_str)) {
         Ok(id) => id.to_owned(),
         Err(why) => return Ok(Err(why)),
     };

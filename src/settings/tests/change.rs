@@ -114,3 +114,53 @@ fn files_of_conf_d_come_over_the_first_by_name_and_complaints_name_them() {
         ],
     );
 }
+
+/// What is missing in words, without the name of the folder.
+#[track_caller]
+fn check_missing(before: &[(&str, &str)], after: &[(&str, &str)], missing: &[&str]) {
+    let home = Home::new(before);
+    let (old, said) = (home.settings(), Said::in_files(home.path(), None));
+    for (name, _) in before {
+        fs::remove_file(home.path().join(name)).unwrap();
+    }
+    for (name, text) in after {
+        fs::write(home.path().join(name), text).unwrap();
+    }
+    let change = change(&old, &home.settings(), &BTreeSet::new()).unwrap();
+    let folder = format!("{}/", home.path().display());
+    let found = said.missing(&Said::in_files(home.path(), None), &change.changed);
+    let found: Vec<String> =
+        found.iter().map(|line| line.replace(&folder, "").split(';').next().unwrap().to_owned()).collect();
+    assert_eq!(found, owned(missing));
+}
+
+/// An emptied file is in order, and put the level that ships into force instead of the one that its owner had chosen.
+#[test]
+fn what_no_file_says_any_more_is_missing_and_what_one_says_otherwise_is_not() {
+    let whole = "[shell]\nlog = \"warn\"\n[gate]\nautonomy = 0\n";
+    let level = "kloros.toml: gate.autonomy: says 0 no more, which would make it 2";
+    let log = "kloros.toml: shell.log: says \"warn\" no more, which would make it \"info\"";
+    check_missing(&[("kloros.toml", whole)], &[("kloros.toml", "")], &[level, log]);
+    check_missing(&[("kloros.toml", whole)], &[("kloros.toml", "[shell]\nlog = \"warn\"\n")], &[level]);
+    check_missing(&[("kloros.toml", whole)], &[("kloros.toml", &whole.replace("= 0", "= 3"))], &[]);
+    // The level that ships is lower, and a value that is the shipped one takes nothing along.
+    check_missing(&[("kloros.toml", "[gate]\nautonomy = 3\n")], &[("kloros.toml", "")], &[]);
+    check_missing(&[("kloros.toml", "[gate]\nautonomy = 2\n")], &[("kloros.toml", "")], &[]);
+}
+
+#[test]
+fn a_file_of_conf_d_that_is_gone_is_missing_unless_another_one_now_says_what_it_said() {
+    let (main, more) = (("kloros.toml", "[gate]\nautonomy = 2\n"), "[gate]\nautonomy = 0\n");
+    let missing = "conf.d/a.toml: gate.autonomy: says 0 no more, which would make it 2";
+    check_missing(&[main, ("conf.d/a.toml", more)], &[main], &[missing]);
+    check_missing(&[main, ("conf.d/a.toml", more)], &[main, ("conf.d/b.toml", more)], &[]);
+    check_missing(&[main, ("conf.d/a.toml", more)], &[main, ("conf.d/b.toml", "[gate]\nautonomy = 1\n")], &[]);
+}
+
+#[test]
+fn a_domain_that_lost_a_guard_is_missing_it() {
+    let lab = LAB.replacen("[knobs.LAB_THREADS]", "[knobs.LAB_THREADS]\nstep_max = 16", 1);
+    let said = "domains/lab.toml: domains.lab: says nothing of knobs.LAB_THREADS.step_max any more";
+    check_missing(&[("domains/lab.toml", &lab)], &[("domains/lab.toml", LAB)], &[said]);
+    check_missing(&[("domains/lab.toml", LAB)], &[("domains/lab.toml", &lab)], &[]);
+}
