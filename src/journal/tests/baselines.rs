@@ -87,7 +87,7 @@ async fn a_baseline_says_what_it_rests_on_and_begins_before_the_first_change() {
         let (metrics, spread) = (metrics(value), metrics(1.25));
         Some(kloros_actors::facts::Baseline { metrics, spread, n: 12, config: Some("c0ffee".to_owned()) })
     };
-    let mut check = async |fact: Fact, value: f64, deployment: &str| {
+    let check = async |fact: Fact, value: f64, deployment: &str| {
         append(&store, vec![fact]).await;
         store.flush().await.unwrap();
         let written: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
