@@ -92,7 +92,11 @@ fn over(file: &Path, text: &str) -> io::Result<()> {
     crash::here("terms: write over");
     opened.write_all_at(text.as_bytes(), 0)?;
     crash::here("terms: sync");
-    opened.sync_data().inspect_err(|_| drop(given_up().insert(file.to_owned())))
+    let synced = opened.sync_data();
+    if synced.is_err() {
+        given_up().insert(file.to_owned());
+    }
+    synced
 }
 
 fn anew(file: &Path, text: &str) -> io::Result<()> {
