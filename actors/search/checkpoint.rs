@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use crate::{
+    memo::Memo,
     search::{Ended, Options, Outcome, Search, Trial},
     space::{Point, Space},
 };
@@ -49,6 +50,6 @@ impl TryFrom<Checkpoint> for Search {
         }
         // Parameters that are no numbers are found again rather than believed.
         let parameters = parameters.filter(|parameters| parameters.iter().all(|each| each.is_finite()));
-        Ok(Search { space, options, home, trials, ended, parameters })
+        Ok(Search { space, options, home, trials, ended, parameters, memo: Memo::default() })
     }
 }

@@ -94,10 +94,11 @@ pub enum Unclear {
 /// surrogates and asks one of them a few ten thousand times: some hundred milliseconds at most for a dozen parameters and a
 /// hundred values.
 pub fn importance(space: &Space, trials: &[(Config, Outcome)], noisy: bool, seed: u64) -> Result<Importance, Unclear> {
+    let home = space.center();
     let measured: Vec<Known> = trials
         .iter()
         .filter(|(_, outcome)| matches!(outcome, Outcome::Value(value) if value.is_finite()))
-        .filter_map(|(config, outcome)| Some(Known { point: space.encode(config)?, outcome: *outcome, extra: 0.0 }))
+        .filter_map(|(config, outcome)| Some(Known { point: space.encode(config, &home)?, outcome: *outcome, extra: 0.0 }))
         .collect();
     let mut settings: Vec<&[f64]> = Vec::new();
     for known in &measured {
@@ -118,7 +119,6 @@ pub fn importance(space: &Space, trials: &[(Config, Outcome)], noisy: bool, seed
     if explained.partial_cmp(&EXPLAINED_MIN) != Some(Ordering::Greater) {
         return Err(Unclear::Unforeseen);
     }
-    let home = space.center();
     let value = |units: &[f64]| space.drawn(units, &home).map(|point| model.process.mean_at(&point));
     let each = measured.len() * space.dims() * (space.dims() + 2);
     let rows = (WORK_MAX / each.max(1)).clamp(ROWS.0, ROWS.1);

@@ -51,6 +51,8 @@ mod evolve;
 
 mod model;
 
+mod memo;
+
 mod warm;
 
 mod lot;

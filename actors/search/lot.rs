@@ -1,7 +1,5 @@
 //! How a lot is put together: candidate by candidate, each after the ones before it were taken for measured.
 
-use std::collections::BTreeSet;
-
 use rand::{SeedableRng, rngs::StdRng};
 
 use crate::{
@@ -9,7 +7,7 @@ use crate::{
     feasibility::Feasibility,
     model::{Known, Model, feasibility},
     search::{Options, Outcome, Trial},
-    space::{Point, Space},
+    space::{Point, Space, is_same},
 };
 
 /// The chance to work below which a point is not asked while there are others.
@@ -46,9 +44,8 @@ pub(crate) struct Lot<'a> {
     design: u32,
     feasibility: Feasibility,
     model: Option<Model>,
-    taken: BTreeSet<Vec<u64>>,
-    /// What was asked, with the candidates of this lot.
-    asked: Vec<Point>,
+    /// What is not asked: what was, with the candidates of this lot, and what failed in earlier searches.
+    taken: Vec<Point>,
     /// Whether any outcome is known.
     some_known: bool,
     /// The share of the outcomes that are failures.
@@ -93,7 +90,6 @@ impl<'a> Lot<'a> {
             feasibility: feasibility(space, home, known),
             model,
             taken: taken(home, trials, known),
-            asked: trials.iter().map(|trial| trial.point.clone()).collect(),
             some_known: !known.is_empty(),
             failed_share: failed as f64 / (known.len() as f64 + ASSUMED),
             risk: 0.0,
@@ -124,13 +120,12 @@ impl<'a> Lot<'a> {
             }
             promising
         };
-        let planned = planned.filter(|point| self.is_apart(point));
+        let planned = planned.filter(|point| is_apart(&self.taken, point));
         let found = planned.or_else(|| self.any_new()).or_else(|| self.repeat());
         // Where nothing is allowed, not even the default is.
         let Some(point) = found.filter(|point| self.space.allows(point)) else { return Next::Nothing };
         self.risk += 1.0 - self.feasibility.chance(&point);
-        self.taken.insert(bits(&point));
-        self.asked.push(point.clone());
+        self.taken.push(point.clone());
         if let Some(model) = &mut self.model {
             model.process.believe(&point);
         }
@@ -142,9 +137,9 @@ impl<'a> Lot<'a> {
         let (few, many) = FAILED_SHARES;
         let excess = ((self.failed_share - few) / (many - few)).clamp(0.0, 1.0);
         let chance_min = (CHANCE_MIN + CHANCE_MORE * excess).max(1.0 - (RISK_MAX - self.risk)).min(CHANCE_SAFE);
-        let (asked, taken, rng) = (&self.asked, &self.taken, &mut self.rng);
-        let is_new = |point: &[f64]| !taken.contains(&bits(point)) && is_apart(asked, point);
-        self.model.as_ref()?.propose(self.space, self.home, (&self.feasibility, chance_min), &is_new, rng)
+        let (taken, rng) = (&self.taken, &mut self.rng);
+        let is_apart = |point: &[f64]| is_apart(taken, point);
+        self.model.as_ref()?.propose(self.space, self.home, (&self.feasibility, chance_min), &is_apart, rng)
     }
 
     /// Returns the point to measure once more, if a second measurement can differ from the first: the best contender,
@@ -166,43 +161,36 @@ impl<'a> Lot<'a> {
                 0 => self.space.random(self.home, &mut self.rng),
                 _ => self.space.mutant(self.home, 0.2, 0.5, self.home, &mut self.rng),
             };
-            let Some(point) = drawn.filter(|point| self.is_new(point)) else { continue };
-            let (is_apart, chance) = (is_apart(&self.asked, &point), self.feasibility.chance(&point));
+            let Some(point) = drawn.filter(|point| is_new(&self.taken, point)) else { continue };
+            let (is_apart, chance) = (is_apart(&self.taken, &point), self.feasibility.chance(&point));
             if likeliest.as_ref().is_none_or(|(was_apart, best, _)| (is_apart, chance) > (*was_apart, *best)) {
                 likeliest = Some((is_apart, chance, point));
             }
         }
         likeliest.map(|(_, _, point)| point).or_else(|| {
             let all = self.space.points(self.home)?;
-            all.into_iter().find(|point| self.is_new(point))
+            all.into_iter().find(|point| is_new(&self.taken, point))
         })
     }
 
-    fn is_new(&self, point: &[f64]) -> bool {
-        !self.taken.contains(&bits(point))
-    }
+}
 
-    fn is_apart(&self, point: &[f64]) -> bool {
-        self.is_new(point) && is_apart(&self.asked, point)
-    }
+/// Returns whether `point` is none of these.
+fn is_new(taken: &[Point], point: &[f64]) -> bool {
+    !taken.iter().any(|other| is_same(other, point))
 }
 
 /// Returns whether `point` is no near-duplicate of any of these.
-fn is_apart(asked: &[Point], point: &[f64]) -> bool {
+fn is_apart(taken: &[Point], point: &[f64]) -> bool {
     let is_far = |other: &Point| other.iter().zip(point).any(|(one, other)| (one - other).abs() >= APART_MIN);
-    asked.iter().all(is_far)
+    taken.iter().all(is_far)
 }
 
 /// Returns the points that are not asked: those that were, and those that failed in earlier searches. The default is
 /// measured whatever is said of it.
-fn taken(home: &[f64], trials: &[Trial], known: &[Known]) -> BTreeSet<Vec<u64>> {
-    let failed = known.iter().filter(|known| known.outcome == Outcome::Failed && known.point != home);
-    trials.iter().map(|trial| &trial.point).chain(failed.map(|known| &known.point)).map(|point| bits(point)).collect()
-}
-
-/// Returns what makes two points the same.
-fn bits(point: &[f64]) -> Vec<u64> {
-    point.iter().map(|unit| unit.to_bits()).collect()
+fn taken(home: &[f64], trials: &[Trial], known: &[Known]) -> Vec<Point> {
+    let failed = known.iter().filter(|known| known.outcome == Outcome::Failed && !is_same(&known.point, home));
+    trials.iter().map(|trial| &trial.point).chain(failed.map(|known| &known.point)).cloned().collect()
 }
 
 /// Returns another number for each number, without a visible pattern (the finaliser of `SplitMix64`).

@@ -30,8 +30,8 @@ pub(crate) struct Advice {
 }
 
 /// Returns the point with the best value, or the default while nothing is surely better; `None` while nothing was
-/// measured. `default` is the default if it was asked.
-pub(crate) fn advise(space: &Space, known: &[Known], noisy: bool, default: Option<&Point>) -> Option<Advice> {
+/// measured. `model` is what is believed after what is known, where there is noise.
+pub(crate) fn advise(space: &Space, known: &[Known], model: Option<&Model>, default: Option<&Point>) -> Option<Advice> {
     let measured: Vec<(&Point, f64)> = known
         .iter()
         .filter(|known| known.extra == 0.0)
@@ -41,7 +41,10 @@ pub(crate) fn advise(space: &Space, known: &[Known], noisy: bool, default: Optio
         })
         .collect();
     let default = default.filter(|default| measured.iter().any(|(point, _)| point == default));
-    if noisy { among_noise(space, known, &measured, default) } else { best(&measured, default) }
+    match model {
+        Some(model) => among_noise(space, model, &measured, default),
+        None => best(&measured, default),
+    }
 }
 
 /// Without noise the best measured value is the best, and the default is ahead at a tie because it was first.
@@ -66,16 +69,18 @@ pub(crate) struct Ahead {
 /// It is the difference of the posterior means, which the prior draws to the middle, so that a lucky value is not believed
 /// whole; its interval is that of all points together that could have been taken for the best in place of this one
 /// (Bonferroni). Without noise it is the difference of the values.
-pub(crate) fn ahead(space: &Space, known: &[Known], noisy: bool, (default, point): (&Point, &Point)) -> Option<Ahead> {
+pub(crate) fn ahead(
+    space: &Space,
+    known: &[Known],
+    model: Option<&Model>,
+    (default, point): (&Point, &Point),
+) -> Option<Ahead> {
     let value = |point: &Point| {
         let mut same = known.iter().filter(|known| known.extra == 0.0 && known.point == *point);
         same.find_map(|known| if let Outcome::Value(value) = known.outcome { Some(value) } else { None })
     };
     let gain = value(default)? - value(point)?;
-    if !noisy {
-        return Some(Ahead { gain, interval: (gain, gain), noise: 0.0 });
-    }
-    let model = Model::new(space, known, true, None)?;
+    let Some(model) = model else { return Some(Ahead { gain, interval: (gain, gain), noise: 0.0 }) };
     let belief = model.process.at(point);
     let mut others: Vec<(&Point, Belief)> = Vec::new();
     for other in known.iter().filter(|known| known.extra == 0.0 && matches!(known.outcome, Outcome::Value(_))) {
@@ -83,7 +88,7 @@ pub(crate) fn ahead(space: &Space, known: &[Known], noisy: bool, (default, point
             others.push((&other.point, model.process.at(&other.point)));
         }
     }
-    let (gain, interval) = difference(space, &model, default, (point, belief), among(&others, belief));
+    let (gain, interval) = difference(space, model, default, (point, belief), among(&others, belief));
     let slope = model.standard.slope(belief.mean).max(model.standard.slope(model.process.at(default).mean));
     Some(Ahead { gain, interval, noise: model.process.noise().sqrt() * slope })
 }
@@ -120,8 +125,12 @@ fn difference(
 }
 
 /// With noise the luckiest value is not the best, so the surrogate's mean decides among the measured points.
-fn among_noise(space: &Space, known: &[Known], measured: &[(&Point, f64)], default: Option<&Point>) -> Option<Advice> {
-    let model = Model::new(space, known, true, None)?;
+fn among_noise(
+    space: &Space,
+    model: &Model,
+    measured: &[(&Point, f64)],
+    default: Option<&Point>,
+) -> Option<Advice> {
     let mut beliefs: Vec<(&Point, Belief)> = Vec::new();
     for (point, _) in measured {
         if !beliefs.iter().any(|(other, _)| other == point) {
@@ -143,7 +152,7 @@ fn among_noise(space: &Space, known: &[Known], measured: &[(&Point, f64)], defau
         gain = Some(if point == default {
             (0.0, (0.0, 0.0))
         } else {
-            difference(space, &model, default, (point, belief), reach)
+            difference(space, model, default, (point, belief), reach)
         });
     }
     let reach = reach * belief.variance.sqrt();

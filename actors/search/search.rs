@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     checkpoint::Checkpoint,
     lot::{Lot, Next},
-    model::Known,
+    memo::Memo,
+    model::{Known, Model},
     recommend::{advise, ahead},
-    space::{Config, Point, Space},
+    space::{Config, Point, Space, is_same},
     warm::recalled,
 };
 
@@ -26,7 +27,8 @@ pub struct Options {
     pub batch: u32,
     /// What decides between equally good ways.
     pub seed: u64,
-    /// The setting in use: it is measured first, and nothing worse is recommended.
+    /// The setting in use: it is measured first, and nothing worse is recommended. A value that it gives a parameter which is
+    /// inactive in it is not measured with it; that is where the parameter begins when it becomes active.
     pub default: Option<Config>,
     /// Whether two measurements of one setting differ; then the search repeats some.
     pub noisy: bool,
@@ -108,6 +110,8 @@ pub enum Ended {
 /// What to set, from what is known now.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recommendation {
+    /// The candidate that first measured the setting.
+    pub id: u32,
     /// The setting, one that was measured.
     pub config: Config,
     /// The value to expect.
@@ -152,6 +156,8 @@ pub struct Search {
     pub(crate) ended: Option<Ended>,
     /// The parameters of the last fit, from which the next one starts.
     pub(crate) parameters: Option<Vec<f64>>,
+    #[serde(skip)]
+    pub(crate) memo: Memo,
 }
 
 impl Search {
@@ -159,13 +165,13 @@ impl Search {
     ///
     /// The same arguments and outcomes give the same candidates.
     pub fn new(space: Space, options: Options) -> Search {
-        let home = options.default.as_ref().and_then(|config| space.encode(config));
-        let home = home.or_else(|| space.encode(&Config::new()));
+        let home = options.default.as_ref().and_then(|config| space.home(config));
+        let home = home.or_else(|| space.home(&Config::new()));
         let home = home.unwrap_or_else(|| {
             let center = space.center();
             space.random(&center, &mut StdRng::seed_from_u64(options.seed)).unwrap_or(center)
         });
-        Search { space, options, home, trials: Vec::new(), ended: None, parameters: None }
+        Search { space, options, home, trials: Vec::new(), ended: None, parameters: None, memo: Memo::default() }
     }
 
     /// Returns at most so many candidates to measure: those whose outcome is not told yet, the same ones each time;
@@ -194,6 +200,7 @@ impl Search {
             Outcome::Value(_) | Outcome::Failed => Outcome::Failed,
             Outcome::Lost => Outcome::Lost,
         });
+        self.memo.told();
         Ok(())
     }
 
@@ -204,7 +211,7 @@ impl Search {
         if !self.open().is_empty() {
             return false;
         }
-        let Some(point) = self.space.encode(config) else { return false };
+        let Some(point) = self.point(config) else { return false };
         self.trials.push(Trial { point, outcome: None });
         self.tell(self.trials.len() as u32, outcome).is_ok()
     }
@@ -228,9 +235,11 @@ impl Search {
 
     /// Returns the setting to use; `None` while nothing was measured.
     pub fn recommendation(&self) -> Option<Recommendation> {
-        let default = self.trials.first().filter(|_| self.options.default.is_some()).map(|trial| &trial.point);
-        let advice = advise(&self.space, &self.known(), self.options.noisy, default)?;
+        let known = self.known();
+        let advice = advise(&self.space, &known, self.believed(&known), self.default())?;
+        let place = self.trials.iter().position(|trial| trial.point == advice.point)?;
         Some(Recommendation {
+            id: place as u32 + 1,
             config: self.config(&advice.point),
             mean: advice.mean,
             interval: advice.interval,
@@ -241,18 +250,51 @@ impl Search {
 
     /// Returns how much better this setting is than the default; `None` if one of the two was not measured.
     pub fn gain(&self, config: &Config) -> Option<Gain> {
-        let default = self.trials.first().filter(|_| self.options.default.is_some())?;
-        let point = self.space.encode(config)?;
-        let point = self.trials.iter().map(|trial| &trial.point).find(|known| **known == point)?;
-        let ahead = ahead(&self.space, &self.known(), self.options.noisy, (&default.point, point))?;
+        let point = self.point(config)?;
+        let measured = || self.trials.iter().map(|trial| &trial.point);
+        let exact = measured().find(|measured| **measured == point);
+        self.ahead(exact.or_else(|| measured().find(|measured| is_same(measured, &point)))?)
+    }
+
+    /// Returns how much better the setting of this candidate is than the default; `None` if one of the two was not measured.
+    pub fn gain_of(&self, id: u32) -> Option<Gain> {
+        let place = (id as usize).checked_sub(1)?;
+        self.ahead(&self.trials.get(place)?.point)
+    }
+
+    fn ahead(&self, point: &Point) -> Option<Gain> {
+        let known = self.known();
+        let ahead = ahead(&self.space, &known, self.believed(&known), (self.default()?, point))?;
         Some(Gain { gain: ahead.gain, interval: ahead.interval, noise: ahead.noise })
+    }
+
+    /// Returns what is believed where there is noise; `None` without noise, or while nothing was measured.
+    fn believed(&self, known: &[Known]) -> Option<&Model> {
+        let fit = || Model::new(&self.space, known, true, None);
+        self.options.noisy.then(|| self.memo.of_known(fit)).flatten()
+    }
+
+    /// Returns the default, if it is near anything valid; else home is another setting.
+    fn default(&self) -> Option<&Point> {
+        let given = self.options.default.as_ref()?;
+        self.space.home(given).map(|_| &self.home)
+    }
+
+    /// Returns the point of a setting: of the default what is asked of it, also where it was moved to be valid.
+    fn point(&self, config: &Config) -> Option<Point> {
+        let is_default = self.options.default.as_ref() == Some(config);
+        let default = self.default().filter(|_| is_default).cloned();
+        default.or_else(|| self.space.encode(config, &self.home))
     }
 
     /// Returns the setting of a point, and of the default's just what was given: on the way to a coordinate and back a
     /// number can lose its last digit.
     fn config(&self, point: &Point) -> Config {
-        let given = self.options.default.as_ref().filter(|given| *point == self.home && self.space.contains(given));
-        given.cloned().unwrap_or_else(|| self.space.decode(point))
+        let read = self.space.decode(point);
+        let Some(given) = self.options.default.as_ref().filter(|_| *point == self.home) else { return read };
+        let active = given.iter().filter(|(name, _)| read.contains_key(*name));
+        let given: Config = active.map(|(name, value)| (name.clone(), value.clone())).collect();
+        if self.space.contains(&given) { given } else { read }
     }
 
     fn open(&self) -> Vec<Candidate> {
@@ -290,7 +332,7 @@ impl Search {
 
     /// Returns everything that is known, earlier searches included.
     fn known(&self) -> Vec<Known> {
-        let earlier = recalled(&self.space, &self.options.warm, &self.trials, self.options.noisy);
+        let earlier = recalled((&self.space, &self.home), &self.options, &self.trials, &self.memo);
         let told = self
             .trials
             .iter()

@@ -5,6 +5,7 @@ const BAD_FROM: f64 = 1.0;
 
 /// Returns values of mean 0 and variance 1 in the same order. Bad values, however large, come near the others: what is
 /// far from the best need not be known exactly, and one outlier must not flatten the rest.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Standard {
     middle: f64,
     spread: f64,

@@ -1,8 +1,9 @@
 //! Results of earlier searches: how far they are believed, before anything was measured and after.
 
 use crate::{
+    memo::Memo,
     model::{Known, Model},
-    search::{Earlier, Outcome, Trial},
+    search::{Earlier, Options, Outcome, Trial},
     space::Space,
 };
 
@@ -34,22 +35,31 @@ pub fn trust(age: f64, distance: f64) -> f64 {
 
 /// Returns what is known of earlier searches after these trials: less, the more the new values contradict the earlier
 /// ones. What failed is kept: a failure is contradicted by a success at the same point alone, which has its own say.
-pub(crate) fn recalled(space: &Space, earlier: &[Earlier], trials: &[Trial], noisy: bool) -> Vec<Known> {
-    let mut known: Vec<Known> = earlier.iter().filter_map(|earlier| believed(space, earlier)).collect();
-    let chance = chance_of_one_world(space, &known, trials, noisy);
+///
+/// What the earlier ones say by themselves does not change, so it is fitted once and kept in `memo`.
+pub(crate) fn recalled(
+    (space, home): (&Space, &[f64]),
+    options: &Options,
+    trials: &[Trial],
+    memo: &Memo,
+) -> Vec<Known> {
+    let mut known: Vec<Known> =
+        options.warm.iter().filter_map(|earlier| believed((space, home), earlier)).collect();
+    let model = || memo.of_earlier(|| Model::new(space, &known, options.noisy, None));
+    let chance = chance_of_one_world(model, trials);
     known.iter_mut().filter(|known| known.outcome != Outcome::Failed).for_each(|known| known.extra /= chance);
     known.retain(|known| known.extra <= EARLIER_VARIANCE / TRUST_MIN);
     known
 }
 
-fn believed(space: &Space, earlier: &Earlier) -> Option<Known> {
+fn believed((space, home): (&Space, &[f64]), earlier: &Earlier) -> Option<Known> {
     let trust = trust(earlier.age, earlier.distance);
     let outcome = match earlier.outcome {
         Outcome::Value(value) if !value.is_finite() => return None,
         Outcome::Lost => return None,
         outcome => outcome,
     };
-    let point = space.encode(&earlier.config)?;
+    let point = space.encode(&earlier.config, home)?;
     (trust > TRUST_MIN).then(|| Known { point, outcome, extra: EARLIER_VARIANCE / trust })
 }
 
@@ -58,14 +68,13 @@ fn believed(space: &Space, earlier: &Earlier) -> Option<Known> {
 ///
 /// The default's own value is not asked: it is what the others are compared with, and says nothing of where they are
 /// better.
-fn chance_of_one_world(space: &Space, earlier: &[Known], trials: &[Trial], noisy: bool) -> f64 {
+fn chance_of_one_world<'a>(earlier: impl FnOnce() -> Option<&'a Model>, trials: &[Trial]) -> f64 {
     let values = |trial: &Trial| match trial.outcome {
         Some(Outcome::Value(value)) => Some((trial.point.clone(), value)),
         _ => None,
     };
     let new: Vec<_> = trials.iter().skip(1).filter_map(values).collect();
-    let model = if new.is_empty() { None } else { Model::new(space, earlier, noisy, None) };
-    let Some(model) = model else { return 1.0 };
+    let Some(model) = (!new.is_empty()).then(earlier).flatten() else { return 1.0 };
     let says = |(point, value): &(Vec<f64>, f64)| {
         let (belief, value) = (model.process.at(point), model.standard.apply(*value));
         let by_earlier = density_log(value - belief.mean, belief.variance + SLACK);

@@ -25,6 +25,9 @@ pub(crate) type Point = Vec<f64>;
 /// The parameter on which another depends, and its coordinates with which that one is active.
 type Parent = (usize, Vec<f64>);
 
+/// How far coordinates of one setting may be apart: on the way to a value and back a number can lose its last digits.
+const SAME: f64 = 1e-9;
+
 /// How often values that break a constraint are mended before the point is given up.
 const MENDS_MAX: usize = 8;
 
@@ -81,7 +84,7 @@ impl Space {
     /// Returns the valid setting nearest to `config`: what is outside a range is taken to its end, what is off a step
     /// to the nearest one, what is absent or unreadable to the middle. `None` if nothing near is valid.
     pub fn nearest(&self, config: &Config) -> Option<Config> {
-        self.encode(config).map(|point| self.decode(&point))
+        self.encode(config, &self.center()).map(|point| self.decode(&point))
     }
 
     /// Returns an upper bound of how many settings there are; `None` if there are infinitely or unaccountably many.
@@ -109,16 +112,28 @@ impl Space {
         self.axes.iter().map(Axis::middle).collect()
     }
 
-    /// Returns the valid point nearest to `config`, as [`Space::nearest`] says.
-    pub(crate) fn encode(&self, config: &Config) -> Option<Point> {
-        let mut point = self.center();
+    /// Returns the valid point nearest to `config`, where inactive parameters and those that it does not name stand at `home`.
+    pub(crate) fn encode(&self, config: &Config, home: &[f64]) -> Option<Point> {
+        let mut point = self.placed(config, home);
+        self.settle(&mut point, home).then_some(point)
+    }
+
+    /// Returns the valid point nearest to `config`, which is home to others: inactive parameters stand at the value that
+    /// `config` gives them all the same, and in the middle without one.
+    pub(crate) fn home(&self, config: &Config) -> Option<Point> {
+        let mut point = self.placed(config, &self.center());
+        let home = point.clone();
+        self.settle(&mut point, &home).then_some(point)
+    }
+
+    fn placed(&self, config: &Config, home: &[f64]) -> Point {
+        let mut point = home.to_vec();
         for (index, param) in self.spec.params.iter().enumerate() {
             if let Some(unit) = config.get(&param.name).and_then(|value| self.axes[index].nearest_unit(value)) {
                 point[index] = unit;
             }
         }
-        let home = self.center();
-        self.settle(&mut point, &home).then_some(point)
+        point
     }
 
     /// Returns the setting of a settled point.
@@ -184,6 +199,11 @@ impl Space {
             && active[right]
             && self.axes[left].number_at(point[left]) > self.axes[right].number_at(point[right])
     }
+}
+
+/// Returns whether two points are one setting, as far as that can be told of points that were values in between.
+pub(crate) fn is_same(one: &[f64], other: &[f64]) -> bool {
+    one.iter().zip(other).all(|(one, other)| (one - other).abs() <= SAME)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use kloros_search::{
-    Candidate, Config, Earlier, Ended, Kind, Options, Outcome, Param, Search, Space, SpaceSpec, TellError, Value,
+    Candidate, Config, Earlier, Ended, Kind, Options, Outcome, Param, Search, Space, SpaceSpec, TellError, Value, When,
 };
 
 fn floats(dims: usize) -> Space {
@@ -342,4 +342,56 @@ fn what_crashed_in_an_earlier_search_is_asked_again_if_it_is_the_default_alone()
     let (_, asked) = run(search, |config| Outcome::Value(config["workers"].number().unwrap()));
     assert_eq!((asked.len(), &asked[0].config), (24 - 8, &workers(8)));
     assert!(asked[1..].iter().all(|candidate| (4..=12).all(|count| candidate.config != workers(count))));
+}
+
+/// A switch and how many tokens it drafts, which means nothing while it is off.
+fn drafting() -> Space {
+    let when = When { param: "draft".to_owned(), r#in: vec![Value::Bool(true)] };
+    let tokens = Kind::Integer { low: 1, high: 101, log: false, step: None };
+    let params = vec![
+        Param { name: "draft".to_owned(), kind: Kind::Bool, when: None },
+        Param { name: "tokens".to_owned(), kind: tokens, when: Some(when) },
+    ];
+    Space::new(SpaceSpec { params, ..SpaceSpec::default() }).unwrap()
+}
+
+#[test]
+fn a_setting_that_turns_the_defaults_condition_off_has_a_gain() {
+    let on = Config::from([("draft".to_owned(), Value::Bool(true)), ("tokens".to_owned(), Value::Integer(8))]);
+    let off = Config::from([("draft".to_owned(), Value::Bool(false))]);
+    let (search, _) = run(Search::new(drafting(), options(24, 1, on)), |config| {
+        Outcome::Value(config.get("tokens").and_then(Value::number).unwrap_or(0.0))
+    });
+    assert_eq!(search.recommendation().unwrap().config, off);
+    assert_eq!(search.gain(&off).map(|gain| gain.gain), Some(8.0));
+}
+
+#[test]
+fn what_is_inactive_in_the_default_stands_at_the_value_that_the_default_gives_it() {
+    let default = Config::from([("draft".to_owned(), Value::Bool(false)), ("tokens".to_owned(), Value::Integer(93))]);
+    for seed in 0..8 {
+        let (_, asked) = run(Search::new(drafting(), options(6, seed, default.clone())), |_| Outcome::Value(1.0));
+        assert_eq!(asked[0].config, Config::from([("draft".to_owned(), Value::Bool(false))]));
+        // Among the first are mutants of the default, of which the switch alone can move.
+        let on = Config::from([("draft".to_owned(), Value::Bool(true)), ("tokens".to_owned(), Value::Integer(93))]);
+        assert!(asked.iter().any(|candidate| candidate.config == on), "{asked:?}");
+    }
+}
+
+#[test]
+fn what_is_recorded_before_the_default_was_measured_is_not_taken_for_it() {
+    let mut search = Search::new(floats(2), options(8, 1, at(2, 0.2)));
+    assert!(search.record(&at(2, 0.6), Outcome::Value(bowl(&at(2, 0.6)))));
+    assert_eq!((search.recommendation().unwrap().gain, search.gain(&at(2, 0.6))), (None, None));
+    assert!(search.record(&at(2, 0.2), Outcome::Value(bowl(&at(2, 0.2)))));
+    assert!((search.gain(&at(2, 0.6)).unwrap().gain - 0.48).abs() < 1e-9);
+}
+
+#[test]
+fn where_the_default_is_forbidden_and_nothing_is_near_it_nothing_is_measured_against_it() {
+    let on = Config::from([("draft".to_owned(), Value::Bool(true)), ("tokens".to_owned(), Value::Integer(8))]);
+    let forbidden = vec![Config::from([("draft".to_owned(), Value::Bool(true))])];
+    let space = Space::new(SpaceSpec { forbidden, ..drafting().spec().clone() }).unwrap();
+    let (search, asked) = run(Search::new(space, options(4, 1, on)), |_| Outcome::Value(1.0));
+    assert_eq!((asked.len(), search.recommendation().unwrap().gain), (1, None));
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use kloros_search::{
-    Candidate, Config, Constraint, Kind, Options, Outcome, Param, Search, Space, SpaceSpec, Value, When,
+    Candidate, Config, Constraint, Earlier, Kind, Options, Outcome, Param, Search, Space, SpaceSpec, Value, When,
 };
 use proptest::prelude::*;
 
@@ -115,6 +115,22 @@ fn options(budget: u32, batch: u32, seed: u64) -> Options {
     Options { budget, batch, seed, ..Options::default() }
 }
 
+/// Returns a setting of the space, drawn by a search that has nothing else to go by.
+fn any_setting(space: &Space, seed: u64) -> Option<Config> {
+    let (asked, _) = run(Search::new(space.clone(), options(6, 6, seed)), 0, 6, &|_| false);
+    asked.into_iter().next_back().map(|candidate| candidate.config)
+}
+
+/// Whether two settings differ at most in the last digits of a number, which are lost on the way to a coordinate and back.
+fn is_same(one: &Config, other: &Config) -> bool {
+    let is_near = |one: &Value, other: &Value| match (one, other) {
+        (Value::Float(one), Value::Float(other)) => (one - other).abs() <= 1e-12 * one.abs().max(1.0),
+        _ => one == other,
+    };
+    one.len() == other.len()
+        && one.iter().zip(other).all(|((name, one), (other_name, other))| name == other_name && is_near(one, other))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -192,6 +208,61 @@ proptest! {
         let mut search = Search::new(space.clone(), Options { default: Some(default), ..options(3, 1, 0) });
         for candidate in search.ask(1) {
             prop_assert!(space.contains(&candidate.config));
+        }
+    }
+
+    /// Once a setting was encoded with the inactive parameters at the middle, and asked with them where the default has them.
+    #[test]
+    fn with_a_default_every_measured_setting_has_a_gain_and_a_search_goes_on_from_what_was_recorded(
+        space in space(), batch in 1..5_u32, seed: u64, trouble in 0..5_u8, noisy: bool, told in 0..15_usize,
+    ) {
+        let Some(default) = any_setting(&space, seed) else { return Ok(()) };
+        let fresh = |batch| {
+            let options = Options { default: Some(default.clone()), noisy, ..options(15, batch, seed) };
+            Search::new(space.clone(), options)
+        };
+        let (asked, search) = run(fresh(batch), trouble, 4, &|_| false);
+        let (pieces, resumed) = run(fresh(batch), trouble, 4, &|_| true);
+        prop_assert_eq!(&asked, &pieces);
+        let is_value = |each: &Candidate| {
+            matches!(outcome(each, trouble), Outcome::Value(value) if value.is_finite())
+        };
+        let is_default_measured = is_value(&asked[0]);
+        for candidate in asked.iter().filter(|candidate| is_value(candidate)) {
+            let gain = search.gain(&candidate.config);
+            prop_assert_eq!(gain.is_some(), is_default_measured, "{:?}", candidate.config);
+            prop_assert_eq!(gain, resumed.gain(&candidate.config));
+        }
+
+        // What was measured by other lots is recorded, and not asked again.
+        let mut anew = fresh(batch % 4 + 1);
+        for candidate in asked.iter().take(told) {
+            prop_assert!(anew.record(&candidate.config, outcome(candidate, trouble)));
+        }
+        let (further, _) = run(anew, trouble, 4, &|_| false);
+        for candidate in further.iter().filter(|_| !noisy) {
+            let before = asked.iter().take(told).find(|before| is_same(&before.config, &candidate.config));
+            prop_assert_eq!(before, None, "{:?} again", candidate.config);
+        }
+    }
+
+    /// Decision 0025: no known-bad point is tried again.
+    #[test]
+    fn what_crashed_in_an_earlier_search_is_not_asked_again(space in space(), seed: u64, noisy: bool) {
+        let Some(default) = any_setting(&space, seed) else { return Ok(()) };
+        let search = |budget, warm| {
+            let options = Options { default: Some(default.clone()), noisy, warm, ..options(budget, 2, seed) };
+            Search::new(space.clone(), options)
+        };
+        let (asked, _) = run(search(12, Vec::new()), 0, 4, &|_| false);
+        let crashed = |candidate: &Candidate| {
+            Earlier { config: candidate.config.clone(), outcome: Outcome::Failed, age: 1.0, distance: 0.0 }
+        };
+        let warm: Vec<Earlier> = asked.iter().skip(1).map(crashed).collect();
+        let (further, _) = run(search(12, warm.clone()), 0, 4, &|_| false);
+        for candidate in &further[1..] {
+            let before = warm.iter().find(|before| is_same(&before.config, &candidate.config));
+            prop_assert!(before.is_none() || is_same(&candidate.config, &default), "{:?} again", candidate.config);
         }
     }
 }
