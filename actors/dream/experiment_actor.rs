@@ -11,7 +11,7 @@ use super::{
     closer::Searched,
     fitness::{metrics_in, score},
     search::{Candidate, Plan, Search, Told},
-    start_saga::{attempt, begin, learned, nothing, running},
+    start_saga::{attempt, begin, begins, learned, nothing, running},
     trial_actor,
 };
 use crate::{
@@ -176,7 +176,8 @@ impl State {
             Some(first) => (first.params.clone(), known.unwrap_or_else(|| nothing(&experiment))),
             None => begin(&seams, &config, &domain, &experiment).await?,
         };
-        let search = Search::new(Plan::of(&experiment, &config, live.clone(), &known))?;
+        let plan = Plan::of(&experiment, &config, live.clone(), &known);
+        let search = Search::new(Plan { begins: begins(&domain, &experiment), ..plan })?;
         let mut state = State {
             seams,
             exits,

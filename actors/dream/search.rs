@@ -43,6 +43,8 @@ pub struct Plan {
     pub seed: u64,
     /// The settings in use, which are the first candidate whether or not they lie in the space.
     pub live: Params,
+    /// Where parameters begin that mean nothing beside the live settings, and the middle of the range for what is not named.
+    pub begins: Params,
     /// What earlier experiments measured.
     pub earlier: Vec<EarlierTrial>,
     /// The search ends when no candidate is expected to be better than the best by as much fitness as this.
@@ -63,6 +65,7 @@ impl Plan {
             lot_max: config.lot_max,
             seed: experiment.seed,
             live,
+            begins: Params::new(),
             earlier: experience.trials.clone(),
             stop_below: config.stop_below.max(resolves.unwrap_or_default()).ln_1p(),
         }
@@ -151,7 +154,7 @@ impl Search {
             return;
         }
         let is_asked = self.ask().contains(candidate);
-        let id = self.places.iter().zip(1..).find(|(place, _)| **place == slot).map(|(_, id)| id);
+        let id = self.id_of(slot);
         self.told.insert(slot, (candidate.clone(), told));
         if id.filter(|_| is_asked).is_none_or(|id| self.engine.tell(id, self.outcome(slot, told)).is_err()) {
             self.begin_anew();
@@ -197,18 +200,15 @@ impl Search {
 
     /// Returns the settings of which the most is to be expected, which are not always those with the largest number.
     pub fn favourite(&self) -> Option<&Params> {
-        let recommended = self.engine.recommendation()?.config;
-        let params = self.plan.space.params_of(&recommended);
-        let is_live = self.space.nearest(&self.plan.space.point_of(&self.plan.live)) == Some(recommended);
-        let is_it = |(slot, (candidate, _)): &(&Slot, &(Candidate, Told))| {
-            candidate.params == params || (**slot == 0 && is_live)
-        };
-        self.told.iter().find(is_it).map(|(_, (candidate, _))| &candidate.params)
+        let place = self.engine.recommendation()?.id as usize - 1;
+        self.told.get(self.places.get(place)?).map(|(candidate, _)| &candidate.params)
     }
 
     /// Returns how much better these settings are than the live ones by what was told; `None` if they were not measured.
     pub fn gain(&self, params: &Params) -> Option<kloros_search::Gain> {
-        self.engine.gain(&self.plan.space.point_of(params))
+        // By its place: what was rounded for a person to read is not quite the point that the engine asked.
+        let (slot, _) = self.told.iter().find(|(_, (candidate, _))| candidate.params == *params)?;
+        self.engine.gain_of(self.id_of(*slot)?)
     }
 
     /// Returns how much each parameter matters by these results of a search like this one, which may be another; or why that
@@ -220,6 +220,11 @@ impl Search {
         };
         let outcomes: Vec<(Point, Outcome)> = told.iter().map(outcome).collect();
         kloros_search::importance(&self.space, &outcomes, is_noisy(&self.plan, &self.space), self.plan.seed)
+    }
+
+    /// Returns by which id the engine knows what stands at this place, if it does.
+    fn id_of(&self, slot: Slot) -> Option<u32> {
+        self.places.iter().zip(1..).find(|(place, _)| **place == slot).map(|(_, id)| id)
     }
 
     fn candidate(&self, id: u32, point: &Point) -> Option<Candidate> {
@@ -254,11 +259,13 @@ fn slots(budget: Budget) -> Slot {
 }
 
 fn engine(plan: &Plan, space: &Space, stop_below: Option<f64>) -> kloros_search::Search {
+    let mut default = plan.space.point_of(&plan.begins);
+    default.extend(plan.space.point_of(&plan.live));
     let options = Options {
         budget: slots(plan.budget),
         batch: plan.lot_max,
         seed: plan.seed,
-        default: Some(plan.space.point_of(&plan.live)),
+        default: Some(default),
         noisy: is_noisy(plan, space),
         warm: plan.earlier.iter().map(|trial| warm(&plan.space, trial)).collect(),
         stop_below,
@@ -301,7 +308,8 @@ mod tests {
     }
 
     fn plan(space: SearchSpace, budget: Budget, lot_max: u32, seed: u64, live: Params) -> Plan {
-        Plan { space, budget, lot_max, seed, live, earlier: Vec::new(), stop_below: 0.0 }
+        let (begins, earlier) = (Params::new(), Vec::new());
+        Plan { space, budget, lot_max, seed, live, begins, earlier, stop_below: 0.0 }
     }
 
     fn made(space: SearchSpace, budget: Budget, lot_max: u32, seed: u64, live: Params) -> Search {
@@ -639,6 +647,94 @@ mod tests {
                 resumed.tell(candidate, *told);
             }
             assert_eq!(run(&mut resumed, 7, rugged), trials[7..], "{what}");
+        }
+    }
+
+    /// Once the settings were looked for by the point that they stand for: what is rounded, or has parameters without a meaning
+    /// beside the others, was not found again, and the experiment claimed nothing.
+    #[test]
+    fn what_the_search_favours_has_a_gain_also_after_it_began_anew() {
+        let axes = [("rate", KnobKind::Float { min: 0.001, max: 100.0, log: true, step: None })];
+        let live: Params = [("rate".to_owned(), Value::Float(0.02))].into();
+        let rate = |params: &Params| Some(-(number(params, "rate") / 7.0).ln().powi(2));
+        let mut logarithmic = made(space(&axes), budget(6, 3), 4, 7, live.clone());
+        let trials = run(&mut logarithmic, 7, rate);
+        let mut anew = made(space(&axes), budget(6, 3), 3, 7, live);
+        let spec = coupled_live(64, 8, 4, true);
+        let mut conditional = made(coupled_space(), budget(12, 3), 4, 7, spec);
+        run(&mut conditional, 7, |params| Some(-number(params, "tier") - 5.0 * number(params, "spec")));
+        for (candidate, told) in &trials[..15] {
+            anew.tell(candidate, *told);
+        }
+        run(&mut anew, 7, rate);
+        for search in [logarithmic, conditional, anew] {
+            let favourite = search.favourite().expect("live settings that were measured").clone();
+            let gain = search.gain(&favourite).expect("a gain").gain;
+            assert!(gain > 0.0, "{favourite:?}");
+            for (candidate, _) in search.told.values() {
+                assert!(search.gain(&candidate.params).is_some(), "{:?}", candidate.params);
+            }
+        }
+    }
+
+    #[test]
+    fn a_parameter_that_means_nothing_beside_the_live_settings_begins_where_the_plan_says() {
+        let params = serde_json::json!({
+            "spec": {"kind": "boolean"},
+            "tokens": {"kind": "integer", "min": 1, "max": 99, "when": {"param": "spec", "in": [true]}},
+        });
+        let space = SearchSpace { params: serde_json::from_value(params).unwrap(), ..SearchSpace::default() };
+        let with = |spec, tokens: Option<i64>| -> Params {
+            let tokens = tokens.map(|tokens| ("tokens".to_owned(), Value::Integer(tokens)));
+            [("spec".to_owned(), Value::Boolean(spec))].into_iter().chain(tokens).collect()
+        };
+        let plan = made(space, budget(6, 1), 1, 7, with(false, None)).plan;
+        let begins = [("spec".to_owned(), Value::Boolean(true)), ("tokens".to_owned(), Value::Integer(7))].into();
+        let trials = run(&mut Search::new(Plan { begins, ..plan }).unwrap(), 7, |_| Some(1.0));
+        assert_eq!(trials[0].0.params, with(false, None));
+        assert!(trials.iter().any(|(candidate, _)| candidate.params == with(true, Some(7))), "{trials:?}");
+    }
+
+    /// Once the first candidate of the new engine was taken for the live settings, and gains were counted from it.
+    #[test]
+    fn live_settings_that_are_forbidden_are_no_other_candidate_after_it_began_anew() {
+        let live = coupled_live(64, 32, 16, true);
+        let trials = run(&mut made(coupled_space(), budget(6, 3), 4, 7, live.clone()), 7, rugged);
+        for lot_max in [4, 3] {
+            let mut search = made(coupled_space(), budget(6, 3), lot_max, 7, live.clone());
+            for (candidate, told) in &trials[..10] {
+                search.tell(candidate, *told);
+            }
+            run(&mut search, 7, rugged);
+            assert_eq!(search.evaluated(), 18);
+            let gains = search.told.values().filter_map(|(candidate, _)| search.gain(&candidate.params));
+            assert_eq!(gains.count(), 0, "in lots of {lot_max}");
+            let favourite = search.favourite().unwrap();
+            assert_ne!(*favourite, live);
+            assert!(rugged(favourite).is_some());
+        }
+    }
+
+    /// A space in which the search soon comes to what it has, so that nothing but knowing it again keeps it from a repeat.
+    #[test]
+    fn lots_cut_differently_repeat_no_point_of_a_small_space_with_conditions() {
+        let params = serde_json::json!({
+            "spec": {"kind": "boolean"},
+            "tokens": {"kind": "integer", "min": 1, "max": 12, "when": {"param": "spec", "in": [true]}},
+            "depth": {"kind": "integer", "min": 1, "max": 12, "when": {"param": "spec", "in": [false]}},
+        });
+        let small =
+            || SearchSpace { params: serde_json::from_value(params.clone()).unwrap(), ..SearchSpace::default() };
+        let live: Params = [("spec".to_owned(), Value::Boolean(true)), ("tokens".to_owned(), Value::Integer(8))].into();
+        for seed in 0..8 {
+            let trials = run(&mut made(small(), budget(12, 2), 4, seed, live.clone()), seed, rugged);
+            let mut resumed = made(small(), budget(12, 2), 3, seed, live.clone());
+            for (candidate, told) in &trials[..13] {
+                resumed.tell(candidate, *told);
+            }
+            run(&mut resumed, seed, rugged);
+            let names: BTreeSet<String> = resumed.told.values().map(|(c, _)| format!("{:?}", c.params)).collect();
+            assert_eq!(names.len(), 24, "seed {seed}");
         }
     }
 

@@ -84,6 +84,12 @@ pub(super) async fn live_params(seams: &Seams, domain: &Domain, experiment: &Exp
     SearchSpace::of(spec).active(&all)
 }
 
+/// Returns the defaults of the knobs that an experiment varies: where a parameter begins that means nothing beside the live ones.
+pub(super) fn begins(domain: &Domain, experiment: &Experiment) -> Params {
+    let default = |(name, key)| Some((String::clone(name), domain.knobs.get(key)?.default.clone()));
+    experiment.spec.param_mapping.iter().filter_map(default).collect()
+}
+
 /// Returns the settings that the `live` parameters stand for, within the knobs' ranges or not.
 pub(super) fn running(live: &Params, mapping: &BTreeMap<String, Key>) -> Settings {
     live.iter().filter_map(|(name, value)| Some((mapping.get(name)?.clone(), value.clone()))).collect()

@@ -98,7 +98,9 @@ pub fn importance(space: &Space, trials: &[(Config, Outcome)], noisy: bool, seed
     let measured: Vec<Known> = trials
         .iter()
         .filter(|(_, outcome)| matches!(outcome, Outcome::Value(value) if value.is_finite()))
-        .filter_map(|(config, outcome)| Some(Known { point: space.encode(config, &home)?, outcome: *outcome, extra: 0.0 }))
+        .filter_map(|(config, outcome)| {
+            Some(Known { point: space.encode(config, &home)?, outcome: *outcome, extra: 0.0 })
+        })
         .collect();
     let mut settings: Vec<&[f64]> = Vec::new();
     for known in &measured {

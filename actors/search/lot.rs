@@ -172,7 +172,6 @@ impl<'a> Lot<'a> {
             all.into_iter().find(|point| is_new(&self.taken, point))
         })
     }
-
 }
 
 /// Returns whether `point` is none of these.

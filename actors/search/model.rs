@@ -18,6 +18,10 @@ const VALUES_MAX: usize = 100;
 /// The most points the classifier learns from.
 const LABELS_MAX: usize = 120;
 
+/// Earlier searches fill up what the search has of its own to so many values and labels. It takes the time of a lot to look at more
+/// of them, and the more it has of its own the less they say.
+const FILLED: usize = 50;
+
 /// The steps of the descent to the parameters, from each start.
 const STEPS_MAX: usize = 25;
 
@@ -35,6 +39,13 @@ pub(crate) struct Known {
     pub(crate) extra: f64,
 }
 
+impl Known {
+    /// Returns whether it is of this search.
+    pub(crate) fn is_own(&self) -> bool {
+        self.extra == 0.0
+    }
+}
+
 /// What is believed after some outcomes.
 pub(crate) struct Model {
     pub(crate) process: Process,
@@ -49,8 +60,10 @@ pub(crate) struct Model {
 /// Returns what the outcomes say of failures.
 pub(crate) fn feasibility(space: &Space, home: &[f64], known: &[Known]) -> Feasibility {
     let metric = Metric { categories: space.categories() };
-    let first = known.len().saturating_sub(LABELS_MAX);
-    // All failures count, and the latest of what worked.
+    let own = known.iter().filter(|known| known.is_own()).count();
+    let most = if own < known.len() { own.clamp(FILLED, LABELS_MAX) } else { LABELS_MAX };
+    let first = known.len().saturating_sub(most);
+    // All failures count, and the latest of what worked; what is known of earlier searches stands before the rest.
     let kept: Vec<&Known> = known
         .iter()
         .enumerate()
@@ -78,6 +91,7 @@ impl Model {
         }
         let values: Vec<f64> = measured.iter().map(|(_, value)| *value).collect();
         let standard = Standard::of(&values);
+        fill(&mut measured);
         thin(&mut measured);
         let data = Data {
             points: measured.iter().map(|(known, _)| known.point.clone()).collect(),
@@ -140,6 +154,25 @@ impl Model {
         };
         self.measured.iter().min_by(|a, b| hope(a).total_cmp(&hope(b))).cloned()
     }
+}
+
+/// Keeps as many earlier values as there is room for beside the search's own, the best of them.
+fn fill(measured: &mut Vec<(&Known, f64)>) {
+    let own = measured.iter().filter(|(known, _)| known.is_own()).count();
+    let mut earlier: Vec<f64> = measured.iter().filter(|(known, _)| !known.is_own()).map(|(_, value)| *value).collect();
+    let room = FILLED.saturating_sub(own);
+    // What earlier searches say by themselves is fitted once, and whole.
+    if own == 0 || earlier.len() <= room {
+        return;
+    }
+    earlier.sort_by(f64::total_cmp);
+    let mut room = room;
+    let worst = if room == 0 { f64::NEG_INFINITY } else { earlier[room - 1] };
+    measured.retain(|(known, value)| {
+        let is_kept = known.is_own() || (*value <= worst && room > 0);
+        room -= usize::from(is_kept && !known.is_own());
+        is_kept
+    });
 }
 
 /// Keeps the best half and the latest half of what may be kept.

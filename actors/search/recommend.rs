@@ -34,7 +34,7 @@ pub(crate) struct Advice {
 pub(crate) fn advise(space: &Space, known: &[Known], model: Option<&Model>, default: Option<&Point>) -> Option<Advice> {
     let measured: Vec<(&Point, f64)> = known
         .iter()
-        .filter(|known| known.extra == 0.0)
+        .filter(|known| known.is_own())
         .filter_map(|known| match known.outcome {
             Outcome::Value(value) => Some((&known.point, value)),
             Outcome::Failed | Outcome::Lost => None,
@@ -76,14 +76,14 @@ pub(crate) fn ahead(
     (default, point): (&Point, &Point),
 ) -> Option<Ahead> {
     let value = |point: &Point| {
-        let mut same = known.iter().filter(|known| known.extra == 0.0 && known.point == *point);
+        let mut same = known.iter().filter(|known| known.is_own() && known.point == *point);
         same.find_map(|known| if let Outcome::Value(value) = known.outcome { Some(value) } else { None })
     };
     let gain = value(default)? - value(point)?;
     let Some(model) = model else { return Some(Ahead { gain, interval: (gain, gain), noise: 0.0 }) };
     let belief = model.process.at(point);
     let mut others: Vec<(&Point, Belief)> = Vec::new();
-    for other in known.iter().filter(|known| known.extra == 0.0 && matches!(known.outcome, Outcome::Value(_))) {
+    for other in known.iter().filter(|known| known.is_own() && matches!(known.outcome, Outcome::Value(_))) {
         if !others.iter().any(|(seen, _)| *seen == &other.point) {
             others.push((&other.point, model.process.at(&other.point)));
         }
@@ -125,12 +125,7 @@ fn difference(
 }
 
 /// With noise the luckiest value is not the best, so the surrogate's mean decides among the measured points.
-fn among_noise(
-    space: &Space,
-    model: &Model,
-    measured: &[(&Point, f64)],
-    default: Option<&Point>,
-) -> Option<Advice> {
+fn among_noise(space: &Space, model: &Model, measured: &[(&Point, f64)], default: Option<&Point>) -> Option<Advice> {
     let mut beliefs: Vec<(&Point, Belief)> = Vec::new();
     for (point, _) in measured {
         if !beliefs.iter().any(|(other, _)| other == point) {

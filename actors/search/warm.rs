@@ -43,8 +43,7 @@ pub(crate) fn recalled(
     trials: &[Trial],
     memo: &Memo,
 ) -> Vec<Known> {
-    let mut known: Vec<Known> =
-        options.warm.iter().filter_map(|earlier| believed((space, home), earlier)).collect();
+    let mut known: Vec<Known> = options.warm.iter().filter_map(|earlier| believed((space, home), earlier)).collect();
     let model = || memo.of_earlier(|| Model::new(space, &known, options.noisy, None));
     let chance = chance_of_one_world(model, trials);
     known.iter_mut().filter(|known| known.outcome != Outcome::Failed).for_each(|known| known.extra /= chance);

@@ -21,7 +21,7 @@ const VALUE_BYTES_MAX: usize = 4096;
 pub(crate) struct SpaceFile {
     /// What may be set.
     pub(crate) space: Space,
-    /// What is set now; of the parameters that are active then.
+    /// What is set now. A value of a parameter that is inactive then is not set; it says where that one begins.
     pub(crate) default: Option<Config>,
     /// The metric that is to become better, and which way that is.
     pub(crate) objective: Option<(String, Direction)>,
@@ -173,7 +173,7 @@ impl Judgement<'_> {
         if missing.is_empty() && foreign.is_empty() && !space.contains(&set) {
             self.note(&["params"], "the defaults together break a constraint or are forbidden: change one of them");
         }
-        Some(set)
+        Some(all)
     }
 }
 

@@ -82,7 +82,7 @@ pub(super) fn report(plan: &Plan, search: &Search, trials: Vec<Trial>, stop: Opt
 }
 
 fn in_units(plan: &Plan, recommendation: Recommendation) -> Best {
-    let Recommendation { config, mean, interval, gain, gain_interval } = recommendation;
+    let Recommendation { config, mean, interval, gain, gain_interval, .. } = recommendation;
     let ends = [plan.oriented(interval.0), plan.oriented(interval.1)];
     Best {
         config,

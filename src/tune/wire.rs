@@ -198,7 +198,7 @@ fn param(index: usize, declared: &Json) -> Result<Param, String> {
     }
 }
 
-/// Returns the default, of the parameters that are active in it.
+/// Returns the default. A value of a parameter that is inactive in it is not measured with it; it says where that one begins.
 ///
 /// What is off a step or outside a range is left to the search, which begins with the nearest setting that is not.
 fn default(space: &Space, values: &serde_json::Map<String, Json>) -> Result<Option<Config>, String> {
@@ -215,10 +215,10 @@ fn default(space: &Space, values: &serde_json::Map<String, Json>) -> Result<Opti
     if config.is_empty() {
         return Ok(None);
     }
-    let (set, missing) = settings::active(params, &config);
+    let (_, missing) = settings::active(params, &config);
     match missing.first() {
         Some(name) => Err(format!("default.{name} is missing: say what it is now, or leave out the default")),
-        None => Ok(Some(set)),
+        None => Ok(Some(config)),
     }
 }
 
@@ -293,6 +293,9 @@ mod tests {
         assert_eq!((read.options.budget, read.options.batch, read.options.seed), (24, 2, u64::MAX));
         assert!(read.options.noisy && read.direction == Direction::Up);
         assert_eq!(read.options.default.unwrap().len(), 2, "d is inactive, gone is nobody");
+        let begins =
+            first(&line.replace("\"b\", \"gone\"", "2.5, \"d\": 2, \"gone\"")).unwrap().options.default.unwrap();
+        assert_eq!(begins.get("d"), Some(&Value::Integer(2)), "where d begins when it becomes active");
         assert_eq!(read.space.spec().params[0].kind, Kind::Integer { low: 1, high: 64, log: true, step: None });
     }
 

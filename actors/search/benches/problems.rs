@@ -1,11 +1,14 @@
 //! How good are the recommendations after 24 and 48 measurements, on published problems?
 //!
 //!     cargo bench -p kloros-search --bench problems -- [--seeds N] [--set SET] [--budget N] [--problem NAME] [--lot N]
+//!         [--earlier N] [--labels]
 //!
 //! Regret is that of the recommended setting on the noise-free function: 0 the best there is, 1 the default, 2 one that
 //! fails. Beside it the share of measurements that failed and of recommendations that are worse than the default. With
-//! `--lot`, so many are measured before the next are asked. With `--evaluate NAME SEED`, it answers settings from the
-//! input, a JSON line each, for a comparison with other tuners.
+//! `--lot`, so many are measured before the next are asked. With `--earlier`, the search is told so many measurements that
+//! another one made of the same problem three days ago. With `--labels`, what trips a guard is told as a failure, in place of its
+//! number with the penalty that the daemon gives it. With `--evaluate NAME SEED`, it answers settings from the input, a JSON line
+//! each, for a comparison with other tuners.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its results")]
 
@@ -14,13 +17,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kloros_search::{Config, Options, Outcome, Search};
+use kloros_search::{Config, Earlier, Options, Outcome, Search};
 use rand::{SeedableRng, rngs::StdRng};
 
 #[path = "suite/mod.rs"]
 mod suite;
 
-use suite::{COUPLED, CRASHING, HOLD_OUT, NOISY, Problem, TUNED, WIDE, drawn, problem};
+use suite::{COUPLED, CRASHING, GUARDED, HOLD_OUT, NOISY, Problem, TUNED, WIDE, drawn, problem};
 
 /// What one run came to.
 struct Run {
@@ -45,12 +48,15 @@ fn main() {
     }
     let seeds: u64 = after("--seeds").map_or(5, |seeds| seeds.parse().expect("a number of seeds"));
     let lot: u32 = after("--lot").map_or(1, |lot| lot.parse().expect("the size of a lot"));
+    let earlier: u32 = after("--earlier").map_or(0, |count| count.parse().expect("a number of measurements"));
+    let labels = arguments.iter().any(|argument| argument == "--labels");
     let budgets = after("--budget").map_or(vec![24, 48], |budget| vec![budget.parse().expect("a budget")]);
     let names: Vec<&str> = match (after("--problem"), after("--set").map(String::as_str)) {
         (Some(name), _) => vec![name.as_str()],
         (None, Some("tuned")) => TUNED.to_vec(),
         (None, Some("coupled")) => COUPLED.to_vec(),
         (None, Some("crashing")) => CRASHING.to_vec(),
+        (None, Some("guarded")) => GUARDED.to_vec(),
         (None, Some("noisy")) => NOISY.to_vec(),
         (None, Some("wide")) => WIDE.to_vec(),
         (None, Some("hold-out")) => HOLD_OUT.to_vec(),
@@ -73,7 +79,9 @@ fn main() {
             let runs: Vec<(Run, f64)> = (0..seeds)
                 .map(|seed| {
                     let problem = problem(name, seed);
-                    (searched(&problem, (budget, lot), seed), guessed(&problem, budget, seed))
+                    let problem = if labels { problem.in_labels() } else { problem };
+                    let warm = if earlier > 0 { before(&problem, earlier, seed) } else { Vec::new() };
+                    (searched(&problem, (budget, lot), seed, warm), guessed(&problem, budget, seed))
                 })
                 .collect();
             report(name, &runs);
@@ -98,14 +106,30 @@ fn report(name: &str, runs: &[(Run, f64)]) {
     );
 }
 
+/// Returns what another search of the problem measured.
+fn before(problem: &Problem, count: u32, seed: u64) -> Vec<Earlier> {
+    let (default, noisy) = (Some(problem.default.clone()), problem.noise > 0.0);
+    let options = Options { budget: count, seed: seed + 1000, default, noisy, ..Options::default() };
+    let mut search = Search::new(problem.space.clone(), options);
+    let mut rng = StdRng::seed_from_u64(seed + 1000);
+    let mut earlier = Vec::new();
+    while let Some(candidate) = search.ask(1).pop() {
+        let outcome = problem.measured(&candidate.config, &mut rng).map_or(Outcome::Failed, Outcome::Value);
+        search.tell(candidate.id, outcome).expect("it was asked");
+        earlier.push(Earlier { config: candidate.config, outcome, age: 3.0, distance: 0.1 });
+    }
+    earlier
+}
+
 /// Lets the engine search.
-fn searched(problem: &Problem, (budget, lot): (u32, u32), seed: u64) -> Run {
+fn searched(problem: &Problem, (budget, lot): (u32, u32), seed: u64, warm: Vec<Earlier>) -> Run {
     let options = Options {
         budget,
         batch: lot,
         seed,
         default: Some(problem.default.clone()),
         noisy: problem.noise > 0.0,
+        warm,
         ..Options::default()
     };
     let mut search = Search::new(problem.space.clone(), options);

@@ -1,5 +1,5 @@
 use kloros_actors::facts::Direction;
-use kloros_search::{Config, Kind, Value};
+use kloros_search::{Config, Kind, Options, Outcome, Search, Value};
 
 use super::{super::space_file::space, *};
 
@@ -48,12 +48,24 @@ fn without_any_default_there_is_none() {
 }
 
 #[test]
-fn a_value_that_is_inactive_is_no_part_of_the_default() {
+fn an_inactive_default_is_not_set_and_says_where_its_parameter_begins() {
     let text = format!(
-        "{CACHE}[params.M]\ntype = \"int\"\nlow = 1\nhigh = 2\ndefault = 1\nwhen = {{ param = \"CACHE\", in = [\"lru\"] }}\n"
+        "{CACHE}[params.M]\ntype = \"int\"\nlow = 1\nhigh = 99\ndefault = 7\nwhen = {{ param = \"CACHE\", in = [\"lru\"] }}\n"
     );
-    let expected = Config::from([("CACHE".to_owned(), Value::Text("none".to_owned()))]);
-    assert_eq!(read(&text).unwrap().default, Some(expected));
+    let read = read(&text).unwrap();
+    let options = |seed| Options { budget: 6, seed, default: read.default.clone(), ..Options::default() };
+    for seed in 0..4 {
+        let mut search = Search::new(read.space.clone(), options(seed));
+        let mut asked = Vec::new();
+        while let Some(candidate) = search.ask(1).pop() {
+            search.tell(candidate.id, Outcome::Value(1.0)).unwrap();
+            asked.push(candidate.config);
+        }
+        let cache = |name: &str| ("CACHE".to_owned(), Value::Text(name.to_owned()));
+        assert_eq!(asked[0], Config::from([cache("none")]));
+        let with_it = Config::from([cache("lru"), ("M".to_owned(), Value::Integer(7))]);
+        assert!(asked.contains(&with_it), "{asked:?}");
+    }
 }
 
 #[test]

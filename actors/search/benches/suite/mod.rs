@@ -6,6 +6,8 @@ mod coupled;
 
 mod functions;
 
+mod guarded;
+
 mod problems;
 
 mod service;
@@ -13,7 +15,7 @@ mod service;
 use kloros_search::{Config, Kind, Param, Space, SpaceSpec, Value};
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
-pub(crate) use problems::{COUPLED, CRASHING, HOLD_OUT, NOISY, TUNED, WIDE, problem};
+pub(crate) use problems::{COUPLED, CRASHING, GUARDED, HOLD_OUT, NOISY, TUNED, WIDE, problem};
 
 /// A noise-free function of a setting; `None` where the measurement fails.
 type Function = Box<dyn Fn(&Config) -> Option<f64>>;
@@ -27,6 +29,8 @@ pub(crate) struct Problem {
     at_default: f64,
     best: f64,
     function: Function,
+    /// What is measured where a guard is tripped, which counts as a failure for what is recommended.
+    tripped: Option<Box<dyn Fn(&Config) -> f64>>,
 }
 
 impl Problem {
@@ -37,7 +41,7 @@ impl Problem {
         let at_default = function(&default).expect("the default can be measured");
         let best = best.unwrap_or_else(|| searched(&space, &default, &function));
         assert!(best < at_default, "the default is not the best: {best} {at_default}");
-        Problem { noise: noise * (at_default - best), space, default, at_default, best, function }
+        Problem { noise: noise * (at_default - best), space, default, at_default, best, function, tripped: None }
     }
 
     /// Returns by how much a setting is truly better than the default.
@@ -53,7 +57,13 @@ impl Problem {
     pub(crate) fn measured(&self, config: &Config, rng: &mut StdRng) -> Option<f64> {
         // Drawn also for failures, so that later measurements do not depend on earlier failures.
         let noise = self.noise * normal(rng);
-        self.value(config).map(|value| value + noise)
+        let tripped = || self.tripped.as_ref().map(|tripped| tripped(config));
+        self.value(config).or_else(tripped).map(|value| value + noise)
+    }
+
+    /// Returns the problem of which nothing is measured where a guard is tripped.
+    pub(crate) fn in_labels(self) -> Problem {
+        Problem { tripped: None, ..self }
     }
 
     /// Returns 0 for the best setting, 1 for the default, 2 for one that fails.

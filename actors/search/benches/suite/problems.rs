@@ -3,7 +3,7 @@
 use kloros_search::{Config, Kind, Param, SpaceSpec, Value};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use super::{Problem, at, coupled, functions as f, service};
+use super::{Problem, at, coupled, functions as f, guarded::guarded, service};
 
 /// The problems on which the engine was made.
 pub(crate) const TUNED: [&str; 11] = [
@@ -58,6 +58,16 @@ pub(crate) const COUPLED: [&str; 10] = [
     "bottleneck-4-noisy",
     "chain-4-noisy",
     "switched-5",
+];
+
+/// Problems with a guard, which trips behind the optimum or before it.
+pub(crate) const GUARDED: [&str; 6] = [
+    "guarded-sphere-6",
+    "guarded-ellipsoid-4",
+    "guarded-rastrigin-4",
+    "guarded-levy-5",
+    "guarded-sphere-5-noisy",
+    "guarded-rosenbrock-4-noisy",
 ];
 
 /// The problems on which it was looked at afterwards.
@@ -116,6 +126,12 @@ pub(crate) fn problem(name: &str, seed: u64) -> Problem {
         "bottleneck-4-noisy" => coupled::bottleneck((4, 4), seed, noise),
         "chain-4-noisy" => coupled::chain((4, 4), seed, noise),
         "switched-5" => coupled::switched(seed),
+        "guarded-sphere-6" => guarded(6, seed, f::sphere, 1.0, noise),
+        "guarded-ellipsoid-4" => guarded(4, seed, f::ellipsoid, 1.0, noise),
+        "guarded-rastrigin-4" => guarded(4, seed, f::rastrigin, -1.0, noise),
+        "guarded-levy-5" => guarded(5, seed, f::levy, -1.0, noise),
+        "guarded-sphere-5-noisy" => guarded(5, seed, f::sphere, -1.0, noise),
+        "guarded-rosenbrock-4-noisy" => guarded(4, seed, f::rosenbrock, -1.0, noise),
         "rosenbrock-3" => bowl(3, seed, f::rosenbrock, Shape::default()),
         "step-ellipsoid-5" => bowl(5, seed, f::step_ellipsoid, Shape { rotated: true, ..Shape::default() }),
         "discus-8" => bowl(8, seed, f::discus, Shape { rotated: true, ..Shape::default() }),
