@@ -191,7 +191,10 @@ impl Detector {
             let memory = tuning.peaks;
             let paces =
                 Paces::of(rows as f32, memory).but(&OF_SEASON, of_day, memory).but(&OF_PLACES, of_place, memory);
-            let peaks = self.tails.step(&stats, &paces, tuning, |index, surprise| {
+            // The rows of a fault would teach that the next one is ordinary. What lasts is learned all the same: by
+            // the levels, and here slowly.
+            let share = if self.gate.is_open() { tuning.incident } else { 1.0 };
+            let peaks = self.tails.step(&stats, (&paces, share), tuning, |index, surprise| {
                 // A statistic that has only begun to speak has to be heard for a while.
                 let is_heard = match index {
                     index if OF_SEASON.contains(&index) => of_day > HEARD_ROWS,

@@ -1,4 +1,4 @@
-//! Where the values of a series are at home: a histogram, and how long it stays in one part of it.
+//! Where the values of a series are at home: a histogram, and how long it stays in each part of it.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,17 +14,38 @@ const STAY_MIN: f32 = 4.0;
 /// The share of a place that is the rule.
 const RULE: f32 = 0.85;
 
-/// A histogram of fixed width that forgets, and the longest stay in one part.
+/// What a share of one is at most before all are divided.
+const UNIT_MAX: f32 = 1e6;
+
+/// How many steps of the logarithm of a stay make it twice as long.
+const STEPS: f32 = 12.0;
+
+/// The pace, summed up over the rows, after which each longest stay becomes a step shorter.
+const FORGET: f32 = 3.0;
+
+/// How much of the mean stay in a place each one is.
+const USUAL: f32 = 0.25;
+
+/// A histogram of fixed width that forgets, and the longest stay about each of its parts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Places {
     #[serde(with = "crate::array")]
     shares: [f32; PARTS],
+    /// What a share of one is: it grows in place of all others getting smaller.
+    unit: f32,
     low: f64,
     a_width: f64,
     part: u8,
     visits: f32,
     stay: f32,
+    /// The longest and the largest mean stay about the part where the one of now began.
     longest: f32,
+    usual: f32,
+    /// The longest and the mean stay of those that began in each part, as logarithms in steps; 0 where there was none.
+    longests: [u8; PARTS],
+    usuals: [u8; PARTS],
+    /// The pace of the rows since the longest became shorter.
+    age: f32,
     mean_stay: f32,
     stays: f32,
     leap: f32,
@@ -34,12 +55,17 @@ impl Places {
     pub(crate) fn new() -> Self {
         Self {
             shares: [0.0; PARTS],
+            unit: 1.0,
             low: 0.0,
             a_width: 0.0,
             part: 0,
             visits: 0.0,
             stay: 0.0,
             longest: 0.0,
+            usual: 0.0,
+            longests: [0; PARTS],
+            usuals: [0; PARTS],
+            age: 0.0,
             mean_stay: 1.0,
             stays: 0.0,
             leap: 0.0,
@@ -69,38 +95,87 @@ impl Places {
         // The edges of a place that is often visited are not rare.
         let beside = self.shares[part.saturating_sub(1)] + self.shares[(part + 1).min(PARTS - 1)];
         let least = 1.0 / (self.visits + 8.0);
-        let rare = -log2((self.shares[part] + 0.5 * beside).max(0.5 * least.max(pace)));
+        let rare = -log2(((self.shares[part] + 0.5 * beside) / self.unit).max(0.5 * least.max(pace)));
         let is_near = part.abs_diff(usize::from(self.part)) <= 1;
         if is_near && self.visits > 0.0 {
             self.stay += 1.0;
         } else {
-            // A stay that was a fault is learned by half, so that the next one is one again.
-            self.longest = self.longest.max(self.stay.min(1.5 * self.longest + 8.0));
-            self.longest -= 0.1 * pace * self.longest;
+            self.leave(pace);
             self.stays = (self.stays + 1.0).min(100.0);
             self.mean_stay += (self.stay.min(2.0 * self.longest + 4.0) - self.mean_stay) / self.stays;
             let leap = f32::from(part.abs_diff(usize::from(self.part)) as u8);
             self.leap += (leap - self.leap) / self.stays.min(30.0);
             self.stay = 1.0;
             self.part = part as u8;
+            (self.longest, self.usual) = (length(about(&self.longests, part)), length(about(&self.usuals, part)));
         }
         let pace = pace.max(if self.visits < 8.0 { 1.0 / (self.visits + 1.0) } else { least });
-        self.visits = (self.visits + 1.0).min(1e6);
-        for share in &mut self.shares {
-            *share -= *share * pace;
-        }
-        self.shares[part] += pace;
+        self.learn(part, pace);
         let over = self.stay - self.longest;
-        // Hazards beyond what was seen are those of the mean. A stay says little where there were few, where it is the rule,
-        // and where the series drifts from place to place instead of leaping.
-        let is_told = self.stays >= 8.0 && self.leap >= LEAP && self.mean_stay >= STAY_MIN && self.shares[part] < RULE;
+        // Hazards beyond what was seen are those of the mean there: a mode that is soon left says nothing of another one. A
+        // stay says little where there were few, where it is the rule, and where the series drifts from place to place
+        // instead of leaping.
+        let is_told = self.stays >= 8.0
+            && self.leap >= LEAP
+            && self.mean_stay >= STAY_MIN
+            && self.shares[part] < RULE * self.unit;
         let long = if over > 2.0 && is_told {
-            over * std::f32::consts::LOG10_E / self.mean_stay.max(0.5 * self.longest) + (self.stays + 1.0).log10()
+            over * std::f32::consts::LOG10_E / self.usual.max(0.5 * self.longest).max(1.0) + (self.stays + 1.0).log10()
         } else {
             0.0
         };
         (rare, long)
     }
+
+    /// Moves all shares towards a visit of `part`.
+    #[inline]
+    fn learn(&mut self, part: usize, pace: f32) {
+        // Before the first visit there is nothing to forget.
+        if self.visits > 0.0 {
+            self.unit /= 1.0 - pace;
+        }
+        self.shares[part] += pace * self.unit;
+        self.visits = (self.visits + 1.0).min(1e6);
+        if self.unit > UNIT_MAX {
+            self.shares = self.shares.map(|share| share / self.unit);
+            self.unit = 1.0;
+        }
+    }
+
+    /// Learns the stay that is over, if there was one, and forgets a little of all of them.
+    fn leave(&mut self, pace: f32) {
+        self.age += pace * self.stay;
+        if self.age >= FORGET {
+            self.age = 0.0;
+            for step in &mut self.longests {
+                *step = step.saturating_sub(1);
+            }
+        }
+        if self.visits > 0.0 {
+            let (longest, usual) =
+                (&mut self.longests[usize::from(self.part)], &mut self.usuals[usize::from(self.part)]);
+            // A stay that was a fault is learned by half, so that the next one is one again.
+            *longest = (*longest).max(step(self.stay.min(1.5 * length(*longest) + 8.0)));
+            let (mean, stay) = (length(*usual), self.stay.min(2.0 * length(*longest) + 4.0));
+            *usual = step(if *usual == 0 { stay } else { mean + USUAL * (stay - mean) });
+        }
+    }
+}
+
+/// Returns the most that is written of a part and those beside it.
+fn about(steps: &[u8; PARTS], part: usize) -> u8 {
+    steps[part.saturating_sub(1)..(part + 2).min(PARTS)].iter().copied().max().unwrap_or_default()
+}
+
+/// Returns the length of a stay that was written as steps of its logarithm, in rows.
+fn length(step: u8) -> f32 {
+    if step == 0 { 0.0 } else { (f32::from(step - 1) * (1.0 / STEPS)).exp2() }
+}
+
+/// Returns a length of one row or more as steps of its logarithm.
+fn step(length: f32) -> u8 {
+    // A cast ends at the largest step, which is a month of seconds.
+    (1.5 + STEPS * length.log2()) as u8
 }
 
 /// Returns the binary logarithm to about one percent: enough to rank what is rare.
@@ -110,4 +185,32 @@ pub(crate) fn log2(value: f32) -> f32 {
     let exponent = ((bits >> 23) & 0xff) as f32 - 127.0;
     let mantissa = f32::from_bits((bits & 0x007f_ffff) | 0x3f80_0000);
     exponent + (mantissa - 1.0) * (1.0 + 0.346 * (2.0 - mantissa))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_stay_in_a_mode_that_is_soon_left_is_rare_whatever_the_other_mode_does() {
+        let mut places = Places::new();
+        places.fix(0.0, 100.0);
+        // Five rows at work and sixty at rest; once it stays at work for thirty.
+        let mut stays =
+            (0..1330).map(|row| places.visit(if row % 65 < 5 || row >= 1300 { 90.0 } else { 10.0 }, 0.001).1);
+        let usual: Vec<f32> = stays.by_ref().take(1307).skip(650).collect();
+        assert_eq!(usual, vec![0.0; 657], "a stay as long as the others");
+        let long: Vec<f32> = stays.collect();
+        assert!(long.iter().all(|rare| *rare > 1.0) && long[22] > 3.0, "{long:?}");
+    }
+
+    #[test]
+    fn the_length_of_a_stay_is_kept_to_a_few_percent() {
+        for rows in [1.0, 2.0, 7.0, 100.0, 86_400.0, 2e6_f32] {
+            let kept = length(step(rows));
+            assert!((kept / rows - 1.0).abs() < 0.03, "{rows} is kept as {kept}");
+        }
+        assert_eq!(length(0), 0.0, "no stay has no length");
+        assert!(length(step(1e9)) > 2e6, "the longest is kept as the largest");
+    }
 }

@@ -12,7 +12,7 @@ use crate::tuning::{TAILS, Tuning};
 const PEAKS: f32 = 0.04;
 
 /// How many peaks the first guess of a tail counts for.
-const PRIOR_PEAKS: f32 = 8.0;
+const PRIOR_PEAKS: u8 = 8;
 
 /// The shape of the first guess: heavier than exponential, as most series of machines are.
 const PRIOR_SHAPE: f32 = 0.15;
@@ -27,7 +27,7 @@ pub(crate) struct Tails {
     rates: [f32; TAILS],
     means: [f32; TAILS],
     squares: [f32; TAILS],
-    peaks: [f32; TAILS],
+    peaks: [u8; TAILS],
 }
 
 impl Tails {
@@ -40,13 +40,13 @@ impl Tails {
     }
 
     /// Learns `values`, clipped: what is far beyond a tail moves it by little. `say` hears the number of each statistic
-    /// whose value lies beyond its threshold and -log10 of the chance to see it or more. Returns how many
-    /// there were.
+    /// whose value lies beyond its threshold and -log10 of the chance to see it or more. Of each such value `share` is
+    /// learned, from 0 to 1. Returns how many there were.
     #[inline]
     pub(crate) fn step(
         &mut self,
         values: &[f32; TAILS],
-        paces: &Paces,
+        (paces, share): (&Paces, f32),
         tuning: &Tuning,
         mut say: impl FnMut(usize, f32),
     ) -> f32 {
@@ -66,7 +66,8 @@ impl Tails {
             if values[index] > before[index] && paces.rate[index] > 0.0 {
                 peaks += 1.0;
                 say(index, self.surprise(index, values[index], tuning));
-                self.peak(index, values[index], (paces.threshold[index], paces.rate[index]), tuning);
+                let pace = (share * paces.threshold[index], share * paces.rate[index]);
+                self.peak(index, values[index], (pace, share), tuning);
             }
         }
         peaks
@@ -87,11 +88,12 @@ impl Tails {
         (beyond * std::f32::consts::LOG10_E - self.rates[index].max(1e-5).log10()).min(SURPRISE_MAX)
     }
 
-    fn peak(&mut self, index: usize, value: f32, (threshold, rate): (f32, f32), tuning: &Tuning) {
+    fn peak(&mut self, index: usize, value: f32, ((threshold, rate), share): ((f32, f32), f32), tuning: &Tuning) {
         let mean = self.means[index];
         let learned = (value - self.thresholds[index]).min(tuning.peak_clip * mean);
-        self.peaks[index] = (self.peaks[index] + 1.0).min(tuning.peaks);
-        let weight = 1.0 / self.peaks[index];
+        let peaks = (f32::from(self.peaks[index]) + 1.0).min(tuning.peaks);
+        self.peaks[index] = peaks as u8;
+        let weight = share / peaks;
         self.thresholds[index] += threshold * mean * (1.0 - PEAKS);
         self.means[index] = (mean + weight * (learned - mean)).max(1e-3);
         self.squares[index] += weight * (learned * learned - self.squares[index]);

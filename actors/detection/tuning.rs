@@ -61,42 +61,45 @@ pub struct Tuning {
     pub row: f32,
     /// The memory of how many measures are in their tails, in warm-ups.
     pub crowd: f32,
-    /// The memory of tails, in peaks.
+    /// The memory of tails, in peaks, at most 255.
     pub peaks: f32,
+    /// The share of a peak that its tail learns while an incident is open.
+    pub incident: f32,
 }
 
 impl Tuning {
     /// What runs.
     pub const SHIPPED: Self = Self {
         weights: [
-            1.16, 0.115, 0.0831, 0.22, 1.78, 4.0, 3.08, 0.877, 0.252, 1.35, 0.108, 0.0604, 1.14, 1.46, 0.59, 1.67, 0.1,
+            1.16, 0.115, 0.0472, 0.22, 1.78, 4.0, 3.08, 0.877, 0.23, 1.35, 0.226, 0.0604, 1.14, 1.46, 0.59, 1.67, 1.92,
             1.2,
         ],
         base: 2.04,
-        cap: 5.22,
+        cap: 9.0,
         leak: 0.711,
-        alarm: 5.33,
+        alarm: 5.6,
         haste: 0.264,
         habit: 0.816,
-        again_below: 2.08,
-        again_above: 9.99,
-        over: 0.502,
+        again_below: 2.19,
+        again_above: 12.3,
+        over: 0.352,
         horizon: 0.154,
         fast: 0.9,
-        clip: 4.89,
-        short: 18.9,
+        clip: 6.69,
+        short: 33.8,
         drift: 0.1,
         rare: 0.0948,
         floor: 1.93e-4,
-        slow: 1.33,
-        scale: 0.339,
-        long: 1.81,
+        slow: 1.24,
+        scale: 0.366,
+        long: 1.91,
         mid: 0.298,
         mid_smooth: 0.191,
-        row: 2.41,
-        crowd: 0.0646,
+        row: 1.97,
+        crowd: 0.109,
         peak_clip: 5.01,
-        shape: 0.384,
-        peaks: 111.0,
+        shape: 0.849,
+        peaks: 122.0,
+        incident: 0.299,
     };
 }

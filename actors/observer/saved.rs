@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use super::watch::Watch;
 
 /// The first words of what is written down; another number where it cannot be read by this version.
-const HEAD: &str = "kloros observer 1";
+const HEAD: &str = "kloros observer 2";
 
 /// The largest text that is read, in bytes: the most series by what one takes, twice over.
 const TEXT_BYTES_MAX: usize = 48 * 1024 * 1024;

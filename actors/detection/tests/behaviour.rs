@@ -120,6 +120,15 @@ fn what_comes_each_day_is_normal_and_what_comes_at_another_hour_is_not() {
 }
 
 #[test]
+fn the_rows_of_a_fault_do_not_teach_that_the_next_one_is_ordinary() {
+    let fault = |row: usize| row % 800 < 40 && row >= 800;
+    let wild = findings(Kind::Gauge, 2200, |row| Some(50.0 + noise(row) * if fault(row) { 5.0 } else { 1.0 }));
+    let alarms = alarms(&wild);
+    assert_eq!(alarms.len(), 2, "each of two faults is told once: {alarms:?}");
+    assert!(alarms.iter().all(|row| fault(*row)), "{alarms:?}");
+}
+
+#[test]
 fn a_surge_of_the_load_is_told_by_the_load() {
     let load = findings(Kind::Gauge, 1010, |row| Some(100.0 + noise(row) + if row >= 1000 { 80.0 } else { 0.0 }));
     assert!(!load[999].is_surge() && load[1000].is_surge() && load[1004].is_surge());

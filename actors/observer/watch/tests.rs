@@ -529,7 +529,7 @@ fn lesson_29_a_damaged_state_is_refused_with_a_reason() {
         damaged[cut] ^= 0x04;
         assert!(decode(&damaged).is_err(), "changed at {cut}");
     }
-    assert_eq!(decode(b"kloros observer 2 7\n\n{}").unwrap_err(), "it was written by another version");
+    assert_eq!(decode(b"kloros observer 1 7\n\n{}").unwrap_err(), "it was written by another version");
 }
 
 proptest! {
