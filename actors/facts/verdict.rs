@@ -60,7 +60,7 @@ pub struct Baseline {
 }
 
 /// How strongly a gain is drawn back for its uncertainty: one half as wide as it is large is believed to a quarter.
-const SHRINKAGE: f64 = 3.0;
+pub(crate) const SHRINKAGE: f64 = 3.0;
 
 impl Verdict {
     /// Returns what the baseline moves to after a success: medians that luck does not raise.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::facts::{Fact, MetricSpec, Metrics, Ruled, Verdict, between, objective};
+use crate::facts::{Fact, MetricSpec, Metrics, Ruled, SHRINKAGE, Verdict, between, objective};
 
 /// Which side of a validation a baseline rests on, and the numbers.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,7 +28,7 @@ impl Move {
 
 /// Returns where `verdict` moves the baseline of a domain that is `held` to these numbers so far; `None` where it stays.
 ///
-/// A gain over it counts as far as it lies beyond its own uncertainty. Of many changes without effect some measure well by
+/// A gain over it counts as far as it is large beside its own uncertainty, by the same shrinkage as what is certified. Of many changes without effect some measure well by
 /// luck, and a baseline that takes the best of them drifts up, until what does no harm is undone for slipping from it.
 pub fn moved(specs: &BTreeMap<String, MetricSpec>, held: Option<&Metrics>, verdict: &Verdict) -> Option<Move> {
     let improvement = verdict.improvement?;
@@ -43,7 +43,7 @@ pub fn moved(specs: &BTreeMap<String, MetricSpec>, held: Option<&Metrics>, verdi
         return Some(Move::Raised(certified));
     };
     let (gain, margin) = (gain_ratio.ln_1p(), improvement.ratio.ln_1p() - improvement.low.ln_1p());
-    let share = 1.0 - (margin / gain).powi(2);
+    let share = 1.0 - SHRINKAGE * (margin / gain).powi(2);
     (gain > 0.0 && share > 0.0).then(|| Move::Raised(between(held, &certified, share)))
 }
 
