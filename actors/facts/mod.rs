@@ -101,7 +101,7 @@ pub use signal::{Anomaly, AnomalyKind, Reading};
 pub use trades::Trades;
 pub use trouble::Trouble;
 pub use value::{Metrics, Params, Settings, Value};
-pub(crate) use verdict::{SHRINKAGE, between};
 pub use verdict::{Baseline, Estimate, Reason, Ruled, Verdict};
+pub(crate) use verdict::{SHRINKAGE, between};
 pub use void::{UNMEASURED, VoidCause};
 pub use window::Window;
