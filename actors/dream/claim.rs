@@ -248,8 +248,8 @@ mod tests {
                 truth(params) - truth(&live) + 0.1 * noise
             };
             let budget = Budget::of(12, 3);
-            let (space, live, begins) = (space.clone(), live.clone(), Params::new());
-            let plan = Plan { space, budget, lot_max: 1, seed, live, begins, earlier: Vec::new(), stop_below: 0.0 };
+            let (space, begins, earlier) = (space.clone(), Params::new(), Vec::new());
+            let plan = Plan { space, budget, lot_max: 1, seed, live: live.clone(), begins, earlier, stop_below: 0.0 };
             let mut search = Search::new(plan).unwrap();
             loop {
                 let lot = search.ask();

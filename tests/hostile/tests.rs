@@ -96,7 +96,7 @@ fn of_two_hundred_hostile_files_none_is_applied_and_no_secret_is_shown() {
     assert_eq!(leaks(&house), [""; 0], "the secret stands where nobody put it");
     let audited = house.json(&["audit", "--limit", "1000"]);
     let refused = audited.as_array().unwrap().iter().filter(|fact| fact["kind"] == "refused").count();
-    let aside = |folder: &str| fs::read_dir(house.path(folder)).unwrap().filter(|entry| is_refused(entry)).count();
+    let aside = |folder: &str| fs::read_dir(house.path(folder)).unwrap().filter(is_refused).count();
     let set_aside = aside(WINNERS) + aside(".kloros/intents/processed");
     assert!(refused >= set_aside && set_aside > 100, "{refused} of {set_aside} refusals stand in the audit trail");
     println!("{count} hostile winners and intents: 0 applied, 0 secrets shown");
