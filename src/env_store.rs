@@ -546,7 +546,7 @@ mod tests {
         let real = folder.path().canonicalize().unwrap();
         fs::create_dir_all(real.join("a/b")).unwrap();
         std::os::unix::fs::symlink("a", real.join("link")).unwrap();
-        let walk = |path: PathBuf| way::walk(&path).map(drop).map_err(|error| error.raw_os_error());
+        let walk = |path: PathBuf| way::walk(&path).map(drop).map_err(rustix::io::Errno::raw_os_error);
         assert_eq!(walk(real.join("a/b")), Ok(()));
         assert_eq!(walk(real.join("a/../a/b")), Ok(()));
         assert_eq!(walk(real.join("link/b")), Err(Errno::LOOP.raw_os_error()));

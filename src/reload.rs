@@ -251,7 +251,8 @@ impl Inner {
             needs_restart: change.needs_restart.clone(),
             waits: change.waits.clone(),
         };
-        if !change.is_none() && !(change.changed.is_empty() && self.is_told(&outcome)) {
+        let is_told = change.changed.is_empty() && self.is_told(&outcome);
+        if !(change.is_none() || is_told) {
             self.put_into_force(in_force, change.settings, &outcome, wanted).await?;
         }
         *self.said.lock().unwrap_or_else(PoisonError::into_inner) = said;

@@ -131,7 +131,9 @@ impl House {
     pub(super) async fn recall_stages(&self) -> anyhow::Result<()> {
         let mut newest = self.store.read(Query::newest(&stages::KINDS, STAGES_LOOK_BACK_MAX)).await?;
         newest.reverse();
-        newest.iter().for_each(|recorded| self.stages.recall(recorded));
+        for recorded in &newest {
+            self.stages.recall(recorded);
+        }
         Ok(())
     }
 

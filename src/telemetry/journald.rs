@@ -76,7 +76,8 @@ impl Visit for Said {
 
 impl Said {
     fn take(&mut self, field: &Field, mut value: String) {
-        value.truncate(value.floor_char_boundary(VALUE_BYTES_MAX));
+        let end = (0..=VALUE_BYTES_MAX.min(value.len())).rev().find(|at| value.is_char_boundary(*at));
+        value.truncate(end.unwrap_or_default());
         match field.name() {
             "message" => self.message = value,
             name => self.fields.push((name, value)),

@@ -170,12 +170,11 @@ mod tests {
             let next = tokio::time::timeout(Duration::from_secs(20), heard.recv()).await.unwrap().unwrap();
             next["resourceSpans"][0]["scopeSpans"][0]["spans"][0]["traceId"].as_str().unwrap().to_owned()
         };
-        let start = async || {
+        let last = async || {
             let newest = *store.appended().borrow();
-            let told = Arc::new(told(&home, &traces, newest).await);
-            tokio::spawn(tell(traces.clone(), store.clone(), told))
+            Arc::new(told(&home, &traces, newest).await)
         };
-        let first = start().await;
+        let first = tokio::spawn(tell(traces.clone(), store.clone(), last().await));
         for cycle in ["c-1", "c-2"] {
             store.append(entries(cycle)).await.unwrap();
             assert_eq!(next(&mut heard).await, trace(cycle));
@@ -183,7 +182,7 @@ mod tests {
         first.abort();
         first.await.unwrap_err();
         store.append(entries("c-3")).await.unwrap();
-        let second = start().await;
+        let second = tokio::spawn(tell(traces.clone(), store.clone(), last().await));
         let mut told = next(&mut heard).await;
         if told == trace("c-2") {
             // The first was ended between sending that and noting it.
