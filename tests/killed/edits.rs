@@ -43,9 +43,9 @@ pub(crate) fn race() {
             while edits.load(Ordering::SeqCst) < wanted || !over.load(Ordering::SeqCst) {
                 let number = edits.load(Ordering::SeqCst);
                 if number % 2 == 0 {
-                    with_sed(&env_file, number)
+                    with_sed(&env_file, number);
                 } else {
-                    with_nano(&env_file, number)
+                    with_nano(&env_file, number);
                 }
                 edits.store(number + 1, Ordering::SeqCst);
                 thread::park_timeout(BREATH);
@@ -73,7 +73,7 @@ fn check(small: &Small, edits: usize, made: usize) {
     let text = small.env();
     let (saved, strays): (Vec<PathBuf>, Vec<PathBuf>) =
         beside(&small.env_file()).into_iter().partition(|path| path.display().to_string().contains(".kloros-saved-"));
-    assert_eq!(strays, [PathBuf::new(); 0], "left behind");
+    assert_eq!(strays, Vec::<PathBuf>::new(), "left behind");
     let saved: Vec<String> = saved.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
     let stands = |text: &str, line: &str| text.lines().any(|found| found == line);
     let mine: Vec<String> = (0..edits).map(line).chain(OLD.lines().take(2).map(str::to_owned)).collect();

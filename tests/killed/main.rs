@@ -147,7 +147,7 @@ fn check_closed_once(small: &Small, outcome: &str) {
     assert_eq!(deployments[0]["stage"], "closed", "{deployments}");
     assert_eq!(deployments[0]["verdict"]["outcome"], outcome, "{deployments}");
     assert_eq!((small.lines(VALIDATIONS).len(), small.lines(FEEDBACK).len()), (1, 1));
-    assert_eq!(small.secrets_told(), [PathBuf::new(); 0], "a secret is told");
+    assert_eq!(small.secrets_told(), Vec::<PathBuf>::new(), "a secret is told");
 }
 
 /// What `deployer.guard_within_s` is where nothing else is said: the deadline of a daemon that gives no sign of life. Of one that is
