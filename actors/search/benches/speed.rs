@@ -72,7 +72,7 @@ fn time(measured: u32, noisy: bool, seed: u64, warm: Vec<Earlier>) -> Duration {
         let start = spent();
         let lot = search.ask(4);
         if told >= measured {
-            return spent() - start;
+            return spent().saturating_sub(start);
         }
         for candidate in lot {
             search.tell(candidate.id, bowl(&candidate.config)).expect("it was asked");
