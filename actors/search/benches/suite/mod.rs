@@ -20,6 +20,9 @@ pub(crate) use problems::{COUPLED, CRASHING, GUARDED, HOLD_OUT, NOISY, TUNED, WI
 /// A noise-free function of a setting; `None` where the measurement fails.
 type Function = Box<dyn Fn(&Config) -> Option<f64>>;
 
+/// A noise-free function of a setting where a guard is tripped.
+type Penalised = Box<dyn Fn(&Config) -> f64>;
+
 /// One problem of one seed.
 pub(crate) struct Problem {
     pub(crate) space: Space,
@@ -30,7 +33,7 @@ pub(crate) struct Problem {
     best: f64,
     function: Function,
     /// What is measured where a guard is tripped, which counts as a failure for what is recommended.
-    tripped: Option<Box<dyn Fn(&Config) -> f64>>,
+    tripped: Option<Penalised>,
 }
 
 impl Problem {
