@@ -4,26 +4,30 @@
 //!         [--earlier N] [--labels]
 //!
 //! Regret is that of the recommended setting on the noise-free function: 0 the best there is, 1 the default, 2 one that
-//! fails. Beside it the share of measurements that failed and of recommendations that are worse than the default. With
-//! `--lot`, so many are measured before the next are asked. With `--earlier`, the search is told so many measurements that
-//! another one made of the same problem three days ago. With `--labels`, what trips a guard is told as a failure, in place of its
-//! number with the penalty that the daemon gives it. With `--evaluate NAME SEED`, it answers settings from the input, a JSON line
-//! each, for a comparison with other tuners.
+//! fails. Beside it the share of measurements that failed and of recommendations that are worse than the default, and in the end
+//! where the regret stands against that of as many settings by chance. With `--lot`, so many are measured before the next are
+//! asked. With `--earlier`, the search is told so many measurements that another one made of the same problem three days ago.
+//! With `--labels`, what trips a guard is told as a failure, in place of its number with the penalty that the daemon gives it. With
+//! `--evaluate NAME SEED`, it answers settings from the input, a JSON line each, for a comparison with other tuners.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its results")]
 
 use std::{
+    cmp::Ordering,
     io::{BufRead, stdin},
     time::{Duration, Instant},
 };
 
 use kloros_search::{Config, Earlier, Options, Outcome, Search};
-use rand::{SeedableRng, rngs::StdRng};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 #[path = "suite/mod.rs"]
 mod suite;
 
 use suite::{COUPLED, CRASHING, GUARDED, HOLD_OUT, NOISY, Problem, TUNED, WIDE, drawn, problem};
+
+/// How often the runs are drawn anew for an interval.
+const DRAWS: usize = 4000;
 
 /// What one run came to.
 struct Run {
@@ -88,6 +92,7 @@ fn main() {
             totals.extend(runs);
         }
         report("all", &totals);
+        compare(&totals);
     }
 }
 
@@ -103,6 +108,31 @@ fn report(name: &str, runs: &[(Run, f64)]) {
         mean(&|(run, _)| run.claim),
         100.0 * mean(&|(run, _)| f64::from(u8::from(run.held))),
         mean(&|(run, _)| run.asking.as_secs_f64() * 1e3 / f64::from(run.asks)),
+    );
+}
+
+/// Says where the mean regret stands against that of chance, with the 95 % bootstrap interval, both of a run drawn together, and the
+/// mean rank among the two.
+fn compare(runs: &[(Run, f64)]) {
+    let mut rng = StdRng::seed_from_u64(0);
+    let mut ratio = || {
+        let drawn: Vec<&(Run, f64)> = (0..runs.len()).map(|_| &runs[rng.random_range(0..runs.len())]).collect();
+        let ours: f64 = drawn.iter().map(|(run, _)| run.regret).sum();
+        100.0 * (ours / drawn.iter().map(|(_, random)| random).sum::<f64>() - 1.0)
+    };
+    let mut ratios: Vec<f64> = (0..DRAWS).map(|_| ratio()).collect();
+    ratios.sort_by(f64::total_cmp);
+    let behind = |(run, random): &(Run, f64)| match run.regret.total_cmp(random) {
+        Ordering::Less => 1.0,
+        Ordering::Equal => 1.5,
+        Ordering::Greater => 2.0,
+    };
+    println!(
+        "against chance: {:+.0} % regret ({:+.0} to {:+.0}), mean rank {:.2} of 2",
+        ratios[DRAWS / 2],
+        ratios[DRAWS / 40],
+        ratios[DRAWS - 1 - DRAWS / 40],
+        runs.iter().map(behind).sum::<f64>() / runs.len() as f64
     );
 }
 
