@@ -29,6 +29,8 @@ use sha2::{Digest, Sha256};
 
 mod attributes;
 
+mod exchange;
+
 mod fault;
 
 mod reserve;
@@ -39,6 +41,7 @@ use attributes::{copy_attributes, plain};
 use fault::Fault;
 use reserve::Room;
 
+pub(crate) use exchange::can_exchange;
 pub(crate) use way::refuses_links_at_once;
 
 use crate::crash;
@@ -391,22 +394,6 @@ impl Place {
 
     fn beside(&self, role: &str) -> OsString {
         OsString::from_vec([b".", self.name.as_bytes(), b".kloros-", role.as_bytes()].concat())
-    }
-}
-
-/// Returns whether files in `folder` can be exchanged in one step; two are made there for that, and removed.
-pub(crate) fn can_exchange(folder: &Path) -> std::io::Result<bool> {
-    let [one, other] = [1, 2].map(|number| folder.join(format!(".exchange-{}-{number}", std::process::id())));
-    let made = File::create_new(&one).and_then(|_| File::create_new(&other));
-    let exchanged = made.map(|_| rustix::fs::renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE));
-    for file in [&one, &other] {
-        // One that was not made is not there.
-        drop(std::fs::remove_file(file));
-    }
-    match exchanged? {
-        Ok(()) => Ok(true),
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => Ok(false),
-        Err(error) => Err(error.into()),
     }
 }
 

@@ -20,6 +20,8 @@ pub mod fit;
 
 pub mod policy;
 
+mod fold_actor;
+
 mod ruling_actor;
 
 mod standing;

@@ -104,7 +104,7 @@ pub(super) struct Judging {
     pub(super) proven: Option<Incarnation>,
     anchor: Option<Metrics>,
     /// What the service said it ran with, as a hash: with the old settings, and with the new ones.
-    configs: [Option<String>; 2],
+    pub(super) configs: [Option<String>; 2],
     pub(super) runs: Vec<Run>,
     /// What others did during the runs, by block.
     others: Vec<(u32, Others)>,
@@ -223,7 +223,7 @@ impl State {
 
     /// Returns what the domain is held to, from all that was ever said of it: a domain that is seldom changed has its baseline
     /// behind the verdicts of all others.
-    async fn anchor(&self, domain: &Domain) -> Result<Option<Metrics>, JournalError> {
+    pub(super) async fn anchor(&self, domain: &Domain) -> Result<Option<Metrics>, JournalError> {
         let (mut held, mut after) = (None, 0);
         loop {
             let page = Query { after, limit: PAGE, ..Query::kinds(&[Kind::Verdict, Kind::Anchored]) };
@@ -332,20 +332,6 @@ impl State {
         let judgement = self.check_live(judging, judgement).await;
         self.conclude(id, judgement).await
     }
-
-    pub(super) async fn conclude(&mut self, id: &DeploymentId, judgement: Judgement) -> Result<(), JournalError> {
-        let Some(judging) = self.judging.get(id) else { return Ok(()) };
-        // A person may have written another one meanwhile.
-        let held = self.anchor(&judging.domain).await?;
-        let verdict = verdict(judging, judgement, held.as_ref(), self.seams.clock.now_ms());
-        if record_verdict(&self.seams, &verdict).await? {
-            for outlet in &self.exits.verdicts {
-                wake(outlet, verdict.clone());
-            }
-        }
-        self.judging.remove(id);
-        Ok(())
-    }
 }
 
 /// How many verdicts are read at once.
@@ -357,20 +343,6 @@ struct Told {
     runs: Vec<Run>,
     others: Vec<(u32, Others)>,
     configs: [Option<String>; 2],
-}
-
-/// Remembers what the service said it ran with, of each side the last word.
-fn note_config(
-    configs: &mut [Option<String>; 2],
-    domain: &str,
-    candidate: bool,
-    outcome: &Result<Measurement, TrialFailure>,
-) {
-    let Ok(Measurement { in_effect, .. }) = outcome else { return };
-    if !in_effect.is_empty() {
-        let text = in_effect.iter().map(|(key, value)| format!("{key}={value};")).collect::<String>();
-        configs[usize::from(candidate)] = Some(short_hash(&[domain, &text]));
-    }
 }
 
 fn measure(
@@ -414,35 +386,4 @@ fn arm(judging: &Judging, candidate: bool) -> Settings {
 fn unset(judging: &Judging) -> Vec<Key> {
     let changes = &judging.deployment.promotion.changes;
     changes.iter().filter(|(_, change)| change.from.is_none()).map(|(key, _)| key.clone()).collect()
-}
-
-fn verdict(judging: &Judging, judgement: Judgement, held: Option<&Metrics>, now_ms: u64) -> Verdict {
-    let promotion = &judging.deployment.promotion;
-    let (old, new) = (judgement.spread_before, judgement.spread_after);
-    let verdict = Verdict {
-        deployment: judging.deployment.id.clone(),
-        cycle: promotion.cycle.clone(),
-        experiment: promotion.experiment.clone(),
-        domain: promotion.domain.clone(),
-        question: promotion.question.clone(),
-        hypothesis: promotion.hypothesis.clone(),
-        changes: promotion.changes.clone(),
-        outcome: judgement.outcome,
-        reason: judgement.reason,
-        improvement: judgement.improvement,
-        before: judgement.before,
-        after: judgement.after,
-        blocks: judgement.blocks,
-        samples: judgement.samples,
-        runs: judgement.runs,
-        baseline: None,
-        at_ms: now_ms,
-    };
-    let [before, after] = judging.configs.clone();
-    let rests_on = |metrics, Spread { n, deviations }, config| Baseline { metrics, spread: deviations, n, config };
-    let baseline = baseline::moved(&judging.domain.metrics, held, &verdict).map(|moved| match moved {
-        Move::Begun(metrics) => rests_on(metrics, old, before),
-        Move::Raised(metrics) => rests_on(metrics, new, after),
-    });
-    Verdict { baseline, ..verdict }
 }

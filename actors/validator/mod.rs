@@ -12,6 +12,8 @@ mod in_place_actor;
 
 mod calibration_actor;
 
+mod conclusion_actor;
+
 #[cfg(test)]
 mod tests;
 

@@ -19,8 +19,8 @@ use super::{
     client::{Client, Said},
     ids,
     out::Out,
-    progress, story,
-    text::shorten,
+    progress,
+    text::{self, shorten},
 };
 use crate::{
     api::{AnswerBody, Live, NameBody, Room, TryBody, one_of},
@@ -74,7 +74,7 @@ fn room_words(room: &Room) -> String {
     let label = format!("{}{name}", "  ".repeat(room.depth_in_tree));
     let mut words = format!("{label:32} {:10}", room.state);
     if let Some(uptime_s) = room.uptime_s {
-        words.extend([format!(" up {:>9}", story::span(uptime_s))]);
+        words.extend([format!(" up {:>9}", text::span(uptime_s))]);
     }
     if !room.is_supervisor {
         words.extend([format!("   handled {:>6}   waiting {}", room.handled, room.waiting)]);

@@ -13,7 +13,7 @@ use super::{
     Answer, ask,
     client::{Client, Said},
     out::Out,
-    story,
+    story, text,
 };
 use crate::{
     api::{Calibrating, NameBody},
@@ -92,7 +92,7 @@ pub(super) fn words(calibration: &Calibration, now_ms: u64) -> String {
     match outcome {
         Ok(noise) => {
             let age = now_ms.saturating_sub(*at_ms);
-            let age = if age < 1000 { "now".to_owned() } else { format!("{} ago", story::span(age as f64 / 1000.0)) };
+            let age = if age < 1000 { "now".to_owned() } else { format!("{} ago", text::span(age as f64 / 1000.0)) };
             let [spread, resolves] = [noise.spread, noise.resolves].map(|ratio| ratio * 100.0);
             format!(
                 "{domain} scatters by {spread:.1} % a block, effects from {resolves:.1} % on can be told in {} blocks   \

@@ -20,7 +20,7 @@ use super::{
     lent::{self, Lent},
     out::Out,
     progress, story,
-    text::shorten,
+    text::{self, shorten},
 };
 use crate::{
     api::{Level, Live, Room, Service},
@@ -240,7 +240,7 @@ fn service_words(service: &Service) -> String {
     if service.deaths > 0 {
         words.extend([format!(", died {} times in a row", service.deaths)]);
     }
-    words.extend(service.rests_s.map(|rests_s| format!(", starts again in {}", story::span(rests_s))));
+    words.extend(service.rests_s.map(|rests_s| format!(", starts again in {}", text::span(rests_s))));
     words
 }
 
@@ -252,7 +252,7 @@ fn measuring_words(live: &Live) -> Vec<String> {
     };
     let words = |verb: &str, seen: &Seen| {
         let who = if seen.pid == live.pid { "this daemon".to_owned() } else { format!("process {}", seen.pid) };
-        format!("  {verb:10} {}, for {}, {who}", shorten(&seen.what, REASON_MAX), story::span(seen.for_s))
+        format!("  {verb:10} {}, for {}, {who}", shorten(&seen.what, REASON_MAX), text::span(seen.for_s))
     };
     let measures = standing.measures.iter().map(|seen| words("measures", seen));
     measures.chain(standing.waits.iter().map(|seen| words("queues", seen))).collect()

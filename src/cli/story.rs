@@ -393,16 +393,6 @@ pub(super) fn params(params: &Params) -> String {
     params.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
 }
 
-/// Prints a span of time, as long as it deserves.
-pub(super) fn span(seconds: f64) -> String {
-    match seconds {
-        long if long >= 86_400.0 => format!("{:.1} d", long / 86_400.0),
-        long if long >= 3_600.0 => format!("{:.1} h", long / 3_600.0),
-        long if long >= 60.0 => format!("{:.1} min", long / 60.0),
-        short => format!("{short:.1} s"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use kloros_actors::facts::{QuestionEnd, QuestionId, Step, TrialFailure};

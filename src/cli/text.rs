@@ -27,6 +27,16 @@ fn turns(each: char) -> bool {
     matches!(each, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// Prints a span of time, as long as it deserves.
+pub(super) fn span(seconds: f64) -> String {
+    match seconds {
+        long if long >= 86_400.0 => format!("{:.1} d", long / 86_400.0),
+        long if long >= 3_600.0 => format!("{:.1} h", long / 3_600.0),
+        long if long >= 60.0 => format!("{:.1} min", long / 60.0),
+        short => format!("{short:.1} s"),
+    }
+}
+
 /// Returns JSON with the same meaning, in which no character is left that a terminal would obey.
 pub(super) fn tame_json(json: String) -> String {
     let obeyed = |each: char| ('\u{7f}'..='\u{9f}').contains(&each) || turns(each);

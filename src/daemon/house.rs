@@ -219,13 +219,13 @@ impl House {
     }
 
     fn projector(&self) -> ChildSpec {
-        let store = self.store.clone();
+        let (store, clock) = (self.store.clone(), Arc::clone(&self.seams.clock));
         background::child("projector", move || {
-            let store = store.clone();
+            let (store, clock) = (store.clone(), Arc::clone(&clock));
             async move {
                 let mut appended = store.appended();
                 loop {
-                    if let Err(error) = store.flush().await {
+                    if let Err(error) = store.flush(clock.now_ms()).await {
                         tracing::warn!(%error, "projection waits");
                     }
                     store.check().map_err(|error| error.to_string())?;
@@ -351,7 +351,7 @@ impl House {
         let recovered = deployer::wind_up(&self.seams, catalogue, &self.settings.rooms.deployer).await;
         self.services.stop_all().await;
         recovered?;
-        self.store.flush().await.context("projected files wait for the next start")?;
+        self.store.flush(self.seams.clock.now_ms()).await.context("projected files wait for the next start")?;
         if let Err(error) = self.store.fold().await {
             // They are as durable there.
             tracing::warn!(%error, "newest facts stay in the journal's write-ahead log");

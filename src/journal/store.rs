@@ -3,7 +3,7 @@ use std::{path::Path, sync::Arc, thread, time::Duration};
 use async_trait::async_trait;
 use kloros_actors::{
     facts::{Anchored, CycleId, Entry, Fact, Recorded},
-    seams::{Appended, Clock as _, Journal, JournalError, Query},
+    seams::{Appended, Journal, JournalError, Query},
 };
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
@@ -15,7 +15,7 @@ use super::{
     schema::{self, Identity},
     writer::{Job, Shared, Writer, last_place, take_over, take_up_older},
 };
-use crate::{clock::SystemClock, home::Home};
+use crate::home::Home;
 
 /// How many callers may wait for the writer before further ones wait for a place.
 const JOBS_MAX: usize = 256;
@@ -80,9 +80,9 @@ impl Store {
     /// Brings the files that a person reads up to date, and returns how many lines and files were written. A file
     /// that cannot be written keeps its rows for the next call and holds up no other. A baseline that somebody edited is taken over
     /// before another one is written in its place.
-    pub(crate) async fn flush(&self) -> Result<usize, FlushError> {
+    pub(crate) async fn flush(&self, now_ms: u64) -> Result<usize, FlushError> {
         let edited = self.pumped(Pump::edited_meanwhile).await?;
-        self.adopt(edited, SystemClock.now_ms()).await?;
+        self.adopt(edited, now_ms).await?;
         self.pumped(Pump::flush).await
     }
 

@@ -503,8 +503,8 @@ async fn the_files_say_what_the_facts_say() {
     let house = house();
     let store = open(&house.home).unwrap();
     append(&store, one_of_each()).await;
-    assert!(store.flush().await.unwrap() > 0);
-    assert_eq!(store.flush().await.unwrap(), 0);
+    assert!(store.flush(0).await.unwrap() > 0);
+    assert_eq!(store.flush(0).await.unwrap(), 0);
     let home = &house.home;
     let events = lines(&home.experiments_log());
     let named = events.iter().map(|event| event["event"].as_str().unwrap()).collect::<Vec<_>>();
@@ -543,7 +543,7 @@ async fn the_feed_forgets_a_question_that_ended_and_knows_one_that_is_asked_agai
     let store = open(&house.home).unwrap();
     let check = async |facts: Vec<Fact>, expected: &[&str]| {
         append(&store, facts).await;
-        store.flush().await.unwrap();
+        store.flush(0).await.unwrap();
         let feed: serde_json::Value = serde_json::from_slice(&fs::read(house.home.feed()).unwrap()).unwrap();
         let asked = feed["questions"].as_array().unwrap().iter().map(|each| each["question_id"].as_str().unwrap());
         assert_eq!(asked.collect::<Vec<_>>(), expected);
@@ -561,7 +561,7 @@ async fn an_id_that_is_a_path_stays_inside_its_folder() {
     let mut facts = vec![won("../../../etc/x"), won(".hidden"), won(&"long/".repeat(100)), won("")];
     facts.push(Fact::Verdict(verdict("d-1", "/abs", Ruled::Success)));
     append(&store, facts).await;
-    store.flush().await.unwrap();
+    store.flush(0).await.unwrap();
     let names = |folder: PathBuf| {
         let mut names: Vec<_> =
             fs::read_dir(folder).unwrap().map(|each| each.unwrap().file_name().into_string().unwrap()).collect();
@@ -591,7 +591,7 @@ async fn a_crash_between_the_file_and_the_mark_repeats_nothing() {
     let house = house();
     let store = open(&house.home).unwrap();
     append(&store, vec![judged("d-1", Ruled::Success), judged("d-2", Ruled::Neutral), won("x-1")]).await;
-    store.flush().await.unwrap();
+    store.flush(0).await.unwrap();
     let before = projected_files(&house.home);
     for (path, content) in &before {
         let file = path.strip_prefix(house.home.root()).unwrap().to_str().unwrap();
@@ -603,7 +603,7 @@ async fn a_crash_between_the_file_and_the_mark_repeats_nothing() {
     }
     drop(store);
     let store = open(&house.home).unwrap();
-    assert!(store.flush().await.unwrap() >= before.len());
+    assert!(store.flush(0).await.unwrap() >= before.len());
     assert_eq!(projected_files(&house.home), before);
 }
 
@@ -612,13 +612,13 @@ async fn a_torn_line_is_cut_and_written_again_once() {
     let house = house();
     let store = open(&house.home).unwrap();
     append(&store, vec![judged("d-1", Ruled::Success), judged("d-2", Ruled::Neutral)]).await;
-    store.flush().await.unwrap();
+    store.flush(0).await.unwrap();
     let path = house.home.validations_log();
     let whole = fs::read_to_string(&path).unwrap();
     let second = whole.lines().nth(1).unwrap().to_owned();
     fs::write(&path, &whole[..whole.len() - 20]).unwrap();
     undeliver(&house.home, 2, "logs/orchestrator/validations.jsonl", &second);
-    store.flush().await.unwrap();
+    store.flush(0).await.unwrap();
     assert_eq!(fs::read_to_string(&path).unwrap(), whole);
 }
 
@@ -630,7 +630,7 @@ async fn logs_that_are_deleted_truncated_or_rotated_go_on_with_what_is_new() {
     let rotated = path.with_extension("jsonl.1");
     let add = async |deployment: &str| {
         append(&store, vec![judged(deployment, Ruled::Neutral)]).await;
-        store.flush().await.unwrap();
+        store.flush(0).await.unwrap();
         lines(&path).iter().map(|line| line["deployment_id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(add("d-1").await, ["d-1"]);
@@ -650,12 +650,12 @@ async fn a_file_that_cannot_be_written_keeps_its_lines_in_order_and_holds_up_no_
     fs::create_dir_all(path.join("in the way")).unwrap();
     for deployment in ["d-1", "d-2"] {
         append(&store, vec![judged(deployment, Ruled::Neutral), lesson(deployment)]).await;
-        let trouble = store.flush().await.unwrap_err();
+        let trouble = store.flush(0).await.unwrap_err();
         assert!(matches!(&trouble, FlushError::File { path: named, .. } if *named == path), "{trouble}");
     }
     assert_eq!(lines(&house.home.feedback_log()).len(), 2);
     fs::remove_dir_all(&path).unwrap();
-    assert_eq!(store.flush().await.unwrap(), 2);
+    assert_eq!(store.flush(0).await.unwrap(), 2);
     let deployments = lines(&path).into_iter().map(|line| line["deployment_id"].clone()).collect::<Vec<_>>();
     assert_eq!(deployments, ["d-1", "d-2"]);
 }
@@ -666,7 +666,7 @@ async fn a_rebuild_gives_the_same_bytes_as_the_days_before_it() {
     let store = open(&house.home).unwrap();
     for fact in one_of_each() {
         append(&store, vec![fact]).await;
-        store.flush().await.unwrap();
+        store.flush(0).await.unwrap();
     }
     let files = projected_files(&house.home);
     assert_eq!(files.len(), 7, "{:?}", files.keys());
@@ -692,7 +692,7 @@ async fn a_rebuild_gives_the_same_bytes_as_the_days_before_it() {
     assert!(again.remove(&trail).unwrap().starts_with(&files[&trail]));
     assert!(again.iter().all(|(path, content)| files[path] == *content));
     let store = open(&house.home).unwrap();
-    assert_eq!(store.flush().await.unwrap(), 0);
+    assert_eq!(store.flush(0).await.unwrap(), 0);
 }
 
 #[tokio::test]
@@ -710,7 +710,7 @@ async fn at_the_start_a_baseline_or_feed_that_is_damaged_is_mended_and_an_edited
     let house = house();
     let store = open(&house.home).unwrap();
     append(&store, vec![question("q-1"), judged("d-1", Ruled::Success), won("x-1")]).await;
-    store.flush().await.unwrap();
+    store.flush(0).await.unwrap();
     let before = projected_files(&house.home);
     assert_eq!(store.mend().await.unwrap(), 0);
     let baseline = house.home.baselines_folder().join("lab_baseline.json");
@@ -919,7 +919,7 @@ async fn what_was_acknowledged_before_a_kill_stands_once_in_the_journal_and_in_t
     let store = open(&house.home).unwrap();
     let facts = everything(&store).await;
     assert!(facts.len() as u64 >= acknowledged);
-    store.flush().await.unwrap();
+    store.flush(0).await.unwrap();
     let seqs =
         lines(&house.home.validations_log()).iter().map(|line| line["seq"].as_u64().unwrap()).collect::<Vec<_>>();
     assert_eq!(seqs, (1..=facts.len() as u64).collect::<Vec<_>>());
@@ -932,7 +932,7 @@ async fn write_until_killed(home: &Home) {
     tokio::spawn(async move {
         let mut appended = flusher.appended();
         while appended.changed().await.is_ok() {
-            flusher.flush().await.unwrap();
+            flusher.flush(0).await.unwrap();
         }
     });
     loop {

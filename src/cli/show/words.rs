@@ -12,7 +12,7 @@ use crate::cli::{
     failures,
     picture::{self, Canvas, Dot, Line, Picture, Role, Scatter, Tone, line},
     progress, story,
-    text::{shorten, wrapped},
+    text::{self, shorten, wrapped},
 };
 
 /// How far the words of a sentence are from its first one.
@@ -88,7 +88,7 @@ fn sentences(shown: &Shown) -> Vec<String> {
         spent.trials_max,
         spent.generations,
         spent.generations_max,
-        story::span(spent.took_ms as f64 / 1000.0)
+        text::span(spent.took_ms as f64 / 1000.0)
     ));
     sentences.extend(failures::lines(&shown.failures));
     if shown.discarded > 0 {

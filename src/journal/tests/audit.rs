@@ -12,7 +12,7 @@ async fn thawed(domains: &[&str]) -> House {
     for domain in domains {
         append(&store, vec![said("t", "is not audited"), thaw(domain)]).await;
     }
-    store.flush().await.unwrap();
+    store.flush(0).await.unwrap();
     house
 }
 
@@ -113,7 +113,7 @@ async fn lines_that_wait_to_be_written_are_part_of_the_trail() {
     let store = open(&house.home).unwrap();
     append(&store, vec![thaw("b")]).await;
     let head = check_intact(&house.home, 2);
-    store.flush().await.unwrap();
+    store.flush(0).await.unwrap();
     assert_eq!(check_intact(&house.home, 2), head);
 }
 
@@ -125,7 +125,7 @@ async fn a_journal_of_an_older_kloros_gets_its_trail_when_it_is_opened() {
     Connection::open(house.home.journal()).unwrap().execute_batch("DROP TABLE audit").unwrap();
     fs::remove_file(trail(&house.home)).unwrap();
     let store = open(&house.home).unwrap();
-    store.flush().await.unwrap();
+    store.flush(0).await.unwrap();
     assert_eq!(check_intact(&house.home, 2), head);
     append(&store, vec![thaw("c")]).await;
     check_intact(&house.home, 3);
@@ -138,7 +138,7 @@ async fn every_kind_of_decision_has_a_line_and_what_is_measured_has_none() {
     let facts: Vec<Fact> = one_of_each().into_iter().chain(of_policy()).collect();
     let audited = facts.iter().filter(|fact| super::super::audit::AUDITED.contains(&fact.kind())).count();
     append(&store, facts).await;
-    store.flush().await.unwrap();
+    store.flush(0).await.unwrap();
     check_intact(&house.home, audited as u64);
     assert_eq!(everything(&store).await.len(), 38, "each is read as it was written");
     let kinds: std::collections::BTreeSet<String> =

@@ -12,7 +12,7 @@ async fn certified() -> (House, PathBuf, String) {
     let house = house();
     let store = open(&house.home).unwrap();
     append(&store, vec![judged("d-1", Ruled::Success)]).await;
-    store.flush().await.unwrap();
+    store.flush(0).await.unwrap();
     let path = house.home.baselines_folder().join("lab_baseline.json");
     let text = fs::read_to_string(&path).unwrap();
     (house, path, text)
@@ -23,7 +23,7 @@ async fn started(house: &House) -> usize {
     let store = open(&house.home).unwrap();
     store.mend().await.unwrap();
     store.adopt_baselines(AT_MS).await.unwrap();
-    store.flush().await.unwrap();
+    store.flush(0).await.unwrap();
     everything(&store).await.iter().filter(|recorded| recorded.fact.kind() == Kind::Anchored).count()
 }
 
@@ -52,13 +52,13 @@ async fn a_baseline_that_is_edited_while_the_daemon_runs_is_taken_over_before_th
     let anchored =
         async || everything(&store).await.iter().filter(|recorded| recorded.fact.kind() == Kind::Anchored).count();
     append(&store, vec![judged("d-2", Ruled::Success)]).await;
-    store.flush().await.unwrap();
+    store.flush(0).await.unwrap();
     assert_eq!(anchored().await, 0, "what kloros wrote itself is no edit");
     // With the place that stood there, without one, and what stood there before, which is nothing new.
     for (number, edit) in [(1, text.replace("78.", "70.")), (2, EDITED.to_owned())] {
         fs::write(&path, edit).unwrap();
         append(&store, vec![judged(&format!("d-{number}0"), Ruled::Success)]).await;
-        store.flush().await.unwrap();
+        store.flush(0).await.unwrap();
         assert_eq!(anchored().await, number);
         let written: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         assert_eq!(written["edited_by_hand"], true, "{written}");
@@ -67,7 +67,7 @@ async fn a_baseline_that_is_edited_while_the_daemon_runs_is_taken_over_before_th
     for damaged in ["", "{", &EDITED.replace("lab", "vllm")] {
         fs::write(&path, damaged).unwrap();
         append(&store, vec![judged(&format!("d-{}", damaged.len()), Ruled::Success)]).await;
-        store.flush().await.unwrap();
+        store.flush(0).await.unwrap();
         assert_eq!(anchored().await, 2, "{damaged}");
         assert!(!fs::read_to_string(&path).unwrap().contains("edited_by_hand"), "{damaged}");
     }
@@ -89,7 +89,7 @@ async fn a_baseline_says_what_it_rests_on_and_begins_before_the_first_change() {
     };
     let check = async |fact: Fact, value: f64, deployment: &str| {
         append(&store, vec![fact]).await;
-        store.flush().await.unwrap();
+        store.flush(0).await.unwrap();
         let written: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         assert_eq!((&written["metrics"]["e2e_p95_ms"], &written["deployment_id"]), (&value.into(), &deployment.into()));
         assert_eq!((&written["n"], &written["spread"]["e2e_p95_ms"]), (&12.into(), &1.25.into()));
