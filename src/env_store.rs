@@ -2,9 +2,9 @@
 //!
 //! The new content is written beside the file, made durable, and exchanged with it in one step; then what came out is
 //! compared with what was expected there, for a little while, in case somebody still writes into it. If somebody was faster,
-//! theirs is exchanged back. What a crash leaves beside
-//! the file is put right when the file is next read or replaced. A person who keeps the old file open and writes into
-//! it after it was compared writes into a file that is gone; no lock that editors respect exists against that.
+//! theirs is exchanged back. What a crash leaves beside the file is put right when the file is next read or replaced. A person
+//! who keeps the old file open and writes into it after it was compared writes into a file that is gone; no lock that editors
+//! respect exists against that.
 
 use std::{
     collections::HashMap,
@@ -25,7 +25,6 @@ use rustix::{
     fs::{AtFlags, CWD, Dir, FlockOperation, Gid, Mode, OFlags, RenameFlags, Stat, Uid},
     io::Errno,
 };
-use sha2::{Digest, Sha256};
 
 mod attributes;
 
@@ -42,6 +41,7 @@ use fault::Fault;
 use reserve::Room;
 
 pub(crate) use exchange::can_exchange;
+use exchange::digest;
 pub(crate) use way::refuses_links_at_once;
 
 use crate::crash;
@@ -395,10 +395,6 @@ impl Place {
     fn beside(&self, role: &str) -> OsString {
         OsString::from_vec([b".", self.name.as_bytes(), b".kloros-", role.as_bytes()].concat())
     }
-}
-
-fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Whether two files can change places in one step.
+//! Whether two files can change places in one step, and what tells them apart.
 
 use std::{fs::File, path::Path};
 
@@ -6,6 +6,7 @@ use rustix::{
     fs::{CWD, RenameFlags},
     io::Errno,
 };
+use sha2::{Digest, Sha256};
 
 /// Returns whether files in `folder` can be exchanged in one step; two are made there for that, and removed.
 pub(crate) fn can_exchange(folder: &Path) -> std::io::Result<bool> {
@@ -21,4 +22,9 @@ pub(crate) fn can_exchange(folder: &Path) -> std::io::Result<bool> {
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Returns a name for these contents.
+pub(super) fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
