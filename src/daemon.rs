@@ -20,7 +20,7 @@ use kloros_actors::{
     seams::{Clock as _, Journal as _, JournalError, Query},
 };
 use kloros_supervision::Ended;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     clock::SystemClock,
@@ -65,8 +65,9 @@ pub(crate) const SOCKET: &str = "control.sock";
 /// Runs the daemon to its end. `watch` is given every fact as it becomes durable.
 pub(crate) async fn run<W: FnMut(&Recorded) + Send>(options: Options, mut watch: W) -> anyhow::Result<End> {
     let Options { home, config, cycles, seed, looked_on } = options;
-    // From the first moment on, so that a hang-up ends nothing half done; it is heard later.
+    // From the first moment on, so that none of them ends anything half done; they are heard when every room is up.
     let _hangup = (!looked_on).then(|| signal(SignalKind::hangup())).transpose()?;
+    let asked = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
     home.create()?;
     let seen = reload::seen(&home, config.as_deref());
     let settings = Settings::load_to_run(home.root(), config.as_deref())?;
@@ -104,7 +105,7 @@ pub(crate) async fn run<W: FnMut(&Recorded) + Send>(options: Options, mut watch:
         Ok(control) => {
             systemd::ready();
             let ended =
-                attend(&house, &control, &lock, &Until { cycles, hangs_up: looked_on, since }, &mut watch).await;
+                attend(&house, &control, &lock, asked, &Until { cycles, hangs_up: looked_on, since }, &mut watch).await;
             systemd::stopping();
             if let Err(late) = control.stop(STOP_WITHIN).await {
                 tracing::error!(%late, "rooms did not stop in time");
@@ -161,11 +162,10 @@ async fn attend<W: FnMut(&Recorded) + Send>(
     house: &House,
     control: &Control,
     lock: &HomeLock,
+    [mut interrupt, mut terminate]: [Signal; 2],
     until: &Until,
     watch: &mut W,
 ) -> anyhow::Result<End> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut appended = house.store.appended();
     let (mut seen, mut closed) = (until.since, 0);

@@ -660,7 +660,8 @@ mod tests {
         let mut logarithmic = made(space(&axes), budget(6, 3), 4, 7, live.clone());
         let trials = run(&mut logarithmic, 7, rate);
         let mut anew = made(space(&axes), budget(6, 3), 3, 7, live);
-        let spec = coupled_live(64, 8, 4, true);
+        let mut spec = coupled_live(64, 8, 4, true);
+        spec.insert("cache".to_owned(), Value::Float(0.9));
         let mut conditional = made(coupled_space(), budget(12, 3), 4, 7, spec);
         run(&mut conditional, 7, |params| Some(-number(params, "tier") - 5.0 * number(params, "spec")));
         for (candidate, told) in &trials[..15] {

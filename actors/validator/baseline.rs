@@ -129,7 +129,8 @@ mod tests {
         let unmeasured = Verdict { improvement: None, ..verdict(Ruled::Rollback, 100.0, 96.0, 0.0) };
         assert_eq!(moved(&specs(), None, &unmeasured), None);
         let first = verdict(Ruled::Success, 100.0, 110.0, 0.0);
-        assert_eq!(moved(&specs(), None, &first).map(Move::metrics).map(|metrics| metrics["rate"]), Some(110.0));
+        let raised = moved(&specs(), None, &first).map(Move::metrics).map(|metrics| metrics["rate"].round());
+        assert_eq!(raised, Some(110.0));
     }
 
     /// Once a success took it along, wherever it ended: 100, 95.5, 97.9, 93.5, 95.8 and so on, all kept.
