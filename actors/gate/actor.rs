@@ -18,7 +18,7 @@ use crate::{
     },
     meters,
     record::{Ending, record, wake},
-    seams::{Appended, EnvStore, JournalError, Outlet, Permit, Seams},
+    seams::{Appended, EnvStore, Outlet, Permit, Seams},
 };
 
 /// What the gate says.

@@ -9,20 +9,20 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::task::AbortHandle;
 
 use super::{
-    Config,
-    baseline::{self, Move},
+    Config, baseline,
     calibration_actor::Calibrating,
+    conclusion_actor::note_config,
     in_place_actor::send,
     runs::{coin, others_in, run, seed},
-    verdict::{Course, Judgement, Run, Spread, arrange, condemned, course},
+    verdict::{Course, Judgement, Run, arrange, condemned, course},
 };
 use crate::{
     config::Catalogue,
     facts::{
-        Baseline, Change, Deployment, DeploymentId, Domain, Entry, Fact, FailureKind, Incarnation, Key, Kind,
-        Measurement, Metrics, Others, Reason, Settings, Stage, Step, TrialFailure, Verdict, short_hash, usual,
+        Change, Deployment, DeploymentId, Domain, Entry, Fact, FailureKind, Incarnation, Key, Kind, Measurement,
+        Metrics, Others, Reason, Settings, Stage, Step, TrialFailure, Verdict, usual,
     },
-    record::{TAKEN_OVER, is_taken_over, open_deployments, proven, record, record_verdict, standing, wake},
+    record::{TAKEN_OVER, is_taken_over, open_deployments, proven, record, standing, wake},
     seams::{Assignment, Borrower, Errand, JournalError, Outlet, Purpose, Query, Seams, Untried},
 };
 
