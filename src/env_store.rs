@@ -22,7 +22,7 @@ use async_trait::async_trait;
 use kloros_actors::seams::{EnvFile, EnvStore, EnvStoreError};
 use rustix::{
     fd::OwnedFd,
-    fs::{AtFlags, CWD, Dir, FlockOperation, Gid, Mode, OFlags, RenameFlags, Stat, Uid},
+    fs::{AtFlags, Dir, FlockOperation, Gid, Mode, OFlags, RenameFlags, Stat, Uid},
     io::Errno,
 };
 
@@ -618,7 +618,7 @@ mod tests {
                 "a symbolic link" => std::os::unix::fs::symlink(&other, &path).unwrap(),
                 "more than one hard link" => fs::hard_link(&other, &path).unwrap(),
                 "a folder" => fs::create_dir(&path).unwrap(),
-                _ => rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap(),
+                _ => rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap(),
             }
             let read = store.read(&path).await.unwrap_err();
             let replaced = store.replace(&path, &file(b"A=1\n"), b"A=2\n".to_vec()).await.unwrap_err();

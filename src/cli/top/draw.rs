@@ -12,7 +12,10 @@ use serde_json::Value;
 use super::{Look, state::State};
 use crate::{
     api::Room,
-    cli::{lent, story, text::tame},
+    cli::{
+        lent,
+        text::{span, tame},
+    },
 };
 
 /// The one colour that means "alive".
@@ -136,7 +139,7 @@ fn room(room: &Room) -> Line<'static> {
     let name = room.path.rsplit('/').next().unwrap_or(&room.path);
     let label = format!("{}{name}", "  ".repeat(room.depth_in_tree));
     let colour = if room.state == "running" { Color::Green } else { Color::Red };
-    let up = room.uptime_s.map(story::span).unwrap_or_default();
+    let up = room.uptime_s.map(span).unwrap_or_default();
     let work = if room.is_supervisor {
         String::new()
     } else {
