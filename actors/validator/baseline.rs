@@ -28,8 +28,9 @@ impl Move {
 
 /// Returns where `verdict` moves the baseline of a domain that is `held` to these numbers so far; `None` where it stays.
 ///
-/// A gain over it counts as far as it is large beside its own uncertainty, by the same shrinkage as what is certified. Of many changes without effect some measure well by
-/// luck, and a baseline that takes the best of them drifts up, until what does no harm is undone for slipping from it.
+/// A gain over it counts as far as it is large beside its own uncertainty, by the same shrinkage as what is certified. Of many
+/// changes without effect some measure well by luck, and a baseline that takes the best of them drifts up, until what does no
+/// harm is undone for slipping from it.
 pub fn moved(specs: &BTreeMap<String, MetricSpec>, held: Option<&Metrics>, verdict: &Verdict) -> Option<Move> {
     let improvement = verdict.improvement?;
     let certified = (verdict.outcome == Ruled::Success).then(|| verdict.certified());
