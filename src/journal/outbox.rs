@@ -129,7 +129,7 @@ impl Pump {
     /// edit is not overwritten without a word. What a file says of its place in the journal tells what was written into it.
     pub(super) fn edited_meanwhile(&mut self) -> Result<Vec<Anchored>, FlushError> {
         let (waiting, _) = self.waiting().map_err(|error| self.reader.fault(&error))?;
-        let mut edited = Vec::new();
+        let (newest, mut edited) = (self.baselines()?, Vec::new());
         for (file, _) in waiting.iter().filter(|(file, _)| Path::new(file).starts_with(BASELINES_FOLDER)) {
             let path = self.root.join(file);
             // One that is none, or of another domain, is damaged, and what is written makes it whole.
@@ -142,7 +142,9 @@ impl Pump {
             let written = self.reader.select(&place)?.into_iter().find(|written| Some(written.seq) == found.seq);
             let is_ours = written
                 .is_some_and(|written| domain_of(&written.fact) == found.domain && holds(&written.fact, &metrics));
-            if !is_ours {
+            // It was taken over already, and what was made of it waits to be written.
+            let is_known = newest.get(file.as_str()).is_some_and(|(fact, _)| holds(fact, &metrics));
+            if !is_ours && !is_known {
                 edited.push(Anchored { domain: found.domain, metrics });
             }
         }

@@ -140,7 +140,7 @@ async fn every_kind_of_decision_has_a_line_and_what_is_measured_has_none() {
     append(&store, facts).await;
     store.flush(0).await.unwrap();
     check_intact(&house.home, audited as u64);
-    assert_eq!(everything(&store).await.len(), 38, "each is read as it was written");
+    assert_eq!(everything(&store).await.len(), 39, "each is read as it was written");
     let kinds: std::collections::BTreeSet<String> =
         lines(&trail(&house.home)).iter().map(|line| line["kind"].as_str().unwrap().to_owned()).collect();
     let expected = super::super::audit::AUDITED.map(|kind| kind.label().to_owned());

@@ -55,7 +55,7 @@ async fn a_baseline_that_is_edited_while_the_daemon_runs_is_taken_over_before_th
     store.flush(0).await.unwrap();
     assert_eq!(anchored().await, 0, "what kloros wrote itself is no edit");
     // With the place that stood there, without one, and what stood there before, which is nothing new.
-    for (number, edit) in [(1, text.replace("78.", "70.")), (2, EDITED.to_owned())] {
+    for (number, edit) in [(1, text.replace("77.", "70.")), (2, EDITED.to_owned())] {
         fs::write(&path, edit).unwrap();
         append(&store, vec![judged(&format!("d-{number}0"), Ruled::Success)]).await;
         store.flush(0).await.unwrap();
@@ -66,7 +66,7 @@ async fn a_baseline_that_is_edited_while_the_daemon_runs_is_taken_over_before_th
     assert!(fs::read_to_string(&path).unwrap().contains("70.5"));
     for damaged in ["", "{", &EDITED.replace("lab", "vllm")] {
         fs::write(&path, damaged).unwrap();
-        append(&store, vec![judged(&format!("d-{}", damaged.len()), Ruled::Success)]).await;
+        append(&store, vec![judged(&format!("d-{}00", damaged.len()), Ruled::Success)]).await;
         store.flush(0).await.unwrap();
         assert_eq!(anchored().await, 2, "{damaged}");
         assert!(!fs::read_to_string(&path).unwrap().contains("edited_by_hand"), "{damaged}");
