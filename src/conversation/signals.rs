@@ -154,14 +154,8 @@ impl Probe for Signals {
 
 #[cfg(test)]
 mod tests {
-    use kloros_actors::{
-        curiosity::hypotheses,
-        facts::Anomaly,
-        observer::watch::{Now, Watch},
-    };
-
     use super::*;
-    use crate::{clock::SystemClock, settings::Settings};
+    use crate::clock::SystemClock;
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
