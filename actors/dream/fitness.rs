@@ -102,7 +102,7 @@ pub fn void(config: &Config, trials: &[Trial]) -> Option<(VoidCause, String)> {
 }
 
 /// Returns why an experiment of generations of `size` candidates can go no further, in words: the newest generation is whole and
-/// all of it failed, as did all before it, back to at least [`COLLAPSED_MIN`] trials. Something broke beneath it meanwhile, and
+/// all of it failed, as did all before it, back to at least `COLLAPSED_MIN` trials. Something broke beneath it meanwhile, and
 /// what its trials say of the settings is not true.
 pub fn collapsed(trials: &[Trial], size: u32) -> Option<String> {
     let newest = trials.last()?.generation;
