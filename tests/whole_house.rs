@@ -36,12 +36,10 @@ mod speech;
 #[path = "house/postgresql.rs"]
 mod postgresql;
 
-use std::{fs, process::Stdio, time::Duration};
+use std::{fs, process::Stdio};
 
-use house::{House, exists, said};
+use house::{House, PATIENCE, exists, said};
 use serde_json::Value;
-
-const MINUTE: Duration = Duration::from_secs(60);
 
 const QUIET: &str = "demo_load = false\nchaos = true";
 
@@ -65,7 +63,7 @@ fn check_every_deployment_has_one_verdict(house: &House) {
 /// What the env file says is what the lab runs with, whatever happened.
 #[track_caller]
 fn check_file_and_service_agree(house: &mut House) {
-    house.until("env file and lab agree", MINUTE, |house| {
+    house.until("env file and lab agree", |house| {
         let Some(config) = house.lab_config() else { return false };
         let agrees = |key: &str, default: &str| {
             let wanted = house.env(key).unwrap_or_else(|| default.to_owned());
@@ -79,15 +77,15 @@ fn check_file_and_service_agree(house: &mut House) {
 fn a_house_with_nothing_configured_closes_the_loop_although_rooms_are_killed_under_it() {
     let mut house = House::new("chaos = true", "");
     house.start(&["--cycles", "1", "--seed", "7"]);
-    house.until("a question is asked by itself", 4 * MINUTE, |house| !house.lines(EXPERIMENTS).is_empty());
+    house.until("a question is asked by itself", |house| !house.lines(EXPERIMENTS).is_empty());
     for room in ["observer", "curiosity", "coordinator", "gate", "feedback", "memory", "projector", "lab", "host"] {
         let before = facts(&house);
         let killed = house.kloros(&["chaos", "kill", room]);
         assert!(killed.status.success(), "{room}: {}", said(&killed));
-        house.until("every room is back", MINUTE, |house| house.kloros(&["status"]).status.success());
+        house.until("every room is back", |house| house.kloros(&["status"]).status.success());
         assert_eq!(facts(&house)[..before.len()], before, "a fact is lost or changed by the end of {room}");
     }
-    house.until("a deployment is being measured", 6 * MINUTE, |house| {
+    house.until("a deployment is being measured", |house| {
         let runs = house.json(&["deployments"]);
         runs[0]["stage"] == "measuring" || runs[0]["verdict"].is_object()
     });
@@ -96,7 +94,7 @@ fn a_house_with_nothing_configured_closes_the_loop_although_rooms_are_killed_und
         // The cycle may have closed meanwhile, and the daemon with it.
         house.kloros(&["chaos", "kill", room]);
     }
-    assert_eq!(house.ended(6 * MINUTE), Some(0), "{}", house.read("daemon.log"));
+    assert_eq!(house.ended(), Some(0), "{}", house.read("daemon.log"));
     assert_eq!(facts(&house)[..before.len()], before, "a fact is lost or changed by the end of the hands");
 
     assert_eq!(house.lines(VALIDATIONS).len(), 1);
@@ -137,9 +135,9 @@ fn a_person_s_bad_idea_is_measured_undone_and_remembered() {
     let first = house.kloros(&["try", "lab", "LAB_MAX_NUM_SEQS=1", "LAB_BATCH_WAIT_MS=50"]);
     assert_eq!(first.status.code(), Some(1), "{}", said(&first));
     assert!(said(&first).contains("rollback"), "{}", said(&first));
-    house.until("it is closed", MINUTE, |house| house.json(&["deployments"])[0]["stage"] == "closed");
+    house.until("it is closed", |house| house.json(&["deployments"])[0]["stage"] == "closed");
     assert_eq!(house.read(".kloros_env"), before, "the file is as it was, byte for byte");
-    house.until("the lab runs with the old values", MINUTE, |house| {
+    house.until("the lab runs with the old values", |house| {
         house.lab_config().is_some_and(|config| config["LAB_MAX_NUM_SEQS"] == "8" && config["LAB_BATCH_WAIT_MS"] == "0")
     });
     check_every_deployment_has_one_verdict(&house);
@@ -187,9 +185,9 @@ fn at_level_zero_nothing_changes_until_somebody_says_yes() {
     assert!(house.env("LAB_MAX_NUM_SEQS").is_none());
     let approved = house.kloros(&["approve", &format!("{id}@{shown}")]);
     assert!(approved.status.success(), "{}", said(&approved));
-    house.until("it is deployed", MINUTE, |house| house.env("LAB_MAX_NUM_SEQS").as_deref() == Some("8"));
+    house.until("it is deployed", |house| house.env("LAB_MAX_NUM_SEQS").as_deref() == Some("8"));
     assert_eq!(house.kloros(&["approve", &id]).status.code(), Some(1), "an approval counts once");
-    house.until("it is judged", 3 * MINUTE, |house| house.lines(FEEDBACK).len() == 1);
+    house.until("it is judged", |house| house.lines(FEEDBACK).len() == 1);
     assert!(house.env("KLR_AUTONOMY_LEVEL").is_some());
 }
 
@@ -199,10 +197,10 @@ fn what_a_person_stops_is_taken_back_and_stands_still_until_it_may_go_on() {
     let mut house = House::new(QUIET, "");
     house.start(&[]);
     house.kloros(&["try", "lab", "LAB_MAX_NUM_SEQS=8", "--no-wait"]);
-    house.until("it is live", MINUTE, |house| house.env("LAB_MAX_NUM_SEQS").as_deref() == Some("8"));
+    house.until("it is live", |house| house.env("LAB_MAX_NUM_SEQS").as_deref() == Some("8"));
     let stopped = house.kloros(&["stop", "--reason", "the rack is being moved"]);
     assert!(stopped.status.success(), "{}", said(&stopped));
-    house.until("it is taken back", MINUTE, |house| {
+    house.until("it is taken back", |house| {
         house.env("LAB_MAX_NUM_SEQS").is_none() && house.lines(VALIDATIONS).len() == 1
     });
     assert_eq!(house.lines(VALIDATIONS)[0]["reason"], "stopped");
@@ -217,15 +215,15 @@ fn what_a_person_stops_is_taken_back_and_stands_still_until_it_may_go_on() {
     assert!(exists(&house.path(".kloros/intents/late.json")));
     // The daemon looks whether it may go on once a second, and notes then who stopped it.
     let is_noted = |house: &mut House| said(&house.kloros(&["audit"])).contains("stopped    user");
-    house.until("who stopped it is noted", MINUTE, is_noted);
+    house.until("who stopped it is noted", is_noted);
     // The word to go on is taken without the daemon, too.
     house.kill();
     assert!(house.kloros(&["go"]).status.success());
     assert_eq!(house.kloros(&["go"]).status.code(), Some(1), "there is nothing to let go on");
     house.start(&[]);
-    house.until("what waited is live", MINUTE, |house| house.env("LAB_MAX_NUM_SEQS").as_deref() == Some("4"));
-    house.until("the inbox is read", MINUTE, |house| !exists(&house.path(".kloros/intents/late.json")));
-    house.until("it is judged", 3 * MINUTE, |house| house.lines(VALIDATIONS).len() == 2);
+    house.until("what waited is live", |house| house.env("LAB_MAX_NUM_SEQS").as_deref() == Some("4"));
+    house.until("the inbox is read", |house| !exists(&house.path(".kloros/intents/late.json")));
+    house.until("it is judged", |house| house.lines(VALIDATIONS).len() == 2);
 
     let audit = said(&house.kloros(&["audit"]));
     for part in
@@ -252,7 +250,7 @@ fn advice_changes_nothing_and_says_the_lines_to_set() {
     let winner =
         r#"{"experiment": "lab_tuning", "domain": "lab", "best": {"params": {"max_num_seqs": 8, "threads": 2}}}"#;
     house.drop_file("artifacts/dream/winners", "mine.json", winner);
-    house.until("advice is given", MINUTE, |house| said(&house.kloros(&["status"])).contains("advises    lab"));
+    house.until("advice is given", |house| said(&house.kloros(&["status"])).contains("advises    lab"));
     let status = said(&house.kloros(&["status"]));
     for part in ["mine.json proposed it", " LAB_MAX_NUM_SEQS=8\n", " LAB_THREADS=2\n", "advice     nothing is deployed"]
     {
@@ -296,15 +294,15 @@ fn a_daemon_that_is_killed_at_any_moment_leaves_a_proven_service_and_goes_on() {
             let output = house.kloros(&["try", "lab", proposal, "--no-wait"]);
             assert!(output.status.success(), "{}", said(&output));
         }
-        house.until(name, 4 * MINUTE, |house| moment(house));
+        house.until(name, |house| moment(house));
         house.kill();
         house.start(&[]);
         assert!(trials(&house) >= tried, "no trial is lost");
         tried = trials(&house);
         check_file_and_service_agree(&mut house);
     }
-    house.until("what was open is closed", 4 * MINUTE, |house| stages(house).iter().all(|stage| stage == "closed"));
-    house.until("every verdict is told", MINUTE, |house| house.lines(VALIDATIONS).len() == house.lines(FEEDBACK).len());
+    house.until("what was open is closed", |house| stages(house).iter().all(|stage| stage == "closed"));
+    house.until("every verdict is told", |house| house.lines(VALIDATIONS).len() == house.lines(FEEDBACK).len());
     let keys = trial_keys(&house);
     let mut unique = keys.clone();
     unique.sort();
@@ -368,7 +366,7 @@ fn hostile_files_are_set_aside_and_the_loop_goes_on() {
         r#"{"experiment": "lab_tuning", "domain": "lab", "best": {"params": {"max_num_seqs": 99999}, "fitness": 9}}"#;
     house.drop_file("artifacts/dream/winners", "range.json", mapped);
 
-    house.until("all are set aside", MINUTE, |house| {
+    house.until("all are set aside", |house| {
         ["cut.json", "other.json", "large.json"]
             .iter()
             .all(|name| exists(&house.path(".kloros/intents/processed").join(format!("{name}.refused"))))
@@ -429,7 +427,7 @@ fn whatever_lies_in_an_inbox_is_refused_with_its_reason_beside_it() {
     ];
     for (folder, name, part) in cases {
         let reason = format!("{folder}/{name}.reason");
-        house.until("the reason is told", 2 * MINUTE, |house| !house.read(&reason).is_empty());
+        house.until("the reason is told", |house| !house.read(&reason).is_empty());
         assert!(house.read(&reason).contains(part), "{name}: {}", house.read(&reason));
         assert!(exists(&house.path(&format!("{folder}/{name}.refused"))), "{name}");
     }
@@ -534,7 +532,7 @@ fn a_journal_that_is_gone_or_emptied_is_not_begun_afresh_without_a_word() {
 fn who_measures_by_hand_takes_turns_with_the_daemon() {
     let mut house = House::new("", "");
     house.start(&[]);
-    house.until("an experiment measures", 4 * MINUTE, |house| {
+    house.until("an experiment measures", |house| {
         house.json(&["status"])["live"]["measuring"]["Ok"]["measures"]["what"]
             .as_str()
             .is_some_and(|what| what.ends_with(" of lab"))
@@ -567,8 +565,8 @@ fn a_winner_that_its_owner_drops_is_deployed_like_any_other() {
     let winner = r#"{"experiment": "lab_tuning", "domain": "lab",
         "best": {"params": {"max_num_seqs": 8, "batch_wait_ms": 0, "precision": "f32"}, "fitness": 0.3}}"#;
     house.drop_file("artifacts/dream/winners", "mine.json", winner);
-    house.until("it is judged", 4 * MINUTE, |house| house.lines(FEEDBACK).len() == 1);
-    house.until("it is closed", MINUTE, |house| house.json(&["deployments"])[0]["stage"] == "closed");
+    house.until("it is judged", |house| house.lines(FEEDBACK).len() == 1);
+    house.until("it is closed", |house| house.json(&["deployments"])[0]["stage"] == "closed");
     check_file_and_service_agree(&mut house);
     assert!(exists(&house.path("artifacts/dream/winners/mine.json.taken")));
 }
@@ -585,7 +583,7 @@ fn a_bad_configuration_is_told_whole_and_nothing_starts() {
         assert!(problems.contains(part), "{part} is missing in\n{problems}");
     }
     house.spawn(&[]);
-    assert_eq!(house.ended(MINUTE), Some(78));
+    assert_eq!(house.ended(), Some(78));
     assert!(!exists(&house.path(".kloros_env")));
 }
 
@@ -605,7 +603,7 @@ fn logs_that_were_deleted_are_rebuilt_as_they_were() {
     let mut house = House::new(QUIET, "");
     house.start(&[]);
     house.kloros(&["try", "lab", "LAB_MAX_NUM_SEQS=8"]);
-    house.until("it is judged", 4 * MINUTE, |house| house.lines(FEEDBACK).len() == 1);
+    house.until("it is judged", |house| house.lines(FEEDBACK).len() == 1);
     assert_eq!(house.interrupt(), Some(0));
     let log = fs::metadata(house.path(".kloros/journal.db-wal")).map_or(0, |found| found.len());
     assert_eq!(log, 0, "a journal at rest is one file");
@@ -633,7 +631,7 @@ fn a_question_about_what_may_not_be_touched_is_refused() {
     }});
     house.drop_file(".kloros/intents", "evil.json", &intent.to_string());
     let mut questions = Value::Null;
-    house.until("it is refused", MINUTE, |house| {
+    house.until("it is refused", |house| {
         questions = house.json(&["questions"]);
         questions[0]["end"]["how"] == "refused"
     });
@@ -645,7 +643,7 @@ fn measure_a_change(house: &mut House) {
     house.start(&[]);
     let tried = house.kloros(&["try", "lab", "LAB_MAX_NUM_SEQS=8", "--no-wait"]);
     assert!(tried.status.success(), "{}", said(&tried));
-    house.until("the change is measured", 2 * MINUTE, |house| stages(house) == ["measuring"]);
+    house.until("the change is measured", |house| stages(house) == ["measuring"]);
     assert_eq!(house.env("LAB_MAX_NUM_SEQS").as_deref(), Some("8"));
 }
 
@@ -658,13 +656,13 @@ fn a_journal_that_is_deleted_under_an_unproven_change_has_it_taken_back_and_ends
     for name in ["journal.db", "journal.db-wal", "journal.db-shm"] {
         fs::remove_file(house.path(".kloros").join(name)).unwrap();
     }
-    house.until("the change is taken back", MINUTE, |house| house.read(".kloros_env") == "# mine\n");
-    assert_eq!(house.ended(MINUTE), Some(2), "{}", house.read("daemon.log"));
+    house.until("the change is taken back", |house| house.read(".kloros_env") == "# mine\n");
+    assert_eq!(house.ended(), Some(2), "{}", house.read("daemon.log"));
     assert_eq!(house.read(".kloros_env"), "# mine\n");
     assert_eq!(house.processes(), 0, "a child is left");
     // It is not taken for a new one, until somebody says so.
     house.spawn(&[]);
-    assert_eq!(house.ended(MINUTE), Some(2), "{}", house.read("daemon.log"));
+    assert_eq!(house.ended(), Some(2), "{}", house.read("daemon.log"));
     fs::remove_file(house.path(".kloros/journal.mark")).unwrap();
     house.start(&[]);
     check_file_and_service_agree(&mut house);
@@ -680,10 +678,10 @@ fn a_journal_that_is_damaged_while_the_daemon_is_down_does_not_keep_an_unproven_
     fs::remove_file(house.path(".kloros/journal.db-wal")).ok();
     fs::write(house.path(".kloros/journal.db"), "no journal ".repeat(1000)).unwrap();
     house.spawn(&[]);
-    assert_eq!(house.ended(MINUTE), Some(2), "{}", house.read("daemon.log"));
+    assert_eq!(house.ended(), Some(2), "{}", house.read("daemon.log"));
     assert_eq!(house.read(".kloros_env"), "# mine\n");
     // The guard of the daemon that was killed sees a moment later that there is nothing left to guard.
-    house.until("nothing is left", MINUTE, |house| house.processes() == 0);
+    house.until("nothing is left", |house| house.processes() == 0);
 }
 
 #[test]
@@ -693,16 +691,16 @@ fn a_journal_that_cannot_be_written_has_the_unproven_change_taken_back_and_judge
     measure_a_change(&mut house);
     // Somebody else holds the database, as a full disk would keep it from being written.
     let other = rusqlite::Connection::open(house.path(".kloros/journal.db")).unwrap();
-    other.busy_timeout(MINUTE).unwrap();
+    other.busy_timeout(PATIENCE).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    house.until("the change is taken back", 2 * MINUTE, |house| house.read(".kloros_env") == "# mine\n");
+    house.until("the change is taken back", |house| house.read(".kloros_env") == "# mine\n");
     other.execute_batch("ROLLBACK").unwrap();
     drop(other);
-    house.until("it is closed", 2 * MINUTE, |house| stages(house) == ["closed"]);
+    house.until("it is closed", |house| stages(house) == ["closed"]);
     let deployments = house.json(&["deployments"]);
     assert_eq!(deployments[0]["verdict"]["outcome"], "rollback");
     assert_eq!(deployments[0]["verdict"]["reason"]["reason"], "aborted");
-    house.until("it is told", MINUTE, |house| house.lines(FEEDBACK).len() == 1);
+    house.until("it is told", |house| house.lines(FEEDBACK).len() == 1);
     check_every_deployment_has_one_verdict(&house);
     check_file_and_service_agree(&mut house);
 }
@@ -714,7 +712,7 @@ fn a_service_that_is_killed_while_it_is_measured_gets_its_old_values_back() {
     measure_a_change(&mut house);
     let port = house.lab_url().unwrap().rsplit(':').next().unwrap().to_owned();
     kill_whoever_serves(&house, &port);
-    house.until("it is closed", 4 * MINUTE, |house| stages(house) == ["closed"]);
+    house.until("it is closed", |house| stages(house) == ["closed"]);
     let deployments = house.json(&["deployments"]);
     assert_eq!(deployments[0]["verdict"]["outcome"], "rollback");
     assert_eq!(deployments[0]["verdict"]["reason"]["reason"], "died");
@@ -750,11 +748,11 @@ fn what_the_service_says_counts_where_the_domain_file_is_wrong_about_its_default
     assert!(said(&nothing).contains("nothing would change"), "{}", said(&nothing));
     let tried = house.kloros(&["try", "lab", "LAB_MAX_NUM_SEQS=8", "--no-wait"]);
     assert!(said(&tried).contains("LAB_MAX_NUM_SEQS unset (2) -> 8"), "{}", said(&tried));
-    house.until("it is measured", 2 * MINUTE, |house| stages(house) == ["measuring"]);
+    house.until("it is measured", |house| stages(house) == ["measuring"]);
     let deployments = house.json(&["deployments"]);
     let recalled = house.kloros(&["rollback", deployments[0]["deployment"]["id"].as_str().unwrap()]);
     assert!(recalled.status.success(), "{}", said(&recalled));
-    house.until("it is closed", MINUTE, |house| stages(house) == ["closed"]);
+    house.until("it is closed", |house| stages(house) == ["closed"]);
     assert_eq!(house.env("LAB_MAX_NUM_SEQS"), None, "a key that the file did not name is taken out again");
     check_file_and_service_agree(&mut house);
 }

@@ -2,7 +2,7 @@
 
 mod corpus;
 
-use std::{fs, os::unix::fs::symlink, path::Path, process::Command, time::Duration};
+use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
 
 use kloros_actors::{
     env_file::{edit, value_of},
@@ -13,7 +13,6 @@ use self::corpus::{SECRET, env_files, intents, winners};
 use super::house::{self, House};
 
 /// Longer than any of this takes.
-const SOON: Duration = Duration::from_secs(300);
 
 const WINNERS: &str = "artifacts/dream/winners";
 const INTENTS: &str = ".kloros/intents";
@@ -82,7 +81,7 @@ fn of_two_hundred_hostile_files_none_is_applied_and_no_secret_is_shown() {
         }
         count += files.len() + put_strange_files(&house.path(folder));
     }
-    house.until("all of them are dealt with", SOON, |house| {
+    house.until("all of them are dealt with", |house| {
         unread(&house.path(WINNERS)).is_empty() && unread(&house.path(INTENTS)).is_empty()
     });
     assert_eq!(house.read(".kloros_env"), before, "nothing was applied");

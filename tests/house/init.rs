@@ -5,7 +5,6 @@ use std::{
     net::TcpStream,
     os::unix::process::CommandExt as _,
     process::{Child, Command, Stdio},
-    time::Duration,
 };
 
 use serde_json::Value;
@@ -58,7 +57,7 @@ fn a_real_redis_is_found_and_what_is_written_for_it_is_a_configuration_without_m
         return;
     };
     let (mut house, port) = (House::new("", ""), held.number());
-    house.until("it listens", Duration::from_secs(30), |_| TcpStream::connect(("127.0.0.1", port)).is_ok());
+    house.until("it listens", |_| TcpStream::connect(("127.0.0.1", port)).is_ok());
     // A server of models that was given its key as an argument, as far as anybody can see from outside.
     let mut disguised = Command::new("sleep");
     disguised.arg0(format!("llama-server --api-key {SECRET}")).arg("600");

@@ -13,6 +13,9 @@ use std::{
 pub(crate) use port::Port;
 use serde_json::Value;
 
+/// How long anything may take to come about. No verdict hangs on it: on a busy machine a cycle lasts several times as long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
+
 /// Houses measure, so they take turns: two on one machine would only measure each other, and the busier one finds nothing better.
 static PLACES: (Mutex<usize>, Condvar) = (Mutex::new(1), Condvar::new());
 
@@ -103,7 +106,7 @@ impl House {
     /// Starts the daemon and waits until it answers.
     pub(crate) fn start(&mut self, arguments: &[&str]) {
         self.spawn(arguments);
-        self.until("the daemon answers", Duration::from_secs(60), |house| {
+        self.until("the daemon answers", |house| {
             house.kloros(&["status"]).status.code().is_some_and(|code| code == 0) && house.lab_url().is_some()
         });
     }
@@ -154,15 +157,15 @@ impl House {
     }
 
     /// Waits until `is_so`, and fails the test with the daemon's log when it does not come to that.
-    pub(crate) fn until(&mut self, what: &str, within: Duration, mut is_so: impl FnMut(&mut Self) -> bool) {
-        let deadline = Instant::now() + within;
+    pub(crate) fn until(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
         while !is_so(self) {
             if Instant::now() > deadline {
                 let log = self.read("daemon.log");
                 let tail: Vec<&str> = log.lines().rev().take(60).collect();
                 panic!(
                     "not within {} s: {what}\n{}",
-                    within.as_secs(),
+                    PATIENCE.as_secs(),
                     tail.into_iter().rev().collect::<Vec<_>>().join("\n")
                 );
             }
@@ -171,9 +174,9 @@ impl House {
     }
 
     /// Waits until the daemon has ended by itself, and returns its exit code.
-    pub(crate) fn ended(&mut self, within: Duration) -> Option<i32> {
+    pub(crate) fn ended(&mut self) -> Option<i32> {
         let mut code = None;
-        self.until("the daemon ends", within, |house| {
+        self.until("the daemon ends", |house| {
             let daemon = house.daemon.as_mut().unwrap();
             daemon.try_wait().unwrap().is_some_and(|status| {
                 code = status.code();
@@ -196,7 +199,7 @@ impl House {
     pub(crate) fn interrupt(&mut self) -> Option<i32> {
         let pid = self.daemon.as_ref().unwrap().id().to_string();
         assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
-        self.ended(Duration::from_secs(60))
+        self.ended()
     }
 
     /// Returns the address of the serving lab.

@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    MINUTE, QUIET,
+    QUIET,
     house::{House, Port, said},
     stages,
 };
@@ -191,14 +191,14 @@ fn a_postgresql_gets_its_old_setting_back_and_gives_no_durability_away_without_a
     let measured = house.kloros(&[&["postgresql", "measure", "--port", &port], &at[..2]].concat());
     assert!(said(&measured).contains("nothing else is measured"), "{}", said(&measured));
     house.spawn(&[]);
-    house.until("the daemon answers", MINUTE, |house| house.kloros(&["status"]).status.success());
+    house.until("the daemon answers", |house| house.kloros(&["status"]).status.success());
 
     let unsafe_one = house.kloros(&["try", "postgresql", "PG_SYNCHRONOUS_COMMIT=off"]);
     assert_eq!(unsafe_one.status.code(), Some(1), "{}", said(&unsafe_one));
     let why = "PG_SYNCHRONOUS_COMMIT trades durability: what was confirmed may be lost when the machine fails; a person has to say \
                yes to that at every autonomy level";
     assert!(said(&unsafe_one).contains(why), "{}", said(&unsafe_one));
-    house.until("silence is a no", MINUTE, |house| {
+    house.until("silence is a no", |house| {
         house.json(&["status"])["live"]["waiting"].as_array().is_some_and(Vec::is_empty)
     });
     assert_eq!(
@@ -208,9 +208,9 @@ fn a_postgresql_gets_its_old_setting_back_and_gives_no_durability_away_without_a
 
     let tried = house.kloros(&["try", "postgresql", "PG_COMMIT_DELAY=10000", "PG_COMMIT_SIBLINGS=1", "--no-wait"]);
     assert!(said(&tried).contains("PG_COMMIT_DELAY unset (0) -> 10000"), "{}", said(&tried));
-    house.until("it is live", MINUTE, |house| house.read("postgresql.env").contains("PG_COMMIT_DELAY=10000"));
+    house.until("it is live", |house| house.read("postgresql.env").contains("PG_COMMIT_DELAY=10000"));
     // Until then it is restarted, and answers nobody.
-    house.until("the old settings are in force again", 5 * MINUTE, |house| stages(house) == ["closed"]);
+    house.until("the old settings are in force again", |house| stages(house) == ["closed"]);
     let verdict = house.json(&["deployments"])[0]["verdict"].clone();
     println!("PG_COMMIT_DELAY 0 -> 10000: {} {}", verdict["outcome"], verdict["improvement"]);
     assert_eq!(

@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    MINUTE, QUIET,
+    QUIET,
     house::{House, said},
 };
 
@@ -79,7 +79,7 @@ fn two_hundred_rewrites_every_second_one_broken_leave_the_last_good_one_in_force
     let text = fs::read_to_string(&path).unwrap();
     house.start(&[]);
     house.ask("lab.reload.001");
-    house.until("the experiment is measured", 2 * MINUTE, |house| {
+    house.until("the experiment is measured", |house| {
         house.json(&["status"])["work"]["experiments"][0]["trial"].as_u64().is_some_and(|trial| trial > 0)
     });
     let status = house.json(&["status"]);
@@ -90,11 +90,11 @@ fn two_hundred_rewrites_every_second_one_broken_leave_the_last_good_one_in_force
         if turn % 2 == 0 {
             good = (turn as u64 / 2) % 3 + 1;
             write(&path, &text.replace("autonomy = 0", &format!("autonomy = {good}")), turn);
-            house.until("what is right is in force", MINUTE, |house| in_force(&house.json(&["status"])) == good);
+            house.until("what is right is in force", |house| in_force(&house.json(&["status"])) == good);
         } else {
             let unknown = format!("autonomy_{turn}");
             write(&path, &text.replace("autonomy = 0", &format!("{unknown} = 0")), turn);
-            house.until("what is wrong is refused", MINUTE, |house| {
+            house.until("what is wrong is refused", |house| {
                 let status = house.json(&["status"]);
                 assert_eq!(in_force(&status), good, "what was in force stays");
                 let refused = status["live"]["reload"]["outcome"]["refused"]["problems"].to_string();
@@ -109,7 +109,7 @@ fn two_hundred_rewrites_every_second_one_broken_leave_the_last_good_one_in_force
     for room in status["live"]["rooms"].as_array().unwrap() {
         assert_eq!(room["restarts"], 0, "{room}");
     }
-    house.until("the experiment ends", 4 * MINUTE, |house| {
+    house.until("the experiment ends", |house| {
         house.read("logs/orchestrator/curiosity_experiments.jsonl").lines().any(|line| {
             let line: Value = serde_json::from_str(line).unwrap();
             ["finished", "failed"].contains(&line["event"].as_str().unwrap())
@@ -145,7 +145,7 @@ fn a_reload_that_is_waited_for_ends_with_one_when_it_is_refused() {
     fs::write(&path, text.replace("autonomy = 0", "autonomy = 1")).unwrap();
     let pid = house.json(&["status"])["live"]["pid"].to_string();
     assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
-    house.until("it is in force", MINUTE, |house| in_force(&house.json(&["status"])) == 1);
+    house.until("it is in force", |house| in_force(&house.json(&["status"])) == 1);
     // A domain that comes is named, and comes with the next start.
     fs::create_dir(house.path("domains")).unwrap();
     let lab = concat!(env!("CARGO_MANIFEST_DIR"), "/config/domains/lab.toml");
@@ -169,11 +169,11 @@ fn a_file_that_is_emptied_takes_no_limit_away_until_somebody_asks() {
     let text = fs::read_to_string(&path).unwrap();
     house.start(&[]);
     fs::write(&path, "").unwrap();
-    house.until("an emptied file is refused", MINUTE, |house| refused(house));
+    house.until("an emptied file is refused", |house| refused(house));
     fs::write(&path, &text).unwrap();
-    house.until("the whole one is in order", MINUTE, |house| !refused(house));
+    house.until("the whole one is in order", |house| !refused(house));
     fs::write(&path, text.split("[gate]").next().unwrap()).unwrap();
-    house.until("one without its end is refused", MINUTE, |house| refused(house));
+    house.until("one without its end is refused", |house| refused(house));
     let asked = house.kloros(&["reload", "--wait"]);
     assert!(said(&asked).contains("in force: gate.autonomy 0 -> 2"), "{}", said(&asked));
     assert_eq!(house.interrupt(), Some(0));

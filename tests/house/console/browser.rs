@@ -12,11 +12,10 @@ use std::{
 use serde_json::{Value, json};
 use tungstenite::{Message, WebSocket, client::IntoClientRequest as _};
 
+use super::house::PATIENCE;
+
 /// Where Debian and others put it.
 const PROGRAMS: [&str; 3] = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
-
-/// How long anything that is asked of it may take.
-const WITHIN: Duration = Duration::from_secs(30);
 
 /// Returns the browser of this machine; `None`, with the reason on stderr, where there is none and none is required.
 pub(crate) fn installed() -> Option<&'static str> {
@@ -58,7 +57,7 @@ impl Page {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let deadline = Instant::now() + WITHIN;
+        let deadline = Instant::now() + PATIENCE;
         let (port, path) = loop {
             let text = fs::read_to_string(profile.path().join("DevToolsActivePort")).unwrap_or_default();
             if let Some((port, path)) = text.split_once('\n').filter(|(_, path)| path.starts_with('/')) {
@@ -68,7 +67,7 @@ impl Page {
             std::thread::park_timeout(Duration::from_millis(50));
         };
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream.set_read_timeout(Some(WITHIN)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let request = format!("ws://127.0.0.1:{port}{path}").into_client_request().unwrap();
         let (socket, _) = tungstenite::client(request, stream).unwrap();
         let (complaints, events) = (Vec::new(), VecDeque::new());
@@ -143,12 +142,12 @@ impl Page {
     }
 
     /// Waits until an expression of the page is true.
-    pub(crate) fn until(&mut self, what: &str, within: Duration, expression: &str) {
-        let deadline = Instant::now() + within;
+    pub(crate) fn until(&mut self, what: &str, expression: &str) {
+        let deadline = Instant::now() + PATIENCE;
         while self.value(&format!("Boolean({expression})")) != json!(true) {
             if Instant::now() > deadline {
                 let text = self.value("document.body.innerText");
-                panic!("not within {} s: {what}; the page says {text}", within.as_secs());
+                panic!("not within {} s: {what}; the page says {text}", PATIENCE.as_secs());
             }
             std::thread::park_timeout(Duration::from_millis(100));
         }

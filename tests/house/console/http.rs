@@ -3,10 +3,11 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
-    time::Duration,
 };
 
 use serde_json::Value;
+
+use super::super::house::PATIENCE;
 
 /// What came back.
 pub(crate) struct Answer {
@@ -24,7 +25,7 @@ impl Answer {
 /// Sends one request with these headers and returns the answer; `host` is what it asks for by name.
 pub(crate) fn ask(port: u16, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut text = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\n");
     let ours = format!("127.0.0.1:{port}");
     let named = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host"));
