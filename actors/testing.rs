@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// Longer than anything here takes.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(300);
 
 /// Everything that is plugged in, and the hands to play with it.
 #[derive(Clone)]

@@ -17,10 +17,10 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long the daemon may take to start its lab and to take first readings, on a machine with other work.
-const STARTED_WITHIN: Duration = Duration::from_secs(90);
+const STARTED_WITHIN: Duration = Duration::from_secs(300);
 
 /// How long a clean stop may take.
-const STOPPED_WITHIN: Duration = Duration::from_secs(60);
+const STOPPED_WITHIN: Duration = Duration::from_secs(300);
 
 /// How often it is looked whether something has come about.
 const LOOK_EVERY: Duration = Duration::from_millis(50);

@@ -91,7 +91,7 @@ impl Archive for Shelf {
     }
 }
 
-const WITHIN: Duration = Duration::from_secs(20);
+const WITHIN: Duration = Duration::from_secs(300);
 
 async fn start(shelf: &Arc<Shelf>) -> (Voice, kloros_supervision::Tree) {
     let config = Config { window_h: 24 * 366, ..Config::default() };

@@ -35,13 +35,13 @@ impl Clock {
         u64::try_from(self.age().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Returns the time, which may be up to [`lag`](Self::lag) too early.
+    /// Returns the time, which may be up to [`lag`](Self::lag) too early, and more where the kernel's tick is late.
     #[inline]
     pub(crate) fn rough(&self) -> u64 {
         self.rough_epoch.map_or_else(|| self.exact(), |epoch| kernel::last_tick().saturating_sub(epoch))
     }
 
-    /// Returns how far the rough time may lie behind the exact one, in nanoseconds.
+    /// Returns how far the rough time may lie behind the exact one while ticks come in time, in nanoseconds.
     pub(crate) fn lag(&self) -> u64 {
         self.rough_epoch.map_or(0, |_| kernel::tick())
     }

@@ -28,7 +28,7 @@ use super::{Endpoint, LOCAL, Signals, exchange::PATH, http::accepting};
 use crate::{archive::Conversations, clock::SystemClock, settings::Conversation};
 
 /// How long anything may take.
-const WITHIN: Duration = Duration::from_secs(20);
+const WITHIN: Duration = Duration::from_secs(300);
 
 /// An endpoint, what it tells of its service, and which headers the model server was sent.
 struct World {

@@ -15,7 +15,7 @@ use super::{
     http::{ServeArgs, Server},
 };
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(300);
 
 /// A lab with settings of its own; it stops when asked to.
 struct Lab {

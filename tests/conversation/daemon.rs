@@ -24,7 +24,7 @@ pub(crate) struct Daemon {
 }
 
 /// How long the daemon may take to answer.
-const UP_WITHIN: Duration = Duration::from_secs(60);
+const UP_WITHIN: Duration = Duration::from_secs(300);
 
 impl Daemon {
     /// Starts one in front of `upstream`; `more` stands below the settings of the conversation.

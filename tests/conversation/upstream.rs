@@ -44,7 +44,7 @@ impl Upstream {
 
     /// Waits until it was asked so often.
     pub(crate) async fn until_asked(&self, count: usize) {
-        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        let deadline = std::time::Instant::now() + Duration::from_secs(300);
         while self.asked.lock().unwrap_or_else(PoisonError::into_inner).len() < count {
             assert!(std::time::Instant::now() < deadline, "it was asked less often");
             tokio::task::yield_now().await;

@@ -12,8 +12,6 @@ use kloros_actors::{
 use self::corpus::{SECRET, env_files, intents, winners};
 use super::house::{self, House};
 
-/// Longer than any of this takes.
-
 const WINNERS: &str = "artifacts/dream/winners";
 const INTENTS: &str = ".kloros/intents";
 

@@ -13,7 +13,7 @@ use std::{
 use serde_json::Value;
 
 /// How long Prometheus may take to start and to scrape twice, on a machine with other work.
-const PROMETHEUS_WITHIN: Duration = Duration::from_secs(90);
+const PROMETHEUS_WITHIN: Duration = Duration::from_secs(300);
 
 /// Labels that Prometheus adds by itself.
 const ADDED: [&str; 2] = ["instance", "job"];

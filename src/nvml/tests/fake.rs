@@ -13,7 +13,7 @@ use super::super::{Gpus, Snapshot, Watching};
 use crate::clock::SystemClock;
 
 /// How long something may take to come about, on a machine with other work.
-const COMES_WITHIN: Duration = Duration::from_secs(60);
+const COMES_WITHIN: Duration = Duration::from_secs(300);
 
 /// The fake driver. Each is one library of its own, whatever others do at the same time.
 pub(super) struct Fake {

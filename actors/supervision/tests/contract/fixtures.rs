@@ -375,12 +375,12 @@ pub(crate) async fn house(strategy: Strategy, rooms: &[&Room]) -> Tree {
     kloros_supervision::start(spec).await.unwrap()
 }
 
-/// Waits until `condition` holds; fails when it does not for ten seconds.
+/// Waits until `condition` holds; fails when it does not for two minutes.
 #[track_caller]
 pub(crate) fn until(mut condition: impl FnMut() -> bool) -> impl Future<Output = ()> {
     let caller = std::panic::Location::caller();
     async move {
-        let deadline = tokio::time::Instant::now() + seconds(10);
+        let deadline = tokio::time::Instant::now() + seconds(120);
         while !condition() {
             assert!(tokio::time::Instant::now() < deadline, "the condition at {caller} did not come true");
             tokio::time::sleep(Duration::from_millis(1)).await;

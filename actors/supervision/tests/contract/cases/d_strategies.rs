@@ -84,38 +84,29 @@ cases! {
                 actor.kill();
             }
             let gave_up = |seen: &[Event]| seen.iter().any(|event| matches!(event.kind, EventKind::GaveUp { .. }));
-            let mut is_over = || {
+            until(|| {
                 seen.extend(told(&mut events));
-                let back = |room: &Room| room.starts.load(Ordering::SeqCst) == 2 && room.socket.actor().is_some();
-                gave_up(&seen) || [&b, &c, &d].into_iter().all(back)
-            };
-            if is_paused() {
-                until(is_over).await;
-            } else {
-                let is_so = async {
-                    while !is_over() {
-                        tokio::time::sleep(Duration::from_millis(1)).await;
-                    }
+                let back = |id: &str, at_least: u64| {
+                    let snapshot = tree.snapshot();
+                    snapshot.find(id).is_some_and(|room| room.state == State::Running && room.generation >= at_least)
                 };
-                if tokio::time::timeout(Duration::from_secs(2), is_so).await.is_err() {
-                    // Heard so far apart that the later one was of a room that was back already.
-                    assert!(attempt < 20, "{seen:?}");
-                    tree.stop(LONG).await.unwrap();
-                    continue;
-                }
-            }
+                gave_up(&seen) || [("a", 1), ("b", 2), ("c", 2), ("d", 2)].into_iter().all(|(id, least)| back(id, least))
+            })
+            .await;
             if gave_up(&seen) {
                 // On two workers that have too much to do the two ends may be heard further apart than one restart is long.
                 let apart = before.elapsed();
                 assert!(!is_paused() && apart > Duration::from_millis(10) && attempt < 20, "{apart:?} apart: {seen:?}");
                 continue;
             }
-            // Whichever of the two ends is heard first.
+            // Whichever of the two ends is heard first; on two workers d may be back already when the end of b is, and goes once more.
             let scheduled = |event: &&Event| matches!(event.kind, EventKind::RestartScheduled { .. });
             assert!(seen.iter().filter(scheduled).count() <= 2, "{seen:?}");
-            for (room, generation) in [(&a, 1), (&b, 2), (&c, 2), (&d, 2)] {
+            for (room, generation) in [(&a, 1), (&b, 2), (&c, 2)] {
                 assert_eq!(room.generation().await, generation);
             }
+            let generation = d.generation().await;
+            assert!(generation == 2 || (generation == 3 && !is_paused()), "{generation}: {seen:?}");
             tree.stop(LONG).await.unwrap();
             return;
         }

