@@ -197,25 +197,32 @@ async fn a_child_that_has_ended_just_before_it_is_given_up_does_not_count_as_lea
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_child_is_not_started_while_the_one_before_it_is_still_there() {
-    let log = Log::default();
-    let a = Room::new("a", &log).behind(Mailbox::default());
-    let spec = a.spec().shutdown(Shutdown::Brutal).kill_within(seconds(2));
-    let mind = allowing(9, "mind", Strategy::OneForOne).child(spec);
-    let tree = start(allowing(9, "house", Strategy::OneForOne).tree(mind)).await.unwrap();
-    let (release, blocked) = std::sync::mpsc::sync_channel(1);
-    a.tell(Order::Block(blocked));
-    is_at(&tree, "mind/a", "block").await;
-    tree.kill("mind").unwrap();
-    // Whoever brought down what the supervisor left behind has given up by now.
-    until(|| tree.snapshot().find("mind").unwrap().generation == 2).await;
-    until(|| tree.snapshot().find("mind/a").unwrap().generation == 2).await;
-    drop(release);
-    a.reaches(2).await;
-    // Where its time is over before, who blocks is counted as leaked and replaced.
-    let is_given_up = tree.snapshot().find("mind/a").unwrap().leaked > 0;
-    let lines = log.lines();
-    assert!(is_given_up || lines == ["start a", "up a", "a came free", "start a", "up a"], "{lines:?}");
-    tree.stop(LONG).await.unwrap();
+    // Who blocks is given up after two seconds, and a machine that has too much to do may let those pass before it comes free.
+    for attempt in 1.. {
+        let log = Log::default();
+        let a = Room::new("a", &log).behind(Mailbox::default());
+        let spec = a.spec().shutdown(Shutdown::Brutal).kill_within(seconds(2));
+        let mind = allowing(9, "mind", Strategy::OneForOne).child(spec);
+        let tree = start(allowing(9, "house", Strategy::OneForOne).tree(mind)).await.unwrap();
+        let (release, blocked) = std::sync::mpsc::sync_channel(1);
+        a.tell(Order::Block(blocked));
+        is_at(&tree, "mind/a", "block").await;
+        tree.kill("mind").unwrap();
+        // Whoever brought down what the supervisor left behind has given up by now.
+        until(|| tree.snapshot().find("mind").unwrap().generation == 2).await;
+        let before = std::time::Instant::now();
+        until(|| tree.snapshot().find("mind/a").unwrap().generation == 2).await;
+        drop(release);
+        a.reaches(2).await;
+        let (lines, took) = (log.lines(), before.elapsed());
+        let is_given_up = tree.snapshot().find("mind/a").unwrap().leaked > 0;
+        tree.stop(LONG).await.unwrap();
+        if !is_given_up {
+            assert_eq!(lines, ["start a", "up a", "a came free", "start a", "up a"]);
+            return;
+        }
+        assert!(took > seconds(1) && attempt < 10, "given up after {took:?}: {lines:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
