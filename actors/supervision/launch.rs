@@ -95,15 +95,22 @@ impl<A: Actor, F: Fn() -> (A, A::Arguments) + Send + Sync + 'static> Maker for A
                 let (actor, arguments) = (self.make)();
                 Actor::spawn(None, Watched::new(actor, launch.vitals, Some(self.socket.clone())), arguments).await
             };
+            let too_late = async {
+                match launch.limit {
+                    Some(limit) => tokio::time::sleep(limit).await,
+                    None => std::future::pending().await,
+                }
+            };
             let spawned = tokio::select! {
                 biased;
-                spawned = caught(limited(launch.limit, spawn)) => spawned,
+                spawned = caught(spawn) => spawned,
                 () = vitals.called_off() => Err(CALLED_OFF.to_owned()),
+                () = too_late => Err(format!("it did not start within {:?}", launch.limit.unwrap_or_default())),
             };
             let unstarted = match spawned {
-                Ok(Ok(Ok((actor, _)))) => return Ok(Live { cell: actor.get_cell() }),
-                Ok(Ok(Err(error))) => unstarted(&vitals, &error),
-                Ok(Err(reason)) | Err(reason) => Unstarted::because(reason),
+                Ok(Ok((actor, _))) => return Ok(Live { cell: actor.get_cell() }),
+                Ok(Err(error)) => unstarted(&vitals, &error),
+                Err(reason) => Unstarted::because(reason),
             };
             vitals.retire();
             Err(unstarted)
@@ -176,15 +183,6 @@ pub(crate) fn told<M: Message>(actor: &ractor::ActorRef<M>, message: M) {
 pub(crate) async fn ended(join: JoinHandle<()>) {
     if let Err(error) = join.await {
         tracing::warn!(%error, "the task of an actor did not end by itself");
-    }
-}
-
-async fn limited<T>(limit: Option<Duration>, work: impl Future<Output = T>) -> Result<T, String> {
-    match limit {
-        Some(limit) => {
-            tokio::time::timeout(limit, work).await.map_err(|_| format!("it did not start within {limit:?}"))
-        }
-        None => Ok(work.await),
     }
 }
 

@@ -227,14 +227,16 @@ impl State {
         blueprint.reset();
         let children = (0..).zip(&blueprint.charges);
         let children = children.map(|(key, charge)| (key, charge.node.rules(), charge.node.generation())).collect();
+        let of_the_spec = blueprint.charges.len();
         let mut state = State {
             myself,
             machine: Machine::new(blueprint.flags, children),
             blueprint: Arc::clone(&blueprint),
             news: news::News::of(&brief.shared),
             shared: brief.shared,
-            places: HashMap::new(),
-            keys: HashMap::new(),
+            // Growing step by step would leave holes in the memory, as large as all of it in the end.
+            places: HashMap::with_capacity(of_the_spec),
+            keys: HashMap::with_capacity(of_the_spec),
             next_key: 0,
             coming: Vec::new(),
             changes: 0,

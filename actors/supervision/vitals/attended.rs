@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::panic::{self, AssertUnwindSafe};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -93,13 +93,29 @@ impl<T, F: Future<Output = Result<T, ActorProcessingErr>>> Future for Attended<'
 }
 
 /// Runs `work` and turns a panic into its message.
-pub(crate) async fn caught<T>(work: impl Future<Output = T>) -> Result<T, String> {
-    let mut work = pin!(work);
-    std::future::poll_fn(move |context| match panic::catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
-        Ok(poll) => poll.map(Ok),
-        Err(payload) => std::task::Poll::Ready(Err(panic_text(payload.as_ref()))),
-    })
-    .await
+pub(crate) fn caught<F: Future>(work: F) -> Caught<F> {
+    Caught { work }
+}
+
+pin_project! {
+    /// Work whose panic is its outcome. Written by hand as [`Attended`] is: the start of an actor is held in it, and what a start is too
+    /// large by is memory that stays in holes between the actors.
+    pub(crate) struct Caught<F> {
+        #[pin]
+        work: F,
+    }
+}
+
+impl<F: Future> Future for Caught<F> {
+    type Output = Result<F::Output, String>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let work = self.project().work;
+        match panic::catch_unwind(AssertUnwindSafe(|| work.poll(context))) {
+            Ok(poll) => poll.map(Ok),
+            Err(payload) => Poll::Ready(Err(panic_text(payload.as_ref()))),
+        }
+    }
 }
 
 /// Returns what a panic says: its text, its error, or at least that it carries neither.
