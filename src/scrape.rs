@@ -24,7 +24,7 @@ const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
 const SCRAPE_MAX: Duration = Duration::from_secs(5);
 
 /// The metric that tells a restart even where the counters have already passed their old values.
-const STARTED_AT: &str = "process_start_time_seconds";
+pub(crate) const STARTED_AT: &str = "process_start_time_seconds";
 
 /// How a reading comes about.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -118,7 +118,8 @@ impl Probe for ServiceProbe {
     }
 }
 
-async fn fetch(url: &str) -> Result<String, String> {
+/// Returns the text at `url`, as long as it is none too large, or why there is none in words.
+pub(crate) async fn fetch(url: &str) -> Result<String, String> {
     let answer = async {
         let client = reqwest::Client::builder().no_proxy().timeout(SCRAPE_MAX).build()?;
         let mut answer = client.get(url).send().await?.error_for_status()?;
@@ -163,9 +164,9 @@ struct Number {
 
 /// How many observations were at most `le`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Bucket {
-    le: f64,
-    count: f64,
+pub(crate) struct Bucket {
+    pub(crate) le: f64,
+    pub(crate) count: f64,
 }
 
 impl Snapshot {
@@ -272,7 +273,7 @@ fn wanted(line: &str, load: Option<&str>) -> Option<String> {
 }
 
 /// Returns what was newly observed, or `None` when the histogram was started anew.
-fn grown(now: &[Bucket], before: &[Bucket]) -> Option<Vec<Bucket>> {
+pub(crate) fn grown(now: &[Bucket], before: &[Bucket]) -> Option<Vec<Bucket>> {
     let same = now.len() == before.len() && now.iter().zip(before).all(|(one, other)| one.le == other.le);
     let new: Vec<Bucket> =
         now.iter().zip(before).map(|(now, before)| Bucket { le: now.le, count: now.count - before.count }).collect();
@@ -284,7 +285,7 @@ fn grown(now: &[Bucket], before: &[Bucket]) -> Option<Vec<Bucket>> {
 ///
 /// `None` without observations, and without the bucket of all of them. Beyond the last finite bound that bound is
 /// returned: the quantile is no smaller.
-fn quantile(buckets: &[Bucket], q: f64) -> Option<f64> {
+pub(crate) fn quantile(buckets: &[Bucket], q: f64) -> Option<f64> {
     let all = buckets.last().filter(|last| last.le == f64::INFINITY && last.count > 0.0)?;
     let rank = q * all.count;
     let at = buckets.iter().position(|bucket| bucket.count >= rank)?;

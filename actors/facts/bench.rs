@@ -27,6 +27,8 @@ pub enum BenchSpec {
     Http(HttpBench),
     /// Texts to be spoken by an OpenAI-style speech endpoint.
     OpenaiSpeech(SpeechBench),
+    /// What the service counts itself while its users are at it.
+    Prometheus(PrometheusBench),
     /// Any program that prints one JSON object of numbers; `{url}`, `{port}` and `{seed}` are replaced.
     Command {
         /// Program and arguments, run without a shell.
@@ -169,6 +171,83 @@ fn pcm_rate_hz() -> u32 {
 
 fn is_pcm_rate_hz<T: PartialEq<u32>>(rate_hz: &T) -> bool {
     *rate_hz == pcm_rate_hz()
+}
+
+/// What a service counts itself, in the text format of Prometheus, while its users are at it: no load is made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrometheusBench {
+    /// Where its metrics are.
+    #[serde(default = "metrics_path", skip_serializing_if = "is_metrics_path")]
+    pub path: String,
+    /// The port of what exports them, on this machine; that of the service where it is not here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// What is made of them, by the name of the domain's metric; at least one.
+    pub series: BTreeMap<String, PrometheusSeries>,
+    /// Fewer events than so many in the window are too few to say anything of: what is made of them is absent.
+    #[serde(default = "events_min", skip_serializing_if = "is_events_min")]
+    pub events_min: u32,
+    /// What is thrown away at the start, in seconds.
+    pub warmup_s: f64,
+    /// The window that counts, in seconds.
+    pub window_s: f64,
+}
+
+/// A metric of a service, and what is made of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrometheusSeries {
+    /// The name that the service gives it, a histogram's without `_bucket`.
+    pub of: String,
+    /// What is made of it.
+    pub take: PrometheusTake,
+    /// Which of its label sets count: those that have all of these. All where it is empty.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// What the value is multiplied by, as 1000 for milliseconds.
+    #[serde(default = "unscaled", skip_serializing_if = "is_unscaled")]
+    pub scale: f64,
+}
+
+/// What is made of a metric over the window.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PrometheusTake {
+    /// How much a counter grows in a second.
+    Rate,
+    /// How much a counter grows, as a share of what this one grows by with all its label sets.
+    ShareOf(String),
+    /// The quantile of what a histogram newly observes, from 0 to 1, interpolated as Prometheus does.
+    Quantile(f64),
+    /// The mean of what a summary or a histogram newly observes: what its `_sum` grows by, for each of its `_count`.
+    Mean,
+    /// The mean of a gauge over the window, summed over its label sets.
+    Level,
+}
+
+fn metrics_path() -> String {
+    "/metrics".to_owned()
+}
+
+fn is_metrics_path(path: &str) -> bool {
+    path == metrics_path()
+}
+
+fn events_min() -> u32 {
+    20
+}
+
+fn is_events_min<T: PartialEq<u32>>(count: &T) -> bool {
+    *count == events_min()
+}
+
+fn unscaled() -> f64 {
+    1.0
+}
+
+fn is_unscaled<T: PartialEq<f64>>(scale: &T) -> bool {
+    *scale == unscaled()
 }
 
 /// A page, and how often it is asked for.

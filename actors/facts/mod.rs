@@ -67,7 +67,10 @@ mod conversation;
 pub use agreement::agrees;
 pub(crate) use agreement::{is_same, means, meant, says};
 pub use back_off::BackOff;
-pub use bench::{BenchLoad, BenchSpec, ChatSlo, HttpBench, HttpPath, SoundFormat, SpeechBench, SpeechSlo, TokenRange};
+pub use bench::{
+    BenchLoad, BenchSpec, ChatSlo, HttpBench, HttpPath, PrometheusBench, PrometheusSeries, PrometheusTake, SoundFormat,
+    SpeechBench, SpeechSlo, TokenRange,
+};
 pub use budget::{Budget, WALL_S_MAX, WALL_S_MIN};
 pub use calibration::{Calibration, Noise};
 pub use command_line::{Takes, keys_in};

@@ -5,7 +5,7 @@ use super::{
     history::History,
     policy::{Circumstances, is_a_trial},
 };
-use crate::facts::{BenchSpec, Calibration, Domain, Held, HttpBench, InPlace, Promotion, SpeechBench};
+use crate::facts::{BenchSpec, Calibration, Domain, Held, HttpBench, InPlace, PrometheusBench, Promotion, SpeechBench};
 
 const HOUR_S: u64 = 3600;
 
@@ -143,6 +143,7 @@ fn least_s(bench: &BenchSpec) -> u64 {
     match bench {
         BenchSpec::OpenaiChat { warmup_s, window_s, .. }
         | BenchSpec::Http(HttpBench { warmup_s, window_s, .. })
+        | BenchSpec::Prometheus(PrometheusBench { warmup_s, window_s, .. })
         | BenchSpec::OpenaiSpeech(SpeechBench { warmup_s, window_s, .. }) => (warmup_s + window_s).ceil() as u64,
         BenchSpec::Command { .. } => 1,
     }

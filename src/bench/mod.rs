@@ -21,6 +21,8 @@ mod http;
 
 mod connections;
 
+mod prometheus;
+
 mod speech;
 
 mod sound;

@@ -8,7 +8,7 @@ use super::{
     chat::{self, ChatSpec},
     command::{self, Target},
     drive::Measured,
-    fail, http, speech,
+    fail, http, prometheus, speech,
 };
 use crate::process::{Own, Secrets, Sign, Wanted};
 
@@ -38,6 +38,7 @@ pub(super) async fn run_bench(
         }
         (None, BenchSpec::OpenaiSpeech(bench)) => speech::measure(target.url, bench, target.seed).await,
         (None, BenchSpec::Http(bench)) => http::measure(target.url, bench, target.seed).await,
+        (None, BenchSpec::Prometheus(bench)) => prometheus::measure(target.port, bench).await,
         (None, BenchSpec::OpenaiChat { .. }) => Err(fail(FailureKind::BenchFailed, "the bench cannot run")),
     }
 }
@@ -45,7 +46,9 @@ pub(super) async fn run_bench(
 /// Returns what of this process belongs to what measures: all of it, or what it has waited for as well.
 pub(super) fn own(bench: &BenchSpec) -> Own {
     match bench {
-        BenchSpec::OpenaiChat { .. } | BenchSpec::Http(_) | BenchSpec::OpenaiSpeech(_) => Own::Itself,
+        BenchSpec::OpenaiChat { .. } | BenchSpec::Http(_) | BenchSpec::OpenaiSpeech(_) | BenchSpec::Prometheus(_) => {
+            Own::Itself
+        }
         // The program that measures is a child of this process, and what it used is known when it has ended.
         BenchSpec::Command { .. } => Own::WithEnded,
     }
@@ -57,6 +60,7 @@ pub(super) fn bench_name(bench: &BenchSpec) -> String {
         BenchSpec::OpenaiChat { .. } => "openai_chat".to_owned(),
         BenchSpec::Http(_) => "http".to_owned(),
         BenchSpec::OpenaiSpeech(_) => "openai_speech".to_owned(),
+        BenchSpec::Prometheus(_) => "prometheus".to_owned(),
         BenchSpec::Command { argv, .. } => format!("command {}", argv.first().map_or("", String::as_str)),
     }
 }

@@ -1,8 +1,8 @@
 //! One domain file: read, checked against its shape, and judged as a whole.
 
 use kloros_actors::facts::{
-    BenchSpec, Domain, InPlace, Isolation, Knob, KnobKind, Manager, MetricSpec, ReadBack, Ready, ServiceSpec,
-    TokenRange, Value, keys_in,
+    BenchSpec, Domain, InPlace, Isolation, Knob, KnobKind, Manager, MetricSpec, PrometheusBench, ReadBack, Ready,
+    ServiceSpec, TokenRange, Value, keys_in,
 };
 
 use super::{
@@ -210,7 +210,27 @@ impl Judgement<'_> {
             Some(BenchSpec::Command { argv, .. }) if argv.first().is_some_and(String::is_empty) => {
                 self.note(&["bench", "argv"], "the program is empty");
             }
+            Some(BenchSpec::Prometheus(bench)) => {
+                if self.part::<Isolation>(&["isolation"]) == Some(Isolation::Shadow) {
+                    let what = "prometheus measures by what users ask, and nobody asks a second instance: write isolation = \"in_place\", \
+                                or take a bench that makes its own load";
+                    self.note(&["bench", "kind"], what);
+                }
+                if bench.series.is_empty() {
+                    self.note(&["bench", "series"], "is empty: say what is made of which metric");
+                }
+                self.measured_by(&bench);
+            }
             _ => {}
+        }
+    }
+
+    /// What an objective or a guard is set on must be measured.
+    fn measured_by(&mut self, bench: &PrometheusBench) {
+        for name in self.names(&["metrics"]) {
+            if !bench.series.contains_key(&name) {
+                self.note(&["metrics", &name], "is not measured: name it in bench.series");
+            }
         }
     }
 

@@ -1,8 +1,8 @@
 //! How a configuration is measured.
 
 use super::{
-    COUNT, FLAG, Field, HTTP_PATH, MILLISECONDS, SECONDS, SECONDS_OR_NONE, Shape, TEXT, WHOLE_SECONDS, argument_with,
-    plain_text,
+    COUNT, FLAG, Field, HTTP_PATH, MILLISECONDS, SECONDS, SECONDS_OR_NONE, SHARE, Shape, TEXT, WHOLE_SECONDS,
+    argument_with, name, plain_text, service::prometheus_name,
 };
 
 /// What a connection of the bench itself needs to say, which no file may say otherwise.
@@ -54,6 +54,17 @@ pub(super) const BENCH: Shape = Shape::Tagged {
             ],
         ),
         (
+            "prometheus",
+            &[
+                Field::optional("path", &HTTP_PATH),
+                Field::optional("port", &Shape::Whole { least: 1, most: u16::MAX as i64 }),
+                Field::required("series", &Shape::Map { names: name, each: &SERIES }),
+                Field::optional("events_min", &COUNT),
+                Field::required("warmup_s", &SECONDS_OR_NONE),
+                Field::required("window_s", &SECONDS),
+            ],
+        ),
+        (
             "command",
             &[
                 Field::required("argv", &Shape::List { each: &Shape::Text(bench_argument), least: 1 }),
@@ -62,6 +73,24 @@ pub(super) const BENCH: Shape = Shape::Tagged {
         ),
     ],
 };
+
+const PROMETHEUS_NAME: Shape = Shape::Text(prometheus_name);
+
+const SERIES: Shape = Shape::Table(&[
+    Field::required("of", &PROMETHEUS_NAME),
+    Field::required(
+        "take",
+        &Shape::Words(&[
+            ("rate", None),
+            ("share_of", Some(&PROMETHEUS_NAME)),
+            ("quantile", Some(&SHARE)),
+            ("mean", None),
+            ("level", None),
+        ]),
+    ),
+    Field::optional("labels", &Shape::Map { names: label_name, each: &Shape::Text(plain_text) }),
+    Field::optional("scale", &Shape::Number { least: 1e-12, most: 1e12 }),
+]);
 
 const LOAD: Shape = Shape::Words(&[
     ("closed", Some(&Shape::Table(&[Field::required("clients", &Shape::Whole { least: 1, most: 10_000 })]))),
@@ -85,6 +114,16 @@ const SPEECH_SLO: Shape =
 
 fn bench_argument(argument: &str) -> Option<String> {
     argument_with(argument, &["url", "port", "seed"])
+}
+
+/// Refuses what Prometheus would not take for the name of a label, and the label that says where a bucket ends.
+fn label_name(name: &str) -> Option<String> {
+    let plain = |each: u8| each.is_ascii_alphanumeric() || each == b'_';
+    let is_one = !name.is_empty() && !name.starts_with(|first: char| first.is_ascii_digit()) && name.bytes().all(plain);
+    if !is_one || name.len() > 64 {
+        return Some(format!("{name:?} is no name of a label: use letters, digits and underscores"));
+    }
+    (name == "le").then(|| "le says where a bucket of a histogram ends: leave it out".to_owned())
 }
 
 fn header_name(name: &str) -> Option<String> {

@@ -673,6 +673,49 @@ fn what_is_measured_in_place_has_windows_and_limits_that_fit() {
 }
 
 #[test]
+fn what_users_ask_is_measured_on_the_instance_that_they_ask_and_names_each_metric() {
+    let (head, rest) = LAB.split_once("[bench]").unwrap();
+    let (_, metrics) = rest.split_once("[metrics]").unwrap();
+    let with = |isolation: &str, series: &str| {
+        let (head, windows) = match isolation {
+            "in_place" => (head.replace("\"shadow\"", "\"in_place\""), "[in_place]\nwindows = [\"sun\"]\n"),
+            _ => (head.to_owned(), ""),
+        };
+        let bench = format!("kind = \"prometheus\"\nwarmup_s = 1\nwindow_s = 30\nseries = {{ {series} }}\n");
+        Home::new(&[("domains/lab.toml", &format!("{head}[bench]\n{bench}{windows}[metrics]{metrics}"))])
+    };
+    let one = |name: &str, rest: &str| format!("{name} = {{ of = \"a_total\", {rest} }}");
+    let names = ["goodput_per_s", "e2e_p50_ms", "error_rate"];
+    let good = names.map(|name| one(name, "take = \"rate\"")).join(", ");
+    with("in_place", &good).settings();
+    for (isolation, series, complaint) in [
+        (
+            "shadow",
+            good.clone(),
+            "bench.kind: prometheus measures by what users ask, and nobody asks a second instance",
+        ),
+        ("in_place", String::new(), "bench.series: is empty: say what is made of which metric"),
+        (
+            "in_place",
+            one("e2e_p50_ms", "take = \"rate\""),
+            "metrics.goodput_per_s: is not measured: name it in bench.series",
+        ),
+        ("in_place", good.replace("\"rate\"", "\"rat\""), "take: \"rat\" is none of rate"),
+        ("in_place", good.replace("\"rate\"", "{ quantile = 95 }"), "take.quantile: 95 is outside 0 to 1"),
+        (
+            "in_place",
+            good.replace("\"rate\"", "{ share_of = \"a{b}\" }"),
+            "take.share_of: \"a{b}\" is no name of a metric",
+        ),
+        ("in_place", one("e2e_p50_ms", "take = \"rate\", labels = { le = \"1\" }"), "le says where a bucket"),
+        ("in_place", one("e2e_p50_ms", "take = \"rate\", scale = 0"), "scale: 0 is outside"),
+    ] {
+        let text = with(isolation, &series).read(&[]).unwrap_err();
+        assert!(text.contains(complaint), "{isolation} {series}: {text}");
+    }
+}
+
+#[test]
 fn where_candidates_are_measured_and_when_the_service_is_tried_on_belong_together() {
     lab_refused(
         "isolation = \"shadow\"",

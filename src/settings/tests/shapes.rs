@@ -2,9 +2,9 @@ use std::collections::BTreeMap;
 
 use kloros_actors::facts::{
     Apply, BenchLoad, BenchSpec, Budget, ChatSlo, Check, Dimension, Direction, Domain, ExperimentSpec, Guard,
-    HttpBench, HttpPath, InPlace, Isolation, Key, Knob, KnobKind, Load, Manager, MetricSpec, Objective, Quiet,
-    ReadBack, Ready, Risk, Scope, ServiceSpec, SoundFormat, SpeechBench, SpeechSlo, TokenRange, Trades, Trouble, Value,
-    When,
+    HttpBench, HttpPath, InPlace, Isolation, Key, Knob, KnobKind, Load, Manager, MetricSpec, Objective,
+    PrometheusBench, PrometheusSeries, PrometheusTake, Quiet, ReadBack, Ready, Risk, Scope, ServiceSpec, SoundFormat,
+    SpeechBench, SpeechSlo, TokenRange, Trades, Trouble, Value, When,
 };
 
 use super::*;
@@ -155,6 +155,43 @@ fn whatever_a_bench_of_pages_or_of_speech_can_say_its_file_can_say() {
     let few = SpeechBench { format: SoundFormat::Wav, pcm_rate_hz: 24_000, slo: None, ..every_key.clone() };
     for bench in [every_key, few] {
         survives(&complete(Manager::Child, json(), BenchSpec::OpenaiSpeech(bench)));
+    }
+}
+
+#[test]
+fn whatever_a_bench_of_live_traffic_can_say_its_file_can_say() {
+    let command = BenchSpec::Command { argv: vec!["bench".to_owned()], timeout_s: 60 };
+    let domain = complete(Manager::Child, ReadBack::ProcEnviron, command);
+    let takes = [
+        PrometheusTake::Rate,
+        PrometheusTake::ShareOf("requests_total".to_owned()),
+        PrometheusTake::Quantile(0.95),
+        PrometheusTake::Mean,
+        PrometheusTake::Level,
+    ];
+    for (index, take) in takes.into_iter().enumerate() {
+        let few = PrometheusSeries { of: "a:b_total".to_owned(), take, labels: BTreeMap::new(), scale: 1.0 };
+        let labels = BTreeMap::from([("status".to_owned(), "500".to_owned())]);
+        let series = if index == 0 { few } else { PrometheusSeries { labels, scale: 1000.0, ..few } };
+        let bench = PrometheusBench {
+            path: "/metrics".to_owned(),
+            port: None,
+            series: domain.metrics.keys().map(|name| (name.clone(), series.clone())).collect(),
+            events_min: 20,
+            warmup_s: 0.5,
+            window_s: 1.5,
+        };
+        let every_key = PrometheusBench { path: "/m".to_owned(), port: Some(9121), events_min: 7, ..bench.clone() };
+        for bench in [bench, every_key] {
+            let in_place = Some(InPlace {
+                windows: vec!["sat,sun".parse().unwrap()],
+                candidate_max_s: 600,
+                session_max_s: 3600,
+                restarts_per_hour_max: 9,
+            });
+            let bench = BenchSpec::Prometheus(bench);
+            survives(&Domain { isolation: Isolation::InPlace, in_place, bench, ..domain.clone() });
+        }
     }
 }
 

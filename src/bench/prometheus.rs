@@ -1,0 +1,363 @@
+//! Measures a service by what it counts itself while its users are at it: nothing is asked but its metrics.
+//!
+//! Counters and histograms are compared between the ends of the window; gauges are looked at all along. How much the users ask differs
+//! from one window to the next, so such a bench is for what hardly depends on that, as a latency or a share, and old and new settings
+//! take turns.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    time::Duration,
+};
+
+use kloros_actors::facts::{FailureKind, Metrics, PrometheusBench, PrometheusSeries, PrometheusTake, TrialFailure};
+use prometheus_parse::{Sample, Scrape, Value};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{drive::Measured, fail};
+use crate::scrape::{Bucket, STARTED_AT, fetch, grown, quantile};
+
+/// How often gauges are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How many scrapes in a row may fail before the measurement does: one that serves slowly is what is measured.
+const FAILED_MAX: u32 = 5;
+
+/// Watches what counts on this `port`, or where `bench` says, for the window, and returns what was made of it.
+///
+/// A metric is absent where the service has none of that name and labels, or where fewer events fell into the window than the bench
+/// asks for. Fails with `died` when the service was started anew within the window, and with `bench_failed` when its metrics could
+/// not be read, or nothing could be made of any.
+pub(super) async fn measure(port: u16, bench: &PrometheusBench) -> Result<Measured, TrialFailure> {
+    let url = format!("http://{}:{}{}", Ipv4Addr::LOCALHOST, bench.port.unwrap_or(port), bench.path);
+    sleep(Duration::from_secs_f64(bench.warmup_s)).await;
+    let first = scraped(&url, bench).await?;
+    let begun = Instant::now();
+    let end = begun + Duration::from_secs_f64(bench.window_s);
+    let mut levels = Levels::default();
+    levels.add(&first, bench);
+    let mut failed = 0;
+    loop {
+        let next = Instant::now() + LOOK_EVERY;
+        if next >= end {
+            break;
+        }
+        sleep_until(next).await;
+        match scraped(&url, bench).await {
+            Ok(page) => {
+                page.goes_on_from(&first)?;
+                levels.add(&page, bench);
+                failed = 0;
+            }
+            Err(error) => {
+                failed += 1;
+                if failed > FAILED_MAX {
+                    return Err(error);
+                }
+            }
+        }
+    }
+    sleep_until(end).await;
+    let last = scraped(&url, bench).await?;
+    let window_s = begun.elapsed().as_secs_f64();
+    last.goes_on_from(&first)?;
+    levels.add(&last, bench);
+    made_of(bench, (&first, &last), &levels, window_s).ok_or_else(|| {
+        let what = bench.series.values().map(|series| series.of.as_str()).collect::<BTreeSet<_>>();
+        let what = what.into_iter().collect::<Vec<_>>().join(", ");
+        fail(
+            FailureKind::BenchFailed,
+            format!("nothing could be made of {what} at {url}: they are not there, or fewer than {} events fell into {window_s:.0} s", bench.events_min),
+        )
+    })
+}
+
+async fn scraped(url: &str, bench: &PrometheusBench) -> Result<Page, TrialFailure> {
+    let text = fetch(url).await.map_err(|why| fail(FailureKind::BenchFailed, format!("{url}: {why}")))?;
+    Ok(Page::of(&text, bench))
+}
+
+/// Returns the metrics, and how many events the window had at most; nothing where there is no metric.
+fn made_of(bench: &PrometheusBench, (first, last): (&Page, &Page), levels: &Levels, window_s: f64) -> Option<Measured> {
+    let (mut metrics, mut samples) = (Metrics::new(), 0.0_f64);
+    let all = BTreeMap::new();
+    for (name, series) in &bench.series {
+        let labels = &series.labels;
+        let made = match &series.take {
+            PrometheusTake::Rate => {
+                let events = last.growth(first, &series.of, labels);
+                events.map(|events| (events / window_s, events))
+            }
+            PrometheusTake::ShareOf(whole) => {
+                let part = last.growth(first, &series.of, labels);
+                let whole = last.growth(first, whole, &all);
+                part.zip(whole).filter(|(_, whole)| *whole > 0.0).map(|(part, whole)| (part / whole, whole))
+            }
+            PrometheusTake::Quantile(q) => {
+                let new = last.buckets(series).zip(first.buckets(series)).and_then(|(now, then)| grown(&now, &then));
+                new.and_then(|new| Some((quantile(&new, *q)?, new.last()?.count)))
+            }
+            PrometheusTake::Mean => {
+                let sum = last.growth(first, &format!("{}_sum", series.of), labels);
+                let count = last.growth(first, &format!("{}_count", series.of), labels);
+                sum.zip(count).filter(|(_, count)| *count > 0.0).map(|(sum, count)| (sum / count, count))
+            }
+            PrometheusTake::Level => levels.mean(name).map(|level| (level, f64::INFINITY)),
+        };
+        let Some((value, events)) = made.filter(|(_, events)| *events >= f64::from(bench.events_min)) else { continue };
+        let value = value * series.scale;
+        if value.is_finite() {
+            metrics.insert(name.clone(), value);
+            samples = samples.max(if events.is_finite() { events } else { 1.0 });
+        }
+    }
+    let length_ms = (window_s * 1000.0).round() as u64;
+    (!metrics.is_empty()).then(|| Measured { metrics, samples: samples.round() as u64, window_ms: length_ms })
+}
+
+/// What one scrape said of what is asked for.
+struct Page {
+    samples: Vec<Sample>,
+    started_at: Option<f64>,
+}
+
+impl Page {
+    fn of(text: &str, bench: &PrometheusBench) -> Self {
+        let mut names: BTreeSet<String> = BTreeSet::new();
+        for series in bench.series.values() {
+            match &series.take {
+                PrometheusTake::Quantile(_) => _ = names.insert(format!("{}_bucket", series.of)),
+                PrometheusTake::Mean => {
+                    names.extend(["_sum", "_count"].map(|suffix| format!("{}{suffix}", series.of)));
+                }
+                PrometheusTake::ShareOf(whole) => names.extend([series.of.clone(), whole.clone()]),
+                PrometheusTake::Rate | PrometheusTake::Level => _ = names.insert(series.of.clone()),
+            }
+        }
+        // The library reads no colons in names. The comments are passed over, so that each sample is the plain number of its line.
+        let lines = text.lines().filter_map(|line| {
+            let line = line.trim_start();
+            let end = line.find(|each: char| each == '{' || each.is_whitespace())?;
+            let name = &line[..end];
+            (name == STARTED_AT || names.contains(name)).then(|| Ok(name.replace(':', "_") + &line[end..]))
+        });
+        let mut samples = Scrape::parse(lines).map(|scrape| scrape.samples).unwrap_or_default();
+        samples.retain(|sample| matches!(sample.value, Value::Untyped(value) if value.is_finite()));
+        let started_at = samples.iter().find(|sample| sample.metric == STARTED_AT).map(number);
+        Self { samples, started_at }
+    }
+
+    /// Fails where the service was started anew since `first`.
+    fn goes_on_from(&self, first: &Self) -> Result<(), TrialFailure> {
+        if self.started_at == first.started_at {
+            return Ok(());
+        }
+        Err(fail(FailureKind::Died, "the service was started anew while it was measured"))
+    }
+
+    /// Returns the samples of the metric that have the labels.
+    fn having<'a>(&'a self, metric: &str, labels: &'a BTreeMap<String, String>) -> impl Iterator<Item = &'a Sample> {
+        let metric = metric.replace(':', "_");
+        self.samples.iter().filter(move |sample| {
+            sample.metric == metric && labels.iter().all(|(name, value)| sample.labels.get(name) == Some(value))
+        })
+    }
+
+    /// Returns the sum over the label sets; nothing where there is none.
+    fn sum(&self, metric: &str, labels: &BTreeMap<String, String>) -> Option<f64> {
+        let values: Vec<f64> = self.having(metric, labels).map(number).collect();
+        (!values.is_empty()).then(|| values.iter().sum())
+    }
+
+    /// Returns what a counter grew by since `first`. A label set that was not there yet began at nothing, as the first error does. One
+    /// that fell was started anew, and says nothing.
+    fn growth(&self, first: &Self, metric: &str, labels: &BTreeMap<String, String>) -> Option<f64> {
+        let before = first.sum(metric, labels);
+        let now = match self.sum(metric, labels) {
+            Some(now) => now,
+            // Nothing was counted under these labels, while the counter itself is there.
+            None if self.having(metric, &BTreeMap::new()).next().is_some() => 0.0,
+            None => return None,
+        };
+        Some(now - before.unwrap_or(0.0)).filter(|grown| *grown >= 0.0)
+    }
+
+    /// Returns the buckets of a histogram, summed over its label sets.
+    fn buckets(&self, series: &PrometheusSeries) -> Option<Vec<Bucket>> {
+        let mut buckets: Vec<Bucket> = Vec::new();
+        for sample in self.having(&format!("{}_bucket", series.of), &series.labels) {
+            let le: f64 = sample.labels.get("le")?.replace("+Inf", "inf").parse().ok()?;
+            match buckets.iter_mut().find(|bucket| bucket.le == le) {
+                Some(bucket) => bucket.count += number(sample),
+                None => buckets.push(Bucket { le, count: number(sample) }),
+            }
+        }
+        buckets.sort_by(|one, other| one.le.total_cmp(&other.le));
+        (!buckets.is_empty()).then_some(buckets)
+    }
+}
+
+fn number(sample: &Sample) -> f64 {
+    if let Value::Untyped(value) = sample.value { value } else { f64::NAN }
+}
+
+/// How high gauges stood, by the name of the domain's metric.
+#[derive(Default)]
+struct Levels(BTreeMap<String, Vec<f64>>);
+
+impl Levels {
+    fn add(&mut self, page: &Page, bench: &PrometheusBench) {
+        for (name, series) in bench.series.iter().filter(|(_, series)| series.take == PrometheusTake::Level) {
+            if let Some(level) = page.sum(&series.of, &series.labels) {
+                self.0.entry(name.clone()).or_default().push(level);
+            }
+        }
+    }
+
+    fn mean(&self, name: &str) -> Option<f64> {
+        self.0.get(name).map(|levels| levels.iter().sum::<f64>() / levels.len() as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    };
+
+    use axum::{Router, routing::get};
+
+    use super::*;
+
+    const LATENCY: &str = "http_request_duration_seconds";
+
+    fn series(of: &str, take: PrometheusTake) -> PrometheusSeries {
+        PrometheusSeries { of: of.to_owned(), take, labels: BTreeMap::new(), scale: 1.0 }
+    }
+
+    fn labelled(name: &str, value: &str, series: PrometheusSeries) -> PrometheusSeries {
+        PrometheusSeries { labels: [(name.to_owned(), value.to_owned())].into(), ..series }
+    }
+
+    fn bench(all: &[(&str, PrometheusSeries)]) -> PrometheusBench {
+        PrometheusBench {
+            path: "/metrics".to_owned(),
+            port: None,
+            series: all.iter().map(|(name, series)| ((*name).to_owned(), series.clone())).collect(),
+            events_min: 20,
+            warmup_s: 0.0,
+            window_s: 1.0,
+        }
+    }
+
+    fn made(bench: &PrometheusBench, first: &str, last: &str) -> Vec<(String, f64)> {
+        let (first, last) = (Page::of(first, bench), Page::of(last, bench));
+        let mut levels = Levels::default();
+        levels.add(&first, bench);
+        levels.add(&last, bench);
+        made_of(bench, (&first, &last), &levels, 10.0).map_or_else(Vec::new, |made| made.metrics.into_iter().collect())
+    }
+
+    fn page(good: u32, bad: Option<u32>, fast: u32, all: u32, busy: u32) -> String {
+        let bad =
+            bad.map_or_else(String::new, |bad| format!("http_requests_total{{status=\"500\",a=\"b, c\"}} {bad}\n"));
+        format!(
+            "# TYPE http_requests_total counter\nhttp_requests_total{{status=\"200\"}} {good}\n{bad}\
+             {LATENCY}_bucket{{le=\"0.1\"}} {fast}\n{LATENCY}_bucket{{le=\"0.2\"}} {all}\n{LATENCY}_bucket{{le=\"+Inf\"}} {all}\n\
+             {LATENCY}_sum {}\n{LATENCY}_count {all}\nbusy:workers{{pool=\"a\"}} {busy}\nbusy:workers{{pool=\"b\"}} 1\nnoise NaN\n",
+            f64::from(all) * 0.05
+        )
+    }
+
+    fn everything() -> PrometheusBench {
+        let errors = series("http_requests_total", PrometheusTake::ShareOf("http_requests_total".to_owned()));
+        let p95 = series(LATENCY, PrometheusTake::Quantile(0.95));
+        bench(&[
+            ("error_rate", labelled("status", "500", errors)),
+            ("busy", series("busy:workers", PrometheusTake::Level)),
+            ("mean_ms", PrometheusSeries { scale: 1000.0, ..series(LATENCY, PrometheusTake::Mean) }),
+            ("p95_ms", PrometheusSeries { scale: 1000.0, ..p95 }),
+            ("requests_per_s", series("http_requests_total", PrometheusTake::Rate)),
+        ])
+    }
+
+    #[test]
+    fn what_counts_is_what_happened_between_the_ends_of_the_window() {
+        let made = made(&everything(), &page(1000, Some(50), 100, 200, 3), &page(1080, Some(70), 150, 300, 5));
+        let expected =
+            [("busy", 5.0), ("error_rate", 0.2), ("mean_ms", 50.0), ("p95_ms", 190.0), ("requests_per_s", 10.0)];
+        assert_eq!(made.len(), expected.len(), "{made:?}");
+        for ((name, value), (expected_name, expected)) in made.iter().zip(expected) {
+            assert!(name == expected_name && (value - expected).abs() < 1e-9, "{name} {value} is not {expected}");
+        }
+    }
+
+    #[test]
+    fn what_was_not_counted_yet_began_at_nothing_and_without_errors_their_share_is_nought() {
+        let rate = |first: Option<u32>, last: Option<u32>| {
+            let made = made(&everything(), &page(0, first, 0, 0, 1), &page(80, last, 0, 0, 1));
+            made.into_iter().find(|(name, _)| name == "error_rate").map(|(_, value)| value)
+        };
+        assert_eq!((rate(None, None), rate(None, Some(20)), rate(Some(5), Some(5))), (Some(0.0), Some(0.2), Some(0.0)));
+    }
+
+    #[test]
+    fn of_too_few_events_and_of_a_counter_that_fell_nothing_is_made() {
+        let names = |first: &str, last: &str| {
+            made(&everything(), first, last).into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        let few = names(&page(0, Some(0), 0, 0, 1), &page(19, Some(0), 19, 19, 1));
+        assert_eq!(few, ["busy"]);
+        let fell = names(&page(1000, Some(0), 900, 1000, 1), &page(100, Some(0), 90, 100, 1));
+        assert_eq!(fell, ["busy"]);
+        assert_eq!(names("", ""), Vec::<String>::new());
+        assert_eq!(names("<html>", "http_requests_total{ 7"), Vec::<String>::new());
+    }
+
+    /// Serves a page that counts on with each scrape, and was started at what is kept.
+    async fn service(started_at: Arc<AtomicU64>) -> u16 {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let scrapes = Arc::new(AtomicU64::new(0));
+        let text = move || {
+            let scrapes = u32::try_from(scrapes.fetch_add(1, Ordering::SeqCst)).unwrap();
+            let started_at =
+                started_at.load(Ordering::SeqCst) + u64::from(started_at.load(Ordering::SeqCst) > 0 && scrapes > 1);
+            let text = format!(
+                "process_start_time_seconds {started_at}\n{}",
+                page(100 * scrapes, None, 50 * scrapes, 100 * scrapes, 1)
+            );
+            std::future::ready(text)
+        };
+        tokio::spawn(async move { axum::serve(listener, Router::new().route("/metrics", get(text))).await });
+        port
+    }
+
+    #[tokio::test]
+    async fn a_real_service_is_measured_by_its_own_page() {
+        let port = service(Arc::default()).await;
+        let measured = measure(port, &everything()).await.unwrap();
+        assert_eq!(
+            measured.metrics.keys().collect::<Vec<_>>(),
+            ["busy", "error_rate", "mean_ms", "p95_ms", "requests_per_s"]
+        );
+        assert!(measured.samples >= 100 && measured.window_ms >= 1000, "{measured:?}");
+        let elsewhere = PrometheusBench { port: Some(port), ..everything() };
+        assert!(measure(1, &elsewhere).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_service_that_was_started_anew_or_says_nothing_is_no_number() {
+        let anew = measure(service(Arc::new(AtomicU64::new(7))).await, &everything()).await.unwrap_err();
+        assert_eq!(anew.kind, FailureKind::Died, "{anew:?}");
+        let nothing = bench(&[("x", series("no_such_total", PrometheusTake::Rate))]);
+        let nothing = measure(service(Arc::default()).await, &nothing).await.unwrap_err();
+        assert!(nothing.kind == FailureKind::BenchFailed && nothing.detail.contains("no_such_total"), "{nothing:?}");
+        let nobody = measure(1, &everything()).await.unwrap_err();
+        assert!(
+            nobody.kind == FailureKind::BenchFailed && nobody.detail.contains("http://127.0.0.1:1/metrics"),
+            "{nobody:?}"
+        );
+    }
+}
