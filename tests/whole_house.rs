@@ -546,6 +546,36 @@ fn who_measures_by_hand_takes_turns_with_the_daemon() {
 }
 
 #[test]
+fn what_happens_is_followed_fact_by_fact_until_nobody_wants_to_know_more() {
+    let mut house = House::new(QUIET, "");
+    assert!(said(&house.kloros(&["events"])).contains("nothing happened yet"));
+    let follow = |house: &House, more: &[&str], file: &str| {
+        let mut asked = std::process::Command::new(env!("CARGO_BIN_EXE_kloros"));
+        asked.args(["--json", "--home"]).arg(house.home.path()).args(["events", "--follow"]).args(more);
+        asked.stdin(Stdio::null()).stdout(fs::File::create(house.path(file)).unwrap()).spawn().unwrap()
+    };
+    // It is there before there is a journal.
+    let mut all = follow(&house, &[], "all.jsonl");
+    let mut few = follow(&house, &["--kind", "switch", "--limit", "0"], "few.jsonl");
+    house.start(&[]);
+    assert!(house.kloros(&["stop", "--reason", "to be heard"]).status.success());
+    assert!(house.kloros(&["go"]).status.success());
+    house.until("both switches are heard", |house| house.lines("few.jsonl").len() == 2);
+    house.until("they are heard among all", |house| {
+        house.lines("all.jsonl").iter().filter(|line| line["kind"] == "switch").count() == 2
+    });
+    assert!(house.read("few.jsonl").contains("to be heard"), "{}", house.read("few.jsonl"));
+    for asked in [&mut all, &mut few] {
+        assert!(std::process::Command::new("kill").args(["-INT", &asked.id().to_string()]).status().unwrap().success());
+        assert_eq!(asked.wait().unwrap().code(), Some(0));
+    }
+    let newest = said(&house.kloros(&["events", "--kind", "switch", "--limit", "1"]));
+    assert!(newest.contains("switch") && newest.lines().count() == 1, "{newest}");
+    let unknown = house.kloros(&["events", "--kind", "gossip"]);
+    assert!(unknown.status.code() == Some(2) && said(&unknown).contains("question_end"), "{}", said(&unknown));
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_error() {
     let house = House::new(QUIET, "");
     for arguments in ["deployments", "status", "--help", "check-config"] {

@@ -176,6 +176,37 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every kind.
+    pub const ALL: [Kind; 27] = [
+        Kind::Anomaly,
+        Kind::Question,
+        Kind::QuestionEnd,
+        Kind::Experiment,
+        Kind::Attempt,
+        Kind::Experience,
+        Kind::Trial,
+        Kind::Generation,
+        Kind::ExperimentEnd,
+        Kind::Promotion,
+        Kind::Ruling,
+        Kind::Answer,
+        Kind::Deployment,
+        Kind::Step,
+        Kind::Run,
+        Kind::Verdict,
+        Kind::Lesson,
+        Kind::Turn,
+        Kind::Switch,
+        Kind::Adoption,
+        Kind::Thaw,
+        Kind::Anchored,
+        Kind::Refused,
+        Kind::Reload,
+        Kind::Loan,
+        Kind::LoanStep,
+        Kind::Calibration,
+    ];
+
     /// Returns the kind as it stands in the journal.
     pub fn label(self) -> &'static str {
         match self {

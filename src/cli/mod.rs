@@ -11,6 +11,7 @@ mod config;
 mod console;
 mod detect;
 mod doctor;
+mod events;
 mod failures;
 mod gpu;
 mod ids;
@@ -99,6 +100,8 @@ enum Command {
     Deployments(ListArgs),
     /// List what was learned, and what it changed
     Lessons(ListArgs),
+    /// List what happened, fact by fact, and go on with what happens
+    Events(events::EventsArgs),
     /// Tell a cycle, question, experiment, promotion or deployment as one story
     Explain {
         /// Any id, or its beginning
@@ -303,6 +306,7 @@ async fn obey(cli: Cli) -> anyhow::Result<Answer> {
         Command::Winners(args) => list::list(&home()?, Listed::Winners, &args, &mut out),
         Command::Deployments(args) => list::list(&home()?, Listed::Deployments, &args, &mut out),
         Command::Lessons(args) => list::list(&home()?, Listed::Lessons, &args, &mut out),
+        Command::Events(args) => events::events(&home()?, &args, &mut out).await,
         Command::Explain { id } => story::explain(&home()?, &id, &mut out),
         Command::Audit(args) => audit::audit(&home()?, &args, &mut out),
         Command::Approve(args) => ask::answer(&home()?, args.id, true, args.reason, &mut out).await,

@@ -1,7 +1,7 @@
 //! The journal on real files.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
@@ -235,7 +235,6 @@ fn failure() -> TrialFailure {
     TrialFailure { kind: FailureKind::DidNotStart, detail: "exit code 1".into() }
 }
 
-/// One fact of every kind, and of every shape within a kind that is written differently.
 fn experience() -> Fact {
     let known = |fitness| {
         let (from, params) = (ExperimentId::new("x-0"), best().params);
@@ -400,6 +399,8 @@ async fn every_kind_of_fact_comes_back_as_it_was_after_a_restart() {
     let house = house();
     let store = open(&house.home).unwrap();
     let facts = one_of_each();
+    let kinds: BTreeSet<Kind> = facts.iter().map(Fact::kind).collect();
+    assert_eq!(kinds, BTreeSet::from(Kind::ALL));
     let places = append(&store, facts.clone()).await;
     assert_eq!(places, (1..=facts.len() as u64).map(Appended::At).collect::<Vec<_>>());
     drop(store);

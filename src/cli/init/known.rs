@@ -127,6 +127,25 @@ pub(super) const KNOWN: &[Known] = &[
         leaves: "what changes answers: the types of the KV cache, reuse by shifting, speculative models",
     },
     Known {
+        name: "ollama",
+        service: "Ollama",
+        domain: shipped!("config/domains/ollama.toml"),
+        dream: shipped!("config/domains/ollama.yaml"),
+        drop_ins: &[("50-kloros.conf", shipped!("ops/systemd/examples/ollama.service.d/50-kloros.conf"))],
+        programs: &["ollama"],
+        verbs: &["serve"],
+        units: &["ollama.service"],
+        port: 11434,
+        port_after: &[],
+        blanks: NO_BLANKS,
+        before: &[
+            "what it runs with now: what your unit sets in Environment= lines of these, put into those of the drop-in, and as the defaults \
+             into the domain file",
+            "which model `ollama list` names first: that one is measured",
+        ],
+        leaves: "what changes answers: the type of the KV cache, the length of the context, the model",
+    },
+    Known {
         name: "postgresql",
         service: "PostgreSQL",
         domain: shipped!("config/domains/postgresql.toml"),

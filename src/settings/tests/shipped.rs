@@ -48,6 +48,7 @@ fn each_drop_in_sets_what_its_domain_file_takes_for_granted() {
         ("redis", "redis-server.service.d/50-kloros.conf"),
         ("postgresql", "postgresql@15-main.service.d/50-kloros.conf"),
         ("llama_cpp", "llama-server.service.d/50-kloros.conf"),
+        ("ollama", "ollama.service.d/50-kloros.conf"),
         ("vllm", "vllm.service.d/60-arguments.conf"),
         ("nginx", "nginx.service.d/50-kloros.conf"),
         ("tts", "tts.service.d/50-kloros.conf"),
@@ -70,9 +71,9 @@ fn each_drop_in_sets_what_its_domain_file_takes_for_granted() {
     }
 }
 
-/// vLLM and llama-server cannot be run where tests are, so what they are told is held against what a stated version takes.
+/// Model servers cannot be run where tests are, so what they are told is held against what a stated version takes.
 #[test]
-fn vllm_and_llama_server_know_what_they_are_told() {
+fn vllm_llama_server_and_ollama_know_what_they_are_told() {
     let known = shipped("tests/fixtures/vllm-0.33.0-arguments.txt");
     let argv = domain("vllm").service.argv;
     let names: Vec<&String> =
@@ -81,9 +82,14 @@ fn vllm_and_llama_server_know_what_they_are_told() {
     for name in names {
         assert!(known.lines().any(|line| line == name), "vLLM 0.33.0 has no {name}");
     }
-    let known = shipped("tests/fixtures/llama-server-0.3.36-variables.txt");
-    for key in domain("llama_cpp").knobs.keys() {
-        assert!(known.lines().any(|line| line == key.as_str()), "llama-server does not read {key}");
+    for (name, file) in [
+        ("llama_cpp", "tests/fixtures/llama-server-0.3.36-variables.txt"),
+        ("ollama", "tests/fixtures/ollama-0.33.0-rc2-variables.txt"),
+    ] {
+        let known = shipped(file);
+        for key in domain(name).knobs.keys() {
+            assert!(known.lines().any(|line| line == key.as_str()), "{name} does not read {key}");
+        }
     }
 }
 
@@ -107,6 +113,8 @@ fn no_search_turns_what_gives_something_away_whether_its_file_says_so_or_its_nam
         ("redis", "hz: REDIS_HZ", "REDIS_APPENDFSYNC", "trades durability"),
         ("vllm", "max_num_seqs: LLM_MAX_NUM_SEQS", "LLM_MAX_MODEL_LEN", "trades context"),
         ("llama_cpp", "flash_attn: LLAMA_ARG_FLASH_ATTN", "LLAMA_ARG_CACHE_TYPE_K", "trades answers"),
+        ("ollama", "flash_attention: OLLAMA_FLASH_ATTENTION", "OLLAMA_KV_CACHE_TYPE", "trades answers"),
+        ("ollama", "num_parallel: OLLAMA_NUM_PARALLEL", "OLLAMA_CONTEXT_LENGTH", "trades context"),
     ];
     for (name, pair, key, what) in cases {
         let text = shipped(&format!("config/domains/{name}.toml"));
@@ -125,7 +133,9 @@ fn no_search_turns_what_gives_something_away_whether_its_file_says_so_or_its_nam
 /// The windows of vLLM were as long as 24 runs with six restarts an hour take and no minute longer, so that nothing was ever proven.
 #[test]
 fn what_ships_to_be_measured_in_place_can_be_proven_in_its_windows_and_what_cannot_be_is_refused() {
-    assert_eq!(never_proven(&domain("vllm"), kloros_actors::validator::Config::default().blocks_min), None);
+    for name in ["vllm", "ollama"] {
+        assert_eq!(never_proven(&domain(name), kloros_actors::validator::Config::default().blocks_min), None, "{name}");
+    }
     let (text, dream) = (shipped("config/domains/vllm.toml"), shipped("config/domains/vllm.yaml"));
     let text = text.replace("restarts_per_hour_max = 12", "restarts_per_hour_max = 5");
     let files =
