@@ -223,7 +223,7 @@ impl Levels {
 mod tests {
     use std::sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, Ordering},
     };
 
     use axum::{Router, routing::get};
@@ -315,20 +315,16 @@ mod tests {
         assert_eq!(names("<html>", "http_requests_total{ 7"), Vec::<String>::new());
     }
 
-    /// Serves a page that counts on with each scrape, and was started at what is kept.
-    async fn service(started_at: Arc<AtomicU64>) -> u16 {
+    /// Serves a page that counts on with each scrape, before each of which the service was started anew if `restarts`.
+    async fn service(restarts: bool) -> u16 {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let scrapes = Arc::new(AtomicU64::new(0));
+        let scrapes = Arc::new(AtomicU32::new(0));
         let text = move || {
-            let scrapes = u32::try_from(scrapes.fetch_add(1, Ordering::SeqCst)).unwrap();
-            let started_at =
-                started_at.load(Ordering::SeqCst) + u64::from(started_at.load(Ordering::SeqCst) > 0 && scrapes > 1);
-            let text = format!(
-                "process_start_time_seconds {started_at}\n{}",
-                page(100 * scrapes, None, 50 * scrapes, 100 * scrapes, 1)
-            );
-            std::future::ready(text)
+            let scrapes = scrapes.fetch_add(1, Ordering::SeqCst);
+            let started_at = if restarts { scrapes } else { 7 };
+            let counted = page(100 * scrapes, None, 50 * scrapes, 100 * scrapes, 1);
+            std::future::ready(format!("process_start_time_seconds {started_at}\n{counted}"))
         };
         tokio::spawn(async move { axum::serve(listener, Router::new().route("/metrics", get(text))).await });
         port
@@ -336,7 +332,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_real_service_is_measured_by_its_own_page() {
-        let port = service(Arc::default()).await;
+        let port = service(false).await;
         let measured = measure(port, &everything()).await.unwrap();
         assert_eq!(
             measured.metrics.keys().collect::<Vec<_>>(),
@@ -349,10 +345,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_service_that_was_started_anew_or_says_nothing_is_no_number() {
-        let anew = measure(service(Arc::new(AtomicU64::new(7))).await, &everything()).await.unwrap_err();
+        let anew = measure(service(true).await, &everything()).await.unwrap_err();
         assert_eq!(anew.kind, FailureKind::Died, "{anew:?}");
         let nothing = bench(&[("x", series("no_such_total", PrometheusTake::Rate))]);
-        let nothing = measure(service(Arc::default()).await, &nothing).await.unwrap_err();
+        let nothing = measure(service(false).await, &nothing).await.unwrap_err();
         assert!(nothing.kind == FailureKind::BenchFailed && nothing.detail.contains("no_such_total"), "{nothing:?}");
         let nobody = measure(1, &everything()).await.unwrap_err();
         assert!(

@@ -216,9 +216,6 @@ impl Judgement<'_> {
                                 or take a bench that makes its own load";
                     self.note(&["bench", "kind"], what);
                 }
-                if bench.series.is_empty() {
-                    self.note(&["bench", "series"], "is empty: say what is made of which metric");
-                }
                 self.measured_by(&bench);
             }
             _ => {}

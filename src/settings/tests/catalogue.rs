@@ -694,7 +694,7 @@ fn what_users_ask_is_measured_on_the_instance_that_they_ask_and_names_each_metri
             good.clone(),
             "bench.kind: prometheus measures by what users ask, and nobody asks a second instance",
         ),
-        ("in_place", String::new(), "bench.series: is empty: say what is made of which metric"),
+        ("in_place", String::new(), "bench.series: is empty: name one or more"),
         (
             "in_place",
             one("e2e_p50_ms", "take = \"rate\""),
