@@ -700,7 +700,7 @@ fn what_users_ask_is_measured_on_the_instance_that_they_ask_and_names_each_metri
             one("e2e_p50_ms", "take = \"rate\""),
             "metrics.goodput_per_s: is not measured: name it in bench.series",
         ),
-        ("in_place", good.replace("\"rate\"", "\"rat\""), "take: \"rat\" is none of rate"),
+        ("in_place", good.replace("\"rate\"", "\"rat\""), "take: expected rate or { share_of = ... } or"),
         ("in_place", good.replace("\"rate\"", "{ quantile = 95 }"), "take.quantile: 95 is outside 0 to 1"),
         (
             "in_place",
