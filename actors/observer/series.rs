@@ -114,13 +114,19 @@ impl Series {
         if self.source != reading.source {
             self.source.clone_from(&reading.source);
         }
+        // What was not heard of for so long is in no incident any more: that it goes on is told as what begins is.
+        let is_heard = self.is_heard(config, now_ms);
+        let was_open = self.is_open() && is_heard;
+        if let Some(usual) = self.usual.as_mut().filter(|_| !is_heard) {
+            // Nor did it last all the while, as far as anybody knows.
+            usual.since_ms = now_ms;
+        }
         self.heard = self.heard.saturating_add(1);
         self.heard_at_ms = now_ms;
         self.recent.push_back(reading.value);
         if self.recent.len() > RECENT_READINGS_MAX {
             self.recent.pop_front();
         }
-        let was_open = self.is_open();
         self.hold_against(limit, reading, config, now_ms);
         let is_explained = worse.is_some_and(|worse| self.compare(reading, worse, is_surge, config, now_ms));
         Heard { begins: self.is_open() && !was_open, is_explained }
@@ -136,9 +142,9 @@ impl Series {
         self.deviation.is_open() || self.excess.is_open()
     }
 
-    /// Returns when it was last heard of, in milliseconds since the Unix epoch.
-    pub fn heard_at_ms(&self) -> u64 {
-        self.heard_at_ms
+    /// Returns whether it was heard of not so long ago that nobody knows any more how it goes on.
+    pub fn is_heard(&self, config: &Config, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.heard_at_ms) < config.normal_after_s.saturating_mul(1000)
     }
 
     /// Returns what is wrong with it, if anything is.

@@ -246,13 +246,11 @@ impl Watch {
     /// Returns the signs of an incident that are open, the one that matters most first. Of what was not heard of for long it is
     /// not known whether it goes on.
     fn signs(&self, incident: &Incident, config: &Config, now_ms: u64) -> Vec<(SeriesKey, Seen)> {
-        let silent_ms = config.normal_after_s.saturating_mul(1000);
         let of = |key: &&SeriesKey| incident.troubles.contains(&Trouble::of(&key.subject, &key.metric));
         let seen = |key: &SeriesKey, series: &Series| series.seen(compared_with_past(&key.reading()));
-        let is_heard = |series: &Series| now_ms.saturating_sub(series.heard_at_ms()) < silent_ms;
         let own = self.series.range(SeriesKey::first_of(&incident.subject)..);
         let own = own.take_while(|(key, _)| key.subject == incident.subject);
-        let open = own.filter(|(key, series)| series.is_open() && is_heard(series) && of(key));
+        let open = own.filter(|(key, series)| series.is_open() && series.is_heard(config, now_ms) && of(key));
         let mut signs: Vec<(SeriesKey, Seen)> =
             open.filter_map(|(key, series)| Some((key.clone(), seen(key, series)?))).collect();
         signs.sort_by(|(one, first), (other, second)| {

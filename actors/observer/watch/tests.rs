@@ -332,6 +332,31 @@ fn an_alert_of_somebody_else_is_told_once_until_it_is_over_or_was_not_heard_of_f
     assert_eq!(bench.watch.open(), 0, "nobody says any more that it fires");
 }
 
+/// An Alertmanager says each four hours that an alert goes on. It was told once and never again, because nothing had ended.
+#[test]
+fn what_was_not_heard_of_for_long_and_goes_on_is_told_again() {
+    let mut bench = Bench::with_objective(400.0);
+    for repeat in 1..=3 {
+        let mut told = bench.batch(&[("lab", "alert_high_latency", 1.0)]);
+        told.extend(bench.latency(100.0, 5));
+        assert_eq!(metrics(&told), ["alert_high_latency"], "repeat {repeat}");
+        bench.now_ms += 4 * 3_600_000;
+        assert_eq!((bench.latency(100.0, 2), bench.watch.open()), (Vec::new(), 0));
+    }
+    // So is a promise that is still broken when its service is heard of again.
+    for repeat in 1..=2 {
+        assert_eq!(metrics(&bench.latency(800.0, 20)), ["e2e_p95_ms"], "repeat {repeat}");
+        bench.now_ms += 3_600_000;
+    }
+    // And what deviates is no new normal for having stayed while nobody heard of it.
+    let mut bench = Bench::new();
+    bench.latency(100.0, LEARNED);
+    for repeat in 1..=2 {
+        assert_eq!(bench.latency(300.0, 20).len(), 1, "repeat {repeat}");
+        bench.now_ms += 2 * 3_600_000;
+    }
+}
+
 #[test]
 fn somebody_who_was_killed_for_want_of_memory_is_told_at_once() {
     let mut bench = Bench::new();
