@@ -74,27 +74,34 @@ pub(super) async fn take(State(alerts): State<Alerts>, body: Result<Json<Webhook
 }
 
 /// Returns what the alerts say of `domains`: 1 for one that fires, 0 for one that is over.
+///
+/// Alerts of one name about one domain are one reading: that one instance is well again is no reason to believe it of the others.
 fn readings(webhook: &Webhook, domains: &[String], at_ms: u64) -> (Vec<Reading>, Taken) {
-    let readings: Vec<Reading> = webhook
-        .alerts
-        .iter()
-        .take(ALERTS_MAX)
-        .filter_map(|alert| {
-            let name = metric(alert.labels.get("alertname")?)?;
-            let named = LABELS.iter().filter_map(|label| alert.labels.get(*label));
-            let subject = named.into_iter().find(|value| domains.contains(value))?.clone();
-            let value = match alert.status.as_str() {
-                "firing" => 1.0,
-                "resolved" => 0.0,
-                _ => return None,
-            };
-            let source =
-                format!("alertmanager:{}", alert.labels.get("alertname")?.chars().take(NAME_MAX).collect::<String>());
-            Some(Reading { subject, metric: name, value, samples: 1, at_ms, source })
-        })
-        .collect();
-    let taken = Taken { taken: readings.len(), passed_over: webhook.alerts.len() - readings.len() };
-    (readings, taken)
+    let mut readings: Vec<Reading> = Vec::new();
+    let mut taken = 0;
+    for reading in webhook.alerts.iter().take(ALERTS_MAX).filter_map(|alert| reading(alert, domains, at_ms)) {
+        taken += 1;
+        let is_same = |known: &&mut Reading| known.subject == reading.subject && known.metric == reading.metric;
+        match readings.iter_mut().find(is_same) {
+            Some(known) => known.value = known.value.max(reading.value),
+            None => readings.push(reading),
+        }
+    }
+    (readings, Taken { taken, passed_over: webhook.alerts.len() - taken })
+}
+
+fn reading(alert: &Alert, domains: &[String], at_ms: u64) -> Option<Reading> {
+    let alertname = alert.labels.get("alertname")?;
+    let metric = metric(alertname)?;
+    let named = LABELS.iter().filter_map(|label| alert.labels.get(*label));
+    let subject = named.into_iter().find(|value| domains.contains(value))?.clone();
+    let value = match alert.status.as_str() {
+        "firing" => 1.0,
+        "resolved" => 0.0,
+        _ => return None,
+    };
+    let source = format!("alertmanager:{}", alertname.chars().take(NAME_MAX).collect::<String>());
+    Some(Reading { subject, metric, value, samples: 1, at_ms, source })
 }
 
 /// Returns the metric that an alert of this name is read as; `None` where it has no name, or is about kloros itself.
@@ -132,6 +139,22 @@ mod tests {
             .map(|(subject, metric, value)| (subject.to_owned(), metric.to_owned(), value));
         assert_eq!(readings, expected);
         assert_eq!(taken, Taken { taken: 2, passed_over: 3 });
+    }
+
+    /// The readings of one body have one moment, and the first of a name was the one that counted.
+    #[test]
+    fn an_alert_fires_as_long_as_one_instance_of_it_does() {
+        let alert = |status: &str, instance: &str| {
+            format!(
+                r#"{{"status": "{status}", "labels": {{"alertname": "Errors", "job": "chat", "instance": "{instance}"}}}}"#
+            )
+        };
+        let table = [(["resolved", "firing"], 1.0), (["firing", "resolved"], 1.0), (["resolved", "resolved"], 0.0)];
+        for ([first, second], value) in table {
+            let (readings, taken) = taken(&format!(r#"{{"alerts": [{}, {}]}}"#, alert(first, "a"), alert(second, "b")));
+            assert_eq!(readings, [("chat".to_owned(), "alert_errors".to_owned(), value)], "{first} {second}");
+            assert_eq!(taken, Taken { taken: 2, passed_over: 0 });
+        }
     }
 
     /// Lesson 22: what our own metrics raise is our own doing.
