@@ -3,7 +3,7 @@
 use crate::{
     facts::{
         CycleId, Deployment, DeploymentId, Entry, Experiment, Fact, Incarnation, Kind, Promotion, Proposal, Question,
-        QuestionEnd, QuestionId, Ruled, Stage, Step, Verdict, stages,
+        QuestionEnd, QuestionId, Recorded, Ruled, Stage, Step, Verdict, stages,
     },
     meters,
     seams::{Appended, JournalError, Outlet, Query, Seams},
@@ -37,6 +37,27 @@ pub(crate) async fn record_once(
 pub(crate) async fn decide(seams: &Seams, promotion: &Promotion, fact: Fact) -> Result<bool, JournalError> {
     let name = format!("deployment:{}", Deployment::id_of(&promotion.id));
     record_once(seams, &promotion.cycle, name, fact).await
+}
+
+/// Hands every fact of these kinds over, oldest first. They are read in pages, so that neither their number nor what else was written
+/// decides what is known.
+pub(crate) async fn recall(
+    seams: &Seams,
+    kinds: &[Kind],
+    mut take: impl FnMut(Recorded) + Send,
+) -> Result<(), JournalError> {
+    let mut after = 0;
+    loop {
+        let page = seams.journal.read(Query { after, ..Query::kinds(kinds) }).await?;
+        let is_last = page.len() < Query::LIMIT_DEFAULT;
+        for recorded in page {
+            after = recorded.seq;
+            take(recorded);
+        }
+        if is_last {
+            return Ok(());
+        }
+    }
 }
 
 /// Wakes the room behind `outlet`. A room that is down misses nothing: the fact is in the journal, where it looks first.

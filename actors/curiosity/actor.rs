@@ -4,8 +4,8 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::time::timeout;
 
 use super::{
-    Config, HISTORY_MAX, KINDS_READ,
-    hypotheses::{answers, hypothesis, is_too_deep, knobs, question},
+    Config, KINDS_READ,
+    hypotheses::{answers, hypothesis, is_too_deep, knobs, question, renumbered},
     idle::Quiet,
     interest::{Admission, Interests},
 };
@@ -13,8 +13,8 @@ use crate::{
     config::Catalogue,
     facts::{Anomaly, Fact, Intent, Lesson, Question, QuestionEnd},
     meters,
-    record::{record_once, wake},
-    seams::{Outlet, Query, Seams},
+    record::{recall, record_once, wake},
+    seams::{Outlet, Seams},
 };
 
 /// What curiosity says.
@@ -81,18 +81,16 @@ impl Actor for Curiosity {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
         let Arguments { seams, exits, config, catalogue } = arguments;
-        let query = Query::newest(&KINDS_READ, HISTORY_MAX);
-        let mut history = seams.journal.read(query).await?;
-        history.reverse();
-        let mut quiet = Quiet::default();
+        let (mut interests, mut quiet) = (Interests::default(), Quiet::default());
         quiet.broken(seams.clock.now_ms());
-        let mut state = State { seams, exits, config, catalogue, interests: Interests::default(), quiet };
-        for recorded in &history {
-            state.interests.fold(&recorded.fact, &state.config);
+        recall(&seams, &KINDS_READ, |recorded| {
+            interests.fold(&recorded.fact, &config);
             if let Fact::Question(question) = &recorded.fact {
-                state.quiet.asked(question);
+                quiet.asked(question);
             }
-        }
+        })
+        .await?;
+        let state = State { seams, exits, config, catalogue, interests, quiet };
         myself.send_after(LOOK_EVERY, || Msg::Look);
         Ok(state)
     }
@@ -192,11 +190,20 @@ impl State {
         }
     }
 
-    async fn ask(&mut self, question: Question) {
-        let name = format!("question:{}", question.question_id);
-        let fact = Fact::Question(question.clone());
-        if record_once(&self.seams, &question.cycle, name, fact).await.is_err() {
-            return;
+    async fn ask(&mut self, mut question: Question) {
+        loop {
+            let name = format!("question:{}", question.question_id);
+            let fact = Fact::Question(question.clone());
+            match record_once(&self.seams, &question.cycle, name, fact).await {
+                Ok(true) => break,
+                // That number was given before, to one that was forgotten since or that somebody else asked: it would be taken
+                // for that one, and its end would never come.
+                Ok(false) => match renumbered(question) {
+                    Some(next) => question = next,
+                    None => return,
+                },
+                Err(_) => return,
+            }
         }
         self.interests.asked(&question);
         self.quiet.asked(&question);

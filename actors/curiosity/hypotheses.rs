@@ -123,6 +123,26 @@ pub fn question_id(domain: &str, hypothesis: &str, occurrence: u32) -> QuestionI
     QuestionId::new(format!("{domain}.{}.{occurrence:03}", name.to_ascii_lowercase()))
 }
 
+/// Returns the number in the id of a question about `hypothesis` in `domain`; `None` where it was made by somebody else.
+pub fn number_of(id: &QuestionId, domain: &str, hypothesis: &str) -> Option<u32> {
+    let number = id.as_str().rsplit('.').next()?.parse().ok()?;
+    (question_id(domain, hypothesis, number) == *id).then_some(number)
+}
+
+/// Returns `question` under another number, where its own was given before; `None` where there is none left.
+///
+/// The number doubles: a free one is found in a few steps, however many were given.
+pub fn renumbered(mut question: Question) -> Option<Question> {
+    let spec = &mut question.dream_experiment;
+    let number = number_of(&question.question_id, &spec.domain, &question.hypothesis)?.checked_mul(2)?;
+    let id = question_id(&spec.domain, &question.hypothesis, number);
+    if let Some(prefix) = spec.name.strip_suffix(question.question_id.as_str()) {
+        spec.name = format!("{prefix}{id}");
+    }
+    question.question_id = id;
+    Some(question)
+}
+
 /// Returns the question that `anomaly` raises, with the very experiment that would answer it; `None` when the anomaly is too
 /// deep.
 ///
@@ -321,6 +341,18 @@ mod tests {
         (anomaly.evidence, anomaly.surge) = (vec![sign("waiting")], Some(sign("requests_per_s")));
         let metrics: Vec<String> = ask(&anomaly, 1).unwrap().evidence.into_iter().map(|sign| sign.metric).collect();
         assert_eq!(metrics, ["e2e_p95_ms", "waiting", "requests_per_s"]);
+    }
+
+    #[test]
+    fn a_number_that_was_given_before_doubles_until_none_is_left() {
+        let question = ask(&anomaly("gpu", "pressure_ratio", AnomalyKind::Pressure), 12).unwrap();
+        let again = renumbered(question.clone()).unwrap();
+        assert_eq!(again.question_id.as_str(), "lab.gpu_pressure_high.024");
+        assert_eq!(again.dream_experiment.name, "resource_opt_lab.gpu_pressure_high.024");
+        assert_eq!(
+            renumbered(Question { question_id: question_id("lab", "GPU_PRESSURE_HIGH", u32::MAX), ..question }),
+            None
+        );
     }
 
     #[test]

@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::{
     Config,
-    hypotheses::{knobs, question_id},
+    hypotheses::{knobs, number_of},
 };
 use crate::facts::{DeploymentId, Fact, Lesson, Question, QuestionEnd, QuestionId, Ruled, UNMEASURED};
 
-/// How many kinds of questions are known at once; their names come from a closed list for each domain.
+/// How many kinds of questions are known at once. Those of the daemon come from a closed list for each domain, those of the inbox do
+/// not: for a new one, one is forgotten.
 pub const KINDS_MAX: usize = 4096;
 
 /// How often the rest doubles at most when a question ends fruitless again and again.
@@ -116,7 +117,6 @@ impl Interests {
         let new = Interest::default();
         let kind = self.kinds.get(&(hypothesis.to_owned(), domain.to_owned()));
         let known = kind.unwrap_or(&new);
-        let is_full = kind.is_none() && self.kinds.len() >= KINDS_MAX;
         if let Some(question) = &known.open {
             return Admission::Open { question: question.clone() };
         }
@@ -136,7 +136,7 @@ impl Interests {
         if interest < config.interest_min {
             return Admission::Dull { interest };
         }
-        if is_full || self.open() >= config.open_max as usize {
+        if self.open() >= (config.open_max as usize).min(KINDS_MAX) {
             return Admission::TooMany;
         }
         Admission::Ask { occurrence: known.asked.saturating_add(1), interest, way }
@@ -176,11 +176,9 @@ impl Interests {
         if known.open.as_ref() == Some(id) || known.ended.as_ref() == Some(id) {
             return;
         }
-        // The number is read from the id as well: where old questions fell out of what was read from the journal,
-        // counting alone would give an id a second time.
-        let number = number_of(id)
-            .filter(|number| question_id(&spec.domain, &question.hypothesis, *number) == *id)
-            .unwrap_or_default();
+        // The number is read from the id as well: where the kind was forgotten meanwhile, counting alone would give an id a
+        // second time.
+        let number = number_of(id, &spec.domain, &question.hypothesis).unwrap_or_default();
         known.asked = known.asked.saturating_add(1).max(number);
         known.open = Some(id.clone());
         known.recent.push_back((id.clone(), knobs(spec)));
@@ -265,11 +263,23 @@ impl Interests {
         self.kinds.values().filter(|known| known.open.is_some()).count()
     }
 
-    /// Returns what is known of a kind of question, from now on if there is room; `None` where there is none.
+    /// Returns what is known of a kind of question, from now on if it is new; `None` where everything that is known is being
+    /// answered.
     fn known(&mut self, hypothesis: &str, domain: &str) -> Option<&mut Interest> {
         let kind = (hypothesis.to_owned(), domain.to_owned());
-        let has_room = self.kinds.len() < KINDS_MAX || self.kinds.contains_key(&kind);
-        has_room.then(|| self.kinds.entry(kind).or_default())
+        if self.kinds.len() >= KINDS_MAX && !self.kinds.contains_key(&kind) {
+            let least = self.least_missed()?;
+            self.kinds.remove(&least);
+        }
+        Some(self.kinds.entry(kind).or_default())
+    }
+
+    /// Returns the kind of question that is missed least: one that taught nothing, and of those the one that has rested longest. What
+    /// is being answered is missed always, as it would be asked a second time.
+    fn least_missed(&self) -> Option<(String, String)> {
+        let ended = self.kinds.iter().filter(|(_, known)| known.open.is_none());
+        let least = ended.min_by_key(|(_, known)| (known.has_taught(), known.eligible_at_ms));
+        least.map(|(kind, _)| kind.clone())
     }
 }
 
@@ -282,6 +292,11 @@ impl Interest {
         let days = now_ms.saturating_sub(at_ms) as f64 / DAY_MS;
         let recovered = learned + config.interest_recovers_per_day.max(0.0) * days;
         recovered.min(learned.max(start)).clamp(0.0, 1.0)
+    }
+
+    /// Returns whether it is known how well a way answers it.
+    fn has_taught(&self) -> bool {
+        self.ways.values().any(|way| way.learned.is_some() || way.failures > 0)
     }
 
     fn parked_until(&self, way: &str) -> u64 {
@@ -316,15 +331,11 @@ impl Way {
     }
 }
 
-fn number_of(id: &QuestionId) -> Option<u32> {
-    id.as_str().rsplit('.').next()?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::hypotheses::question_id, *};
     use crate::facts::{Budget, CycleId, ExperimentSpec, Key, Metrics, Reason, Verdict};
 
     const HYPOTHESIS: &str = "LAB_LATENCY_DEGRADATION";
@@ -605,6 +616,28 @@ mod tests {
         interests.asked(&question(41));
         interests.ended(&end(&question(41), "deployed", 0), &Config::default());
         assert!(matches!(admit(&interests, 900_000), Admission::Ask { occurrence: 42, .. }));
+    }
+
+    /// The inbox names its hypotheses as it likes. When as many were known as may be, nothing new was asked or learned any more.
+    #[test]
+    fn of_too_many_kinds_those_are_forgotten_that_taught_nothing_and_rested_longest() {
+        let mut interests = Interests::default();
+        let open = question(1);
+        interests.asked(&open);
+        let known = "TAUGHT".to_owned();
+        let taught = Lesson { hypothesis: Some(known.clone()), ..lesson(1, Ruled::Rollback, -0.25, 0) };
+        interests.learn(&taught, &Config::default());
+        for number in 0..2 * KINDS_MAX {
+            let hypothesis = format!("OTHER_{number}");
+            interests.asked(&Question { hypothesis: hypothesis.clone(), ..question(7) });
+            interests
+                .ended(&QuestionEnd { hypothesis, ..end(&question(7), "refused", number as u64) }, &Config::default());
+        }
+        assert_eq!(interests.kinds.len(), KINDS_MAX);
+        assert_eq!(admit(&interests, 0), Admission::Open { question: open.question_id });
+        assert!(interests.interest(&known, "lab", "", 0, &Config::default()) < 0.3);
+        let newest = format!("OTHER_{}", 2 * KINDS_MAX - 1);
+        assert!(interests.eligible_at_ms(&newest, "lab") > 0 && interests.eligible_at_ms("OTHER_0", "lab") == 0);
     }
 
     #[test]

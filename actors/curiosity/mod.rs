@@ -25,9 +25,6 @@ use crate::{
 /// The facts of the past that say what is worth asking.
 pub const KINDS_READ: [Kind; 3] = [Kind::Question, Kind::QuestionEnd, Kind::Lesson];
 
-/// How many of them are read at start, the newest.
-pub const HISTORY_MAX: usize = 5_000;
-
 /// The room's settings; the section `[curiosity]` of `kloros.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

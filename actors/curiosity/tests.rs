@@ -4,8 +4,10 @@ use kloros_supervision::{ChildSpec, Collected, Outlet, Socket, Tree};
 
 use super::{Config, Curiosity, Exits, Msg};
 use crate::{
-    facts::{Anomaly, AnomalyKind, Fact, Intent, Kind, Lesson, Question, QuestionEnd, Reason},
-    testing::{Ailment, SOON, World, catalogue, cycle, deployment_of, eventually, finish, house, promotion, rollback},
+    facts::{Anomaly, AnomalyKind, Entry, Fact, Intent, Kind, Lesson, Question, QuestionEnd, QuestionId, Reason},
+    testing::{
+        self, Ailment, SOON, World, catalogue, cycle, deployment_of, eventually, finish, house, promotion, rollback,
+    },
 };
 
 struct Room {
@@ -113,6 +115,43 @@ async fn a_question_that_ended_rests_and_is_then_asked_under_the_next_number() {
     let second = room.asked().await;
     assert_ne!(second.question_id, first.question_id);
     assert!(second.question_id.as_str().ends_with("002"));
+}
+
+/// Whoever writes into the inbox fills the journal with questions. Behind 5,000 facts of theirs nothing was remembered: the numbers
+/// began anew, and a question that is there already is nobody's to answer.
+#[tokio::test]
+async fn what_was_asked_and_learned_is_known_however_much_others_asked_since() {
+    let world = World::with_env("");
+    let room = open(&world).await;
+    room.notice();
+    let first = room.asked().await;
+    world.write(vec![Fact::QuestionEnd(end(&first, 1_900_000))]);
+    let others = (0..6_000).flat_map(|number| {
+        let (question_id, hypothesis) = (QuestionId::new(format!("inbox.{number}")), format!("INBOX_{number}"));
+        let other = Question { question_id, hypothesis, ..first.clone() };
+        [Fact::QuestionEnd(end(&other, 0)), Fact::Question(other)].into_iter().rev().collect::<Vec<_>>()
+    });
+    world.write(others.collect());
+    room.restart().await;
+    room.notice();
+    world.clock.pass(901);
+    room.restart().await;
+    room.notice();
+    assert!(room.asked().await.question_id.as_str().ends_with("002"));
+}
+
+#[tokio::test]
+async fn a_number_that_was_given_and_forgotten_is_not_given_again() {
+    let world = World::with_env("");
+    let given = Question { hypothesis: "SOMETHING_ELSE".into(), ..testing::question(1) };
+    let entry = Entry::once(&cycle(), 0, format!("question:{}", given.question_id), Fact::Question(given.clone()));
+    world.seams().journal.append(vec![entry]).await.unwrap();
+    let room = open(&world).await;
+    room.notice();
+    let asked = room.asked().await;
+    assert_eq!(asked.question_id.as_str(), "lab.latency_degradation.002");
+    assert_eq!(asked.dream_experiment.name, "remediation_lab.latency_degradation.002");
+    assert_eq!(world.journal.count(Kind::Question), 2);
 }
 
 /// Lessons 18 and 23: what is asked already is passed over silently, whatever its numbers say, and nothing is written down.

@@ -2,7 +2,7 @@
 
 use kloros_actors::{
     curiosity::{
-        Config, HISTORY_MAX, KINDS_READ,
+        Config, KINDS_READ,
         interest::{Interests, Moved},
     },
     facts::{Fact, Kind, Lesson, Recorded, Ruled},
@@ -23,16 +23,12 @@ struct Learned {
     moved: Option<Moved>,
 }
 
-/// Returns the newest lessons that the journal of `home` holds, the newest last, each under the id of its deployment; or the one `about`
+/// Returns the lessons that the journal of `home` holds, the newest last, each under the id of its deployment; or the one `about`
 /// a deployment, however old, without what it changed: that depends on what was learned before.
 pub(super) fn rows(home: &Home, config: &Config, about: Option<&str>) -> anyhow::Result<Vec<Row>> {
     let Some(reader) = Reader::find(home)? else { return Ok(Vec::new()) };
     let learned = match about {
-        None => {
-            let mut history = reader.read(&Query::newest(&KINDS_READ, HISTORY_MAX))?;
-            history.reverse();
-            replay(history, config)
-        }
+        None => whole(&reader, config)?,
         Some(deployment) => alone(&reader, deployment)?,
     };
     let row = |learned: &Learned| Row {
@@ -41,6 +37,20 @@ pub(super) fn rows(home: &Home, config: &Config, about: Option<&str>) -> anyhow:
         line: line(learned),
     };
     Ok(learned.iter().map(row).collect())
+}
+
+/// Returns every lesson, with what it changed. What curiosity folds is read in pages, as it may be long.
+fn whole(reader: &Reader, config: &Config) -> anyhow::Result<Vec<Learned>> {
+    let (mut interests, mut learned, mut after) = (Interests::default(), Vec::new(), 0);
+    loop {
+        let page = reader.read(&Query { after, ..Query::kinds(&KINDS_READ) })?;
+        let is_last = page.len() < Query::LIMIT_DEFAULT;
+        after = page.last().map_or(after, |last| last.seq);
+        learned.extend(replay(&mut interests, page, config));
+        if is_last {
+            return Ok(learned);
+        }
+    }
 }
 
 /// Returns the lessons of the cycle in which `deployment` was judged.
@@ -56,8 +66,7 @@ fn alone(reader: &Reader, deployment: &str) -> anyhow::Result<Vec<Learned>> {
 }
 
 /// Takes the history to heart as the daemon does, oldest first.
-fn replay(history: Vec<Recorded>, config: &Config) -> Vec<Learned> {
-    let mut interests = Interests::default();
+fn replay(interests: &mut Interests, history: Vec<Recorded>, config: &Config) -> Vec<Learned> {
     let mut learned = Vec::new();
     for recorded in history {
         let moved = interests.fold(&recorded.fact, config);
@@ -201,7 +210,7 @@ mod tests {
             at_ms: DAY_MS,
             fact,
         });
-        let learned = replay(history.collect(), &Config::default());
+        let learned = replay(&mut Interests::default(), history.collect(), &Config::default());
         let changed: Vec<_> = learned.iter().map(|each| each.moved.clone().unwrap()).collect();
         let interests: Vec<String> =
             changed.iter().map(|moved| format!("{:.2} -> {:.2}", moved.before, moved.after)).collect();
