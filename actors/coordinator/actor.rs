@@ -12,7 +12,7 @@ use super::{
     admission::{Offer, Queue, Running},
     resume_actor::Paused,
     room::Limits,
-    unfinished::Unfinished,
+    unfinished::{KINDS_READ, Unfinished},
 };
 use crate::{
     config::Catalogue,
@@ -108,9 +108,6 @@ pub(super) struct UnderWay {
 
 /// How often the journal is swept.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
-
-/// How many questions and experiments of the past are looked at for unfinished work.
-const HISTORY_MAX: usize = 2_000;
 
 /// How many proposals are held while the deployer is down.
 const HELD_MAX: usize = 64;
@@ -362,17 +359,18 @@ impl State {
         Ok(())
     }
 
-    /// Folds what the journal has since it was last read; at first the newest of its past.
+    /// Folds what the journal has since it was last read; at first what is open, however old.
     async fn catch_up(&mut self) -> Result<(), JournalError> {
-        let kinds = [Kind::Question, Kind::QuestionEnd, Kind::Experiment, Kind::ExperimentEnd, Kind::Promotion];
-        let query = match self.seen {
-            0 => Query::newest(&kinds, HISTORY_MAX),
-            seen => Query { after: seen, ..Query::kinds(&kinds) },
+        let (seen, recorded) = match self.seen {
+            0 => self.open_work().await?,
+            seen => {
+                let query = Query { after: seen, ..Query::kinds(&KINDS_READ) };
+                let recorded = self.seams.journal.read(query).await?;
+                (recorded.last().map_or(seen, |last| last.seq), recorded)
+            }
         };
-        let mut recorded = self.seams.journal.read(query).await?;
-        recorded.sort_by_key(|each| each.seq);
+        self.seen = seen;
         for each in recorded {
-            self.seen = each.seq;
             self.unfinished.fold(each.fact);
         }
         Ok(())

@@ -2,7 +2,7 @@
 //!
 //! They pass the same limits as what begins: there is a place and room for them, and they were not tried in vain too often.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use kloros_supervision::ChildExit;
 
@@ -10,9 +10,10 @@ use super::{
     actor::{State, UnderWay},
     attempts,
     room::{Fit, Limits},
+    unfinished::KINDS_READ,
 };
 use crate::{
-    facts::{Attempt, Entry, Experiment, ExperimentEnd, ExperimentId, Fact, Kind, Room, VoidCause},
+    facts::{Attempt, CycleId, Entry, Experiment, ExperimentEnd, ExperimentId, Fact, Kind, Recorded, Room, VoidCause},
     record::{Ending, record},
     seams::{JournalError, Query},
 };
@@ -24,6 +25,23 @@ pub(super) struct Paused {
 }
 
 impl State {
+    /// Returns up to where the journal reaches, and all facts of cycles in which a question or an experiment is open, oldest first.
+    ///
+    /// An experiment that ended with a winner is open no more while its question is, so the whole cycle is read.
+    pub(super) async fn open_work(&self) -> Result<(u64, Vec<Recorded>), JournalError> {
+        let journal = &self.seams.journal;
+        // Before what is open is read: what is written meanwhile is read again, and a fact that is folded twice counts once.
+        let newest = journal.read(Query::newest(&KINDS_READ, 1)).await?;
+        let open = journal.read(Query::open(&[Kind::Question, Kind::Experiment])).await?;
+        let cycles: BTreeSet<CycleId> = open.into_iter().map(|each| each.cycle).collect();
+        let mut recorded = Vec::new();
+        for cycle in cycles {
+            recorded.extend(journal.read(Query { cycle: Some(cycle), ..Query::kinds(&KINDS_READ) }).await?);
+        }
+        recorded.sort_by_key(|each| each.seq);
+        Ok((newest.first().map_or(0, |newest| newest.seq), recorded))
+    }
+
     /// Takes up the experiments that the journal knows of without an end.
     pub(super) async fn take_up(&mut self) -> Result<(), JournalError> {
         for (experiment, end) in self.unfinished.experiments.clone().into_values() {

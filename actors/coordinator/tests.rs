@@ -225,6 +225,25 @@ async fn a_winner_is_proposed_until_its_promotion_or_the_end_of_its_question_is_
     }
 }
 
+/// Behind 2,000 facts about other questions it was forgotten, and nothing else could begin in its domain.
+#[tokio::test]
+async fn what_is_open_is_found_after_a_restart_however_much_ended_since() {
+    let world = World::with_env("");
+    let mut waiting = question(2);
+    waiting.hypothesis = "LAB_ERROR_DEGRADATION".into();
+    world.write(vec![Fact::Question(waiting.clone()), Fact::Question(question(1)), Fact::Experiment(experiment())]);
+    world.write(vec![Fact::ExperimentEnd(won())]);
+    for number in 10..1_200 {
+        world.write(vec![Fact::Question(question(number)), Fact::QuestionEnd(no_more(&question(number)))]);
+    }
+    let room = open(&world).await;
+    assert_eq!(room.proposals.next(SOON).await.unwrap().proposal.question, Some(question(1).question_id));
+    let answered = no_more(&question(1));
+    world.write(vec![Fact::QuestionEnd(answered.clone())]);
+    room.socket.send(Msg::Answered(answered)).unwrap();
+    assert_eq!(room.experiments.next(SOON).await.unwrap().question, waiting.question_id);
+}
+
 #[tokio::test]
 async fn a_question_whose_message_was_lost_is_found_in_the_journal() {
     let world = World::with_env("");

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::facts::{Experiment, ExperimentEnd, ExperimentId, Fact, Origin, Question};
+use crate::facts::{Experiment, ExperimentEnd, ExperimentId, Fact, Kind, Origin, Question};
+
+/// The facts that say what is not finished.
+pub(super) const KINDS_READ: [Kind; 5] =
+    [Kind::Question, Kind::QuestionEnd, Kind::Experiment, Kind::ExperimentEnd, Kind::Promotion];
 
 /// What the journal says is not finished.
 #[derive(Clone, Debug, Default)]

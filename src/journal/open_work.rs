@@ -1,4 +1,4 @@
-//! Which experiments, deployments and loans have no end yet: kept beside the facts, so that nobody searches the past for them.
+//! Which questions, experiments, deployments and loans have no end yet: kept beside the facts, so that nobody searches the past for them.
 
 use kloros_actors::facts::{Fact, TELLING, is_open};
 use rusqlite::Connection;
@@ -46,6 +46,8 @@ pub(super) fn catch_up(connection: &Connection) -> rusqlite::Result<()> {
     let mut statement = connection.prepare(&sql)?;
     let unknown = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
     unknown.iter().try_for_each(|subject| note(connection, subject))?;
+    // A kloros that kept this table without the questions has kept those in one of their own.
+    connection.execute("INSERT OR IGNORE INTO open_work (subject) SELECT question FROM open_questions", [])?;
     known(connection, last_place(connection)?)
 }
 

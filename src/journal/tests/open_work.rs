@@ -105,6 +105,23 @@ async fn what_an_older_kloros_began_and_ended_is_taken_up_at_the_start_and_by_a_
 }
 
 #[tokio::test]
+async fn a_question_is_open_until_it_ends_also_one_that_an_older_kloros_asked() {
+    let house = house();
+    let store = open(&house.home).unwrap();
+    append(&store, vec![question("q.1"), question("q.2")]).await;
+    assert_eq!(open_subjects(&store).await, ["q.1", "q.2"]);
+    append(&store, vec![question_end("q.1")]).await;
+    assert_eq!(open_subjects(&store).await, ["q.2"]);
+    drop(store);
+    // As it would be had a kloros written it that knew experiments, deployments and loans alone.
+    let connection = wait_until_alone(&house.home);
+    connection.execute_batch("DELETE FROM open_work;").unwrap();
+    drop(connection);
+    let store = open(&house.home).unwrap();
+    assert_eq!(open_subjects(&store).await, ["q.2"]);
+}
+
+#[tokio::test]
 async fn a_journal_that_no_newer_kloros_has_opened_yet_is_read_whole() {
     let house = house();
     let store = open(&house.home).unwrap();
