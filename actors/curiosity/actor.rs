@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config::Catalogue,
-    facts::{Anomaly, Fact, Intent, Lesson, Question, QuestionEnd},
+    facts::{Anomaly, Fact, Intent, Lesson, Question, QuestionEnd, Room},
     meters,
     record::{recall, record_once, wake},
     seams::{Outlet, Seams},
@@ -127,8 +127,8 @@ impl State {
             return withhold(anomaly, &suspected, reason);
         }
         let catalogue = Arc::clone(&self.catalogue);
-        // Pressure on the host or a GPU is answered in the domain that can relieve it.
-        let answers = answers(anomaly, &catalogue.experiments, &catalogue.domains);
+        let room = if anomaly.is_about_machine() { self.room(&catalogue).await } else { Room::default() };
+        let answers = answers(anomaly, &catalogue.experiments, &catalogue.domains, &room);
         let Some(domain) = answers.first().map(|spec| spec.domain.clone()) else {
             return withhold(anomaly, &suspected, "no_experiment");
         };
@@ -151,6 +151,11 @@ impl State {
             Admission::Parked { .. } => withhold(anomaly, &suspected, "parked"),
             Admission::TooMany => withhold(anomaly, &suspected, "too_many"),
         }
+    }
+
+    /// Returns what the services use of the machine: pressure on it is answered by who can relieve it.
+    async fn room(&self, catalogue: &Catalogue) -> Room {
+        self.seams.capacity.room(&catalogue.domains.values().collect::<Vec<_>>()).await
     }
 
     /// Asks by itself whether there is something better, where it is quiet.

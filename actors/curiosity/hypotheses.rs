@@ -5,7 +5,12 @@
 use std::collections::BTreeMap;
 
 use super::Config;
-use crate::facts::{Anomaly, AnomalyKind, Domain, Evidence, ExperimentSpec, Key, Question, QuestionId, Trouble};
+use crate::facts::{
+    Anomaly, AnomalyKind, Domain, Evidence, ExperimentSpec, Key, Question, QuestionId, Resource, Room, Trouble,
+};
+
+/// From which share of what the machine has on a service uses enough of it for its settings to relieve the machine.
+const USED_FROM: f64 = 0.1;
 
 /// Returns what `anomaly` is suspected to be, such as `LAB_LATENCY_DEGRADATION` or `GPU_PRESSURE_HIGH`.
 ///
@@ -57,25 +62,64 @@ pub fn is_pressure(hypothesis: &str) -> bool {
 /// Returns the experiments that could answer `anomaly`, in the order of their names, each with the knobs alone that can act on
 /// it; none, and then there is no question.
 ///
-/// Pressure on the host or a GPU is answered by the first experiment of the catalogue: kloros can relieve a machine only by
-/// tuning what runs on it. A full disk is no reason for an experiment, which would write to it, and a slow one none
-/// either; nor is a network that loses packets or is full, or a broken card, because no settings of a service mend it and nothing
-/// measured on it is true.
+/// Pressure on the host or a GPU is answered in the one domain that can relieve it: kloros can relieve a machine only by tuning what
+/// runs on it, and `room` says what that uses. A full disk is no reason for an experiment, which would write to it, and a slow one
+/// none either; nor is a network that loses packets or is full, or a broken card, because no settings of a service mend it and
+/// nothing measured on it is true.
 pub fn answers(
     anomaly: &Anomaly,
     experiments: &BTreeMap<String, ExperimentSpec>,
     domains: &BTreeMap<String, Domain>,
+    room: &Room,
 ) -> Vec<ExperimentSpec> {
     let trouble = Trouble::of(&anomaly.subject, &anomaly.metric);
     let can_act = |spec: &ExperimentSpec| acting(spec, domains.get(&spec.domain), trouble);
     let all = experiments.values();
-    match anomaly.subject.as_str() {
-        "host" if trouble == Trouble::Disk || anomaly.metric.starts_with("network_") => Vec::new(),
-        "host" => all.filter_map(can_act).take(1).collect(),
-        _ if anomaly.is_about_gpu() && trouble == Trouble::Hardware => Vec::new(),
-        _ if anomaly.is_about_gpu() => all.filter_map(can_act).take(1).collect(),
-        domain => all.filter(|spec| spec.domain == domain).filter_map(can_act).collect(),
+    if !anomaly.is_about_machine() {
+        return all.filter(|spec| spec.domain == anomaly.subject).filter_map(can_act).collect();
     }
+    if matches!(trouble, Trouble::Disk | Trouble::Hardware) || anomaly.metric.starts_with("network_") {
+        return Vec::new();
+    }
+    let able: Vec<ExperimentSpec> = all.filter_map(can_act).collect();
+    let relieving = able.iter().find(|spec| says_to_relieve(spec, domains.get(&spec.domain), trouble));
+    let domain = match relieving {
+        Some(spec) => Some(&spec.domain),
+        None => largest_user(able.iter().map(|spec| &spec.domain), scarce(anomaly, trouble), room),
+    };
+    let Some(domain) = domain.cloned() else { return Vec::new() };
+    able.into_iter().filter(|spec| spec.domain == domain).collect()
+}
+
+/// Returns whether a knob that the experiment turns is there to relieve this trouble, as its owner says.
+fn says_to_relieve(spec: &ExperimentSpec, domain: Option<&Domain>, trouble: Trouble) -> bool {
+    let knobs = domain.map(|domain| &domain.knobs);
+    let mut turned = spec.param_mapping.values().filter_map(|key| knobs?.get(key));
+    turned.any(|knob| knob.relieves.contains(&trouble))
+}
+
+/// Returns what the machine is short of; `None` where that is no resource of which it is known who uses it.
+fn scarce(anomaly: &Anomaly, trouble: Trouble) -> Option<Resource> {
+    match trouble {
+        _ if anomaly.is_about_gpu() => Some(Resource::GpuMemory),
+        Trouble::Memory | Trouble::Swap => Some(Resource::Memory),
+        Trouble::Cpu => Some(Resource::Cores),
+        _ => None,
+    }
+}
+
+/// Returns which of `domains` uses most of `resource`, the first of equals; `None` where none uses enough of it to matter.
+fn largest_user<'a>(
+    domains: impl Iterator<Item = &'a String>,
+    resource: Option<Resource>,
+    room: &Room,
+) -> Option<&'a String> {
+    let resource = resource?;
+    let least = USED_FROM * room.all.of(resource)?;
+    let used = domains.filter_map(|domain| Some((domain, room.live.get(domain)?.of(resource)?)));
+    let largest =
+        used.filter(|(_, used)| *used >= least).reduce(|most, next| if next.1 > most.1 { next } else { most });
+    largest.map(|(domain, _)| domain)
 }
 
 /// Returns the experiment without the knobs of `domain` that cannot act on `trouble`; `None` where none can.
@@ -197,7 +241,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::facts::{Budget, CycleId};
+    use crate::facts::{Budget, CycleId, Load};
 
     fn anomaly(subject: &str, metric: &str, kind: AnomalyKind) -> Anomaly {
         Anomaly {
@@ -233,13 +277,20 @@ mod tests {
         (name.into(), spec)
     }
 
+    /// Returns a machine that has 1,000 of each resource, of which services use so much.
+    fn used(live: &[(&str, f64)]) -> Room {
+        let load = |amount: f64| Load::each(|_| Some(amount));
+        let live = live.iter().map(|(name, amount)| ((*name).to_owned(), load(*amount))).collect();
+        Room { all: load(1000.0), left: load(100.0), live }
+    }
+
     fn catalogue() -> BTreeMap<String, ExperimentSpec> {
         BTreeMap::from([spec("lab_a", "lab", 100), spec("lab_b", "lab", 6), spec("tts_a", "tts", 100)])
     }
 
     /// Returns the question that is answered by the first experiment that could.
     fn ask(anomaly: &Anomaly, occurrence: u32) -> Option<Question> {
-        let answers = answers(anomaly, &catalogue(), &BTreeMap::new());
+        let answers = answers(anomaly, &catalogue(), &BTreeMap::new(), &used(&[("lab", 500.0)]));
         question(anomaly, &hypothesis(anomaly), answers.first()?, (occurrence, 0.5), &Config::default(), 7)
     }
 
@@ -286,17 +337,47 @@ mod tests {
     }
 
     #[test]
-    fn pressure_is_answered_by_a_resource_optimisation_with_the_first_experiment() {
+    fn pressure_is_answered_by_a_resource_optimisation() {
         let question = ask(&anomaly("gpu", "pressure_ratio", AnomalyKind::Pressure), 12).unwrap();
         assert_eq!(question.question_id.as_str(), "lab.gpu_pressure_high.012");
         assert_eq!(question.dream_experiment.name, "resource_opt_lab.gpu_pressure_high.012");
         assert_eq!(question.dream_experiment.budget, Budget::of(8, 3));
     }
 
+    /// It was answered in the domain whose name comes first, whether that had anything to do with it or not.
+    #[test]
+    fn pressure_on_the_machine_is_answered_where_a_knob_relieves_it_or_else_by_whoever_uses_most() {
+        use crate::testing::{domain, key, spec};
+        let answered = |subject: &str, metric: &str, relieves: &[(&str, Trouble)], live: &[(&str, f64)]| {
+            let named = |name: &str| {
+                let mut domain = domain(name);
+                let own = relieves.iter().filter(|(of, _)| *of == name).map(|(_, trouble)| *trouble).collect();
+                domain.knobs.get_mut(&key("SEQS")).unwrap().relieves = own;
+                (name.to_owned(), domain)
+            };
+            let domains = ["asr", "lab", "tts"].map(named).into();
+            let experiment = |name: &str| (name.to_owned(), ExperimentSpec { domain: name.into(), ..spec() });
+            let experiments = ["asr", "lab", "tts"].map(experiment).into();
+            let anomaly = anomaly(subject, metric, AnomalyKind::Pressure);
+            let found = answers(&anomaly, &experiments, &domains, &used(live));
+            found.iter().map(|spec| spec.domain.clone()).collect::<Vec<_>>()
+        };
+        let live = [("asr", 90.0), ("lab", 300.0), ("tts", 500.0)];
+        let lab_relieves = |trouble| [("lab", trouble)];
+        let (host, gpu) = (("host", "memory_used_ratio"), ("gpu:0123abcd", "memory_pressure_ratio"));
+        assert_eq!(answered(host.0, host.1, &lab_relieves(Trouble::Memory), &live), ["lab"]);
+        assert_eq!(answered(gpu.0, gpu.1, &lab_relieves(Trouble::Pressure), &live), ["lab"]);
+        assert_eq!(answered(host.0, host.1, &[], &live), ["tts"]);
+        assert_eq!(answered(gpu.0, gpu.1, &[], &live), ["tts"]);
+        assert_eq!(answered(gpu.0, gpu.1, &lab_relieves(Trouble::Latency), &live[..2]), ["lab"], "by its other knob");
+        assert_eq!(answered(host.0, host.1, &[], &live[..1]), [""; 0], "none uses enough of it to matter");
+        assert_eq!(answered(host.0, host.1, &[], &[]), [""; 0], "nobody knows who uses it");
+    }
+
     #[test]
     fn every_experiment_of_a_domain_can_answer_and_keeps_its_own_budget() {
         let anomaly = anomaly("lab", "e2e_p95_ms", AnomalyKind::Deviation);
-        let budgets: Vec<u32> = answers(&anomaly, &catalogue(), &BTreeMap::new())
+        let budgets: Vec<u32> = answers(&anomaly, &catalogue(), &BTreeMap::new(), &Room::default())
             .iter()
             .filter_map(|spec| question(&anomaly, &hypothesis(&anomaly), spec, (1, 0.5), &Config::default(), 7))
             .map(|question| question.dream_experiment.budget.max_candidates)
@@ -312,7 +393,12 @@ mod tests {
             let mut lab = domain("lab");
             lab.knobs.get_mut(&key("WAIT")).unwrap().relieves = relieves.to_vec();
             let domains = BTreeMap::from([("lab".to_owned(), lab)]);
-            let found = answers(&anomaly("lab", metric, AnomalyKind::Deviation), &experiments(spec), &domains);
+            let found = answers(
+                &anomaly("lab", metric, AnomalyKind::Deviation),
+                &experiments(spec),
+                &domains,
+                &Room::default(),
+            );
             found.iter().map(knobs).collect::<Vec<_>>()
         };
         assert_eq!(turned("e2e_p95_ms", spec(), &[]), ["SEQS+WAIT"]);
@@ -361,7 +447,7 @@ mod tests {
         assert_eq!(ask(&anomaly("host", "disk_used_ratio", AnomalyKind::Pressure), 1), None);
         assert_eq!(ask(&anomaly("gpu:0123abcd", "hardware_fault", AnomalyKind::Pressure), 1), None);
         let gpu = anomaly("gpu", "pressure_ratio", AnomalyKind::Pressure);
-        assert_eq!(answers(&gpu, &BTreeMap::new(), &BTreeMap::new()), []);
+        assert_eq!(answers(&gpu, &BTreeMap::new(), &BTreeMap::new(), &used(&[("lab", 500.0)])), []);
     }
 
     #[test]

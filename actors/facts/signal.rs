@@ -70,6 +70,11 @@ impl Anomaly {
     pub fn is_about_gpu(&self) -> bool {
         names_gpu(&self.subject)
     }
+
+    /// Returns whether it is about the machine, its GPUs included, and not about a service on it.
+    pub fn is_about_machine(&self) -> bool {
+        self.subject == "host" || self.is_about_gpu()
+    }
 }
 
 /// No domain's name has a colon, so none is mistaken for a GPU.
