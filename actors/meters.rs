@@ -126,8 +126,8 @@ pub const STAGE_OLDEST_AGE: &str = "kloros_stage_oldest_age_seconds";
 /// The kinds of anomalies.
 pub const ANOMALY_KINDS: [&str; 3] = ["deviation", "objective", "pressure"];
 /// Why an anomaly, or idle time, raises no question.
-pub const WITHHELD: [&str; 9] =
-    ["too_deep", "open", "resting", "no_experiment", "left_alone", "dull", "parked", "too_many", "down"];
+pub const WITHHELD: [&str; 10] =
+    ["too_deep", "own_doing", "open", "resting", "no_experiment", "left_alone", "dull", "parked", "too_many", "down"];
 /// What becomes of intents.
 pub const INTENT_OUTCOMES: [&str; 5] = ["experiment", "proposal", "waiting", "duplicate", "refused"];
 

@@ -1,4 +1,8 @@
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::time::timeout;
@@ -8,13 +12,14 @@ use super::{
     hypotheses::{answers, hypothesis, is_too_deep, knobs, question, renumbered},
     idle::Quiet,
     interest::{Admission, Interests},
+    own,
 };
 use crate::{
     config::Catalogue,
-    facts::{Anomaly, Fact, Intent, Lesson, Question, QuestionEnd, Room},
+    facts::{Anomaly, Fact, Intent, Kind, Lesson, Question, QuestionEnd, Recorded, Room},
     meters,
     record::{recall, record_once, wake},
-    seams::{Outlet, Seams},
+    seams::{JournalError, Outlet, Query, Seams},
 };
 
 /// What curiosity says.
@@ -71,6 +76,9 @@ pub struct State {
 /// How long a service may take to say that it is up, before it is asked for better settings.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(5);
 
+/// How many facts about measurements are looked at for those that ended not long ago.
+const MEASURED_MAX: usize = 256;
+
 /// How often it is looked whether it is quiet.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
@@ -126,6 +134,9 @@ impl State {
         if let Some(reason) = self.interests.passed_over(&suspected, &anomaly.subject, now_ms) {
             return withhold(anomaly, &suspected, reason);
         }
+        if anomaly.is_about_machine() && self.was_measuring(anomaly.at_ms).await {
+            return withhold(anomaly, &suspected, "own_doing");
+        }
         let catalogue = Arc::clone(&self.catalogue);
         let room = if anomaly.is_about_machine() { self.room(&catalogue).await } else { Room::default() };
         let answers = answers(anomaly, &catalogue.experiments, &catalogue.domains, &room);
@@ -151,6 +162,18 @@ impl State {
             Admission::Parked { .. } => withhold(anomaly, &suspected, "parked"),
             Admission::TooMany => withhold(anomaly, &suspected, "too_many"),
         }
+    }
+
+    /// Returns whether something of ours was measured at `at_ms`. Where that cannot be looked up, it was: what goes on is told again.
+    async fn was_measuring(&self, at_ms: u64) -> bool {
+        let read = async {
+            let journal = &self.seams.journal;
+            let open = journal.read(Query::open(&[Kind::Experiment, Kind::Step])).await?;
+            let newest = journal.read(Query::newest(&own::KINDS_READ, MEASURED_MAX)).await?;
+            let facts: BTreeMap<u64, Recorded> = open.into_iter().chain(newest).map(|each| (each.seq, each)).collect();
+            Ok::<_, JournalError>(own::was_measuring(&facts.into_values().collect::<Vec<_>>(), at_ms))
+        };
+        read.await.unwrap_or(true)
     }
 
     /// Returns what the services use of the machine: pressure on it is answered by who can relieve it.

@@ -14,6 +14,8 @@ pub mod idle;
 
 pub mod interest;
 
+pub mod own;
+
 pub use actor::{Arguments, Curiosity, Exits, Msg};
 use serde::{Deserialize, Serialize};
 

@@ -4,7 +4,10 @@ use kloros_supervision::{ChildSpec, Collected, Outlet, Socket, Tree};
 
 use super::{Config, Curiosity, Exits, Msg};
 use crate::{
-    facts::{Anomaly, AnomalyKind, Entry, Fact, Intent, Kind, Lesson, Question, QuestionEnd, QuestionId, Reason},
+    facts::{
+        self, Anomaly, AnomalyKind, Entry, ExperimentEnd, Fact, Intent, Kind, Lesson, Load, Question, QuestionEnd,
+        QuestionId, Reason,
+    },
     testing::{
         self, Ailment, SOON, World, catalogue, cycle, deployment_of, eventually, finish, house, promotion, rollback,
     },
@@ -260,6 +263,38 @@ async fn what_the_daemon_itself_may_have_caused_is_asked_about_only_so_deep() {
     room.socket.send(Msg::Noticed(anomaly(4))).unwrap();
     room.socket.send(Msg::Noticed(anomaly(3))).unwrap();
     assert_eq!(room.asked().await.depth, 3);
+}
+
+/// Lesson 22: an experiment of ours took the memory of the GPU, and the daemon asked what took it.
+#[tokio::test]
+async fn lesson_22_pressure_on_the_machine_while_we_measure_is_asked_about_only_if_it_outlasts_that() {
+    let world = World::with_env("");
+    let load = |amount: f64| Load::each(|_| Some(amount));
+    *world.capacity.0.lock().unwrap() =
+        facts::Room { all: load(100.0), left: load(1.0), live: [("lab".to_owned(), load(90.0))].into() };
+    let room = open(&world).await;
+    world.write(vec![Fact::Experiment(testing::experiment())]);
+    let short = |subject: &str| {
+        let (subject, metric, at_ms) = (subject.into(), "memory_pressure_ratio".into(), world.seams().clock.now_ms());
+        Anomaly { subject, metric, at_ms, kind: AnomalyKind::Pressure, ..anomaly(0) }
+    };
+    world.clock.pass(10);
+    room.socket.send(Msg::Noticed(short("gpu:0123abcd"))).unwrap();
+    room.socket.send(Msg::Noticed(short("lab"))).unwrap();
+    assert_eq!(room.asked().await.hypothesis, "LAB_MEMORY_PRESSURE", "what is wrong with a service is another matter");
+    let experiment = testing::experiment().id;
+    world.write(vec![Fact::ExperimentEnd(ExperimentEnd::NoBetter {
+        experiment,
+        why: String::new(),
+        front: Vec::new(),
+    })]);
+    world.clock.pass(30);
+    room.socket.send(Msg::Noticed(short("gpu:0123abcd"))).unwrap();
+    world.clock.pass(600);
+    room.socket.send(Msg::Noticed(short("gpu:0123abcd"))).unwrap();
+    let asked = room.asked().await;
+    assert_eq!((asked.hypothesis.as_str(), asked.dream_experiment.domain.as_str()), ("GPU_MEMORY_PRESSURE", "lab"));
+    assert_eq!(world.journal.count(Kind::Question), 2);
 }
 
 #[tokio::test]
