@@ -4,6 +4,7 @@ use std::{
     time::Duration,
 };
 
+use kloros_supervision::to_self;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::time::timeout;
 
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::{
     config::Catalogue,
-    facts::{Anomaly, Fact, Intent, Kind, Lesson, Question, QuestionEnd, Recorded, Room},
+    facts::{Anomaly, CycleId, Fact, Intent, Kind, Lesson, Question, QuestionEnd, Recorded, Room},
     meters,
     record::{recall, record_once, wake},
     seams::{JournalError, Outlet, Query, Seams},
@@ -79,6 +80,12 @@ const HEALTHY_WITHIN: Duration = Duration::from_secs(5);
 /// How many facts about measurements are looked at for those that ended not long ago.
 const MEASURED_MAX: usize = 256;
 
+/// How long ago an anomaly was told that is asked about after a start, in milliseconds: what goes on is told again after as long.
+const UNHEARD_MS: u64 = 600_000;
+
+/// How many anomalies are looked at for those.
+const UNHEARD_MAX: usize = 256;
+
 /// How often it is looked whether it is quiet.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
@@ -91,13 +98,18 @@ impl Actor for Curiosity {
         let Arguments { seams, exits, config, catalogue } = arguments;
         let (mut interests, mut quiet) = (Interests::default(), Quiet::default());
         quiet.broken(seams.clock.now_ms());
+        let mut asked = BTreeSet::new();
         recall(&seams, &KINDS_READ, |recorded| {
             interests.fold(&recorded.fact, &config);
             if let Fact::Question(question) = &recorded.fact {
                 quiet.asked(question);
+                asked.insert(recorded.cycle);
             }
         })
         .await?;
+        for anomaly in unheard(&seams, &asked).await? {
+            to_self(&myself, Msg::Noticed(anomaly))?;
+        }
         let state = State { seams, exits, config, catalogue, interests, quiet };
         myself.send_after(LOOK_EVERY, || Msg::Look);
         Ok(state)
@@ -121,6 +133,20 @@ impl Actor for Curiosity {
         }
         Ok(())
     }
+}
+
+/// Returns the anomalies that may have been told while this room was down, oldest first: those of late that led to no question.
+///
+/// What was passed over then is passed over again, by the same rules.
+async fn unheard(seams: &Seams, asked: &BTreeSet<CycleId>) -> Result<Vec<Anomaly>, JournalError> {
+    let since_ms = seams.clock.now_ms().saturating_sub(UNHEARD_MS);
+    let newest = seams.journal.read(Query::newest(&[Kind::Anomaly], UNHEARD_MAX)).await?;
+    let late = newest.into_iter().rev().filter(|each| each.at_ms >= since_ms && !asked.contains(&each.cycle));
+    let anomaly = |recorded: Recorded| match recorded.fact {
+        Fact::Anomaly(anomaly) => Some(anomaly),
+        _ => None,
+    };
+    Ok(late.filter_map(anomaly).collect())
 }
 
 impl State {

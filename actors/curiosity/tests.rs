@@ -5,8 +5,8 @@ use kloros_supervision::{ChildSpec, Collected, Outlet, Socket, Tree};
 use super::{Config, Curiosity, Exits, Msg};
 use crate::{
     facts::{
-        self, Anomaly, AnomalyKind, Entry, ExperimentEnd, Fact, Intent, Kind, Lesson, Load, Question, QuestionEnd,
-        QuestionId, Reason,
+        self, Anomaly, AnomalyKind, CycleId, Entry, ExperimentEnd, Fact, Intent, Kind, Lesson, Load, Question,
+        QuestionEnd, QuestionId, Reason,
     },
     testing::{
         self, Ailment, SOON, World, catalogue, cycle, deployment_of, eventually, finish, house, promotion, rollback,
@@ -295,6 +295,28 @@ async fn lesson_22_pressure_on_the_machine_while_we_measure_is_asked_about_only_
     let asked = room.asked().await;
     assert_eq!((asked.hypothesis.as_str(), asked.dream_experiment.domain.as_str()), ("GPU_MEMORY_PRESSURE", "lab"));
     assert_eq!(world.journal.count(Kind::Question), 2);
+}
+
+/// A message to a room that is being restarted is lost, and what happened once is not told a second time.
+#[tokio::test]
+async fn an_anomaly_that_was_told_while_nobody_listened_is_found_in_the_journal_and_an_old_one_is_not() {
+    let of = |metric: &str, cycle: &str| Anomaly { metric: metric.into(), cycle: CycleId::new(cycle), ..anomaly(0) };
+    let write = async |world: &World, anomaly: Anomaly| {
+        let entry = Entry::new(&anomaly.cycle, world.seams().clock.now_ms(), Fact::Anomaly(anomaly.clone()));
+        world.seams().journal.append(vec![entry]).await.unwrap();
+    };
+    let world = World::with_env("");
+    write(&world, of("waiting", "c-old")).await;
+    world.clock.pass(900);
+    write(&world, of("e2e_p95_ms", "c-late")).await;
+    let room = open(&world).await;
+    let question = room.asked().await;
+    assert_eq!((question.hypothesis.as_str(), question.cycle.as_str()), ("LAB_LATENCY_DEGRADATION", "c-late"));
+    // Its question has ended and rests no more when the room starts again: it was heard.
+    world.write(vec![Fact::QuestionEnd(end(&question, 0))]);
+    room.restart().await;
+    assert_eq!(room.all_asked().await, 0);
+    assert_eq!(world.journal.count(Kind::Question), 1);
 }
 
 #[tokio::test]
