@@ -225,6 +225,21 @@ fn series_of_one_service_that_go_out_together_are_one_incident_with_its_evidence
     assert!(told[0].metric.ends_with("_ms"), "latency matters before the queue behind it");
 }
 
+/// What never happened has no spread: that it happens is beyond all measure.
+#[test]
+fn what_was_nought_all_the_time_and_is_not_any_more_is_told() {
+    for (metric, calm) in [("chat_repetition_ratio", 120), ("chat_repetition_ratio", 250), ("error_ratio", 120)] {
+        let mut bench = Bench::new();
+        let mut batches = |value: f64, batches: u32| -> Vec<Anomaly> {
+            (0..batches).flat_map(|_| bench.batch(&[("lab", metric, value)])).collect()
+        };
+        assert_eq!(batches(0.0, calm), []);
+        let told = batches(0.5, 20);
+        assert_eq!(metrics(&told), [metric], "after {calm} calm seconds");
+        assert_eq!((told[0].observed, told[0].expected), (0.5, 0.0));
+    }
+}
+
 #[test]
 fn another_kind_of_trouble_much_later_is_another_incident() {
     let mut bench = Bench::new();
