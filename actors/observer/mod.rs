@@ -11,6 +11,8 @@ mod monitor_actor;
 #[cfg(test)]
 mod tests;
 
+pub mod creep;
+
 pub mod detectors;
 
 pub mod incident;

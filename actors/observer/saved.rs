@@ -11,7 +11,7 @@ use super::watch::Watch;
 const HEAD: &str = "kloros observer 2";
 
 /// The largest text that is read, in bytes: the most series by what one takes, twice over.
-const TEXT_BYTES_MAX: usize = 48 * 1024 * 1024;
+const TEXT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Returns what is watched as it is written down at `now_ms`; `None` where it cannot be.
 pub fn encode(watch: &Watch, now_ms: u64) -> Option<Vec<u8>> {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Config,
+    creep::{Creep, Crept},
     detectors::{Limit, Worse, is_alert, margin, median, millis},
     incident::{Patience, Sight, Sign},
 };
@@ -37,6 +38,7 @@ const WARMUPS_REMEMBERED: f64 = 40.0;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Series {
     detector: Option<Box<Detector>>,
+    creep: Option<Creep>,
     recent: VecDeque<f64>,
     heard: u64,
     read_at_ms: Option<u64>,
@@ -198,6 +200,12 @@ impl Series {
                 let (since_ms, out_at_ms, is_over) = (now_ms, now_ms, off < 0.0);
                 self.usual = Some(Usual { expected, margin, spread, since_ms, out_at_ms, is_over });
             }
+        }
+        let is_out = self.deviation.is_open();
+        let crept = self.creep.get_or_insert_default().read(reading, worse, is_out, config);
+        if let Some(Crept { expected, margin, spread }) = crept.filter(|_| !is_out) {
+            // Whatever the minutes before were held against went along with it.
+            self.usual = Some(Usual { expected, margin, spread, since_ms: now_ms, out_at_ms: now_ms, is_over: false });
         }
         self.judge(worse, is_surge, config, now_ms)
     }

@@ -52,6 +52,19 @@ impl Bench {
             .collect()
     }
 
+    /// Returns the anomalies of so many hours, one batch each ten seconds, in which the latency is what `value` says of the hour.
+    fn hours(&mut self, hours: u32, value: impl Fn(f64) -> f64) -> Vec<Anomaly> {
+        self.config.sample_every_s = 10.0;
+        let began_ms = self.now_ms;
+        (0..hours * 360)
+            .flat_map(|_| {
+                self.now_ms += 10_000 - STEP_MS;
+                let hour = (self.now_ms - began_ms) as f64 / 3_600_000.0;
+                self.latency(value(hour), 1)
+            })
+            .collect()
+    }
+
     fn latency(&mut self, value: f64, batches: u32) -> Vec<Anomaly> {
         self.lab(&[("e2e_p95_ms", value)], batches)
     }
@@ -195,6 +208,28 @@ fn better_than_the_past_is_no_incident_and_becomes_the_past() {
     bench.latency(300.0, LEARNED);
     assert_eq!(bench.latency(100.0, 1000), []);
     assert_eq!(bench.latency(300.0, 30).len(), 1);
+}
+
+/// What is usual of a minute goes along with what creeps: a service that took twice as long in the evening was never told of.
+#[test]
+fn what_becomes_worse_over_hours_is_told_and_what_each_day_brings_is_not() {
+    let leak = |hours: f64| move |hour: f64| 100.0 * (1.0 + ((hour - 30.0) / hours).clamp(0.0, 1.0));
+    for hours in [3.0, 10.0] {
+        let mut bench = Bench::new();
+        let began_ms = bench.now_ms + 30 * 3_600_000;
+        let told = bench.hours(60, leak(hours));
+        assert!(!told.is_empty(), "twice as slow within {hours} hours");
+        let after_h = (told[0].at_ms - began_ms) as f64 / 3_600_000.0;
+        assert!((0.0..hours * 0.5).contains(&after_h), "twice as slow within {hours} hours: after {after_h}");
+        assert!((95.0..115.0).contains(&told[0].expected) && told[0].observed > 115.0, "{:?}", told[0]);
+        let times: Vec<u64> = told.iter().map(|anomaly| anomaly.at_ms - began_ms).collect();
+        assert!(times.last().unwrap() - times[0] <= 3_600_000, "told while it is news: {times:?}");
+    }
+    for phase in [0.0, 6.0, 12.0, 18.0] {
+        let daily = |hour: f64| 100.0 * (1.0 + 0.4 * ((hour + phase) * std::f64::consts::TAU / 24.0).sin());
+        assert_eq!(Bench::new().hours(120, daily), [], "a wave that begins at hour {phase}");
+    }
+    assert_eq!(Bench::new().hours(72, |_| 100.0), []);
 }
 
 /// A detector calls as much again no news for up to forty warm-ups; the watch does not.
@@ -433,7 +468,7 @@ fn lesson_18_a_hundred_thousand_bad_readings_in_a_minute_about_six_causes_are_si
     let mut subjects: Vec<&str> = told.iter().map(|anomaly| anomaly.subject.as_str()).collect();
     subjects.sort_unstable();
     assert_eq!(subjects, causes);
-    assert!(sizes.iter().all(|size| size.abs_diff(sizes[0]) < 2000), "{sizes:?}");
+    assert!(sizes.iter().all(|size| size.abs_diff(sizes[0]) < 4000), "{sizes:?}");
 }
 
 /// Lesson 22: what follows the daemon's own doing is marked as such.
