@@ -108,3 +108,40 @@ impl Default for Creep {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns in which rows of five minutes, in so many days, a latency that is `value` at each hour was found to creep.
+    fn crept(days: u64, value: impl Fn(f64) -> f64) -> Vec<u64> {
+        let (mut creep, config) = (Creep::default(), Config::default());
+        let finds = |row: &u64| {
+            let hour = *row as f64 / 12.0;
+            let noise = (row.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as f64 / (1_u64 << 24) as f64 - 0.5;
+            let reading = Reading {
+                subject: "lab".into(),
+                metric: "e2e_p95_ms".into(),
+                value: value(hour) * (1.0 + 0.01 * noise),
+                samples: 1,
+                at_ms: row * ROW_MS,
+                source: "test".into(),
+            };
+            creep.read(&reading, Worse::Higher, false, &config).is_some()
+        };
+        (0..days * u64::from(DAY_ROWS)).filter(finds).collect()
+    }
+
+    /// On the second morning of a clean wave the detector finds it worse than half a day before.
+    #[test]
+    fn what_each_day_brings_creeps_nowhere_and_a_leak_does() {
+        for phase in [0.0, 6.0, 12.0, 18.0] {
+            let daily = |hour: f64| 100.0 * (1.0 + 0.4 * ((hour + phase) * std::f64::consts::TAU / 24.0).sin());
+            assert_eq!(crept(10, daily), [0; 0], "a wave that begins at hour {phase}");
+        }
+        let first = *crept(3, |hour| 100.0 * (1.0 + ((hour - 30.0) / 10.0).clamp(0.0, 1.0))).first().unwrap();
+        assert!((32.0..33.0).contains(&(first as f64 / 12.0)), "in row {first}");
+        // Its first morning is all that is known of a day.
+        assert_eq!(crept(1, |hour| 100.0 * (1.0 + (hour - 10.0).clamp(0.0, 10.0) / 10.0)), [0; 0]);
+    }
+}
