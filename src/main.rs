@@ -14,6 +14,7 @@ mod daemon;
 mod demo;
 mod detect;
 mod env_store;
+mod exposition;
 mod gpus;
 mod guard;
 mod home;

@@ -69,9 +69,9 @@ const ADAPTERS: [&str; 14] = [
     "journald",
 ];
 
-/// What adapters share: processes with what they leave behind, the paths of the home, whose turn it is to measure, and where
-/// a test may have the program die.
-const UTILITIES: [&str; 4] = ["process", "home", "lease", "crash"];
+/// What adapters share: processes with what they leave behind, the paths of the home, whose turn it is to measure, where a
+/// test may have the program die, and how services write what they count.
+const UTILITIES: [&str; 5] = ["process", "home", "lease", "crash", "exposition"];
 
 /// What touches the machine, which the loop does through a seam alone.
 const MACHINE: [&str; 7] =

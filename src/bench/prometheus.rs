@@ -15,7 +15,7 @@ use prometheus_parse::{Sample, Scrape, Value};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{drive::Measured, fail};
-use crate::scrape::{Bucket, STARTED_AT, fetch, grown, quantile};
+use crate::exposition::{Bucket, STARTED_AT, fetch, grown, quantile};
 
 /// How often gauges are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -1,0 +1,103 @@
+//! What services say of themselves in the text format of Prometheus: fetched, and its histograms compared.
+
+use std::time::Duration;
+
+/// The largest text that is read, in bytes.
+pub(crate) const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// How long a scrape may take.
+const SCRAPE_MAX: Duration = Duration::from_secs(5);
+
+/// The metric that tells a restart even where the counters have already passed their old values.
+pub(crate) const STARTED_AT: &str = "process_start_time_seconds";
+
+/// How many observations were at most `le`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Bucket {
+    pub(crate) le: f64,
+    pub(crate) count: f64,
+}
+
+/// Returns the text at `url`, as long as it is none too large, or why there is none in words.
+pub(crate) async fn fetch(url: &str) -> Result<String, String> {
+    let answer = async {
+        let client = reqwest::Client::builder().no_proxy().timeout(SCRAPE_MAX).build()?;
+        let mut answer = client.get(url).send().await?.error_for_status()?;
+        let mut body = Vec::new();
+        while let Some(chunk) = answer.chunk().await? {
+            body.extend_from_slice(&chunk);
+            if body.len() > TEXT_BYTES_MAX {
+                break;
+            }
+        }
+        Ok::<_, reqwest::Error>(body)
+    };
+    let body = answer.await.map_err(|error| error.without_url().to_string())?;
+    if body.len() > TEXT_BYTES_MAX {
+        return Err(format!("its text is larger than {TEXT_BYTES_MAX} bytes"));
+    }
+    String::from_utf8(body).map_err(|_| "its text is not UTF-8".to_owned())
+}
+
+/// Returns what was newly observed, or `None` when the histogram was started anew.
+pub(crate) fn grown(now: &[Bucket], before: &[Bucket]) -> Option<Vec<Bucket>> {
+    let same = now.len() == before.len() && now.iter().zip(before).all(|(one, other)| one.le == other.le);
+    let new: Vec<Bucket> =
+        now.iter().zip(before).map(|(now, before)| Bucket { le: now.le, count: now.count - before.count }).collect();
+    let rising = new.windows(2).all(|pair| pair[0].count <= pair[1].count);
+    (same && rising && new.first().is_some_and(|first| first.count >= 0.0)).then_some(new)
+}
+
+/// Returns the quantile by linear interpolation within its bucket, as Prometheus does.
+///
+/// `None` without observations, and without the bucket of all of them. Beyond the last finite bound that bound is
+/// returned: the quantile is no smaller.
+pub(crate) fn quantile(buckets: &[Bucket], q: f64) -> Option<f64> {
+    let all = buckets.last().filter(|last| last.le == f64::INFINITY && last.count > 0.0)?;
+    let rank = q * all.count;
+    let at = buckets.iter().position(|bucket| bucket.count >= rank)?;
+    let below = at.checked_sub(1).map(|at| buckets[at]);
+    let bucket = buckets[at];
+    if bucket.le == f64::INFINITY {
+        return below.map(|below| below.le);
+    }
+    let below = below.unwrap_or(Bucket { le: bucket.le.min(0.0), count: 0.0 });
+    let inside = bucket.count - below.count;
+    let share = if inside > 0.0 { (rank - below.count) / inside } else { 1.0 };
+    Some(below.le + (bucket.le - below.le) * share)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_quantile_beyond_the_last_bound_is_that_bound() {
+        let bucket = |le, count| Bucket { le, count };
+        assert_eq!(quantile(&[bucket(1.0, 1.0), bucket(f64::INFINITY, 10.0)], 0.95), Some(1.0));
+        assert_eq!(quantile(&[bucket(f64::INFINITY, 10.0)], 0.95), None);
+        assert_eq!(quantile(&[bucket(1.0, 10.0)], 0.95), None);
+        assert_eq!(quantile(&[], 0.95), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_quantile_lies_in_the_bucket_of_its_rank(counts in prop::collection::vec(0_u32..50, 2..8), q in 0.01..0.99) {
+            let last = counts.len() - 1;
+            let mut count = 0.0;
+            let buckets: Vec<Bucket> = counts.iter().enumerate().map(|(at, new)| {
+                count += f64::from(*new);
+                Bucket { le: if at == last { f64::INFINITY } else { (at + 1) as f64 }, count }
+            }).collect();
+            match quantile(&buckets, q) {
+                None => prop_assert!(count == 0.0),
+                Some(value) => {
+                    let at = buckets.iter().position(|bucket| bucket.count >= q * count).unwrap().min(last - 1);
+                    prop_assert!(at as f64 <= value && value <= (at + 1) as f64, "{value} in {buckets:?}");
+                }
+            }
+        }
+    }
+}
