@@ -1,6 +1,6 @@
 //! What services say of themselves in the text format of Prometheus: fetched, and its histograms compared.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 /// The largest text that is read, in bytes.
 pub(crate) const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -10,6 +10,62 @@ const SCRAPE_MAX: Duration = Duration::from_secs(5);
 
 /// The metric that tells a restart even where the counters have already passed their old values.
 pub(crate) const STARTED_AT: &str = "process_start_time_seconds";
+
+/// One line that counts something.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Sample {
+    pub(crate) name: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) value: f64,
+}
+
+impl Sample {
+    /// Returns what a line says; `None` for comments, and for what is no sample. Values of labels may hold anything, as routes do:
+    /// `path="/users/{id}"`.
+    pub(crate) fn read(line: &str) -> Option<Self> {
+        let line = line.trim();
+        let end = line.find(|each: char| each == '{' || each.is_whitespace())?;
+        let (name, mut rest) = line.split_at(end);
+        let plain = |each: u8| each.is_ascii_alphanumeric() || each == b'_' || each == b':';
+        if name.is_empty() || !name.bytes().all(plain) {
+            return None;
+        }
+        let mut labels = BTreeMap::new();
+        if let Some(inside) = rest.trim_start().strip_prefix('{') {
+            rest = inside;
+            loop {
+                rest = rest.trim_start_matches(|each: char| each == ',' || each.is_whitespace());
+                if let Some(after) = rest.strip_prefix('}') {
+                    rest = after;
+                    break;
+                }
+                let (label, quoted) = rest.split_once('=')?;
+                let (value, after) = unquoted(quoted.trim_start())?;
+                labels.insert(label.trim().to_owned(), value);
+                rest = after;
+            }
+        }
+        let value = rest.split_whitespace().next()?.parse().ok()?;
+        Some(Self { name: name.to_owned(), labels, value })
+    }
+}
+
+/// Returns what stands between the quotes at the start of `text`, and what follows them.
+fn unquoted(text: &str) -> Option<(String, &str)> {
+    let inside = text.strip_prefix('"')?;
+    let (mut value, mut is_escaped) = (String::new(), false);
+    for (at, each) in inside.char_indices() {
+        match (is_escaped, each) {
+            (true, 'n') => value.push('\n'),
+            (true, _) => value.push(each),
+            (false, '"') => return Some((value, &inside[at + 1..])),
+            (false, '\\') => {}
+            (false, _) => value.push(each),
+        }
+        is_escaped = !is_escaped && each == '\\';
+    }
+    None
+}
 
 /// How many observations were at most `le`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -74,6 +130,37 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_value_of_a_label_may_hold_anything() {
+        let read = |line: &str| Sample::read(line).map(|sample| (sample.name, sample.labels, sample.value));
+        let labels = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let found = |pairs: &[(&str, &str)], value: f64| Some(("a:b_total".to_owned(), labels(pairs), value));
+        assert_eq!(read("a:b_total 7"), found(&[], 7.0));
+        assert_eq!(read("  a:b_total{} 1.5e3 1700000000"), found(&[], 1500.0));
+        let route = r#"a:b_total{path="/users/{id}",q="a=b, c", status="500",} 3"#;
+        assert_eq!(read(route), found(&[("path", "/users/{id}"), ("q", "a=b, c"), ("status", "500")], 3.0));
+        assert_eq!(read(r#"a:b_total {x="say \"no\"\\\n"} +Inf"#), found(&[("x", "say \"no\"\\\n")], f64::INFINITY));
+        for none in [
+            "",
+            "# TYPE a counter",
+            "a",
+            "a{",
+            "a{b",
+            "a{b=",
+            "a{b=\"",
+            "a{b=\"c\"",
+            "a{b=\"c\"}",
+            "a{b=c} 1",
+            "{} 1",
+            "a b",
+            "\u{0} \u{1}",
+        ] {
+            assert_eq!(read(none), None, "{none:?}");
+        }
+    }
+
+    #[test]
     fn a_quantile_beyond_the_last_bound_is_that_bound() {
         let bucket = |le, count| Bucket { le, count };
         assert_eq!(quantile(&[bucket(1.0, 1.0), bucket(f64::INFINITY, 10.0)], 0.95), Some(1.0));
@@ -83,6 +170,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn no_line_makes_it_panic(line in "[a-z]{0,3}[ -~\u{e9}]{0,40}") {
+            let _ = Sample::read(&line);
+        }
+
         #[test]
         fn a_quantile_lies_in_the_bucket_of_its_rank(counts in prop::collection::vec(0_u32..50, 2..8), q in 0.01..0.99) {
             let last = counts.len() - 1;

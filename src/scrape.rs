@@ -13,10 +13,9 @@ use kloros_actors::{
     facts::Reading,
     seams::{Clock, Probe, ProbeError},
 };
-use prometheus_parse::{Scrape, Value};
 use tokio::time::Instant;
 
-use crate::exposition::{Bucket, STARTED_AT, fetch, grown, quantile};
+use crate::exposition::{Bucket, STARTED_AT, Sample, fetch, grown, quantile};
 
 /// How a reading comes about.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -136,21 +135,15 @@ struct Number {
 impl Snapshot {
     fn of(text: &str, url: &str, load: Option<&str>, taken: Instant) -> Self {
         // The comments are passed over: a sample's name says all that is asked, whether or not its type was declared.
-        let lines = text.lines().filter_map(|line| wanted(line, load)).map(Ok);
-        let samples = Scrape::parse(lines).map(|scrape| scrape.samples).unwrap_or_default();
+        let samples = text.lines().filter_map(|line| wanted(line, load)).filter_map(|line| Sample::read(&line));
         let mut snapshot = Self { url: url.to_owned(), taken, numbers: BTreeMap::new(), histograms: BTreeMap::new() };
-        for sample in samples {
-            let Value::Untyped(value) = sample.value else {
-                continue;
-            };
-            if !value.is_finite() {
-                continue;
-            }
+        for sample in samples.filter(|sample| sample.value.is_finite()) {
+            let value = sample.value;
             let bound = sample.labels.get("le").and_then(|le| le.replace("+Inf", "inf").parse().ok());
-            if let (Some(histogram), Some(le)) = (sample.metric.strip_suffix("_bucket"), bound) {
+            if let (Some(histogram), Some(le)) = (sample.name.strip_suffix("_bucket"), bound) {
                 snapshot.add_to_bucket(histogram, le, value);
             } else {
-                let number = snapshot.numbers.entry(sample.metric).or_insert(Number { sum: 0.0, max: value });
+                let number = snapshot.numbers.entry(sample.name).or_insert(Number { sum: 0.0, max: value });
                 number.sum += value;
                 number.max = number.max.max(value);
             }

@@ -36,7 +36,7 @@ mod speech;
 #[path = "house/postgresql.rs"]
 mod postgresql;
 
-use std::{fs, process::Stdio};
+use std::{collections::BTreeMap, fs, process::Stdio};
 
 use house::{House, PATIENCE, exists, said};
 use serde_json::Value;
@@ -79,15 +79,16 @@ fn a_house_with_nothing_configured_closes_the_loop_although_rooms_are_killed_und
     house.start(&["--cycles", "1", "--seed", "7"]);
     house.until("a question is asked by itself", |house| !house.lines(EXPERIMENTS).is_empty());
     // Every room and every supervisor but the root, whoever is at work; the hands have their turn when they have something in them.
-    let paths: Vec<String> = tree(&house).into_iter().map(|(path, _)| path).collect();
+    let paths: Vec<String> = tree(&house).into_keys().collect();
     assert!(paths.len() > 20, "{paths:?}");
     for path in paths.iter().filter(|path| *path != "kloros" && !path.starts_with("hands")) {
-        let before = facts(&house);
+        let (before, restarts) = (facts(&house), tree(&house)[path].1);
         // The hand that is to kill it may be on its way back itself.
         house.until("it is killed", |house| house.kloros(&["chaos", "kill", path]).status.success());
-        house.until("every room is back", |house| {
+        house.until("it was started again, and every room is back", |house| {
             let rooms = tree(house);
-            rooms.len() == paths.len() && rooms.iter().all(|(_, state)| state == "running")
+            let is_back = rooms.len() == paths.len() && rooms.values().all(|(state, _)| state == "running");
+            is_back && rooms[path].1 > restarts
         });
         assert_eq!(facts(&house)[..before.len()], before, "a fact is lost or changed by the end of {path}");
     }
@@ -117,12 +118,15 @@ fn a_house_with_nothing_configured_closes_the_loop_although_rooms_are_killed_und
     assert_eq!(house.processes(), 0, "a child is left");
 }
 
-/// Returns the path and the state of every room and supervisor, but for the trials, which come and go; nobody where nobody answers.
-fn tree(house: &House) -> Vec<(String, String)> {
+/// Returns the state of every room and supervisor, and how often it was restarted, by its path; nobody where nobody answers. The trials
+/// come and go, and are not among them.
+fn tree(house: &House) -> BTreeMap<String, (String, u64)> {
     let rooms = house.json(&["tree"]);
     let word = |room: &Value, key: &str| room[key].as_str().unwrap_or_default().to_owned();
     let rooms = rooms.as_array().map_or(&[][..], Vec::as_slice);
-    let rooms = rooms.iter().map(|room| (word(room, "path"), word(room, "state")));
+    let rooms = rooms
+        .iter()
+        .map(|room| (word(room, "path"), (word(room, "state"), room["restarts"].as_u64().unwrap_or_default())));
     rooms.filter(|(path, _)| !path.starts_with("experiments/trials/")).collect()
 }
 
@@ -563,7 +567,7 @@ fn who_measures_by_hand_takes_turns_with_the_daemon() {
 #[test]
 fn what_happens_is_followed_fact_by_fact_until_nobody_wants_to_know_more() {
     let mut house = House::new(QUIET, "");
-    assert!(said(&house.kloros(&["events"])).contains("nothing happened yet"));
+    assert!(said(&house.kloros(&["events"])).contains("nothing of that happened yet"));
     let follow = |house: &House, more: &[&str], file: &str| {
         let mut asked = std::process::Command::new(env!("CARGO_BIN_EXE_kloros"));
         asked.args(["--json", "--home"]).arg(house.home.path()).args(["events", "--follow"]).args(more);

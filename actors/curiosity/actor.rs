@@ -252,10 +252,13 @@ impl State {
                 Ok(true) => break,
                 // That number was given before, to one that was forgotten since or that somebody else asked: it would be taken
                 // for that one, and its end would never come.
-                Ok(false) => match renumbered(question) {
-                    Some(next) => question = next,
-                    None => return,
-                },
+                Ok(false) => {
+                    let Some(next) = renumbered(question) else {
+                        tracing::error!("no number is left for a question, which is not asked");
+                        return;
+                    };
+                    question = next;
+                }
                 Err(_) => return,
             }
         }

@@ -5,10 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{
-    Config,
-    hypotheses::{knobs, number_of},
-};
+use super::{Config, hypotheses::knobs};
 use crate::facts::{DeploymentId, Fact, Lesson, Question, QuestionEnd, QuestionId, Ruled, UNMEASURED};
 
 /// How many kinds of questions are known at once. Those of the daemon come from a closed list for each domain, those of the inbox do
@@ -176,10 +173,9 @@ impl Interests {
         if known.open.as_ref() == Some(id) || known.ended.as_ref() == Some(id) {
             return;
         }
-        // The number is read from the id as well: where the kind was forgotten meanwhile, counting alone would give an id a
-        // second time.
-        let number = number_of(id, &spec.domain, &question.hypothesis).unwrap_or_default();
-        known.asked = known.asked.saturating_add(1).max(number);
+        // Counted, and not read from the id: whoever drops an intent may have written any number. One that was given before is told
+        // by the journal.
+        known.asked = known.asked.saturating_add(1);
         known.open = Some(id.clone());
         known.recent.push_back((id.clone(), knobs(spec)));
         if known.recent.len() > WAYS_REMEMBERED {

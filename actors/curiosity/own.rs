@@ -13,8 +13,8 @@ pub const KINDS_READ: [Kind; 3] = [Kind::Experiment, Kind::ExperimentEnd, Kind::
 /// is well again.
 const LINGERS_MS: u64 = 60_000;
 
-/// Returns whether an experiment ran or a change was measured at `at_ms`, or until shortly before. `facts` come oldest first; what ends
-/// among them and does not begin there began earlier.
+/// Returns whether an experiment was open or a change was measured at `at_ms`, or until shortly before. `facts` come oldest first; an
+/// experiment that ends among them and does not begin there began earlier. One that waits for its window is open, too.
 pub fn was_measuring(facts: &[Recorded], at_ms: u64) -> bool {
     let mut begun: BTreeMap<&str, u64> = BTreeMap::new();
     let mut was_measuring = false;
@@ -25,8 +25,11 @@ pub fn was_measuring(facts: &[Recorded], at_ms: u64) -> bool {
                 begun.insert(subject, each.at_ms);
             }
             Fact::ExperimentEnd(_) | Fact::Step { step: Step::Judged(_), .. } => {
-                let from_ms = begun.remove(subject).unwrap_or_default();
-                was_measuring |= (from_ms..each.at_ms.saturating_add(LINGERS_MS)).contains(&at_ms);
+                // A change that is undone before it is measured is judged as well.
+                let from_ms =
+                    begun.remove(subject).or_else(|| matches!(each.fact, Fact::ExperimentEnd(_)).then_some(0));
+                let lasted = from_ms.map(|from_ms| from_ms..each.at_ms.saturating_add(LINGERS_MS));
+                was_measuring |= lasted.is_some_and(|lasted| lasted.contains(&at_ms));
             }
             _ => {}
         }
@@ -62,7 +65,7 @@ mod tests {
             (Fact::Experiment(experiment()), Fact::ExperimentEnd(ended)),
             (step(Step::Measured), step(Step::Judged(Ruled::Neutral))),
         ];
-        for (begin, end) in ways {
+        for (is_experiment, (begin, end)) in [true, false].into_iter().zip(ways) {
             let (begin, end) = ((100_000, begin), (500_000, end));
             check(&[], 100_000, false);
             let whole = [begin, end];
@@ -73,10 +76,10 @@ mod tests {
             check(&whole, 499_999, true);
             check(&whole, 559_999, true);
             check(&whole, 560_000, false);
-            check(&whole[1..], 499_999, true);
+            check(&whole[1..], 499_999, is_experiment);
             check(&whole[1..], 560_000, false);
         }
-        // What waits, restarts or is stuck measures nothing.
+        // A change that waits, restarts or is stuck is not measured.
         check(&[(100_000, step(Step::Intended)), (100_000, step(Step::UndoFailed(String::new())))], 200_000, false);
     }
 }

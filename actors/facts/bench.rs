@@ -185,7 +185,7 @@ pub struct PrometheusBench {
     pub port: Option<u16>,
     /// What is made of them, by the name of the domain's metric; at least one.
     pub series: BTreeMap<String, PrometheusSeries>,
-    /// Fewer events than so many in the window are too few to say anything of: what is made of them is absent.
+    /// With fewer events than so many in the window of anything that is asked for, the run is void.
     #[serde(default = "events_min", skip_serializing_if = "is_events_min")]
     pub events_min: u32,
     /// What is thrown away at the start, in seconds.

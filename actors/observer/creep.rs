@@ -15,6 +15,9 @@ use crate::facts::Reading;
 /// How long is looked at as one reading, in milliseconds: of the same length the detectors were chosen by.
 const ROW_MS: u64 = 300_000;
 
+/// How many readings make a row: one that was alone in it, as the first of a service that loads its model, says nothing of it.
+const ROW_READINGS_MIN: u32 = 3;
+
 /// How many of those the detector learns from: ten hours.
 const WARMUP_ROWS: u32 = 120;
 
@@ -64,7 +67,7 @@ impl Creep {
 
     fn end_row(&mut self, metric: &str, worse: Worse, is_out: bool, config: &Config) -> Option<Crept> {
         let (sum, heard) = (std::mem::take(&mut self.sum), std::mem::take(&mut self.heard));
-        if heard == 0 {
+        if heard < ROW_READINGS_MIN {
             return None;
         }
         let mean = sum / f64::from(heard);
@@ -119,15 +122,16 @@ mod tests {
         let finds = |row: &u64| {
             let hour = *row as f64 / 12.0;
             let noise = (row.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as f64 / (1_u64 << 24) as f64 - 0.5;
-            let reading = Reading {
+            let reading = |part: u64| Reading {
                 subject: "lab".into(),
                 metric: "e2e_p95_ms".into(),
                 value: value(hour) * (1.0 + 0.01 * noise),
                 samples: 1,
-                at_ms: row * ROW_MS,
+                at_ms: row * ROW_MS + part,
                 source: "test".into(),
             };
-            creep.read(&reading, Worse::Higher, false, &config).is_some()
+            let found = (0..3).filter_map(|part| creep.read(&reading(part), Worse::Higher, false, &config));
+            found.count() > 0
         };
         (0..days * u64::from(DAY_ROWS)).filter(finds).collect()
     }

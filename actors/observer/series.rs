@@ -116,13 +116,17 @@ impl Series {
         if self.source != reading.source {
             self.source.clone_from(&reading.source);
         }
-        // What was not heard of for so long is in no incident any more: that it goes on is told as what begins is.
-        let is_heard = self.is_heard(config, now_ms);
-        let was_open = self.is_open() && is_heard;
-        if let Some(usual) = self.usual.as_mut().filter(|_| !is_heard) {
-            // Nor did it last all the while, as far as anybody knows.
-            usual.since_ms = now_ms;
+        if !self.is_heard(config, now_ms) {
+            // What was not heard of for so long is in no incident any more: that it goes on is told as what begins is, and that all is
+            // well again is not told.
+            (self.excess, self.deviation) = (Sign::default(), Sign::default());
+            self.recent.clear();
+            if let Some(usual) = &mut self.usual {
+                // Nor did it last all the while, as far as anybody knows.
+                usual.since_ms = now_ms;
+            }
         }
+        let was_open = self.is_open();
         self.heard = self.heard.saturating_add(1);
         self.heard_at_ms = now_ms;
         self.recent.push_back(reading.value);

@@ -11,11 +11,12 @@ use std::{
 };
 
 use kloros_actors::facts::{FailureKind, Metrics, PrometheusBench, PrometheusSeries, PrometheusTake, TrialFailure};
-use prometheus_parse::{Sample, Scrape, Value};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{drive::Measured, fail};
-use crate::exposition::{Bucket, STARTED_AT, fetch, grown, quantile};
+use crate::exposition::{Bucket, STARTED_AT, Sample, fetch, grown, quantile};
+
+static NO_LABELS: BTreeMap<String, String> = BTreeMap::new();
 
 /// How often gauges are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -25,13 +26,13 @@ const FAILED_MAX: u32 = 5;
 
 /// Watches what counts on this `port`, or where `bench` says, for the window, and returns what was made of it.
 ///
-/// A metric is absent where the service has none of that name and labels, or where fewer events fell into the window than the bench
-/// asks for. Fails with `died` when the service was started anew within the window, and with `bench_failed` when its metrics could
-/// not be read, or nothing could be made of any.
+/// A metric is absent where the service has none of that name and labels. Fails with `disturbed` where fewer events fell into the window
+/// than the bench asks for, with `died` when the service was started anew within it, and with `bench_failed` when its metrics could not
+/// be read, or nothing could be made of any.
 pub(super) async fn measure(port: u16, bench: &PrometheusBench) -> Result<Measured, TrialFailure> {
     let url = format!("http://{}:{}{}", Ipv4Addr::LOCALHOST, bench.port.unwrap_or(port), bench.path);
     sleep(Duration::from_secs_f64(bench.warmup_s)).await;
-    let first = scraped(&url, bench).await?;
+    let first = patiently(&url, bench).await?;
     let begun = Instant::now();
     let end = begun + Duration::from_secs_f64(bench.window_s);
     let mut levels = Levels::default();
@@ -58,18 +59,24 @@ pub(super) async fn measure(port: u16, bench: &PrometheusBench) -> Result<Measur
         }
     }
     sleep_until(end).await;
-    let last = scraped(&url, bench).await?;
+    let last = patiently(&url, bench).await?;
     let window_s = begun.elapsed().as_secs_f64();
     last.goes_on_from(&first)?;
     levels.add(&last, bench);
-    made_of(bench, (&first, &last), &levels, window_s).ok_or_else(|| {
-        let what = bench.series.values().map(|series| series.of.as_str()).collect::<BTreeSet<_>>();
-        let what = what.into_iter().collect::<Vec<_>>().join(", ");
-        fail(
-            FailureKind::BenchFailed,
-            format!("nothing could be made of {what} at {url}: they are not there, or fewer than {} events fell into {window_s:.0} s", bench.events_min),
-        )
-    })
+    made_of(bench, (&first, &last), &levels, window_s)
+        .map_err(|failure| fail(failure.kind, format!("{url}: {}", failure.detail)))
+}
+
+/// Scrapes until it is answered: where the window begins and ends is known by the clock.
+async fn patiently(url: &str, bench: &PrometheusBench) -> Result<Page, TrialFailure> {
+    let mut failed = 0;
+    loop {
+        match scraped(url, bench).await {
+            Err(_) if failed < FAILED_MAX => failed += 1,
+            answered => return answered,
+        }
+        sleep(LOOK_EVERY).await;
+    }
 }
 
 async fn scraped(url: &str, bench: &PrometheusBench) -> Result<Page, TrialFailure> {
@@ -77,42 +84,61 @@ async fn scraped(url: &str, bench: &PrometheusBench) -> Result<Page, TrialFailur
     Ok(Page::of(&text, bench))
 }
 
-/// Returns the metrics, and how many events the window had at most; nothing where there is no metric.
-fn made_of(bench: &PrometheusBench, (first, last): (&Page, &Page), levels: &Levels, window_s: f64) -> Option<Measured> {
-    let (mut metrics, mut samples) = (Metrics::new(), 0.0_f64);
-    let all = BTreeMap::new();
+/// Returns the metrics, and how many events the window had at most.
+///
+/// Where too few were asked for, the whole run is void, whatever else could be made of it: that users are asleep is no fault of the
+/// settings.
+fn made_of(
+    bench: &PrometheusBench,
+    (first, last): (&Page, &Page),
+    levels: &Levels,
+    window_s: f64,
+) -> Result<Measured, TrialFailure> {
+    let (mut metrics, mut samples) = (Metrics::new(), 1.0_f64);
     for (name, series) in &bench.series {
         let labels = &series.labels;
+        // What was made, where something could be, and of how many events; nothing where the service does not count it.
         let made = match &series.take {
             PrometheusTake::Rate => {
-                let events = last.growth(first, &series.of, labels);
-                events.map(|events| (events / window_s, events))
+                last.growth(first, &series.of, labels).map(|events| (Some(events / window_s), events))
             }
             PrometheusTake::ShareOf(whole) => {
                 let part = last.growth(first, &series.of, labels);
-                let whole = last.growth(first, whole, &all);
-                part.zip(whole).filter(|(_, whole)| *whole > 0.0).map(|(part, whole)| (part / whole, whole))
+                let whole = last.growth(first, whole, &NO_LABELS);
+                part.zip(whole).map(|(part, whole)| (Some(part / whole), whole))
             }
             PrometheusTake::Quantile(q) => {
-                let new = last.buckets(series).zip(first.buckets(series)).and_then(|(now, then)| grown(&now, &then));
-                new.and_then(|new| Some((quantile(&new, *q)?, new.last()?.count)))
+                let new = last.buckets(series).and_then(|now| match first.buckets(series) {
+                    Some(then) => grown(&now, &then),
+                    // It began at nothing, as the first request does.
+                    None => Some(now),
+                });
+                new.and_then(|new| Some((quantile(&new, *q), new.last()?.count)))
             }
             PrometheusTake::Mean => {
                 let sum = last.growth(first, &format!("{}_sum", series.of), labels);
                 let count = last.growth(first, &format!("{}_count", series.of), labels);
-                sum.zip(count).filter(|(_, count)| *count > 0.0).map(|(sum, count)| (sum / count, count))
+                sum.zip(count).map(|(sum, count)| (Some(sum / count), count))
             }
-            PrometheusTake::Level => levels.mean(name).map(|level| (level, f64::INFINITY)),
+            PrometheusTake::Level => levels.mean(name).map(|level| (Some(level), f64::INFINITY)),
         };
-        let Some((value, events)) = made.filter(|(_, events)| *events >= f64::from(bench.events_min)) else { continue };
-        let value = value * series.scale;
-        if value.is_finite() {
+        let Some((value, events)) = made else { continue };
+        if events < f64::from(bench.events_min) {
+            let detail = format!("{events:.0} of {name} in {window_s:.0} s, where {} say something", bench.events_min);
+            return Err(fail(FailureKind::Disturbed, format!("too little was asked for: {detail}")));
+        }
+        if let Some(value) = value.map(|value| value * series.scale).filter(|value| value.is_finite()) {
             metrics.insert(name.clone(), value);
             samples = samples.max(if events.is_finite() { events } else { 1.0 });
         }
     }
+    if metrics.is_empty() {
+        let asked: BTreeSet<&str> = bench.series.values().map(|series| series.of.as_str()).collect();
+        let asked = asked.into_iter().collect::<Vec<_>>().join(", ");
+        return Err(fail(FailureKind::BenchFailed, format!("nothing could be made of {asked}")));
+    }
     let length_ms = (window_s * 1000.0).round() as u64;
-    (!metrics.is_empty()).then(|| Measured { metrics, samples: samples.round() as u64, window_ms: length_ms })
+    Ok(Measured { metrics, samples: samples.round() as u64, window_ms: length_ms })
 }
 
 /// What one scrape said of what is asked for.
@@ -134,16 +160,10 @@ impl Page {
                 PrometheusTake::Rate | PrometheusTake::Level => _ = names.insert(series.of.clone()),
             }
         }
-        // The library reads no colons in names. The comments are passed over, so that each sample is the plain number of its line.
-        let lines = text.lines().filter_map(|line| {
-            let line = line.trim_start();
-            let end = line.find(|each: char| each == '{' || each.is_whitespace())?;
-            let name = &line[..end];
-            (name == STARTED_AT || names.contains(name)).then(|| Ok(name.replace(':', "_") + &line[end..]))
-        });
-        let mut samples = Scrape::parse(lines).map(|scrape| scrape.samples).unwrap_or_default();
-        samples.retain(|sample| matches!(sample.value, Value::Untyped(value) if value.is_finite()));
-        let started_at = samples.iter().find(|sample| sample.metric == STARTED_AT).map(number);
+        let is_asked = |sample: &Sample| sample.name == STARTED_AT || names.contains(&sample.name);
+        let samples = text.lines().filter_map(Sample::read).filter(|sample| sample.value.is_finite());
+        let samples: Vec<Sample> = samples.filter(is_asked).collect();
+        let started_at = samples.iter().find(|sample| sample.name == STARTED_AT).map(|sample| sample.value);
         Self { samples, started_at }
     }
 
@@ -157,15 +177,15 @@ impl Page {
 
     /// Returns the samples of the metric that have the labels.
     fn having<'a>(&'a self, metric: &str, labels: &'a BTreeMap<String, String>) -> impl Iterator<Item = &'a Sample> {
-        let metric = metric.replace(':', "_");
+        let metric = metric.to_owned();
         self.samples.iter().filter(move |sample| {
-            sample.metric == metric && labels.iter().all(|(name, value)| sample.labels.get(name) == Some(value))
+            sample.name == metric && labels.iter().all(|(name, value)| sample.labels.get(name) == Some(value))
         })
     }
 
     /// Returns the sum over the label sets; nothing where there is none.
     fn sum(&self, metric: &str, labels: &BTreeMap<String, String>) -> Option<f64> {
-        let values: Vec<f64> = self.having(metric, labels).map(number).collect();
+        let values: Vec<f64> = self.having(metric, labels).map(|sample| sample.value).collect();
         (!values.is_empty()).then(|| values.iter().sum())
     }
 
@@ -173,12 +193,11 @@ impl Page {
     /// that fell was started anew, and says nothing.
     fn growth(&self, first: &Self, metric: &str, labels: &BTreeMap<String, String>) -> Option<f64> {
         let before = first.sum(metric, labels);
-        let now = match self.sum(metric, labels) {
-            Some(now) => now,
-            // Nothing was counted under these labels, while the counter itself is there.
-            None if self.having(metric, &BTreeMap::new()).next().is_some() => 0.0,
-            None => return None,
-        };
+        // Where nothing was counted under these labels yet, it is nothing; a counter that has no labels of these names counts
+        // something else.
+        let has_names = |sample: &Sample| labels.keys().all(|name| sample.labels.contains_key(name));
+        let is_one = || self.having(metric, &NO_LABELS).any(has_names);
+        let now = self.sum(metric, labels).or_else(|| is_one().then_some(0.0))?;
         Some(now - before.unwrap_or(0.0)).filter(|grown| *grown >= 0.0)
     }
 
@@ -188,17 +207,13 @@ impl Page {
         for sample in self.having(&format!("{}_bucket", series.of), &series.labels) {
             let le: f64 = sample.labels.get("le")?.replace("+Inf", "inf").parse().ok()?;
             match buckets.iter_mut().find(|bucket| bucket.le == le) {
-                Some(bucket) => bucket.count += number(sample),
-                None => buckets.push(Bucket { le, count: number(sample) }),
+                Some(bucket) => bucket.count += sample.value,
+                None => buckets.push(Bucket { le, count: sample.value }),
             }
         }
         buckets.sort_by(|one, other| one.le.total_cmp(&other.le));
         (!buckets.is_empty()).then_some(buckets)
     }
-}
-
-fn number(sample: &Sample) -> f64 {
-    if let Value::Untyped(value) = sample.value { value } else { f64::NAN }
 }
 
 /// How high gauges stood, by the name of the domain's metric.
@@ -251,12 +266,16 @@ mod tests {
         }
     }
 
-    fn made(bench: &PrometheusBench, first: &str, last: &str) -> Vec<(String, f64)> {
+    type Made = Result<Vec<(String, f64)>, FailureKind>;
+
+    fn made(bench: &PrometheusBench, first: &str, last: &str) -> Made {
         let (first, last) = (Page::of(first, bench), Page::of(last, bench));
         let mut levels = Levels::default();
         levels.add(&first, bench);
         levels.add(&last, bench);
-        made_of(bench, (&first, &last), &levels, 10.0).map_or_else(Vec::new, |made| made.metrics.into_iter().collect())
+        made_of(bench, (&first, &last), &levels, 10.0)
+            .map(|made| made.metrics.into_iter().collect())
+            .map_err(|failure| failure.kind)
     }
 
     fn page(good: u32, bad: Option<u32>, fast: u32, all: u32, busy: u32) -> String {
@@ -284,7 +303,7 @@ mod tests {
 
     #[test]
     fn what_counts_is_what_happened_between_the_ends_of_the_window() {
-        let made = made(&everything(), &page(1000, Some(50), 100, 200, 3), &page(1080, Some(70), 150, 300, 5));
+        let made = made(&everything(), &page(1000, Some(50), 100, 200, 3), &page(1080, Some(70), 150, 300, 5)).unwrap();
         let expected =
             [("busy", 5.0), ("error_rate", 0.2), ("mean_ms", 50.0), ("p95_ms", 190.0), ("requests_per_s", 10.0)];
         assert_eq!(made.len(), expected.len(), "{made:?}");
@@ -295,24 +314,42 @@ mod tests {
 
     #[test]
     fn what_was_not_counted_yet_began_at_nothing_and_without_errors_their_share_is_nought() {
+        let named = |made: Made, wanted: &str| {
+            made.unwrap().into_iter().find(|(name, _)| name == wanted).map(|(_, value)| value)
+        };
         let rate = |first: Option<u32>, last: Option<u32>| {
-            let made = made(&everything(), &page(0, first, 0, 0, 1), &page(80, last, 0, 0, 1));
-            made.into_iter().find(|(name, _)| name == "error_rate").map(|(_, value)| value)
+            let made = made(&everything(), &page(0, first, 0, 0, 1), &page(80, last, 50, 100, 1));
+            named(made, "error_rate")
         };
         assert_eq!((rate(None, None), rate(None, Some(20)), rate(Some(5), Some(5))), (Some(0.0), Some(0.2), Some(0.0)));
+        let from_nothing = made(&everything(), "", &page(80, None, 50, 100, 1));
+        assert_eq!(named(from_nothing, "p95_ms"), Some(190.0));
+        // A label that the counter does not have is a mistake, and no sign of health.
+        let errors = series("http_requests_total", PrometheusTake::ShareOf("http_requests_total".to_owned()));
+        let mistaken = bench(&[
+            ("busy", series("busy:workers", PrometheusTake::Level)),
+            ("error_rate", labelled("code", "500", errors)),
+        ]);
+        let made = made(&mistaken, &page(0, None, 0, 0, 1), &page(80, None, 50, 100, 1)).unwrap();
+        assert_eq!(made, [("busy".to_owned(), 2.0)]);
+    }
+
+    /// A quiet night would have been the fault of the settings that ran in it.
+    #[test]
+    fn a_window_in_which_too_little_was_asked_for_is_void_whatever_else_could_be_made_of_it() {
+        let of = |first: &str, last: &str| made(&everything(), first, last);
+        assert_eq!(of(&page(0, Some(0), 0, 0, 1), &page(19, Some(0), 19, 19, 1)), Err(FailureKind::Disturbed));
+        assert_eq!(of(&page(0, Some(0), 0, 0, 1), &page(0, Some(0), 0, 0, 1)), Err(FailureKind::Disturbed));
     }
 
     #[test]
-    fn of_too_few_events_and_of_a_counter_that_fell_nothing_is_made() {
-        let names = |first: &str, last: &str| {
-            made(&everything(), first, last).into_iter().map(|(name, _)| name).collect::<Vec<_>>()
-        };
-        let few = names(&page(0, Some(0), 0, 0, 1), &page(19, Some(0), 19, 19, 1));
-        assert_eq!(few, ["busy"]);
-        let fell = names(&page(1000, Some(0), 900, 1000, 1), &page(100, Some(0), 90, 100, 1));
-        assert_eq!(fell, ["busy"]);
-        assert_eq!(names("", ""), Vec::<String>::new());
-        assert_eq!(names("<html>", "http_requests_total{ 7"), Vec::<String>::new());
+    fn of_a_counter_that_fell_and_of_what_is_no_page_nothing_is_made() {
+        let of = |first: &str, last: &str| made(&everything(), first, last);
+        let fell = of(&page(1000, Some(0), 900, 1000, 1), &page(100, Some(0), 90, 100, 1));
+        assert_eq!(fell, Ok(vec![("busy".to_owned(), 2.0)]));
+        for last in ["", "<html>", "http_requests_total{ 7", "busy:workers NaN"] {
+            assert_eq!(of("", last), Err(FailureKind::BenchFailed), "{last}");
+        }
     }
 
     /// Serves a page that counts on with each scrape, before each of which the service was started anew if `restarts`.

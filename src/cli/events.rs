@@ -27,12 +27,12 @@ pub(crate) struct EventsArgs {
     #[arg(long, short)]
     follow: bool,
     /// How many from before to show at most
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(0..=AT_ONCE_MAX as u64))]
     limit: usize,
     /// Only facts of this kind; may be given more than once
     #[arg(long = "kind", value_name = "KIND", value_parser = PossibleValuesParser::new(Kind::ALL.map(Kind::label)))]
     kinds: Vec<String>,
-    /// Only what belongs to this domain, question, experiment, promotion or deployment, by its whole name
+    /// Only facts about this very question, experiment, promotion, deployment, incident or domain; `kloros explain` tells all of a cycle
     #[arg(long, value_name = "ID")]
     about: Option<String>,
 }
@@ -49,19 +49,21 @@ impl EventsArgs {
 /// Prints the newest facts, and then each further one as it comes, if that is asked for.
 pub(super) async fn events(home: &Home, args: &EventsArgs, out: &mut Out) -> anyhow::Result<Answer> {
     let mut reader = Reader::find(home)?;
-    let mut after = 0;
+    let (mut after, mut is_silent) = (0, true);
     if let Some(reader) = &reader {
-        let newest = Query { newest_first: true, limit: args.limit.clamp(1, AT_ONCE_MAX), ..args.query() };
+        // Up to where the journal reaches before anything is read: what comes meanwhile is told as what comes later is.
+        let reached = reader.read(&Query::newest(&[], 1))?;
+        let newest = Query { newest_first: true, limit: args.limit.max(1), ..args.query() };
         let before = if args.limit == 0 { Vec::new() } else { reader.read(&newest)? };
         for recorded in before.iter().rev() {
             tell(recorded, out)?;
         }
-        let last = if before.is_empty() { reader.read(&Query::newest(&[], 1))? } else { before };
-        after = last.first().map_or(0, |last| last.seq);
+        after = before.first().or(reached.first()).map_or(0, |last| last.seq);
+        is_silent = before.is_empty();
     }
     if !args.follow {
-        if after == 0 && !out.is_json() {
-            out.line("nothing happened yet\nkloros status")?;
+        if is_silent && !out.is_json() {
+            out.line("nothing of that happened yet\nkloros status")?;
         }
         return Ok(Answer::Done);
     }

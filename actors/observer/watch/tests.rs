@@ -394,6 +394,9 @@ fn what_was_not_heard_of_for_long_and_goes_on_is_told_again() {
         assert_eq!(metrics(&bench.latency(800.0, 20)), ["e2e_p95_ms"], "repeat {repeat}");
         bench.now_ms += 3_600_000;
     }
+    // A service that is well when it is heard of again is in no trouble.
+    bench.now_ms += 3_600_000;
+    assert_eq!(bench.latency(100.0, 20), []);
     // And what deviates is no new normal for having stayed while nobody heard of it.
     let mut bench = Bench::new();
     bench.latency(100.0, LEARNED);
