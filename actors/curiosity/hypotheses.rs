@@ -168,7 +168,7 @@ pub fn question_id(domain: &str, hypothesis: &str, occurrence: u32) -> QuestionI
 }
 
 /// Returns the number in the id of a question about `hypothesis` in `domain`; `None` where it was made by somebody else.
-fn number_of(id: &QuestionId, domain: &str, hypothesis: &str) -> Option<u32> {
+pub fn number_of(id: &QuestionId, domain: &str, hypothesis: &str) -> Option<u32> {
     let number = id.as_str().rsplit('.').next()?.parse().ok()?;
     (question_id(domain, hypothesis, number) == *id).then_some(number)
 }

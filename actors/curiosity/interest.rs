@@ -5,8 +5,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{Config, hypotheses::knobs};
+use super::{
+    Config,
+    hypotheses::{knobs, number_of},
+};
 use crate::facts::{DeploymentId, Fact, Lesson, Question, QuestionEnd, QuestionId, Ruled, UNMEASURED};
+
+/// The largest number of a question that is counted on from, read from its id.
+const NUMBER_READ_MAX: u32 = 1_000_000;
 
 /// How many kinds of questions are known at once. Those of the daemon come from a closed list for each domain, those of the inbox do
 /// not: for a new one, one is forgotten.
@@ -173,9 +179,10 @@ impl Interests {
         if known.open.as_ref() == Some(id) || known.ended.as_ref() == Some(id) {
             return;
         }
-        // Counted, and not read from the id: whoever drops an intent may have written any number. One that was given before is told
-        // by the journal.
-        known.asked = known.asked.saturating_add(1);
+        // The number is read from the id as well: where the kind was forgotten meanwhile, counting alone would give an id a second
+        // time. Whoever drops an intent may have written any number, and none of theirs uses up those that are left.
+        let number = number_of(id, &spec.domain, &question.hypothesis).filter(|number| *number <= NUMBER_READ_MAX);
+        known.asked = known.asked.saturating_add(1).max(number.unwrap_or_default());
         known.open = Some(id.clone());
         known.recent.push_back((id.clone(), knobs(spec)));
         if known.recent.len() > WAYS_REMEMBERED {
@@ -612,6 +619,10 @@ mod tests {
         interests.asked(&question(41));
         interests.ended(&end(&question(41), "deployed", 0), &Config::default());
         assert!(matches!(admit(&interests, 900_000), Admission::Ask { occurrence: 42, .. }));
+        // A number that somebody made up uses up none.
+        interests.asked(&question(u32::MAX));
+        interests.ended(&end(&question(u32::MAX), "deployed", 900_000), &Config::default());
+        assert!(matches!(admit(&interests, 9_000_000), Admission::Ask { occurrence: 43, .. }));
     }
 
     /// The inbox names its hypotheses as it likes. When as many were known as may be, nothing new was asked or learned any more.
