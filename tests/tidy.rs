@@ -14,6 +14,9 @@ use std::{
 #[path = "tidy/licences.rs"]
 mod licences;
 
+#[path = "tidy/materials.rs"]
+mod materials;
+
 #[path = "tidy/source.rs"]
 mod source;
 
@@ -79,6 +82,11 @@ const MACHINE: [&str; 7] =
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Returns the text of a file, named from the root of the house.
+fn text(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 /// Returns the files below `folder` that end in one of `endings`, in order, relative to the repository.

@@ -1,23 +1,26 @@
-//! What kloros is built from may be given away with it.
+//! What kloros is built from may be given away with it, and comes from where it may: ops/package/deny.toml, which `cargo deny` reads as
+//! well, says what that is.
 
-use std::process::Command;
+use std::{collections::BTreeSet, process::Command, sync::LazyLock};
+
+use toml::Value;
+
+/// What deny.toml says.
+static DENY: LazyLock<toml::Table> = LazyLock::new(|| super::text("ops/package/deny.toml").parse().unwrap());
 
 /// The licences under which something may be part of kloros, which is under Apache-2.0: their terms go with a copy of their text.
-const ALLOWED: [&str; 11] = [
-    "Apache-2.0",
-    "Apache-2.0 WITH LLVM-exception",
-    "BSD-2-Clause",
-    "BSD-3-Clause",
-    "BSL-1.0",
-    "CC0-1.0",
-    "ISC",
-    "MIT",
-    "Unicode-3.0",
-    "Unlicense",
-    "Zlib",
-];
+static ALLOWED: LazyLock<BTreeSet<&str>> = LazyLock::new(|| {
+    let allowed = DENY["licenses"]["allow"].as_array().unwrap();
+    allowed.iter().map(|licence| licence.as_str().unwrap()).collect()
+});
 
-/// Returns whether a licence expression (SPDX 2.3, annex D; a slash is an old way to write OR) can be fulfilled with [`ALLOWED`].
+/// Returns the packages of Cargo.lock.
+fn locked() -> Vec<Value> {
+    let lock: toml::Table = super::text("Cargo.lock").parse().unwrap();
+    lock["package"].as_array().unwrap().clone()
+}
+
+/// Returns whether a licence expression (SPDX 2.3, annex D; a slash is an old way to write OR) can be fulfilled with those that are allowed.
 fn is_allowed(expression: &str) -> bool {
     let text = expression.replace('(', " ( ").replace(')', " ) ").replace('/', " OR ");
     let words: Vec<&str> = text.split_whitespace().collect();
@@ -50,7 +53,7 @@ fn one<'a>(words: &'a [&'a str]) -> (bool, &'a [&'a str]) {
             (allowed, [")", rest @ ..]) => (allowed, rest),
             (_, rest) => (false, rest),
         },
-        [name, "WITH", exception, rest @ ..] => (ALLOWED.contains(&format!("{name} WITH {exception}").as_str()), rest),
+        [name, "WITH", exception, rest @ ..] => (ALLOWED.contains(format!("{name} WITH {exception}").as_str()), rest),
         [name, rest @ ..] => (ALLOWED.contains(name), rest),
         [] => (false, words),
     }
@@ -74,7 +77,34 @@ fn every_library_may_be_given_away_with_kloros() {
         .filter(|package| !is_allowed(&licence(package)))
         .map(|package| format!("{} {}: {}", package["name"], package["version"], licence(package)))
         .collect();
-    assert!(refused.is_empty(), "use something else, or say in ALLOWED why not:\n{}", refused.join("\n"));
+    assert!(refused.is_empty(), "use something else, or allow it in ops/package/deny.toml:\n{}", refused.join("\n"));
+}
+
+#[test]
+fn every_library_comes_from_the_one_registry_and_none_is_banned() {
+    let banned: BTreeSet<&str> =
+        DENY["bans"]["deny"].as_array().unwrap().iter().map(|each| each["name"].as_str().unwrap()).collect();
+    assert!(banned.len() >= 3, "{banned:?}");
+    for rule in ["unknown-registry", "unknown-git"] {
+        assert_eq!(DENY["sources"][rule].as_str(), Some("deny"));
+    }
+    let ours = ["kloros", "sbom", "fake-nvml", "tamper"];
+    let mut registries = BTreeSet::new();
+    for package in locked() {
+        let name = package["name"].as_str().unwrap().to_owned();
+        assert!(!banned.contains(name.as_str()), "{name} is banned: ops/package/deny.toml says why");
+        match package.get("source").and_then(Value::as_str) {
+            Some(source) => {
+                assert!(
+                    source.starts_with("registry+") && package.get("checksum").is_some(),
+                    "{name} is from {source}"
+                );
+                registries.insert(source.to_owned());
+            }
+            None => assert!(ours.contains(&name.as_str()) || name.starts_with("kloros-"), "{name} comes from nowhere"),
+        }
+    }
+    assert_eq!(registries.len(), 1, "{registries:?}");
 }
 
 #[test]
