@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     fs::{self, File, OpenOptions},
     io,
     os::unix::fs::OpenOptionsExt as _,
@@ -61,7 +62,7 @@ pub(crate) struct Guards {
 
 /// Who starts a guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum By {
+pub(crate) enum By {
     /// The daemon itself.
     Daemon,
     /// systemd, which started the daemon as well.
@@ -71,7 +72,7 @@ enum By {
 }
 
 /// Says who starts the guards of the daemon with this process id; `None` where it cannot be looked at.
-pub(crate) fn starter_of(pid: u32) -> Option<&'static str> {
+pub(crate) fn starter_of(pid: u32) -> Option<By> {
     let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).ok();
     let (environ, groups) = (read("environ")?, read("cgroup")?);
     let variables: Vec<String> =
@@ -80,11 +81,22 @@ pub(crate) fn starter_of(pid: u32) -> Option<&'static str> {
         let value = |each: &String| each.strip_prefix(name)?.strip_prefix('=').map(str::to_owned);
         variables.iter().find_map(value)
     };
-    Some(match By::choose(variable, pid, Path::new(SYSTEMD).is_dir(), &String::from_utf8_lossy(&groups)) {
-        By::Daemon => "the daemon",
-        By::Systemd => "systemd",
-        By::UsersSystemd => "the user's systemd",
-    })
+    Some(By::choose(variable, pid, is_booted(), &String::from_utf8_lossy(&groups)))
+}
+
+/// Says whether systemd runs this machine.
+pub(crate) fn is_booted() -> bool {
+    Path::new(SYSTEMD).is_dir()
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::Daemon => "the daemon",
+            Self::Systemd => "systemd",
+            Self::UsersSystemd => "the user's systemd",
+        })
+    }
 }
 
 impl By {
@@ -118,7 +130,7 @@ impl Guards {
     ) -> Self {
         let variable = |name: &str| std::env::var(name).ok();
         let groups = fs::read_to_string(CONTROL_GROUPS).unwrap_or_default();
-        let by = By::choose(variable, std::process::id(), Path::new(SYSTEMD).is_dir(), &groups);
+        let by = By::choose(variable, std::process::id(), is_booted(), &groups);
         let alone = Arc::new(Mutex::new(Arc::downgrade(alone)));
         Self { home: home.clone(), exe, by, begins_within, alone_within, alone, children: Arc::default() }
     }
@@ -311,7 +323,7 @@ mod tests {
                 |name: &str| variables.iter().find(|(each, _)| *each == name).map(|(_, text)| (*text).to_owned());
             assert_eq!(By::choose(variable, 7, is_booted, groups), by, "{variables:?} {is_booted} {groups}");
         }
-        assert_eq!(starter_of(std::process::id()), Some("the daemon"));
+        assert_eq!(starter_of(std::process::id()).map(|by| by.to_string()).as_deref(), Some("the daemon"));
         assert_eq!(starter_of(0), None);
         let (_folder, guards) = guards(By::Systemd);
         let starts = guards.starts("lab", &DeploymentId::new("d-1"));

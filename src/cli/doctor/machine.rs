@@ -150,6 +150,7 @@ pub(super) fn clock() -> Finding {
 pub(super) fn ports(home: &Home, settings: &Settings, is_running: bool) -> Vec<Finding> {
     let metrics = ("shell.metrics_address", Some(settings.shell.metrics_address));
     let api = ("api.listen", settings.reached.address());
+    let conversation = ("conversation.listen", settings.conversation.address());
     let look = |(key, address): (&str, Option<std::net::SocketAddr>)| {
         let address = address?;
         Some(match TcpListener::bind(address) {
@@ -167,7 +168,7 @@ pub(super) fn ports(home: &Home, settings: &Settings, is_running: bool) -> Vec<F
             ),
         })
     };
-    [metrics, api].into_iter().filter_map(look).collect()
+    [metrics, api, conversation].into_iter().filter_map(look).collect()
 }
 
 pub(super) fn lease(settings: &Settings) -> Finding {
@@ -257,5 +258,20 @@ mod tests {
         drop(taken);
         assert_eq!(ports(&here, &settings, false)[0].how, How::Well);
         assert_eq!(ports(&here, &settings, true)[0].how, How::Bad);
+    }
+
+    #[test]
+    fn the_port_of_conversations_is_looked_at_where_they_are_held() {
+        let folder = tempfile::tempdir().unwrap();
+        let here = Home::at(folder.path()).unwrap();
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let text = format!("[conversation]\nlisten = \"{address}\"\nupstream = \"http://127.0.0.1:1\"\n");
+        fs::write(folder.path().join("kloros.toml"), text).unwrap();
+        let settings = Settings::load(here.root(), None).unwrap();
+        let found = ports(&here, &settings, false);
+        let about: Vec<&Finding> = found.iter().filter(|each| each.what.contains(&address.to_string())).collect();
+        assert!(about.len() == 1 && about[0].how == How::Bad, "{found:?}");
+        assert!(about[0].fix.as_deref().is_some_and(|fix| fix.contains("conversation.listen")), "{about:?}");
     }
 }

@@ -1,11 +1,15 @@
 //! `kloros doctor`: looks at everything that kloros needs of the machine, and says what to do about what is wrong. It changes nothing
 //! and needs no running daemon. Of a domain that is named it proves by measuring that the loop may be let loose on it.
 
+mod conversation;
+
 mod machine;
 
 mod prove;
 
 mod services;
+
+mod units;
 
 use std::{fmt, path::PathBuf};
 
@@ -103,6 +107,8 @@ pub(super) async fn doctor(home: &Home, args: &DoctorArgs, out: &mut Out) -> any
         findings.push(machine::lease(settings));
         findings.extend(machine::means(home, settings));
         findings.extend(machine::gpus(settings).await);
+        findings.extend(conversation::look(settings).await);
+        findings.extend(units::look(home, settings));
         findings.extend(services::look(home, settings, live.as_ref().ok()).await);
     }
     let bad = findings.iter().filter(|finding| finding.how == How::Bad).count();

@@ -49,13 +49,17 @@ pub(super) fn program(domain: &Domain) -> Option<Finding> {
     } else {
         std::env::split_paths(&folders).map(|folder| folder.join(name)).collect()
     };
-    let is_program = |path: &PathBuf| path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok();
     Some(match places.iter().find(|path| is_program(path)) {
         Some(path) => Finding::well(&domain.name, format!("{} can be started", path.display())),
         None => {
             Finding::bad(&domain.name, format!("{name} cannot be started"), "mend argv in its domain file, or chmod +x")
         }
     })
+}
+
+/// Returns whether this user may start what lies at `path`.
+pub(super) fn is_program(path: &Path) -> bool {
+    path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
 }
 
 fn env_file(domain: &Domain) -> Finding {
