@@ -1,7 +1,7 @@
 //! A real Chromium without a window, driven over its debugging protocol.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     fs,
     net::TcpStream,
     path::Path,
@@ -37,8 +37,8 @@ pub(crate) struct Page {
     asked: u64,
     /// What the page complained about.
     pub(crate) complaints: Vec<String>,
-    /// How many bytes of bodies and heads it has loaded.
-    pub(crate) loaded: u64,
+    /// How many bytes of heads and bodies came over the wire, by request: as they come in, and as the browser counts them at the end.
+    received: BTreeMap<String, u64>,
     events: VecDeque<Value>,
     process: Child,
     _profile: tempfile::TempDir,
@@ -47,11 +47,17 @@ pub(crate) struct Page {
 impl Page {
     /// Starts the browser with an empty page.
     pub(crate) fn open(program: &str) -> Self {
+        Self::open_with(program, &[])
+    }
+
+    /// Starts the browser with `more` on its command line.
+    pub(crate) fn open_with(program: &str, more: &[&str]) -> Self {
         let profile = tempfile::tempdir().unwrap();
         let process = Command::new(program)
             .args(["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage"])
             .args(["--no-first-run", "--remote-debugging-port=0", "about:blank"])
             .arg(format!("--user-data-dir={}", profile.path().display()))
+            .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -70,9 +76,9 @@ impl Page {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let request = format!("ws://127.0.0.1:{port}{path}").into_client_request().unwrap();
         let (socket, _) = tungstenite::client(request, stream).unwrap();
-        let (complaints, events) = (Vec::new(), VecDeque::new());
+        let (complaints, events, received) = (Vec::new(), VecDeque::new(), BTreeMap::new());
         let session = String::new();
-        let mut page = Self { socket, session, asked: 0, complaints, loaded: 0, events, process, _profile: profile };
+        let mut page = Self { socket, session, asked: 0, complaints, received, events, process, _profile: profile };
         let target = page.call("Target.createTarget", &json!({"url": "about:blank"}));
         let attached = page.call("Target.attachToTarget", &json!({"targetId": target["targetId"], "flatten": true}));
         attached["sessionId"].as_str().unwrap().clone_into(&mut page.session);
@@ -116,7 +122,15 @@ impl Page {
             "Log.entryAdded" if params["entry"]["level"] == "error" => {
                 self.complaints.push(params["entry"].to_string());
             }
-            "Network.loadingFinished" => self.loaded += params["encodedDataLength"].as_f64().unwrap_or(0.0) as u64,
+            "Network.responseReceived" => {
+                *self.request(params) += params["response"]["encodedDataLength"].as_f64().unwrap_or(0.0) as u64;
+            }
+            "Network.dataReceived" => {
+                *self.request(params) += params["encodedDataLength"].as_f64().unwrap_or(0.0) as u64;
+            }
+            "Network.loadingFinished" => {
+                *self.request(params) = params["encodedDataLength"].as_f64().unwrap_or(0.0) as u64;
+            }
             _ => {}
         }
         if said["method"].is_string() {
@@ -126,6 +140,16 @@ impl Page {
             }
         }
         said
+    }
+
+    fn request(&mut self, params: &Value) -> &mut u64 {
+        self.received.entry(params["requestId"].to_string()).or_default()
+    }
+
+    /// Returns how many bytes it has loaded, and in how many requests, by what the browser says of its network; streams that go on
+    /// count with what they brought so far.
+    pub(crate) fn loaded(&self) -> (u64, usize) {
+        (self.received.values().sum(), self.received.len())
     }
 
     /// Goes to an address.
