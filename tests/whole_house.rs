@@ -36,7 +36,11 @@ mod speech;
 #[path = "house/postgresql.rs"]
 mod postgresql;
 
-use std::{collections::BTreeMap, fs, process::Stdio};
+use std::{
+    collections::BTreeMap,
+    fs,
+    process::{Command, Stdio},
+};
 
 use house::{House, PATIENCE, exists, said};
 use serde_json::Value;
@@ -181,6 +185,45 @@ fn a_person_s_bad_idea_is_measured_undone_and_remembered() {
         assert!(!house.read(name).contains("do not print me"), "{name} holds a secret");
     }
     assert_eq!(house.processes(), 0, "a child is left");
+}
+
+#[test]
+fn a_person_at_a_terminal_sees_how_far_it_is_and_whoever_reads_the_answer_sees_nothing_else() {
+    let mut house = House::new("demo_load = false", "[gate]\nautonomy = 3\n");
+    house.start(&[]);
+    let is_line = |seen: &str, part: &str| {
+        seen.split('\r').any(|line| line.starts_with("\u{1b}[2K  ... ") && line.contains(part))
+    };
+    for (command, part) in [
+        (&["try", "lab", "LAB_MAX_NUM_SEQS=4"][..], "] 1 of 8 runs at least   old and new take turns   "),
+        (&["calibrate", "lab", "--wait"], " of 4 runs at least   lab against itself   "),
+    ] {
+        let seen = at_a_terminal(&house, command);
+        assert!(is_line(&seen, part), "{part:?} is not in {seen:?}");
+        let last = seen.rsplit("\u{1b}[2K").next().unwrap();
+        assert!(last.contains("\nkloros ") && !last.contains("..."), "the line stays: {seen:?}");
+        assert!(!seen.contains("\u{1b}[3"), "it has a colour: {seen:?}");
+        let plain = said(&house.kloros(command));
+        assert!(!plain.contains('\u{1b}') && !plain.contains("..."), "{plain:?}");
+    }
+}
+
+/// Runs a command of the program at a terminal, and returns all that is written there, what was written over included.
+fn at_a_terminal(house: &House, arguments: &[&str]) -> String {
+    let own = house.command();
+    let words =
+        std::iter::once(own.get_program()).chain(own.get_args()).map(|word| word.to_string_lossy().into_owned());
+    let line = words.chain(arguments.iter().map(|word| (*word).to_owned())).collect::<Vec<_>>().join(" ");
+    let mut terminal = Command::new("script");
+    terminal.args(["--quiet", "--return", "--command", &line, "/dev/null"]).env("TERM", "xterm");
+    for (name, value) in own.get_envs() {
+        match value {
+            Some(value) => terminal.env(name, value),
+            None => terminal.env_remove(name),
+        };
+    }
+    let output = terminal.stdin(Stdio::null()).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 #[test]

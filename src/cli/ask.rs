@@ -1,15 +1,11 @@
 //! What is asked of the running daemon.
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::Args;
 use kloros_actors::{
-    facts::{Deployment, Domain, Fact, Key, Kind, Promotion, PromotionId, Ruled, Ruling, Settings, Verdict},
+    facts::{Domain, Fact, Key, Kind, Promotion, PromotionId, Ruled, Settings, Verdict},
     seams::Query,
 };
 use serde_json::Value as Json;
@@ -17,7 +13,7 @@ use serde_json::Value as Json;
 use super::{
     Answer,
     client::{Client, Said},
-    ids,
+    follow, ids,
     out::Out,
     progress,
     text::{self, shorten},
@@ -50,9 +46,6 @@ pub(crate) struct TryArgs {
 
 /// How long the verdict of a person's own proposal is waited for.
 const VERDICT_WITHIN: Duration = Duration::from_secs(3600);
-
-/// How often it is looked for.
-const LOOK_EVERY: Duration = Duration::from_millis(300);
 
 pub(crate) async fn tree(home: &Home, out: &mut Out) -> anyhow::Result<Answer> {
     let live = match Client::to(home)?.get::<Live>("/live").await? {
@@ -232,6 +225,7 @@ pub(crate) async fn propose(home: &Home, args: TryArgs, out: &mut Out) -> anyhow
         Err(why) => return no(&why, out),
     };
     let body = TryBody { domain: args.domain.clone(), settings };
+    let runs = follow::Runs::of(home, args.config.as_deref())?;
     let promotion = match client.post::<Promotion>("/try", &body).await? {
         Said::Yes(promotion) => promotion,
         Said::No(why) => return no(&why, out),
@@ -244,7 +238,7 @@ pub(crate) async fn propose(home: &Home, args: TryArgs, out: &mut Out) -> anyhow
         return Ok(Answer::Done);
     }
     let within = args.timeout.map_or(VERDICT_WITHIN, Duration::from_millis);
-    follow(home, &client, &promotion, within, out).await
+    follow::follow(home, &client, &promotion, within, runs, out).await
 }
 
 /// Returns the domain of this name and the settings in `texts`, each with the type of its knob, so that a slip is told
@@ -279,99 +273,6 @@ pub(super) fn parse(
         }
     }
     Ok(Ok((domain, settings)))
-}
-
-/// Follows a proposal until it is judged, refused or waits for a person.
-async fn follow(
-    home: &Home,
-    client: &Client,
-    promotion: &Promotion,
-    within: Duration,
-    out: &mut Out,
-) -> anyhow::Result<Answer> {
-    let reader = Reader::open(home)?;
-    let until = Instant::now() + within;
-    while Instant::now() < until {
-        let query = Query { cycle: Some(promotion.cycle.clone()), ..Query::default() };
-        for recorded in reader.read(&query)? {
-            match recorded.fact {
-                Fact::Ruling(Ruling::Refuse { why, .. }) => return no(&why, out),
-                Fact::Ruling(Ruling::Ask { promotion, why, binding, .. }) => {
-                    let fields = serde_json::json!({"waiting": promotion, "why": why, "binding": binding});
-                    out.answer(&fields, || format!("waits for you: {why}\n{}", approve_words(&promotion, &binding)))?;
-                    return Ok(Answer::No);
-                }
-                Fact::Ruling(Ruling::Hold { promotion, why, held }) => {
-                    out.answer(&serde_json::json!({"held": promotion, "for": held, "why": why}), || {
-                        format!("waits for its turn: {why}\nkloros explain {promotion}")
-                    })?;
-                    return Ok(Answer::No);
-                }
-                Fact::Ruling(Ruling::Advise { promotion, .. }) => {
-                    let why = format!("only advice is given, and this is yours already: {promotion}");
-                    return no(&why, out);
-                }
-                Fact::Lesson(lesson) => {
-                    let verdict = &lesson.verdict;
-                    out.answer(verdict, || {
-                        format!("{}: {}\nkloros explain {}", verdict.outcome, lesson.says, lesson.cycle)
-                    })?;
-                    let kept = verdict.outcome != Ruled::Rollback;
-                    return Ok(if kept { Answer::Done } else { Answer::No });
-                }
-                _ => {}
-            }
-        }
-        if Client::find(home)?.is_none() {
-            bail!(
-                "the daemon is gone; when it starts again, what had begun and was not judged is undone, and what had not begun is offered again: kloros explain {}",
-                promotion.id
-            );
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-    take_back(&reader, client, promotion, within, out).await
-}
-
-/// Takes back what was proposed and has not begun, for whom does not wait for it any longer, and says what is so.
-async fn take_back(
-    reader: &Reader,
-    client: &Client,
-    promotion: &Promotion,
-    within: Duration,
-    out: &mut Out,
-) -> anyhow::Result<Answer> {
-    let within = within.as_secs_f64();
-    let query = Query { cycle: Some(promotion.cycle.clone()), ..Query::kinds(&[Kind::Promotion]) };
-    let mut promoted = reader.read(&query)?.into_iter().filter_map(|each| match each.fact {
-        Fact::Promotion(promotion) => Some(promotion.id),
-        _ => None,
-    });
-    // What was overtaken meanwhile was planned anew under another name.
-    let id = promoted.next_back().unwrap_or_else(|| promotion.id.clone());
-    let why = Some(format!("nobody waits for it any longer than {within} s"));
-    let body = AnswerBody { id: id.to_string(), approved: false, why, binding: None };
-    match client.post::<Promotion>("/answer", &body).await? {
-        Said::Yes(_) => no(
-            &format!("it has not begun within {within} s and is taken back, nothing was changed: kloros explain {id}"),
-            out,
-        ),
-        Said::No(_) if has_begun(reader, promotion)? => {
-            let deployment = Deployment::id_of(&id);
-            no(
-                &format!(
-                    "it is not judged within {within} s and goes on; to take it back: kloros rollback {deployment}"
-                ),
-                out,
-            )
-        }
-        Said::No(why) => bail!("it is not judged within {within} s, and cannot be taken back: {why}"),
-    }
-}
-
-fn has_begun(reader: &Reader, promotion: &Promotion) -> anyhow::Result<bool> {
-    let query = Query { cycle: Some(promotion.cycle.clone()), ..Query::kinds(&[Kind::Deployment]) };
-    Ok(!reader.read(&query)?.is_empty())
 }
 
 pub(super) fn no(why: &str, out: &mut Out) -> anyhow::Result<Answer> {

@@ -14,12 +14,14 @@ use super::{
     client::{Client, Said},
     out::Out,
     story, text,
+    waiting::{Far, Waiting},
 };
 use crate::{
-    api::{Calibrating, NameBody},
+    api::{Calibrating, Live, NameBody},
     clock::SystemClock,
     home::Home,
     journal::Reader,
+    lease::Standing,
 };
 
 /// What is measured against itself.
@@ -38,6 +40,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long is waited at most.
 const WAIT_MAX: Duration = Duration::from_secs(4 * 3600);
 
+/// How many runs a block has.
+const BLOCK: u32 = 4;
+
 /// How many calibrations are looked through for the newest of each domain.
 pub(super) const LOOK_BACK_MAX: usize = 1000;
 
@@ -54,17 +59,68 @@ pub(super) async fn calibrate(home: &Home, args: CalibrateArgs, out: &mut Out) -
         })?;
         return Ok(Answer::Done);
     }
+    let mut waiting = Waiting::begin();
+    let found = over(home, &begun, since_ms, &mut waiting, out).await;
+    waiting.end(out)?;
+    let Some(known) = found? else {
+        return ask::no(&format!("it is not over after {} h: kloros status", WAIT_MAX.as_secs() / 3600), out);
+    };
+    out.answer(&known, || format!("{}\nkloros status", words(&known, since_ms)))?;
+    Ok(if known.outcome.is_ok() { Answer::Done } else { Answer::No })
+}
+
+/// Waits until the calibration is over that has `begun`, at a terminal with a line that says how far it is; `None` where it takes longer
+/// than anybody waits.
+async fn over(
+    home: &Home,
+    begun: &Calibrating,
+    since_ms: u64,
+    waiting: &mut Waiting,
+    out: &mut Out,
+) -> anyhow::Result<Option<Calibration>> {
     let reader = Reader::open(home)?;
     let until = Instant::now() + WAIT_MAX;
+    let mut run = 0;
     while Instant::now() < until {
-        let newest = reader.read(&Query::newest(&[Kind::Calibration], 1).about(&args.domain))?;
+        let newest = reader.read(&Query::newest(&[Kind::Calibration], 1).about(&begun.domain))?;
         if let Some(known) = newest.iter().filter(|each| each.at_ms >= since_ms).find_map(calibration) {
-            out.answer(known, || format!("{}\nkloros status", words(known, since_ms)))?;
-            return Ok(if known.outcome.is_ok() { Answer::Done } else { Answer::No });
+            return Ok(Some(known.clone()));
+        }
+        // Nobody but a person who looks on is told, so nobody else asks the daemon.
+        if out.is_terminal() {
+            let standing = standing(home).await;
+            let measures = standing.as_ref().and_then(|standing| standing.measures.as_ref());
+            run = measures.and_then(|seen| run_of(&seen.what, &begun.domain)).unwrap_or(run);
+            let far = Far { done: run.saturating_sub(1), of: begun.runs_min, what: "runs at least" };
+            let waits =
+                || standing.iter().flat_map(|standing| &standing.waits).any(|seen| is_ours(&seen.what, &begun.domain));
+            let what = if waits() { "waits for its turn" } else { "against itself" };
+            waiting.show(out, &format!("{} {what}", begun.domain), Some(&far))?;
         }
         sleep(LOOK_EVERY).await;
     }
-    ask::no(&format!("it is not over after {} h: kloros status", WAIT_MAX.as_secs() / 3600), out)
+    Ok(None)
+}
+
+/// Returns who measures and who waits; nothing where the daemon does not say it just now.
+async fn standing(home: &Home) -> Option<Standing> {
+    let client = Client::find(home).ok()??;
+    match client.get::<Live>("/live").await {
+        Ok(Said::Yes(live)) => live.measuring.ok(),
+        _ => None,
+    }
+}
+
+/// Returns which run of the calibration of `domain` this is, from 1, by what the validator calls it: `a-DOMAIN.bBLOCK.rPLACE`.
+fn run_of(what: &str, domain: &str) -> Option<u32> {
+    let named = what.split_whitespace().next()?.strip_prefix("a-")?.strip_prefix(domain)?.strip_prefix(".b")?;
+    let (block, place) = named.split_once(".r")?;
+    let block: u32 = block.parse().ok()?;
+    Some(block.checked_sub(1)?.checked_mul(BLOCK)?.saturating_add(place.parse().ok()?))
+}
+
+fn is_ours(what: &str, domain: &str) -> bool {
+    run_of(what, domain).is_some()
 }
 
 fn calibration(recorded: &Recorded) -> Option<&Calibration> {
@@ -136,6 +192,20 @@ mod tests {
             words(calibration(&failed).unwrap(), 0),
             "how much lab scatters is not known: only 0 of 1 blocks were good"
         );
+    }
+
+    #[test]
+    fn how_far_a_calibration_is_is_told_from_the_name_of_its_run() {
+        for (what, run) in [
+            ("a-lab.b1.r1 of lab", Some(1)),
+            ("a-lab.b3.r4 of lab", Some(12)),
+            ("a-lab_2.b1.r1 of lab_2", None),
+            ("x-1.t3 of lab", None),
+            ("a-lab.b0.r1", None),
+            ("", None),
+        ] {
+            assert_eq!(run_of(what, "lab"), run, "{what:?}");
+        }
     }
 
     #[test]

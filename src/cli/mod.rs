@@ -13,6 +13,7 @@ mod detect;
 mod doctor;
 mod events;
 mod failures;
+mod follow;
 mod gpu;
 mod ids;
 mod init;
@@ -38,6 +39,7 @@ mod text;
 mod top;
 mod tune;
 mod tuned;
+mod waiting;
 
 use std::{path::PathBuf, process::ExitCode};
 

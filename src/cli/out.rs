@@ -86,7 +86,9 @@ const COLUMNS_DEFAULT: usize = 80;
 impl Out {
     fn columns(&self) -> usize {
         let size = rustix::termios::tcgetwinsize(&self.stdout);
-        size.map_or(COLUMNS_DEFAULT, |size| usize::from(size.ws_col)).max(COLUMNS_DEFAULT / 4) - 1
+        // One that was never told its size says that it has none.
+        let columns = size.map_or(0, |size| usize::from(size.ws_col));
+        if columns == 0 { COLUMNS_DEFAULT - 1 } else { columns.max(COLUMNS_DEFAULT / 4) - 1 }
     }
 }
 

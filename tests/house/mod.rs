@@ -130,7 +130,8 @@ impl House {
         self.daemon = Some(daemon);
     }
 
-    fn command(&self) -> Command {
+    /// Returns the program in this home, for what is to be run otherwise than by itself.
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kloros"));
         command.arg("--home").arg(self.home.path());
         // Domain files name this program as it is installed.
