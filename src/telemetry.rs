@@ -2,6 +2,8 @@
 
 mod journald;
 
+mod levels;
+
 use std::{io::IsTerminal, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
@@ -14,6 +16,7 @@ use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, reload, util::Sub
 
 use crate::{api, background::Up, gpus, nvml::Gpus, stages::Stages};
 use journald::Journald;
+pub(crate) use levels::Levels;
 
 /// How often histograms are drained when nobody scrapes.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -136,6 +139,8 @@ pub(crate) struct Shown {
     pub(crate) stages: Arc<Stages>,
     /// What time it is.
     pub(crate) clock: Arc<dyn Clock>,
+    /// The levels in force as they were read last.
+    pub(crate) levels: Levels,
 }
 
 /// Serves `/metrics` on `address`, and what else is to be reached there, until it fails; says when it is `up`. No web page is answered,
@@ -195,17 +200,16 @@ fn is_room(path: &str) -> bool {
 
 async fn render(State(shown): State<Shown>) -> impl IntoResponse {
     show_tree(&shown.control);
-    show_levels(&shown.control).await;
+    show_levels(&shown).await;
     shown.stages.show(shown.clock.now_ms());
     let text = shown.handle.render() + &gpus::metrics_text(&shown.gpus);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
 /// Shows the level in force in each domain as it is now, whether anything was ruled on or not.
-async fn show_levels(control: &Control) {
-    let catalogue = control.catalogue();
-    let levels = catalogue.domains.values().map(async |domain| (domain.name.clone(), control.level(domain).await.0));
-    let Ok(levels) = tokio::time::timeout(LEVELS_WITHIN, futures::future::join_all(levels)).await else { return };
+async fn show_levels(shown: &Shown) {
+    let levels = shown.levels.now(&shown.control, &*shown.clock);
+    let Ok(levels) = tokio::time::timeout(LEVELS_WITHIN, levels).await else { return };
     for (domain, level) in levels {
         metrics::gauge!(meters::AUTONOMY_LEVEL, "domain" => domain).set(f64::from(u8::from(level)));
     }
@@ -260,6 +264,49 @@ mod tests {
         ] {
             assert!(text.lines().any(|line| line == row), "{row} is missing in\n{text}");
         }
+    }
+
+    /// How often it is asked.
+    const ASKED: usize = 50;
+
+    /// `cargo test --bin kloros telemetry::tests::ten_thousand -- --nocapture` says how long that takes. Other tests share these cores, so
+    /// no time decides it.
+    #[tokio::test]
+    async fn ten_thousand_series_are_shown_whole() {
+        let recorder = recorder().unwrap();
+        metrics::with_local_recorder(&recorder, || {
+            describe();
+            for number in 0..8_000 {
+                metrics::gauge!(meters::PROBE_UP, "probe" => format!("p{number}")).set(1.0);
+            }
+            for number in 0..200 {
+                let domain = format!("d{number}");
+                metrics::histogram!(meters::TRIAL_DURATION, "domain" => domain).record(f64::from(number));
+            }
+        });
+        let handle = recorder.handle();
+        let routes = Router::new().route("/metrics", get(move || async move { handle.render() }));
+        let service = TowerToHyperService::new(served(routes, "127.0.0.1:9464".parse().unwrap()));
+        let (mut took_ms, mut series, mut bytes) = (Vec::new(), 0, 0);
+        for _ in 0..ASKED {
+            let began = std::time::Instant::now();
+            let request = Request::get("/metrics").header("host", "127.0.0.1:9464").body(Body::empty()).unwrap();
+            let answer = service.call(request).await.unwrap();
+            let text = axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap();
+            took_ms.push(began.elapsed().as_secs_f64() * 1000.0);
+            let text = String::from_utf8(text.to_vec()).unwrap();
+            (series, bytes) =
+                (text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).count(), text.len());
+        }
+        took_ms.sort_by(f64::total_cmp);
+        println!(
+            "{series} series, {} KiB: {:.1} ms at the median, {:.1} at best, {:.1} at most",
+            bytes >> 10,
+            took_ms[ASKED / 2],
+            took_ms[0],
+            took_ms[ASKED - 1]
+        );
+        assert!(series >= 10_000, "{series}");
     }
 
     async fn status(address: &str, headers: &[(&str, &str)]) -> u16 {

@@ -320,6 +320,7 @@ impl House {
             gpus: Arc::clone(&self.gpus),
             stages: Arc::clone(&self.stages),
             clock: Arc::clone(&self.seams.clock),
+            levels: telemetry::Levels::default(),
         };
         let alerts = self.settings.shell.alerts.then(|| self.alerts(control));
         background::child_once_up("telemetry", move |up| {
