@@ -94,6 +94,8 @@ pub const CONVERSATION_FIRST_PIECE: &str = "kloros_conversation_first_piece_seco
 pub const CONVERSATION_ADDED: &str = "kloros_conversation_added_seconds";
 /// Tokens of answers.
 pub const CONVERSATION_TOKENS_TOTAL: &str = "kloros_conversation_tokens_total";
+/// Requests that were not answered because the model server failed.
+pub const CONVERSATION_ERRORS_TOTAL: &str = "kloros_conversation_errors_total";
 /// Answers that said again what was said.
 pub const CONVERSATION_REPETITIONS_TOTAL: &str = "kloros_conversation_repetitions_total";
 /// Requests for which something was found that has to do with what is asked.
@@ -270,6 +272,7 @@ fn describe_conversations() {
     describe_histogram!(CONVERSATION_FIRST_PIECE, Unit::Seconds, "From a request to the first piece of its answer.");
     describe_histogram!(CONVERSATION_ADDED, Unit::Seconds, "What is added to a request before it is sent on.");
     describe_counter!(CONVERSATION_TOKENS_TOTAL, "Tokens of answers, as the upstream counts them, else its pieces.");
+    describe_counter!(CONVERSATION_ERRORS_TOTAL, "Requests not answered because the model server failed.");
     describe_counter!(CONVERSATION_REPETITIONS_TOTAL, "Answers that said again what was said.");
     describe_counter!(CONVERSATION_HITS_TOTAL, "Requests for which something relevant was found.");
     describe_counter!(CONVERSATION_FORGETFUL_TOTAL, "Requests that went on without memory.");
@@ -283,6 +286,7 @@ fn describe_conversations() {
     }
     for counter in [
         CONVERSATION_TOKENS_TOTAL,
+        CONVERSATION_ERRORS_TOTAL,
         CONVERSATION_REPETITIONS_TOTAL,
         CONVERSATION_HITS_TOTAL,
         CONVERSATION_FORGETFUL_TOTAL,

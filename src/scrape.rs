@@ -11,6 +11,7 @@ use std::{
 use async_trait::async_trait;
 use kloros_actors::{
     facts::Reading,
+    meters,
     seams::{Clock, Probe, ProbeError},
 };
 use tokio::time::Instant;
@@ -24,6 +25,8 @@ enum How {
     NewQuantileMs(f64),
     /// How much a counter grew in a second.
     Rate,
+    /// How much a counter grew for each that this one grew by.
+    Share(&'static str),
     /// The sum of a gauge over its label sets.
     Sum,
     /// The largest of a gauge's label sets.
@@ -33,11 +36,11 @@ enum How {
 /// A reading, how it comes about, and the metrics it may stand in: newest name first, `:` written as `_`.
 type Row = (&'static str, How, &'static [&'static str]);
 
-/// What is read; vLLM's names with their earlier ones, then llama.cpp's.
-const TABLE: [Row; 10] = [
-    ("e2e_p50_ms", How::NewQuantileMs(0.5), &["vllm_e2e_request_latency_seconds"]),
-    ("e2e_p95_ms", How::NewQuantileMs(0.95), &["vllm_e2e_request_latency_seconds"]),
-    ("ttft_p95_ms", How::NewQuantileMs(0.95), &["vllm_time_to_first_token_seconds"]),
+/// What is read; vLLM's names with their earlier ones, then llama.cpp's, then those of our own conversation endpoint.
+const TABLE: [Row; 13] = [
+    ("e2e_p50_ms", How::NewQuantileMs(0.5), &["vllm_e2e_request_latency_seconds", meters::CONVERSATION_DURATION]),
+    ("e2e_p95_ms", How::NewQuantileMs(0.95), &["vllm_e2e_request_latency_seconds", meters::CONVERSATION_DURATION]),
+    ("ttft_p95_ms", How::NewQuantileMs(0.95), &["vllm_time_to_first_token_seconds", meters::CONVERSATION_FIRST_PIECE]),
     (
         "itl_p95_ms",
         How::NewQuantileMs(0.95),
@@ -46,9 +49,21 @@ const TABLE: [Row; 10] = [
     (
         "tokens_per_s",
         How::Rate,
-        &["vllm_generation_tokens_total", "vllm_generation_tokens", "llamacpp_tokens_predicted_total"],
+        &[
+            "vllm_generation_tokens_total",
+            "vllm_generation_tokens",
+            "llamacpp_tokens_predicted_total",
+            meters::CONVERSATION_TOKENS_TOTAL,
+        ],
     ),
-    ("requests_per_s", How::Rate, &["vllm_request_success_total", "vllm_request_success"]),
+    (
+        "requests_per_s",
+        How::Rate,
+        &["vllm_request_success_total", "vllm_request_success", meters::CONVERSATION_REQUESTS_TOTAL],
+    ),
+    ("error_ratio", How::Share(meters::CONVERSATION_REQUESTS_TOTAL), &[meters::CONVERSATION_ERRORS_TOTAL]),
+    ("repetition_ratio", How::Share(meters::CONVERSATION_REQUESTS_TOTAL), &[meters::CONVERSATION_REPETITIONS_TOTAL]),
+    ("context_hit_ratio", How::Share(meters::CONVERSATION_REQUESTS_TOTAL), &[meters::CONVERSATION_HITS_TOTAL]),
     ("preemptions_per_s", How::Rate, &["vllm_num_preemptions_total", "vllm_num_preemptions"]),
     ("running", How::Sum, &["vllm_num_requests_running", "llamacpp_requests_processing"]),
     ("waiting", How::Sum, &["vllm_num_requests_waiting", "llamacpp_requests_deferred"]),
@@ -192,6 +207,12 @@ impl Snapshot {
         Some(Seen { metric: "arrivals_per_s", value: came / elapsed_s, samples: came.round() as u64 })
     }
 
+    /// Returns how much a counter grew; `None` where one fell: it was started anew, and how far it had come before is not known.
+    fn growth(&self, name: &str, before: &Snapshot) -> Option<f64> {
+        let grown = self.numbers.get(name)?.sum - before.numbers.get(name)?.sum;
+        (grown >= 0.0).then_some(grown)
+    }
+
     fn started_at(&self) -> Option<f64> {
         self.numbers.get(STARTED_AT).map(|number| number.sum)
     }
@@ -201,12 +222,15 @@ impl Snapshot {
             let (value, samples) = match how {
                 How::Sum => (self.numbers.get(*name)?.sum, 1),
                 How::Max => (self.numbers.get(*name)?.max, 1),
+                How::Share(of) => {
+                    let (part, all) = (self.growth(name, before?)?, self.growth(of, before?)?);
+                    (all > 0.0).then_some((part / all, all.round() as u64))?
+                }
                 How::Rate => {
                     let before = before?;
-                    let grown = self.numbers.get(*name)?.sum - before.numbers.get(*name)?.sum;
+                    let grown = self.growth(name, before)?;
                     let elapsed_s = self.taken.duration_since(before.taken).as_secs_f64();
-                    // A counter that fell was started anew; how far it had come before is not known.
-                    (grown >= 0.0 && elapsed_s > 0.0).then_some((grown / elapsed_s, grown.round() as u64))?
+                    (elapsed_s > 0.0).then_some((grown / elapsed_s, grown.round() as u64))?
                 }
                 How::NewQuantileMs(q) => {
                     let new = grown(self.histograms.get(*name)?, before?.histograms.get(*name)?)?;
@@ -224,8 +248,8 @@ fn wanted(line: &str, load: Option<&str>) -> Option<String> {
     let end = line.find(|each: char| each == '{' || each.is_whitespace())?;
     let name = line[..end].replace(':', "_");
     let asked = |metric: &&str| name == **metric || name.strip_suffix("_bucket") == Some(metric);
-    let asked =
-        name == STARTED_AT || load == Some(name.as_str()) || TABLE.iter().any(|(_, _, names)| names.iter().any(asked));
+    let in_row = |(_, how, names): &Row| names.iter().any(asked) || matches!(how, How::Share(of) if *of == name);
+    let asked = name == STARTED_AT || load == Some(name.as_str()) || TABLE.iter().any(in_row);
     asked.then(|| name + &line[end..])
 }
 
@@ -282,6 +306,34 @@ vllm:num_requests_waiting NaN
             ("kv_usage_ratio", (0.75, 1)),
         ];
         assert_eq!(seen, expected.into());
+    }
+
+    #[test]
+    fn a_conversation_endpoint_tells_how_much_of_what_is_asked_fails_or_is_said_again() {
+        let text = |answered: u32, late: u32, failed: u32, repeated: u32, took: [u32; 2]| {
+            let [fast, all] = took;
+            format!(
+                "kloros_conversation_requests_total{{outcome=\"answered\"}} {answered}
+kloros_conversation_requests_total{{outcome=\"timeout\"}} {late}
+kloros_conversation_errors_total {failed}
+kloros_conversation_repetitions_total {repeated}
+kloros_conversation_context_hits_total 5
+kloros_conversation_duration_seconds_bucket{{le=\"1\"}} {fast}
+kloros_conversation_duration_seconds_bucket{{le=\"+Inf\"}} {all}
+"
+            )
+        };
+        let told = seen(&text(10, 2, 2, 1, [8, 8]), &text(26, 6, 6, 3, [24, 24]), 10);
+        assert_eq!(told["error_ratio"], (0.2, 20));
+        assert_eq!(told["repetition_ratio"], (0.1, 20));
+        assert_eq!(
+            (told["context_hit_ratio"].0, told["requests_per_s"].0, told["e2e_p50_ms"]),
+            (0.0, 2.0, (500.0, 16))
+        );
+        let quiet = seen(&text(10, 2, 2, 1, [8, 8]), &text(10, 2, 2, 1, [8, 8]), 10);
+        assert!(!quiet.contains_key("error_ratio"), "of nothing there is no share: {quiet:?}");
+        let anew = seen(&text(10, 2, 2, 1, [8, 8]), &text(20, 2, 0, 1, [9, 9]), 10);
+        assert!(!anew.contains_key("error_ratio"), "{anew:?}");
     }
 
     #[test]

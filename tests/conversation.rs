@@ -12,6 +12,9 @@ mod upstream;
 #[path = "conversation/load.rs"]
 mod load;
 
+#[path = "conversation/alone.rs"]
+mod alone;
+
 #[path = "conversation/chat.rs"]
 mod chat;
 

@@ -36,6 +36,9 @@ mod speech;
 #[path = "house/postgresql.rs"]
 mod postgresql;
 
+#[path = "house/conversation.rs"]
+mod conversation;
+
 use std::{
     collections::BTreeMap,
     fs,

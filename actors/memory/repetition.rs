@@ -3,7 +3,7 @@
 //! Two texts are as similar as the Dice coefficient of their character 5-grams, counted as often as they occur, over letters and
 //! digits in lower case: linear in the length of both, and the same for every language. 1 is the same text, 0 has nothing in common.
 
-use std::collections::HashMap;
+use std::cmp::Ordering;
 
 use super::Config;
 
@@ -13,11 +13,11 @@ const GRAM_CHARS: usize = 5;
 /// How many characters of an answer are compared.
 const CHARS_MAX: usize = 20_000;
 
-/// The pieces of a text, each with how often it occurs.
+/// The pieces of a text, as often as they occur.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grams {
-    counts: HashMap<u64, u32>,
-    total: u64,
+    /// In order: each answer is compared with ten others, and two that are in order are compared in one pass.
+    pieces: Vec<u64>,
     chars: usize,
 }
 
@@ -42,19 +42,23 @@ impl Grams {
             window[GRAM_CHARS - 1] = u32::from(each);
             grams.chars += 1;
             if grams.chars >= GRAM_CHARS {
-                *grams.counts.entry(hash(&window)).or_default() += 1;
-                grams.total += 1;
+                grams.pieces.push(hash(&window));
             }
         }
+        grams.pieces.sort_unstable();
         grams
     }
 
     /// Returns how similar two texts are, from 0 to 1. A text without pieces is like nothing.
     pub fn similarity(&self, other: &Self) -> f64 {
-        let (few, many) = if self.counts.len() < other.counts.len() { (self, other) } else { (other, self) };
-        let common = |(gram, count): (&u64, &u32)| u64::from((*count).min(*many.counts.get(gram).unwrap_or(&0)));
-        let both = few.counts.iter().map(common).sum::<u64>();
-        let total = self.total + other.total;
+        let (mut both, mut ours, mut theirs) = (0_u64, &self.pieces[..], &other.pieces[..]);
+        while let (Some(one), Some(another)) = (ours.first(), theirs.first()) {
+            let order = one.cmp(another);
+            both += u64::from(order == Ordering::Equal);
+            ours = &ours[usize::from(order != Ordering::Greater)..];
+            theirs = &theirs[usize::from(order != Ordering::Less)..];
+        }
+        let total = self.pieces.len() + other.pieces.len();
         if total == 0 { 0.0 } else { 2.0 * both as f64 / total as f64 }
     }
 }

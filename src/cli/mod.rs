@@ -9,6 +9,7 @@ mod chat;
 mod client;
 mod config;
 mod console;
+mod conversation;
 mod detect;
 mod doctor;
 mod events;
@@ -182,6 +183,9 @@ enum Command {
     /// Serve, measure and ask a PostgreSQL, as its domain file asks
     #[command(subcommand)]
     Postgresql(postgresql::PostgresqlCommand),
+    /// Hold conversations apart from the daemon, and measure that, as its domain file asks
+    #[command(subcommand)]
+    Conversation(conversation::ConversationCommand),
     /// Measure a Redis, or print what it runs with, as its domain file asks
     #[command(subcommand)]
     Redis(redis::RedisCommand),
@@ -337,6 +341,7 @@ async fn obey(cli: Cli) -> anyhow::Result<Answer> {
         Command::RebuildLogs => rebuild_logs(&home()?, &mut out),
         Command::Chaos(Chaos::Kill { room }) => ask::kill(&home()?, room, &mut out).await,
         Command::Postgresql(command) => postgresql::postgresql(command).await,
+        Command::Conversation(command) => conversation::conversation(&home()?, command).await,
         Command::Redis(command) => redis::redis(&command),
         Command::Render(args) => render::render(args),
         Command::Lab(command) => {

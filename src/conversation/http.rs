@@ -17,6 +17,7 @@ use axum::{
     routing::{any, get, post},
 };
 use kloros_actors::{
+    facts::Talk,
     memory::{Config, Remembered, Voice, Wanted},
     meters,
     seams::Clock,
@@ -24,7 +25,7 @@ use kloros_actors::{
 use serde_json::json;
 use tokio::{
     net::TcpListener,
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError},
     time::timeout,
 };
 
@@ -32,13 +33,16 @@ use super::{
     EXPLAIN_HEADER, Signals,
     exchange::{Exchange, PATH, explanation},
     from_here,
-    naming::talk,
+    naming::{LOCAL, talk},
     refusal::Refusal,
     request::Asked,
     upstream::{Upstream, passed_on},
     used::AllUsed,
 };
 use crate::{api::accept, settings::Conversation};
+
+/// How often it is looked at whether all requests are over.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The endpoint; clones are the same one.
 #[derive(Clone)]
@@ -79,6 +83,25 @@ impl Endpoint {
         metrics::gauge!(meters::CONVERSATION_IN_FLIGHT).decrement(1.0);
     }
 
+    /// Begins no request any more, and returns when those that are under way are over and what was said in them is kept, or after
+    /// `within`.
+    pub(super) async fn close(&self, within: Duration) {
+        self.slots.close();
+        let over = async {
+            while self.slots.available_permits() < self.settings.in_flight_max {
+                tokio::time::sleep(LOOK_INTERVAL).await;
+            }
+            // It is answered after all that was said before it was kept.
+            let wanted = Wanted { talk: Talk::new("", LOCAL), asked: String::new(), given: Vec::new() };
+            if let Err(silent) = self.voice.remember(wanted, within).await {
+                tracing::warn!(%silent, "what was said last may not be kept");
+            }
+        };
+        if timeout(within, over).await.is_err() {
+            tracing::warn!("requests that were still under way are cut off");
+        }
+    }
+
     /// Returns whether nobody has asked for anything for as long as the settings say.
     pub(super) fn is_idle(&self) -> bool {
         let rests_ms = self.clock.now_ms().saturating_sub(self.over_ms.load(Ordering::Relaxed));
@@ -89,10 +112,17 @@ impl Endpoint {
     /// one would fill the memory.
     async fn take(&self, request: Request) -> Result<(OwnedSemaphorePermit, Bytes), Refusal> {
         let settings = &self.settings;
-        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
-            let message = format!("{} requests are under way already; try again later", settings.in_flight_max);
-            return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message));
-        };
+        let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(|error| match error {
+            TryAcquireError::Closed => Refusal::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "closing",
+                "this endpoint is being closed; try again soon",
+            ),
+            TryAcquireError::NoPermits => {
+                let message = format!("{} requests are under way already; try again later", settings.in_flight_max);
+                Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message)
+            }
+        })?;
         match timeout(self.upstream.within, Bytes::from_request(request, &())).await {
             Ok(Ok(body)) => Ok((slot, body)),
             Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
@@ -129,16 +159,21 @@ pub(crate) async fn serve(address: SocketAddr, endpoint: Endpoint) -> Result<(),
     let listener = TcpListener::bind(address)
         .await
         .map_err(|error| format!("cannot listen on {address} for conversations: {error}"))?;
-    accepting(&listener, address, endpoint).await
+    accepting(&listener, address, endpoint, Router::new()).await
 }
 
-/// Serves on what listens at `address`.
-pub(super) async fn accepting(listener: &TcpListener, address: SocketAddr, endpoint: Endpoint) -> Result<(), String> {
+/// Serves on what listens at `address`, and `beside` what else is to be reached there.
+pub(super) async fn accepting(
+    listener: &TcpListener,
+    address: SocketAddr,
+    endpoint: Endpoint,
+    beside: Router,
+) -> Result<(), String> {
     let (places, within) = (endpoint.settings.connections_max, endpoint.settings.head_timeout());
-    accept(listener, &router(endpoint, address), Arc::new(Semaphore::new(places)), within).await
+    accept(listener, &router(endpoint, address, beside), Arc::new(Semaphore::new(places)), within).await
 }
 
-fn router(endpoint: Endpoint, address: SocketAddr) -> Router {
+fn router(endpoint: Endpoint, address: SocketAddr, beside: Router) -> Router {
     let bytes_max = endpoint.settings.body_bytes_max;
     let app = Router::new()
         .route(PATH, post(complete))
@@ -149,7 +184,8 @@ fn router(endpoint: Endpoint, address: SocketAddr) -> Router {
             Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "use another method here")
         })
         .layer(DefaultBodyLimit::max(bytes_max))
-        .with_state(endpoint);
+        .with_state(endpoint)
+        .merge(beside);
     app.layer(middleware::from_fn_with_state(address.ip().is_loopback(), from_here::guard))
 }
 
@@ -161,14 +197,12 @@ async fn complete(State(endpoint): State<Endpoint>, mut request: Request) -> Res
     };
     let headers = std::mem::take(request.headers_mut());
     let (slot, body) = endpoint.take(request).await.map_err(refused)?;
-    let asked = Asked::read(&body).map_err(refused)?;
+    let mut asked = Asked::read(&body).map_err(refused)?;
+    asked.take_for_granted(&endpoint.settings);
     let talk = talk(&headers, asked.body());
     let wanted = Wanted { talk: talk.clone(), asked: asked.last.clone(), given: asked.given.clone() };
     let remembered = endpoint.remember(wanted).await;
-    let (sent, put) = match &remembered {
-        Some(remembered) => asked.with(remembered),
-        None => (body.to_vec(), String::new()),
-    };
+    let (sent, put) = asked.with(remembered.as_deref());
     let explains = asked.stream && headers.contains_key(EXPLAIN_HEADER);
     let lead = explains.then(|| explanation(remembered.as_deref(), &put));
     metrics::gauge!(meters::CONVERSATION_IN_FLIGHT).increment(1.0);

@@ -27,12 +27,22 @@ mod condense;
 
 mod refusal;
 
+mod alone;
+
+mod rehearsal;
+
+mod measure;
+
 #[cfg(test)]
 mod tests;
 
+pub(crate) use alone::{Alone, Kept, Knobs, alone};
 pub(crate) use condense::condense;
 pub(crate) use http::{Endpoint, serve};
+pub(crate) use measure::{Measurement, measure};
 pub(crate) use naming::{LOCAL, NAME_HEADER};
+#[cfg(test)]
+pub(crate) use rehearsal::{STEP_MS, set, told};
 pub(crate) use signals::Signals;
 
 /// A request with this header gets, as the first event of its stream, what was put before the model and why.

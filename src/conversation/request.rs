@@ -5,10 +5,16 @@ use kloros_actors::{
 use serde_json::{Map, Value, json};
 
 use super::refusal::Refusal;
-use crate::archive::beginning;
+use crate::{archive::beginning, settings::Conversation};
 
 /// How many messages a request may have.
 const MESSAGES_MAX: usize = 10_000;
+
+/// What says how far from its likeliest words an answer may go.
+const TEMPERATURE: &str = "temperature";
+
+/// What limits the tokens of an answer: the word that every server knows, and the one that took its place.
+const LIMITS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
 
 /// How much of an answer is named that is not to be repeated, in characters.
 const EARLIER_CHARS_MAX: usize = 300;
@@ -93,11 +99,19 @@ impl Asked {
         self.said.iter().filter(|said| !is_known(said)).cloned().collect()
     }
 
+    /// Adds what a request takes that says nothing of it itself.
+    pub(super) fn take_for_granted(&mut self, settings: &Conversation) {
+        if settings.temperature >= 0.0 && !self.body.contains_key(TEMPERATURE) {
+            self.body.insert(TEMPERATURE.to_owned(), json!(settings.temperature));
+        }
+        if settings.max_tokens > 0 && LIMITS.iter().all(|limit| !self.body.contains_key(*limit)) {
+            self.body.insert(LIMITS[0].to_owned(), json!(settings.max_tokens));
+        }
+    }
+
     /// Returns the request with what is remembered in its system message, and what that is.
-    pub(super) fn with(&self, remembered: &Remembered) -> (Vec<u8>, String) {
-        // What is summed up is beside what is said: without either, nothing is put before the model.
-        let summary = remembered.summary.as_deref().filter(|_| !remembered.context.is_empty());
-        let text = prompt(summary, &remembered.topics, &remembered.context);
+    pub(super) fn with(&self, remembered: Option<&Remembered>) -> (Vec<u8>, String) {
+        let text = remembered.map(told).unwrap_or_default();
         let mut body = self.body.clone();
         if !text.is_empty() {
             add(&mut body, &text);
@@ -118,6 +132,12 @@ impl Asked {
         add(&mut body, &text);
         serde_json::to_vec(&body).ok()
     }
+}
+
+/// Returns what is told of what is remembered. What is summed up is beside what is said: without that, nothing is told of it.
+fn told(remembered: &Remembered) -> String {
+    let summary = remembered.summary.as_deref().filter(|_| !remembered.context.is_empty());
+    prompt(summary, &remembered.topics, &remembered.context)
 }
 
 /// Adds `text` to the first message where that is an instruction, else puts one before it: templates want a single one, at the head.
@@ -191,7 +211,7 @@ mod tests {
             {"role": "user", "content": "one"}, {"role": "assistant", "content": null, "tool_calls": [{"id": "x"}]},
             {"role": "tool", "tool_call_id": "x", "content": "two"},
         ]});
-        let (sent, _) = read(&body).with(&remembering("before"));
+        let (sent, _) = read(&body).with(Some(&remembering("before")));
         let sent: Value = serde_json::from_slice(&sent).unwrap();
         assert_eq!(sent["odd"], body["odd"]);
         let messages = sent["messages"].as_array().unwrap();
@@ -200,10 +220,34 @@ mod tests {
     }
 
     #[test]
+    fn what_a_request_says_nothing_of_is_taken_for_granted_and_what_it_says_stands() {
+        let settings = Conversation { temperature: 0.5, max_tokens: 64, ..Conversation::default() };
+        let cases = [
+            (json!({}), json!({"temperature": 0.5, "max_tokens": 64})),
+            (json!({"temperature": 1.5, "max_tokens": 7}), json!({"temperature": 1.5, "max_tokens": 7})),
+            (json!({"temperature": 0}), json!({"temperature": 0, "max_tokens": 64})),
+            (json!({"max_completion_tokens": 7}), json!({"max_completion_tokens": 7, "temperature": 0.5})),
+            // What is sent as nothing is said all the same.
+            (json!({"temperature": null, "max_tokens": null}), json!({"temperature": null, "max_tokens": null})),
+        ];
+        for (mut said, mut expected) in cases {
+            for each in [&mut said, &mut expected] {
+                each["messages"] = json!([{"role": "user", "content": "x"}]);
+            }
+            let mut asked = read(&said);
+            asked.take_for_granted(&settings);
+            assert_eq!(serde_json::from_slice::<Value>(&asked.with(None).0).unwrap(), expected);
+            let mut asked = read(&said);
+            asked.take_for_granted(&Conversation::default());
+            assert_eq!(serde_json::from_slice::<Value>(&asked.with(None).0).unwrap(), said, "left to the model server");
+        }
+    }
+
+    #[test]
     fn there_is_one_system_message_at_the_head() {
         for content in [json!("be kind"), json!([{"type": "text", "text": "be kind"}])] {
             let body = json!({"messages": [{"role": "system", "content": content}, {"role": "user", "content": "x"}]});
-            let (sent, _) = read(&body).with(&remembering("before"));
+            let (sent, _) = read(&body).with(Some(&remembering("before")));
             let sent: Value = serde_json::from_slice(&sent).unwrap();
             assert_eq!(sent["messages"].as_array().unwrap().len(), 2);
             let text = text_of(Some(&sent["messages"][0]["content"]));
@@ -215,7 +259,7 @@ mod tests {
     fn a_request_of_which_nothing_is_remembered_stays_as_it_is() {
         let body = json!({"messages": [{"role": "user", "content": "x"}], "temperature": 0.5});
         let remembered = Remembered { summary: Some("s".to_owned()), ..Remembered::default() };
-        let (sent, _) = read(&body).with(&remembered);
+        let (sent, _) = read(&body).with(Some(&remembered));
         assert_eq!(serde_json::from_slice::<Value>(&sent).unwrap(), body);
     }
 
@@ -224,7 +268,7 @@ mod tests {
     fn the_topics_are_told_also_to_who_says_everything_itself() {
         let body = json!({"messages": [{"role": "user", "content": "x"}]});
         let remembered = Remembered { topics: vec!["tomatoes".to_owned()], ..Remembered::default() };
-        let (sent, put) = read(&body).with(&remembered);
+        let (sent, put) = read(&body).with(Some(&remembered));
         let sent: Value = serde_json::from_slice(&sent).unwrap();
         assert_eq!((&sent["messages"][0]["content"], &sent["messages"][1]), (&json!(put), &body["messages"][0]));
         assert!(put.ends_with("Topics: tomatoes\n"), "{put}");

@@ -71,6 +71,7 @@ impl Signals {
             metrics::histogram!(meters::CONVERSATION_DURATION).record(whole.as_secs_f64());
         }
         metrics::counter!(meters::CONVERSATION_TOKENS_TOTAL).increment(outcome.tokens);
+        metrics::counter!(meters::CONVERSATION_ERRORS_TOTAL).increment(u64::from(outcome.is_error));
         metrics::counter!(meters::CONVERSATION_REPETITIONS_TOTAL).increment(u64::from(outcome.is_repetition));
         metrics::counter!(meters::CONVERSATION_HITS_TOTAL).increment(u64::from(outcome.is_hit));
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);

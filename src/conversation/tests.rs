@@ -61,7 +61,7 @@ impl World {
         let endpoint = Endpoint::new(&settings, voice, signals.clone(), Arc::new(SystemClock)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(async move { accepting(&listener, address, endpoint).await });
+        tokio::spawn(async move { accepting(&listener, address, endpoint, axum::Router::new()).await });
         Self { address, signals, heard: Arc::default() }
     }
 

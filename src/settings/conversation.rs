@@ -31,6 +31,10 @@ pub(crate) struct Conversation {
     pub(crate) head_timeout_s: u64,
     /// Whether an answer that says again what was said is asked for once more.
     pub(crate) ask_again: bool,
+    /// The temperature of answers whose request names none, 0 to 2; below 0 it is left to the model server.
+    pub(crate) temperature: f64,
+    /// The most tokens of answers whose request names no limit; 0 leaves it to the model server.
+    pub(crate) max_tokens: u32,
     /// Whether the model server condenses what is over.
     pub(crate) condense: bool,
     /// How long nobody must have asked for anything before that, in seconds.
@@ -54,6 +58,8 @@ impl Default for Conversation {
             connections_max: 512,
             head_timeout_s: 30,
             ask_again: false,
+            temperature: -1.0,
+            max_tokens: 0,
             condense: true,
             idle_s: 60,
         }
@@ -96,6 +102,8 @@ impl Conversation {
         check.between("in_flight_max", self.in_flight_max as f64, 1.0, 10_000.0);
         check.between("connections_max", self.connections_max as f64, 2.0, 20_000.0);
         check.between("head_timeout_s", self.head_timeout_s as f64, 1.0, 600.0);
+        check.between("temperature", self.temperature, -1.0, 2.0);
+        check.between("max_tokens", f64::from(self.max_tokens), 0.0, 1_000_000.0);
         check.between("idle_s", self.idle_s as f64, 1.0, 86_400.0);
         let mut problems = check.problems();
         let mut add = |key: &str, what: String| problems.push(Problem { key: format!("conversation.{key}"), what });
@@ -163,6 +171,10 @@ mod tests {
         check(|all| all.timeout_s = 0, &["conversation.timeout_s"]);
         check(|all| all.connections_max = 1, &["conversation.connections_max"]);
         check(|all| all.head_timeout_s = 0, &["conversation.head_timeout_s"]);
+        for temperature in [2.1, -2.0, f64::NAN] {
+            check(|all| all.temperature = temperature, &["conversation.temperature"]);
+        }
+        check(|all| all.max_tokens = 2_000_000, &["conversation.max_tokens"]);
     }
 
     #[test]

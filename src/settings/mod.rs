@@ -208,6 +208,40 @@ pub(crate) fn measuring(home: Option<&Path>) -> Result<Measuring, Complaints> {
     complaints.unless_any(loaded.map(|loaded| loaded.measuring))
 }
 
+/// What the conversation endpoint needs of the settings where it is a program of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Talking {
+    /// How conversations are held.
+    pub(crate) conversation: Conversation,
+    /// How they are remembered.
+    pub(crate) memory: kloros_actors::memory::Config,
+    /// How measurements take turns.
+    pub(crate) measuring: Measuring,
+    /// What is logged.
+    pub(crate) log: String,
+}
+
+impl Talking {
+    /// Returns what is wrong with them.
+    pub(crate) fn problems(&self) -> Vec<Problem> {
+        [self.conversation.problems(), self.memory.problems()].concat()
+    }
+}
+
+/// Returns how conversations are held and remembered, as `config_file`, else `kloros.toml` under `home` if there is one, and the
+/// environment of this process say, or everything that is wrong with those two. No domain and no experiment is looked at.
+pub(crate) fn talking(home: &Path, config_file: Option<&Path>) -> Result<Talking, Complaints> {
+    let mut complaints = Complaints::default();
+    let texts = texts(home, config_file, &mut Vec::new(), &mut complaints);
+    let loaded = layers::load(&texts, std::env::vars_os(), &mut complaints, |_| Vec::new());
+    complaints.unless_any(loaded.map(|loaded| Talking {
+        conversation: loaded.conversation,
+        memory: loaded.rooms.memory,
+        measuring: loaded.measuring,
+        log: loaded.shell.log,
+    }))
+}
+
 /// Returns how GPUs are watched, as `config_file`, else `kloros.toml` under `home` if there is one, and the environment of this
 /// process say, or everything that is wrong with those two. No domain and no experiment is looked at.
 pub(crate) fn gpu(home: Option<&Path>, config_file: Option<&Path>) -> Result<kloros_actors::gpu::Config, Complaints> {

@@ -12,7 +12,7 @@ struct Pair {
     repeats: bool,
 }
 
-const SET: &str = include_str!("../fixtures/repetitions.json");
+const SET: &str = include_str!("../../src/conversation/rehearsal/repetitions.json");
 
 /// The share of words that both have, of all that either has.
 fn word_overlap(one: &str, other: &str) -> f64 {

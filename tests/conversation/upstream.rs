@@ -16,6 +16,7 @@ use axum::{
 };
 use futures::stream;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 /// How long it thinks before each piece.
 const PIECE_AFTER: Duration = Duration::from_millis(5);
@@ -24,6 +25,7 @@ const PIECE_AFTER: Duration = Duration::from_millis(5);
 #[derive(Clone, Default)]
 pub(crate) struct Upstream {
     asked: Arc<Mutex<Vec<Value>>>,
+    held: Arc<Notify>,
 }
 
 impl Upstream {
@@ -51,6 +53,11 @@ impl Upstream {
         }
     }
 
+    /// Answers what it holds.
+    pub(crate) fn release(&self) {
+        self.held.notify_one();
+    }
+
     /// Returns the requests so far.
     pub(crate) fn asked(&self) -> Vec<Value> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -74,7 +81,7 @@ pub(crate) fn answer(text: &str) -> String {
     (0..WORDS).fold(format!("You said: {text}."), |answer, _| answer + &word())
 }
 
-/// What it says is in the last message: `fail`, `slow`, `break`, `spoil`, else an echo of it.
+/// What it says is in the last message: `fail`, `slow`, `hold` until it is released, `break`, `spoil`, else an echo of it.
 async fn complete(State(upstream): State<Upstream>, Json(body): Json<Value>) -> Response {
     let last =
         body["messages"].as_array().and_then(|all| all.last()).map_or(Value::Null, |last| last["content"].clone());
@@ -90,6 +97,9 @@ async fn complete(State(upstream): State<Upstream>, Json(body): Json<Value>) -> 
     }
     if text.starts_with("slow") {
         tokio::time::sleep(Duration::from_secs(30)).await;
+    }
+    if text.starts_with("hold") {
+        upstream.held.notified().await;
     }
     let answer = answer(&text);
     if !streams {

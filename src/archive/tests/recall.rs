@@ -5,71 +5,10 @@ use kloros_actors::{
     memory::{Config, Wanted, episodes::extract, relevance::bm25, remember, words},
     seams::Archive as _,
 };
-use serde::Deserialize;
 use std::collections::BTreeMap;
 
 use super::{World, talk};
-
-#[derive(Deserialize)]
-struct Set {
-    /// Small talk, as question and answer, by language.
-    chatter: BTreeMap<String, Vec<(String, String)>>,
-    /// Long answers, by language.
-    essays: BTreeMap<String, Vec<String>>,
-    conversations: Vec<Conversation>,
-}
-
-#[derive(Deserialize)]
-struct Conversation {
-    language: String,
-    /// What is said, and how many pairs of small talk stand between.
-    parts: Vec<Part>,
-    ask: String,
-    /// What the turn says that an answer needs.
-    needed: String,
-    /// Whether nobody says anything for so long before it is asked that what was said is over.
-    #[serde(default)]
-    pause: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Part {
-    Chatter(usize),
-    Said(Role, String),
-    Essay { ask: String, essay: usize },
-}
-
-const SET: &str = include_str!("../../../tests/fixtures/conversations.json");
-
-/// How far apart two events are, in milliseconds.
-const STEP_MS: u64 = 20_000;
-
-fn told(set: &Set, conversation: &Conversation, seed: usize) -> Vec<Said> {
-    let chatter = &set.chatter[&conversation.language];
-    let mut pairs = chatter.iter().cycle().skip(seed % chatter.len());
-    let mut said = Vec::new();
-    let mut say = |role: Role, text: &str| {
-        let at_ms = (said.len() as u64 + 1) * STEP_MS;
-        said.push(Said { role, text: text.to_owned(), at_ms });
-    };
-    for part in &conversation.parts {
-        match part {
-            Part::Said(role, text) => say(*role, text),
-            Part::Essay { ask, essay } => {
-                say(Role::User, ask);
-                say(Role::Assistant, &set.essays[&conversation.language][*essay]);
-            }
-            Part::Chatter(count) => {
-                for (question, answer) in pairs.by_ref().take(*count) {
-                    say(Role::User, question);
-                    say(Role::Assistant, answer);
-                }
-            }
-        }
-    }
-    said
-}
+use crate::conversation::{STEP_MS, set, told};
 
 /// What BM25 alone would put there, within the same limits.
 fn by_bm25(said: &[Said], ask: &str, config: &Config) -> Vec<String> {
@@ -92,7 +31,7 @@ fn newest(said: &[Said], config: &Config) -> Vec<String> {
 
 #[tokio::test]
 async fn what_is_needed_is_recalled_more_often_than_by_recency_or_by_words_alone() {
-    let set: Set = serde_json::from_str(SET).unwrap();
+    let set = set().unwrap();
     let config = Config::default();
     let world = World::new();
     let mut recalled: BTreeMap<&str, usize> = BTreeMap::new();
@@ -159,7 +98,7 @@ const LOOK_P95_MS_MAX: f64 = 10.0;
 #[tokio::test]
 async fn a_look_is_quick_however_much_is_kept() {
     let events = std::env::var("KLOROS_EVENTS").ok().and_then(|text| text.parse().ok()).unwrap_or(EVENTS_DEFAULT);
-    let set: Set = serde_json::from_str(SET).unwrap();
+    let set = set().unwrap();
     let lines: Vec<&String> =
         set.chatter.values().flatten().flat_map(|(question, answer)| [question, answer]).collect();
     let world = World::new();

@@ -180,6 +180,24 @@ pub(super) const KNOWN: &[Known] = &[
         ],
         leaves: "what changes answers (gzip on or off, caches, timeouts) and the log of accesses",
     },
+    Known {
+        name: "conversation",
+        service: "the conversation endpoint",
+        domain: shipped!("config/domains/conversation.toml"),
+        dream: shipped!("config/domains/conversation.yaml"),
+        drop_ins: &[("50-kloros.conf", shipped!("ops/systemd/examples/kloros-conversation.service.d/50-kloros.conf"))],
+        programs: &["kloros"],
+        verbs: &["conversation"],
+        units: &["kloros-conversation.service"],
+        port: 8089,
+        port_after: &["--port"],
+        blanks: NO_BLANKS,
+        before: &[
+            COMMAND_IS_REPLACED,
+            "whether your model server bears it: what is asked for measurements, it answers beside what your users ask",
+        ],
+        leaves: "what people said, which is neither read nor changed, and how long it is kept",
+    },
     // Its program is whichever speaks the dialect, so no process tells it.
     Known {
         name: "tts",

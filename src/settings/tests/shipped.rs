@@ -52,6 +52,7 @@ fn each_drop_in_sets_what_its_domain_file_takes_for_granted() {
         ("vllm", "vllm.service.d/60-arguments.conf"),
         ("nginx", "nginx.service.d/50-kloros.conf"),
         ("tts", "tts.service.d/50-kloros.conf"),
+        ("conversation", "kloros-conversation.service.d/50-kloros.conf"),
     ];
     for (name, file) in cases {
         let (domain, drop_in) = (domain(name), shipped(&format!("ops/systemd/examples/{file}")));
@@ -110,6 +111,7 @@ fn no_search_turns_what_gives_something_away_whether_its_file_says_so_or_its_nam
     let cases = [
         ("postgresql", "wal_compression: PG_WAL_COMPRESSION", "PG_SYNCHRONOUS_COMMIT", "trades durability"),
         ("postgresql", "wal_compression: PG_WAL_COMPRESSION", "PG_FULL_PAGE_WRITES", "trades durability"),
+        ("conversation", "repetition_from: CHAT_REPETITION_FROM", "CHAT_TEMPERATURE", "trades answers"),
         ("redis", "hz: REDIS_HZ", "REDIS_APPENDFSYNC", "trades durability"),
         ("vllm", "max_num_seqs: LLM_MAX_NUM_SEQS", "LLM_MAX_MODEL_LEN", "trades context"),
         ("llama_cpp", "flash_attn: LLAMA_ARG_FLASH_ATTN", "LLAMA_ARG_CACHE_TYPE_K", "trades answers"),
