@@ -266,7 +266,8 @@ fn describe_told() {
     }
 }
 
-fn describe_conversations() {
+/// Describes the metrics of conversations, each of them there from zero.
+pub fn describe_conversations() {
     describe_counter!(CONVERSATION_REQUESTS_TOTAL, "Requests of conversations, by outcome.");
     describe_histogram!(CONVERSATION_DURATION, Unit::Seconds, "From a request to its whole answer.");
     describe_histogram!(CONVERSATION_FIRST_PIECE, Unit::Seconds, "From a request to the first piece of its answer.");

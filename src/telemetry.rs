@@ -89,10 +89,24 @@ fn env_filter(filter: &str, looked_on: bool) -> EnvFilter {
 
 /// Starts recording metrics, and gives each its help text.
 pub(crate) fn start_metrics() -> anyhow::Result<PrometheusHandle> {
+    let handle = record()?;
+    meters::describe();
+    describe_build();
+    Ok(handle)
+}
+
+/// Starts recording the metrics of conversations, where the loop is in another process.
+pub(crate) fn start_metrics_of_conversations() -> anyhow::Result<PrometheusHandle> {
+    let handle = record()?;
+    meters::describe_conversations();
+    describe_build();
+    Ok(handle)
+}
+
+fn record() -> anyhow::Result<PrometheusHandle> {
     let recorder = recorder()?;
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).context("metrics are recorded already")?;
-    describe();
     Ok(handle)
 }
 
@@ -110,8 +124,7 @@ fn recorder() -> anyhow::Result<PrometheusRecorder> {
     Ok(recorder)
 }
 
-fn describe() {
-    meters::describe();
+fn describe_build() {
     metrics::describe_gauge!(BUILD_INFO, "The program that runs; the value is 1.");
     metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
 }
@@ -248,7 +261,7 @@ mod tests {
     #[test]
     fn what_has_a_closed_set_of_labels_is_there_from_zero() {
         let recorder = recorder().unwrap();
-        metrics::with_local_recorder(&recorder, describe);
+        metrics::with_local_recorder(&recorder, meters::describe);
         let text = recorder.handle().render();
         for row in [
             "kloros_anomalies_total{kind=\"objective\"} 0",
@@ -275,7 +288,7 @@ mod tests {
     async fn ten_thousand_series_are_shown_whole() {
         let recorder = recorder().unwrap();
         metrics::with_local_recorder(&recorder, || {
-            describe();
+            meters::describe();
             for number in 0..8_000 {
                 metrics::gauge!(meters::PROBE_UP, "probe" => format!("p{number}")).set(1.0);
             }

@@ -159,8 +159,11 @@ impl Image {
         fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let image = Self { root, running: None };
         for (from, to) in copied() {
-            let from = if from.starts_with('/') { PathBuf::from(PROGRAM) } else { house().join(from) };
-            image.put(&from, &to);
+            let is_built = from.ends_with("/release/kloros");
+            // What else of the first stage is copied is of its distribution.
+            if is_built || !from.starts_with('/') {
+                image.put(&if is_built { PathBuf::from(PROGRAM) } else { house().join(from) }, &to);
+            }
         }
         let linked = Command::new("ldd").arg(PROGRAM).output().unwrap();
         for library in String::from_utf8(linked.stdout).unwrap().split_whitespace().filter(|word| word.starts_with('/'))

@@ -282,6 +282,12 @@ fn the_package_is_not_removed_while_a_change_that_cannot_be_taken_back_is_live()
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && said.contains("nginx.service.d/50-kloros.conf"), "{refused:?}");
     machine.well(&["rm", &format!("{drop_in}/50-kloros.conf")]);
+    // So is the endpoint of conversations, though its name begins as those of the package do.
+    let endpoint = "kloros-conversation.service";
+    machine.well(&["cp", &format!("/usr/share/doc/kloros/examples/systemd/{endpoint}"), "/etc/systemd/system"]);
+    let refused = machine.run(&["dpkg", "--remove", "kloros"]);
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains(endpoint), "{refused:?}");
+    machine.well(&["rm", &format!("/etc/systemd/system/{endpoint}")]);
     machine.well(&["dpkg", "--remove", "kloros"]);
     assert!(!machine.has("/usr/bin/kloros"));
 }

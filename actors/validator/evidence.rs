@@ -175,11 +175,15 @@ impl<'a> Evidence<'a> {
         let confidence = 1.0 - GUARDS_ALPHA / losses.len().max(1) as f64;
         above.map(|(name, _)| name.clone()).or_else(|| {
             let mut losses = losses.into_iter();
-            let beyond = |loss: &Loss| (loss.sample.mean - loss.limit) < -ROUNDING;
             losses
-                .find(|loss| beyond(loss) && loss.sample.mean + loss.sample.margin(confidence) < 0.0)
+                .find(|loss| loss.is_beyond() && loss.sample.mean + loss.sample.margin(confidence) < 0.0)
                 .map(|l| l.metric)
         })
+    }
+
+    /// Returns whether the mean loss of a metric is beyond its limit, be it by accident.
+    pub(super) fn seems_to_trip(&self) -> bool {
+        self.losses().iter().any(Loss::is_beyond)
     }
 
     /// Returns why what was measured is not believed: one side gave the very same numbers in every run. What is really
@@ -253,6 +257,12 @@ struct Loss {
     metric: String,
     limit: f64,
     sample: Sample,
+}
+
+impl Loss {
+    fn is_beyond(&self) -> bool {
+        self.sample.mean - self.limit < -ROUNDING
+    }
 }
 
 impl Block {

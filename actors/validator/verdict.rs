@@ -122,6 +122,9 @@ pub fn course(config: &Config, specs: &BTreeMap<String, MetricSpec>, anchor: Opt
             Course::Judge(judgement(&evidence, Ruled::Rollback, Reason::Inconclusive { why }, None))
         }
         Finding::Open { blocks_planned } => Course::Measure { block: next, blocks_planned },
+        Finding::Found { outcome, .. } if outcome != Ruled::Rollback && is_in_doubt(config, &evidence) => {
+            Course::Measure { block: next, blocks_planned: evidence.log_ratios().len() as u32 + 1 }
+        }
         Finding::Found { outcome, reason, improvement } => {
             let (outcome, reason) = match veto(config, anchor, &evidence, outcome, improvement.ratio) {
                 Some(reason) => (Ruled::Rollback, reason),
@@ -130,6 +133,14 @@ pub fn course(config: &Config, specs: &BTreeMap<String, MetricSpec>, anchor: Opt
             Course::Judge(judgement(&evidence, outcome, reason, Some(improvement)))
         }
     }
+}
+
+/// Returns whether a change that the objective would keep is to be measured longer, up to twice the fewest blocks: a guard seems to
+/// trip, and it is not known yet whether that is an accident.
+fn is_in_doubt(config: &Config, evidence: &Evidence<'_>) -> bool {
+    let blocks_max = blocks_max(config).min(blocks_min(config).saturating_mul(2));
+    let has_room = (evidence.log_ratios().len() as u32) < blocks_max && evidence.last_block < attempts_max(config);
+    has_room && evidence.tripped().is_none() && evidence.seems_to_trip()
 }
 
 /// Returns the rollback of a deployment for a `reason` that no measurement outweighs, with what was measured so far.
@@ -566,6 +577,28 @@ mod tests {
             validate(&Config::default(), None, *seed, measure).0.outcome == Ruled::Rollback
         });
         assert!(tripped.count() <= 6);
+    }
+
+    /// Two blocks know so little that a loss of two thirds could have been an accident, and was kept as neutral.
+    #[test]
+    fn a_guard_that_seems_to_trip_is_looked_at_twice_as_long_before_a_change_is_kept() {
+        let config = Config { blocks_min: 2, blocks_max: 60, half_width: 0.5, ..Config::default() };
+        let judge = |delays: [f64; 4]| {
+            let mut run = 0;
+            validate(&config, None, 1, |candidate, _| {
+                let delay = if candidate { delays[(run / 4) % 4] } else { 10.0 };
+                run += 1;
+                Ok(metrics(&[("rate", 100.0), ("delay", delay), ("errors", 0.0)]))
+            })
+            .0
+        };
+        let lost = judge([28.0, 32.0, 30.0, 29.0]);
+        assert_eq!((lost.outcome, &lost.reason), (Ruled::Rollback, &Reason::Guard { metric: "delay".to_owned() }));
+        assert!(lost.blocks > 2, "{lost:?}");
+        let accident = judge([14.0, 9.0, 9.0, 9.0]);
+        assert_eq!((accident.outcome, accident.blocks > 2), (Ruled::Neutral, true), "{accident:?}");
+        let well = judge([10.0, 10.1, 10.0, 10.0]);
+        assert_eq!((well.outcome, well.blocks), (Ruled::Neutral, 2), "what is in no doubt takes no longer");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     Answer, ask,
     client::{Client, Said},
+    follow::BLOCK,
     out::Out,
     story, text,
     waiting::{Far, Waiting},
@@ -39,9 +40,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How long is waited at most.
 const WAIT_MAX: Duration = Duration::from_secs(4 * 3600);
-
-/// How many runs a block has.
-const BLOCK: u32 = 4;
 
 /// How many calibrations are looked through for the newest of each domain.
 pub(super) const LOOK_BACK_MAX: usize = 1000;

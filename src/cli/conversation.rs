@@ -2,7 +2,6 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 
 use super::{Answer, out::Out};
@@ -10,7 +9,7 @@ use crate::{
     archive::Conversations,
     conversation::{Alone, Kept, Knobs, Measurement, alone, measure},
     home::Home,
-    settings,
+    settings::{self, Talking},
 };
 
 #[derive(Subcommand)]
@@ -75,6 +74,17 @@ pub(super) struct MeasureArgs {
     timeout: u64,
 }
 
+/// How the endpoint cannot be served: starting it again would change nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct NotSet(String);
+
+impl NotSet {
+    fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+}
+
 impl How {
     /// Returns the endpoint that is wanted, or says what is missing.
     fn endpoint(self, home: &Home, kept: impl FnOnce() -> anyhow::Result<Kept>) -> anyhow::Result<Alone> {
@@ -85,12 +95,21 @@ impl How {
         }
         conversation.upstream = self.upstream.unwrap_or_else(|| conversation.upstream.clone());
         if conversation.upstream.is_empty() {
-            bail!("no model server is named: pass --upstream, or set upstream under [conversation]");
+            return Err(
+                NotSet::new("no model server is named: pass --upstream, or set upstream under [conversation]").into()
+            );
         }
-        let address = conversation.address();
-        let address = address.context("no port is named: pass --port, or set listen under [conversation]")?;
-        self.knobs.put_into(&mut talking)?;
-        Ok(Alone { talking, address, kept: kept()? })
+        let missing = || NotSet::new("no port is named: pass --port, or set listen under [conversation]");
+        let address = conversation.address().ok_or_else(missing)?;
+        // What stands in the files may change while it serves; what was typed counts all the same.
+        let (home, config, knobs) = (home.root().to_owned(), self.config, self.knobs);
+        let set = move |mut talking: Talking| knobs.put_into(&mut talking).map(|()| talking).map_err(NotSet::new);
+        let talking = set(talking)?;
+        let reread = Box::new(move || {
+            let read = settings::talking(&home, config.as_deref()).map_err(|complaints| complaints.to_string())?;
+            set(read).map(|talking| talking.memory).map_err(|error| error.to_string())
+        });
+        Ok(Alone { talking, address, kept: kept()?, reread })
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{api::AnswerBody, home::Home, journal::Reader, settings::Settings};
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 
 /// How many runs a block has.
-const BLOCK: u32 = 4;
+pub(super) const BLOCK: u32 = 4;
 
 /// How many runs a validation takes.
 #[derive(Clone, Copy, Debug)]

@@ -284,7 +284,7 @@ fn complain(error: &anyhow::Error, as_json: bool) -> ExitCode {
     }
     let code = if let Some(lab) = error.downcast_ref::<lab::LabError>() {
         lab.exit_code()
-    } else if error.is::<settings::Complaints>() {
+    } else if error.is::<settings::Complaints>() || error.is::<conversation::NotSet>() {
         CONFIGURATION
     } else {
         BROKEN

@@ -13,7 +13,7 @@ use axum::{
     extract::{DefaultBodyLimit, FromRequest as _, Request, State},
     http::{StatusCode, uri::PathAndQuery},
     middleware,
-    response::Response,
+    response::{IntoResponse as _, Response},
     routing::{any, get, post},
 };
 use kloros_actors::{
@@ -83,23 +83,36 @@ impl Endpoint {
         metrics::gauge!(meters::CONVERSATION_IN_FLIGHT).decrement(1.0);
     }
 
-    /// Begins no request any more, and returns when those that are under way are over and what was said in them is kept, or after
-    /// `within`.
-    pub(super) async fn close(&self, within: Duration) {
+    /// Begins no request any more.
+    pub(super) fn close(&self) {
         self.slots.close();
+    }
+
+    /// Returns whether all requests that are under way are over by then.
+    pub(super) async fn is_over(&self, within: Duration) -> bool {
         let over = async {
             while self.slots.available_permits() < self.settings.in_flight_max {
                 tokio::time::sleep(LOOK_INTERVAL).await;
             }
-            // It is answered after all that was said before it was kept.
-            let wanted = Wanted { talk: Talk::new("", LOCAL), asked: String::new(), given: Vec::new() };
-            if let Err(silent) = self.voice.remember(wanted, within).await {
-                tracing::warn!(%silent, "what was said last may not be kept");
-            }
         };
-        if timeout(within, over).await.is_err() {
-            tracing::warn!("requests that were still under way are cut off");
+        timeout(within, over).await.is_ok()
+    }
+
+    /// Returns when what was said so far is kept, or `within` so long.
+    pub(super) async fn kept(&self, within: Duration) {
+        // It is answered after all that was handed over before.
+        let wanted = Wanted { talk: Talk::new("", LOCAL), asked: String::new(), given: Vec::new() };
+        if let Err(silent) = self.voice.remember(wanted, within).await {
+            tracing::warn!(%silent, "what was said last may not be kept");
         }
+    }
+
+    /// Says whether it takes requests.
+    fn health(&self) -> Response {
+        if self.slots.is_closed() {
+            return (StatusCode::SERVICE_UNAVAILABLE, axum::Json(json!({"status": "closing"}))).into_response();
+        }
+        axum::Json(json!({"status": "ok"})).into_response()
     }
 
     /// Returns whether nobody has asked for anything for as long as the settings say.
@@ -178,7 +191,7 @@ fn router(endpoint: Endpoint, address: SocketAddr, beside: Router) -> Router {
     let app = Router::new()
         .route(PATH, post(complete))
         .route("/v1/{*rest}", any(pass))
-        .route("/health", get(async || axum::Json(json!({"status": "ok"}))))
+        .route("/health", get(async |State(endpoint): State<Endpoint>| endpoint.health()))
         .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this address"))
         .method_not_allowed_fallback(async || {
             Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "use another method here")

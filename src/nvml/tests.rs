@@ -193,9 +193,9 @@ async fn a_library_that_hangs_while_it_is_loaded_is_a_driver_that_hangs() {
     fake.set_system("nvmlInit_v2", json!({"hang": true}));
     let gpus = fake.watched_as(|watching| watching.deadline = Duration::from_millis(200));
     assert!(matches!(gpus.read().await, Err(ProbeError::Unreachable(_))));
-    let known = gpus.known();
-    assert_eq!(known.snapshot.driver.state, DriverState::Hung);
-    assert_eq!(known.late[&(String::new(), "init")], 1);
+    // On a busy machine it may not even have been asked by then.
+    comes(&gpus, |snapshot| snapshot.driver.state == DriverState::Hung).await;
+    assert!(gpus.known().late[&(String::new(), "init")] >= 1);
     fake.set_system("nvmlInit_v2", json!({"value": 0}));
     comes(&gpus, |snapshot| snapshot.driver.state == DriverState::Ready).await;
 }

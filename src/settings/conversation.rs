@@ -35,6 +35,8 @@ pub(crate) struct Conversation {
     pub(crate) temperature: f64,
     /// The most tokens of answers whose request names no limit; 0 leaves it to the model server.
     pub(crate) max_tokens: u32,
+    /// How long answers that are under way may go on once an endpoint of its own is to end, in seconds.
+    pub(crate) close_within_s: u64,
     /// Whether the model server condenses what is over.
     pub(crate) condense: bool,
     /// How long nobody must have asked for anything before that, in seconds.
@@ -60,6 +62,7 @@ impl Default for Conversation {
             ask_again: false,
             temperature: -1.0,
             max_tokens: 0,
+            close_within_s: 20,
             condense: true,
             idle_s: 60,
         }
@@ -88,6 +91,11 @@ impl Conversation {
         Duration::from_secs(self.timeout_s)
     }
 
+    /// Returns how long answers may go on once the endpoint is to end.
+    pub(crate) fn close_within(&self) -> Duration {
+        Duration::from_secs(self.close_within_s)
+    }
+
     /// Returns how long the head of a request may take.
     pub(crate) fn head_timeout(&self) -> Duration {
         Duration::from_secs(self.head_timeout_s)
@@ -104,6 +112,7 @@ impl Conversation {
         check.between("head_timeout_s", self.head_timeout_s as f64, 1.0, 600.0);
         check.between("temperature", self.temperature, -1.0, 2.0);
         check.between("max_tokens", f64::from(self.max_tokens), 0.0, 1_000_000.0);
+        check.between("close_within_s", self.close_within_s as f64, 0.0, 3600.0);
         check.between("idle_s", self.idle_s as f64, 1.0, 86_400.0);
         let mut problems = check.problems();
         let mut add = |key: &str, what: String| problems.push(Problem { key: format!("conversation.{key}"), what });
@@ -121,7 +130,7 @@ impl Conversation {
             }
         }
         if !self.upstream.is_empty() && !is_plain_http(&self.upstream) {
-            add("upstream", format!("{:?} is no address as http://127.0.0.1:8000", self.upstream));
+            add("upstream", format!("{:?} is no address as http://127.0.0.1:8000", without_user(&self.upstream)));
         }
         let fits = |each: char| each.is_ascii_alphanumeric() || each == '_' || each == '-';
         if self.domain.is_empty() || !self.domain.chars().all(fits) {
@@ -131,9 +140,18 @@ impl Conversation {
     }
 }
 
-/// The program brings no TLS: a model server on this box needs none.
+/// The program brings no TLS: a model server on this box needs none. A password in an address would be shown wherever the address is.
 fn is_plain_http(url: &str) -> bool {
-    reqwest::Url::parse(url).is_ok_and(|url| url.scheme() == "http" && url.has_host())
+    let is_plain = |url: &reqwest::Url| url.scheme() == "http" && url.has_host();
+    reqwest::Url::parse(url).is_ok_and(|url| is_plain(&url) && url.username().is_empty() && url.password().is_none())
+}
+
+/// Returns an address as it may be shown.
+fn without_user(url: &str) -> String {
+    match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme < at => format!("{}://...@{}", &url[..scheme], &url[at + 1..]),
+        _ => url.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -167,6 +185,10 @@ mod tests {
         for upstream in ["https://api.example.com", "127.0.0.1:8000", "unix:/run/x"] {
             check(|all| all.upstream = upstream.to_owned(), &["conversation.upstream"]);
         }
+        let secret = Conversation { upstream: "http://u:s3cret@127.0.0.1:8000".to_owned(), ..Conversation::default() };
+        let problems = secret.problems();
+        assert_eq!(problems[0].key, "conversation.upstream");
+        assert!(!problems[0].what.contains("s3cret") && problems[0].what.contains("127.0.0.1:8000"), "{problems:?}");
         check(|all| all.domain = "a b".to_owned(), &["conversation.domain"]);
         check(|all| all.timeout_s = 0, &["conversation.timeout_s"]);
         check(|all| all.connections_max = 1, &["conversation.connections_max"]);

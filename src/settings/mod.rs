@@ -219,6 +219,8 @@ pub(crate) struct Talking {
     pub(crate) measuring: Measuring,
     /// What is logged.
     pub(crate) log: String,
+    /// Whether metrics may be read from other machines.
+    pub(crate) metrics_beyond_loopback: bool,
 }
 
 impl Talking {
@@ -239,6 +241,7 @@ pub(crate) fn talking(home: &Path, config_file: Option<&Path>) -> Result<Talking
         memory: loaded.rooms.memory,
         measuring: loaded.measuring,
         log: loaded.shell.log,
+        metrics_beyond_loopback: loaded.shell.metrics_beyond_loopback,
     }))
 }
 

@@ -24,7 +24,11 @@ struct Endpoint {
 
 impl Endpoint {
     fn start(upstream: SocketAddr, arguments: &[&str]) -> Self {
-        let (home, held) = (tempfile::tempdir().unwrap(), Port::hold());
+        Self::in_home(tempfile::tempdir().unwrap(), upstream, arguments)
+    }
+
+    fn in_home(home: tempfile::TempDir, upstream: SocketAddr, arguments: &[&str]) -> Self {
+        let held = Port::hold();
         let (port, url) = (held.number().to_string(), format!("http://{upstream}"));
         let log = fs::File::create(home.path().join("log")).unwrap();
         let mut command = Self::command(&home);
@@ -60,7 +64,11 @@ impl Endpoint {
 
     /// Tells it to end, as whoever restarts it does.
     fn terminate(&self) {
-        assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
+        self.signal("-TERM");
+    }
+
+    fn signal(&self, name: &str) {
+        assert!(Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap().success());
     }
 
     fn ended(&mut self) -> ExitStatus {
@@ -112,6 +120,40 @@ async fn what_is_under_way_is_answered_and_kept_before_an_endpoint_ends_and_noth
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_takes_too_long_is_cut_off_at_the_end_and_what_was_said_in_it_is_kept() {
+    let upstream = Upstream::default();
+    let home = tempfile::tempdir().unwrap();
+    fs::write(home.path().join("kloros.toml"), "[conversation]\nclose_within_s = 0\n").unwrap();
+    let mut endpoint = Endpoint::in_home(home, upstream.start().await, &[]);
+    let under_way = tokio::spawn(request(endpoint.address, "hold on for ever").send());
+    upstream.until_asked(1).await;
+    endpoint.terminate();
+    assert!(endpoint.ended().success());
+    assert!(under_way.await.unwrap().is_err());
+    let kept = endpoint.kloros(&["memory", "export"]);
+    let kept = String::from_utf8_lossy(&kept.stdout).into_owned();
+    assert!(kept.contains("hold on for ever") && kept.contains("\"error\""), "{kept}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hang_up_has_it_read_anew_how_it_remembers_and_what_cannot_be_used_changes_nothing() {
+    let upstream = Upstream::default();
+    let endpoint = Endpoint::start(upstream.start().await, &["--context-chars", "300"]);
+    let set = || serde_json::from_str::<serde_json::Value>(&get(endpoint.address, "/config").unwrap()).unwrap();
+    let write = |text: &str| fs::write(endpoint.home.path().join("kloros.toml"), text).unwrap();
+    write("[memory]\ncontext_events_max = 7\ncontext_chars_max = 5000\n");
+    endpoint.signal("-HUP");
+    endpoint.until("it is read", || set()["CHAT_CONTEXT_EVENTS"] == 7);
+    assert_eq!(set()["CHAT_CONTEXT_CHARS"], 300, "what was typed counts");
+    write("[memory]\ncontext_events_max = 0\n");
+    endpoint.signal("-HUP");
+    endpoint.until("it is said", || {
+        fs::read_to_string(endpoint.home.path().join("log")).unwrap().contains("context_events_max")
+    });
+    assert_eq!(set()["CHAT_CONTEXT_EVENTS"], 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_is_set_by_its_arguments_says_so_and_tells_the_model_server() {
     let upstream = Upstream::default();
     let arguments = ["--context-events", "3", "--context-chars", "300", "--temperature", "0.4", "--max-tokens", "50"];
@@ -145,18 +187,23 @@ fn what_cannot_be_served_is_said_with_what_to_do() {
     let taken = home.path().join("taken.db").display().to_string();
     let at = ["--port", "9", "--upstream", "http://127.0.0.1:9"];
     let cases: [(&[&str], i32, &str); 6] = [
-        (&["serve"], 2, "no model server is named: pass --upstream"),
-        (&["serve", "--upstream", "http://127.0.0.1:9"], 2, "no port is named: pass --port"),
-        (&["serve", "--port", "9", "--upstream", "ftp://x"], 2, "conversation.upstream"),
-        (&["serve", "--port", "9", "--upstream", "http://127.0.0.1:9", "--context-events", "0"], 2, "outside 1 to 500"),
+        (&["serve"], 78, "no model server is named: pass --upstream"),
+        (&["serve", "--upstream", "http://127.0.0.1:9"], 78, "no port is named: pass --port"),
+        (&["serve", "--port", "9", "--upstream", "ftp://x"], 78, "conversation.upstream"),
+        (
+            &["serve", "--port", "9", "--upstream", "http://127.0.0.1:9", "--context-events", "0"],
+            78,
+            "outside 1 to 500",
+        ),
         (
             &["serve", "--port", "9", "--upstream", "http://127.0.0.1:9", "--temperature", "NaN"],
-            2,
+            78,
             "conversation.temperature",
         ),
         (&["trial", at[0], at[1], at[2], at[3], "--memory", &taken], 2, "is there already"),
     ];
     for (arguments, code, what) in cases {
+        // What cannot be set so is not started again and again by a service manager.
         let mut command = Endpoint::command(&home);
         let output = command.arg("conversation").args(arguments).stdin(Stdio::null()).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);

@@ -13,10 +13,10 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// What every server of the dialect answers.
 const MODELS: &str = "/v1/models";
 
-/// Looks at the model server; at nothing where the endpoint is off.
+/// Looks at the model server; at nothing where none is named. An endpoint of its own needs it as well, whether or not the daemon has one.
 pub(super) async fn look(settings: &Settings) -> Option<Finding> {
-    settings.conversation.address()?;
-    Some(upstream(settings.conversation.upstream()).await)
+    let named = settings.conversation.upstream();
+    if named.is_empty() { None } else { Some(upstream(named).await) }
 }
 
 async fn upstream(upstream: &str) -> Finding {
@@ -87,11 +87,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_endpoint_that_is_off_is_not_looked_at() {
+    async fn where_no_model_server_is_named_none_is_looked_at() {
         let home = tempfile::tempdir().unwrap();
         let mut settings = Settings::load(home.path(), None).unwrap();
         assert_eq!(look(&settings).await, None);
-        settings.conversation.listen = "127.0.0.1:0".to_owned();
         settings.conversation.upstream = format!("{}/v1/", server(Status::OK).await);
         assert_eq!(look(&settings).await.map(|found| found.how), Some(How::Well));
     }

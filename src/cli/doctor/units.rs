@@ -124,7 +124,14 @@ fn guards(places: &Places, daemon: &Daemon<'_>) -> Finding {
     }
     let user = value_of(&text, "User").unwrap_or("root");
     match (number_of(&places.users, user), name_of(&places.users, daemon.uid)) {
-        (None, _) => mend(format!("{shown} runs as {user}, a user that is not there")),
+        (None, _) => {
+            let what = format!("{shown} runs as {user}, whom {} does not name", places.users.display());
+            Finding::note(
+                about,
+                what,
+                Some("see that the user is there: id of it; the guard runs as the owner of the home"),
+            )
+        }
         (Some(uid), name) if uid != daemon.uid => {
             let name = name.unwrap_or_else(|| daemon.uid.to_string());
             mend(format!("{shown} runs as {user}, and the home belongs to {name}"))
@@ -155,13 +162,26 @@ fn rule(places: &Places, daemon: &Daemon<'_>, tuned: &[&str]) -> Vec<Finding> {
             return Finding::well(about, format!("a rule names {user} and {unit}"));
         }
         if !hidden.is_empty() {
-            let what = format!("whether {user} may restart {unit} cannot be seen by this user ({})", hidden.join(", "));
-            return Finding::note(about, what, Some("ask as root: sudo kloros doctor"));
+            let what = format!(
+                "whether {user} may restart {unit} cannot be seen: not all rules can be read ({})",
+                hidden.join(", ")
+            );
+            return Finding::note(
+                about,
+                what,
+                Some("see that every file of rules is text and can be read, or ask as root"),
+            );
         }
+        // A rule may also go by a group or a pattern.
         let fix = format!(
-            "name {unit} under `tuned` in /etc/polkit-1/rules.d/50-kloros.rules, which ops/systemd/polkit has, and {user} as its user"
+            "unless another rule allows it, name {unit} under `tuned` in /etc/polkit-1/rules.d/50-kloros.rules, which ops/systemd/polkit \
+             has, and {user} as its user"
         );
-        Finding::bad(about, format!("no rule names {user} and {unit}: kloros may not restart it"), fix)
+        Finding::note(
+            about,
+            format!("no rule names {user} and {unit}: kloros may not be allowed to restart it"),
+            Some(&fix),
+        )
     };
     tuned.iter().map(finding).collect()
 }
@@ -181,7 +201,13 @@ fn rules_in(folder: &Path) -> Result<Vec<String>, String> {
 
 /// A unit in a comment is not allowed anything.
 fn without_comments(rule: &str) -> String {
-    let lines = rule.lines().map(|line| line.split("//").next().unwrap_or_default());
+    let (mut left, mut rest) = (String::new(), rule);
+    while let Some((before, after)) = rest.split_once("/*") {
+        left.push_str(before);
+        rest = after.split_once("*/").map_or("", |(_, after)| after);
+    }
+    left.push_str(rest);
+    let lines = left.lines().map(|line| line.split("//").next().unwrap_or_default());
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -192,6 +218,8 @@ fn drop_ins(units: &[PathBuf]) -> String {
     let mut files: Vec<PathBuf> =
         entries.filter(|file| file.extension().is_some_and(|ending| ending == "conf")).collect();
     files.sort_by_key(|file| file.file_name().map(ToOwned::to_owned));
+    // Of one name the first counts, as /etc comes first.
+    files.dedup_by(|later, first| later.file_name() == first.file_name());
     files.iter().filter_map(|file| text_of(file).ok()).fold(String::new(), |all, text| format!("{all}\n{text}"))
 }
 

@@ -195,8 +195,9 @@ pub(super) const KNOWN: &[Known] = &[
         before: &[
             COMMAND_IS_REPLACED,
             "whether your model server bears it: what is asked for measurements, it answers beside what your users ask",
+            "what your users ask without a temperature or a limit of tokens: with the drop-in they get those of the domain file",
         ],
-        leaves: "what people said, which is neither read nor changed, and how long it is kept",
+        leaves: "what changes answers (temperature, their length), which asks a person; what people said is not looked at",
     },
     // Its program is whichever speaks the dialect, so no process tells it.
     Known {

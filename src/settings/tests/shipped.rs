@@ -112,6 +112,7 @@ fn no_search_turns_what_gives_something_away_whether_its_file_says_so_or_its_nam
         ("postgresql", "wal_compression: PG_WAL_COMPRESSION", "PG_SYNCHRONOUS_COMMIT", "trades durability"),
         ("postgresql", "wal_compression: PG_WAL_COMPRESSION", "PG_FULL_PAGE_WRITES", "trades durability"),
         ("conversation", "repetition_from: CHAT_REPETITION_FROM", "CHAT_TEMPERATURE", "trades answers"),
+        ("conversation", "repetition_from: CHAT_REPETITION_FROM", "CHAT_MAX_TOKENS", "trades answers"),
         ("redis", "hz: REDIS_HZ", "REDIS_APPENDFSYNC", "trades durability"),
         ("vllm", "max_num_seqs: LLM_MAX_NUM_SEQS", "LLM_MAX_MODEL_LEN", "trades context"),
         ("llama_cpp", "flash_attn: LLAMA_ARG_FLASH_ATTN", "LLAMA_ARG_CACHE_TYPE_K", "trades answers"),
