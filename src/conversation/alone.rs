@@ -39,6 +39,9 @@ use crate::{
 /// How many restarts of its rooms are allowed before the program ends, and whoever started it starts it anew.
 const INTENSITY: Intensity = Intensity { restarts_max: 10, within: Duration::from_secs(60) };
 
+/// All of the rooms.
+const HOUSE: &str = "kloros";
+
 /// The room that answers.
 const ANSWERING: &str = "conversation";
 
@@ -142,7 +145,7 @@ pub(crate) async fn alone(alone: Alone) -> anyhow::Result<()> {
     if !endpoint.is_over(talking.conversation.close_within()).await {
         tracing::warn!("requests that were still under way are cut off");
         // With the room go its connections, and with each what was said in it is handed to the memory.
-        tree.control("")?.terminate_child(ANSWERING).await?;
+        tree.control(HOUSE)?.terminate_child(ANSWERING).await?;
         endpoint.is_over(ROOMS_WITHIN).await;
     }
     endpoint.kept(ROOMS_WITHIN).await;
@@ -203,7 +206,7 @@ impl Rooms<'_> {
                 }
             }
         });
-        let house = TreeSpec::new("kloros", Strategy::OneForOne).intensity(INTENSITY);
+        let house = TreeSpec::new(HOUSE, Strategy::OneForOne).intensity(INTENSITY);
         let mut house = house.child(remembering).child(upkeep);
         if let Some(conversations) = conversations.filter(|_| talking.conversation.condense) {
             let (condensing, machine) = (endpoint.clone(), talking.measuring.machine());
