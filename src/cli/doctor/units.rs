@@ -177,11 +177,7 @@ fn rule(places: &Places, daemon: &Daemon<'_>, tuned: &[&str]) -> Vec<Finding> {
             "unless another rule allows it, name {unit} under `tuned` in /etc/polkit-1/rules.d/50-kloros.rules, which ops/systemd/polkit \
              has, and {user} as its user"
         );
-        Finding::note(
-            about,
-            format!("no rule names {user} and {unit}: kloros may not be allowed to restart it"),
-            Some(&fix),
-        )
+        Finding::bad(about, format!("no rule names {user} and {unit}: kloros may not restart it"), fix)
     };
     tuned.iter().map(finding).collect()
 }
@@ -320,7 +316,9 @@ mod tests {
         fs::write(&unit, text.replace("/bin/true", "/no/such")).unwrap();
         check(&guards(&places, &kloros), How::Bad, "starts /no/such, which is no program here");
         fs::write(&unit, text.replace("User=kloros", "User=nobody-here")).unwrap();
-        check(&guards(&places, &kloros), How::Bad, "a user that is not there");
+        // Other lists of users than this one may have it.
+        let unknown = guards(&places, &kloros);
+        assert!(unknown.how == How::Note && unknown.what.contains("runs as nobody-here, whom"), "{unknown:?}");
         fs::write(&unit, &text).unwrap();
         std::os::unix::fs::symlink("/dev/null", places.units[0].join(GUARD)).unwrap();
         check(&guards(&places, &kloros), How::Bad, "is masked");
@@ -335,6 +333,11 @@ mod tests {
         let text = "[Service]\nExecStart=\nExecStart=-/bin/true guard --home /srv/kloros --domain %i\n";
         fs::write(drop_in.join("10-home.conf"), text).unwrap();
         check(&guards(&places, &daemon(HOME, 990)), How::Bad, "watches over the home /srv/kloros");
+        check(&guards(&places, &daemon("/srv/kloros", 990)), How::Well, "as kloros");
+        // One of the same name that the distribution brings is masked by it.
+        let brought = places.units[1].join(format!("{GUARD}.d"));
+        fs::create_dir(&brought).unwrap();
+        fs::write(brought.join("10-home.conf"), text.replace("/srv/kloros", "/srv/other")).unwrap();
         check(&guards(&places, &daemon("/srv/kloros", 990)), How::Well, "as kloros");
         fs::write(drop_in.join("20-none.conf"), "[Service]\nExecStart=\n").unwrap();
         check(&guards(&places, &daemon(HOME, 990)), How::Bad, "has no ExecStart=");
@@ -353,6 +356,9 @@ mod tests {
         let found = rule(&places, &kloros, &["vllm.service", "tts.service"]);
         check(&found[1], How::Bad, "no rule names kloros and tts.service");
         let commented = shipped.replace("[\"vllm.service\"]", "[] // \"vllm.service\"");
+        fs::write(&file, commented).unwrap();
+        check(&rule(&places, &kloros, &["vllm.service"])[0], How::Bad, "no rule");
+        let commented = shipped.replace("[\"vllm.service\"]", "[/* \"vllm.service\" */]");
         fs::write(&file, commented).unwrap();
         check(&rule(&places, &kloros, &["vllm.service"])[0], How::Bad, "no rule");
         fs::write(&file, shipped.replace("kloros\"", "somebody\"")).unwrap();
@@ -381,7 +387,7 @@ mod tests {
         }
         let found = rule(&places, &daemon(HOME, 990), &["vllm.service"]);
         assert!(
-            found[0].how == How::Note && found[0].fix.as_deref().is_some_and(|fix| fix.contains("sudo")),
+            found[0].how == How::Note && found[0].fix.as_deref().is_some_and(|fix| fix.contains("ask as root")),
             "{found:?}"
         );
     }
