@@ -7,7 +7,7 @@ use std::{
 };
 
 use kloros_actors::seams::ArchiveError;
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, config::DbConfig};
 
 /// The layout that this kloros writes. It is raised whenever a table changes.
 const VERSION: i64 = 1;
@@ -97,7 +97,13 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, ArchiveError> {
     }
     connection.pragma_update(None, "cache_size", -CACHE_KIB).map_err(told)?;
     connection.pragma_update(None, "temp_store", "MEMORY").map_err(told)?;
+    plan_once(&connection).map_err(told)?;
     Ok(connection)
+}
+
+/// Has a statement keep its plan whatever is bound to it: it would be planned anew each time another conversation is looked at.
+fn plan_once(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
 
 /// Returns whether the file at `path` has a log that is not empty.
@@ -120,6 +126,7 @@ fn create_file(path: &Path) -> io::Result<()> {
 }
 
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    plan_once(connection)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // A whole exchange survives the death of the process; the newest ones may be lost with the power.
     connection.pragma_update(None, "synchronous", "NORMAL")?;

@@ -111,12 +111,14 @@ function detail(shown, into) {
 /** The view of experiments; `chosen` is the id of one. */
 export function experimentsView(root, shared, chosen) {
   const [list, panel] = [el("ul", { class: "list" }), el("div", { class: "stack" })];
-  root.append(el("div", { class: "split side" }, el("section", { class: "card", "aria-label": "Experiments" }, el("h2", null, "Experiments"), list), panel));
+  const all = el("div", { class: "split side" }, el("section", { class: "card", "aria-label": "Experiments" }, el("h2", null, "Experiments"), list), panel);
   let drawn = "";
   return async (what) => {
     if (what === "room" || what === "tick") return;
     const rows = (await ask("/experiments?limit=40")).reverse();
     if (!rows.length) return put(root, el("section", { class: "card" }, empty("No experiment yet.", "One begins when a question is asked.")));
+    // The first one takes the place of the word that there is none.
+    if (!all.isConnected) put(root, all);
     const id = chosen ?? rows[0].id;
     put(list, rows.map((row) => item(row, id)));
     const shown = await ask(`/experiments/${encodeURIComponent(id)}`);
