@@ -592,7 +592,7 @@ mod tests {
             })
             .0
         };
-        let lost = judge([28.0, 32.0, 30.0, 29.0]);
+        let lost = judge([20.0, 50.0, 30.0, 35.0]);
         assert_eq!((lost.outcome, &lost.reason), (Ruled::Rollback, &Reason::Guard { metric: "delay".to_owned() }));
         assert!(lost.blocks > 2, "{lost:?}");
         let accident = judge([14.0, 9.0, 9.0, 9.0]);
