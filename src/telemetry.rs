@@ -166,16 +166,18 @@ pub(crate) async fn serve(address: SocketAddr, shown: Shown, beside: Router, up:
     let (upkeep, control) = (shown.handle.clone(), shown.control.clone());
     let scrape = served(Router::new().route("/metrics", get(render)).with_state(shown).merge(beside), address);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let keeping_up = async move {
-        loop {
-            tokio::time::sleep(UPKEEP_EVERY).await;
-            upkeep.run_upkeep();
-        }
-    };
     tokio::select! {
         served = api::accept(&listener, &scrape, places, REQUEST_WITHIN) => served,
-        () = keeping_up => Ok(()),
+        kept_up = keep_up(upkeep) => kept_up,
         () = count_stalls(&control) => Ok(()),
+    }
+}
+
+/// Drains histograms that nobody scrapes, without end.
+pub(crate) async fn keep_up(metrics: PrometheusHandle) -> Result<(), String> {
+    loop {
+        tokio::time::sleep(UPKEEP_EVERY).await;
+        metrics.run_upkeep();
     }
 }
 

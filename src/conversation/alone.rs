@@ -48,9 +48,6 @@ const ANSWERING: &str = "conversation";
 /// How long its rooms may take to end, and what was said last to be kept.
 const ROOMS_WITHIN: Duration = Duration::from_secs(5);
 
-/// How often histograms are drained when nobody scrapes.
-const UPKEEP_EVERY: Duration = Duration::from_secs(5);
-
 /// What of the endpoint is tuned. What is not given is as the settings say.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Knobs {
@@ -197,15 +194,7 @@ impl Rooms<'_> {
             let (listener, endpoint, beside) = (Arc::clone(&listener), listening.clone(), beside.clone());
             async move { accepting(&listener, address, endpoint, beside).await }
         });
-        let upkeep = background::child("metrics", move || {
-            let metrics = metrics.clone();
-            async move {
-                loop {
-                    tokio::time::sleep(UPKEEP_EVERY).await;
-                    metrics.run_upkeep();
-                }
-            }
-        });
+        let upkeep = background::child("metrics", move || telemetry::keep_up(metrics.clone()));
         let house = TreeSpec::new(HOUSE, Strategy::OneForOne).intensity(INTENSITY);
         let mut house = house.child(remembering).child(upkeep);
         if let Some(conversations) = conversations.filter(|_| talking.conversation.condense) {
