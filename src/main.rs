@@ -41,6 +41,7 @@ mod service;
 mod settings;
 mod stages;
 mod stop;
+mod sysctl;
 mod systemd;
 mod telemetry;
 mod told;

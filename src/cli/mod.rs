@@ -36,6 +36,7 @@ mod show;
 mod status;
 mod stop;
 mod story;
+mod sysctl;
 mod text;
 mod top;
 mod tune;
@@ -191,6 +192,9 @@ enum Command {
     Redis(redis::RedisCommand),
     /// Write a service's file of settings from a template, and then start the service if it is named
     Render(render::RenderArgs),
+    /// Set, bring back and show settings of the kernel, as their units and domain files ask
+    #[command(subcommand)]
+    Sysctl(sysctl::SysctlCommand),
     /// The small inference server to practise on
     #[command(subcommand)]
     Lab(lab::LabCommand),
@@ -344,6 +348,7 @@ async fn obey(cli: Cli) -> anyhow::Result<Answer> {
         Command::Conversation(command) => conversation::conversation(&home()?, command).await,
         Command::Redis(command) => redis::redis(&command),
         Command::Render(args) => render::render(args),
+        Command::Sysctl(command) => sysctl::sysctl(command),
         Command::Lab(command) => {
             lab::run(command).await?;
             Ok(Answer::Done)

@@ -50,6 +50,13 @@ const ARGUMENTS_WIN: &str = "what it runs with now: arguments win over your conf
 const COMMAND_IS_REPLACED: &str = "what it runs with now: put what its command says of these into the Environment= lines of the drop-in, \
                                    and as the defaults into the domain file";
 
+/// What a kernel runs with differs from one to the next.
+const KERNEL_RUNS_WITH: &str = "what the kernel runs with now: `kloros sysctl show` with the arguments of read_back prints it; put that into \
+                                the domain file as the defaults, and take out what it does not know, of the unit as well";
+
+/// Settings of the kernel have no bench of their own.
+const KERNEL_IS_JUDGED_BY: &str = "which service is to judge by: name its port and what it counts under bench.series";
+
 const NO_BLANKS: Blanks = Blanks { program: "", model: "", model_after: &[] };
 
 macro_rules! shipped {
@@ -215,6 +222,52 @@ pub(super) const KNOWN: &[Known] = &[
         before: &[COMMAND_IS_REPLACED],
         leaves: "what changes what is heard: voice, speed, quantisation",
     },
+    // No process is the kernel's: who installed the unit that holds its settings is asked about it.
+    Known {
+        name: "network",
+        service: "the network of the kernel",
+        domain: shipped!("config/domains/network.toml"),
+        dream: shipped!("config/domains/network.yaml"),
+        drop_ins: &[],
+        programs: &[],
+        verbs: &[],
+        units: &["kloros-network.service"],
+        port: 8000,
+        port_after: &[],
+        blanks: NO_BLANKS,
+        before: &[KERNEL_RUNS_WITH, KERNEL_IS_JUDGED_BY],
+        leaves: "what weakens TCP, what only a service that is started anew would take, and who may do what",
+    },
+    Known {
+        name: "kernel",
+        service: "how the kernel shares out processors",
+        domain: shipped!("config/domains/kernel.toml"),
+        dream: shipped!("config/domains/kernel.yaml"),
+        drop_ins: &[],
+        programs: &[],
+        verbs: &[],
+        units: &["kloros-kernel.service"],
+        port: 8000,
+        port_after: &[],
+        blanks: NO_BLANKS,
+        before: &[KERNEL_RUNS_WITH, KERNEL_IS_JUDGED_BY],
+        leaves: "what watches over the machine or protects it, and realtime limits",
+    },
+    Known {
+        name: "system",
+        service: "how the kernel uses memory",
+        domain: shipped!("config/domains/system.toml"),
+        dream: shipped!("config/domains/system.yaml"),
+        drop_ins: &[],
+        programs: &[],
+        verbs: &[],
+        units: &["kloros-system.service"],
+        port: 8000,
+        port_after: &[],
+        blanks: NO_BLANKS,
+        before: &[KERNEL_RUNS_WITH, KERNEL_IS_JUDGED_BY],
+        leaves: "when changed pages are written, overcommit",
+    },
 ];
 
 #[cfg(test)]
@@ -236,10 +289,11 @@ mod tests {
     #[test]
     fn no_drop_in_lets_an_env_file_choose_code_that_is_loaded() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("ops/systemd/examples");
-        let units = fs::read_dir(folder).unwrap().map(|unit| unit.unwrap().path());
+        let of = |folder: &Path| fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect::<Vec<_>>();
         let files: Vec<_> =
-            units.flat_map(|unit| fs::read_dir(unit).unwrap()).map(|file| file.unwrap().path()).collect();
-        assert_eq!(files.len(), KNOWN.iter().map(|known| known.drop_ins.len()).sum::<usize>());
+            of(&folder).into_iter().flat_map(|unit| if unit.is_dir() { of(&unit) } else { vec![unit] }).collect();
+        let drop_ins = files.iter().filter(|file| file.extension().is_some_and(|ending| ending == "conf")).count();
+        assert_eq!(drop_ins, KNOWN.iter().map(|known| known.drop_ins.len()).sum::<usize>());
         for file in files {
             let text = fs::read_to_string(&file).unwrap();
             let taken = text.lines().find_map(|line| line.strip_prefix("UnsetEnvironment=")).unwrap_or_default();

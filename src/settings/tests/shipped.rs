@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kloros_actors::facts::{Domain, keys_in};
+use kloros_actors::facts::{Domain, Key, KnobKind, ReadBack, Value, keys_in};
 
 use super::*;
 
@@ -72,6 +72,36 @@ fn each_drop_in_sets_what_its_domain_file_takes_for_granted() {
     }
 }
 
+/// What a unit sets under another name than its domain file reads back would be told apart by nobody.
+#[test]
+fn each_unit_of_the_kernels_settings_sets_what_its_domain_file_reads_back() {
+    for name in ["network", "kernel", "system"] {
+        let (domain, unit) = (domain(name), shipped(&format!("ops/systemd/examples/kloros-{name}.service")));
+        let ReadBack::Command(read) = &domain.service.read_back else { panic!("{name} is read back by a command") };
+        let read: BTreeMap<&str, &str> = read.iter().filter_map(|word| word.split_once('=')).collect();
+        assert_eq!(read.keys().copied().collect::<Vec<_>>(), domain.knobs.keys().map(Key::as_str).collect::<Vec<_>>());
+        let set = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+        let set: BTreeMap<&str, &str> = set
+            .split(' ')
+            .filter_map(|word| word.split_once("=${"))
+            .map(|(setting, key)| (key.strip_suffix('}').unwrap(), setting))
+            .collect();
+        assert_eq!(set, read, "{name}");
+        assert!(unit.contains(&format!("EnvironmentFile=-{}\n", domain.service.env_file.display())), "{name}");
+        // No value of any knob is one that `kloros sysctl` refuses.
+        for knob in domain.knobs.values() {
+            let values = match &knob.range {
+                KnobKind::Choice { values } => values.clone(),
+                KnobKind::Ordinal { values } => values.iter().map(Value::to_string).collect(),
+                _ => vec![knob.default.to_string()],
+            };
+            for value in values {
+                crate::sysctl::wanted(&format!("vm.swappiness={value}")).unwrap();
+            }
+        }
+    }
+}
+
 /// Model servers cannot be run where tests are, so what they are told is held against what a stated version takes.
 #[test]
 fn vllm_llama_server_and_ollama_know_what_they_are_told() {
@@ -136,7 +166,7 @@ fn no_search_turns_what_gives_something_away_whether_its_file_says_so_or_its_nam
 /// The windows of vLLM were as long as 24 runs with six restarts an hour take and no minute longer, so that nothing was ever proven.
 #[test]
 fn what_ships_to_be_measured_in_place_can_be_proven_in_its_windows_and_what_cannot_be_is_refused() {
-    for name in ["vllm", "ollama"] {
+    for name in ["vllm", "ollama", "network", "kernel", "system"] {
         assert_eq!(never_proven(&domain(name), kloros_actors::validator::Config::default().blocks_min), None, "{name}");
     }
     let (text, dream) = (shipped("config/domains/vllm.toml"), shipped("config/domains/vllm.yaml"));
