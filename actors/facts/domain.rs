@@ -2,7 +2,9 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{BackOff, BenchSpec, InPlace, Key, Knob, Load, Quiet, Risk, short_hash};
+use super::{
+    Apply, BackOff, BenchSpec, InPlace, Key, Knob, Load, Quiet, Risk, Settings, Value, agreement::says, short_hash,
+};
 
 /// One service and all that kloros may know and do about it: the content of `config/domains/NAME.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,6 +50,25 @@ impl Domain {
     pub fn could_hold(&self, name: &str, text: &str) -> bool {
         let knob = Key::new(name).ok().and_then(|key| self.knobs.get(&key));
         knob.is_some_and(|knob| knob.range.parse(text.trim()).is_some())
+    }
+
+    /// Returns what a service that reads these env keys is to run with, by `value_of` each; `None` where a value is none of its knob.
+    pub fn wanted(&self, value_of: impl Fn(&Key) -> Option<String>) -> Option<Settings> {
+        let wanted = |(key, knob): (&Key, &Knob)| {
+            let value = value_of(key).map_or_else(|| Some(knob.default.clone()), |text| knob.range.parse(&text));
+            Some((key.clone(), value?))
+        };
+        self.knobs.iter().map(wanted).collect()
+    }
+
+    /// Returns whether a reload brings into force all in which `wanted` differs from what the service says that it runs with.
+    ///
+    /// Where nothing differs it does not: whoever wants a restart then has another reason.
+    pub fn is_for_a_reload(&self, wanted: &Settings, in_effect: &BTreeMap<String, String>) -> bool {
+        let is_in_effect = |key: &Key, value: &Value| in_effect.get(key.as_str()).is_some_and(|text| says(text, value));
+        let mut due = wanted.iter().filter(|(key, value)| !is_in_effect(key, value)).peekable();
+        let is_by_reload = |key: &Key| self.knobs.get(key).is_some_and(|knob| knob.apply == Apply::Reload);
+        due.peek().is_some() && due.all(|(key, _)| is_by_reload(key))
     }
 }
 

@@ -264,6 +264,8 @@ pub enum Apply {
     /// The service is restarted.
     #[default]
     Restart,
+    /// Its unit is reloaded, where it runs, and restarted where it then does not say that it runs with the new value.
+    Reload,
 }
 
 #[cfg(test)]

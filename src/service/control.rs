@@ -4,10 +4,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use kloros_actors::{
-    facts::{Domain, Incarnation, Key, Manager, ReadBack},
+    env_file,
+    facts::{Apply, Domain, Incarnation, Key, Manager, ReadBack, Scope, Settings, agrees},
     seams::{ServiceControl, ServiceError},
 };
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{Place, Services, secrets, stop_within, unreachable};
 use crate::{
@@ -16,6 +17,9 @@ use crate::{
         Instance, Launch, Remains, Secrets, ask, environment, holder_of, of_metrics, of_port, of_process, shown, told,
     },
 };
+
+/// How often it is looked whether a reload has come into force.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 #[async_trait]
 impl ServiceControl for Services {
@@ -48,6 +52,9 @@ impl ServiceControl for Services {
                 run_restart(restart, within, secrets).await?;
             }
             Manager::Systemd { unit, scope } => {
+                if self.reloads(domain, &place, (unit, *scope), within).await? {
+                    return Ok(());
+                }
                 crash::here("service: restart");
                 self.buses.restart(unit, *scope, within).await?;
             }
@@ -121,6 +128,63 @@ impl ServiceControl for Services {
 }
 
 impl Services {
+    /// Brings what the env file holds into force by a reload, where every value that is another than what the unit runs with is one that
+    /// a reload brings in. Returns whether the unit then answers and says that it runs with all of them; else it is to be restarted.
+    ///
+    /// A reload that fails is an error: the unit goes on with what it had, and a restart could take it down.
+    async fn reloads(
+        &self,
+        domain: &Domain,
+        place: &Place,
+        (unit, scope): (&str, Scope),
+        within: Duration,
+    ) -> Result<bool, ServiceError> {
+        if domain.knobs.values().all(|knob| knob.apply == Apply::Restart) {
+            return Ok(false);
+        }
+        let Some(wanted) = self.wanted(domain).await else { return Ok(false) };
+        let Ok(in_effect) = self.in_effect(domain).await else { return Ok(false) };
+        if !domain.is_for_a_reload(&wanted, &in_effect) || !self.buses.is_reloadable(unit, scope).await? {
+            return Ok(false);
+        }
+        crash::here("service: reload");
+        self.buses.reload(unit, scope, within).await?;
+        // The job is over when the unit was told.
+        let within = Duration::from_secs(domain.service.ready.within_s);
+        let in_force = async {
+            loop {
+                match self.in_effect(domain).await {
+                    Ok(in_effect) if agrees(&wanted, &in_effect).is_ok() => return,
+                    _ => sleep(LOOK_EVERY).await,
+                }
+            }
+        };
+        if timeout(within, in_force).await.is_err() {
+            tracing::warn!(domain = %domain.name, "a reload did not bring the settings into force, so the unit is restarted");
+            return Ok(false);
+        }
+        if let Err(error) = place.answers(domain).await {
+            tracing::warn!(domain = %domain.name, %error, "the unit does not answer after a reload, so it is restarted");
+            return Ok(false);
+        }
+        self.still_active(domain).await.map(|()| true)
+    }
+
+    /// Returns what the env file has the service run with; `None` where that cannot be said.
+    async fn wanted(&self, domain: &Domain) -> Option<Settings> {
+        let bytes = match tokio::fs::read(self.home.join(&domain.service.env_file)).await {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(_) => return None,
+        };
+        let texts: BTreeMap<&Key, Option<String>> = domain
+            .knobs
+            .keys()
+            .map(|key| env_file::value_of(&bytes, key).ok().map(|text| (key, text)))
+            .collect::<Option<_>>()?;
+        domain.wanted(|key| texts.get(key).cloned().flatten())
+    }
+
     /// Returns the process whose environment the serving instance was started with.
     pub(super) async fn process(&self, domain: &Domain, place: &Place) -> Result<u32, ServiceError> {
         let name = &domain.name;

@@ -35,7 +35,7 @@ async fn the_server_under_test_says_what_its_env_file_says() {
     axum::serve(listener, router).await.unwrap();
 }
 
-fn key(name: &str) -> Key {
+pub(super) fn key(name: &str) -> Key {
     Key::new(name).unwrap()
 }
 
@@ -46,7 +46,7 @@ fn server() -> Vec<String> {
     ["env".to_owned()].into_iter().chain(role).chain([this, "--exact".to_owned(), test.to_owned()]).collect()
 }
 
-fn domain(manager: Manager, argv: Vec<String>, read_back: ReadBack) -> Domain {
+pub(super) fn domain(manager: Manager, argv: Vec<String>, read_back: ReadBack) -> Domain {
     let knob = |default| Knob {
         range: KnobKind::Boolean {},
         default,

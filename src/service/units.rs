@@ -28,6 +28,8 @@ trait Manager {
 
     fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
 
+    fn reload_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+
     fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
 
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
@@ -50,6 +52,9 @@ trait Unit {
 
     #[zbus(property(emits_changed_signal = "false"))]
     fn active_state(&self) -> zbus::Result<String>;
+
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn can_reload(&self) -> zbus::Result<bool>;
 
     #[zbus(property(emits_changed_signal = "false"))]
     fn sub_state(&self) -> zbus::Result<String>;
@@ -81,6 +86,22 @@ pub(crate) struct Buses {
     pub(crate) system: Option<String>,
     /// The address of the user's bus; `None` where nothing says one.
     pub(crate) user: Option<String>,
+}
+
+/// What a job does to a unit.
+#[derive(Clone, Copy, Debug)]
+enum Verb {
+    Restart,
+    Reload,
+}
+
+impl Verb {
+    fn done(self) -> &'static str {
+        match self {
+            Self::Restart => "restarted",
+            Self::Reload => "reloaded",
+        }
+    }
 }
 
 /// How a unit is.
@@ -125,12 +146,24 @@ impl Buses {
 
     /// Restarts `unit`, and returns when the job of it is done.
     pub(crate) async fn restart(&self, unit: &str, scope: Scope, within: Duration) -> Result<(), ServiceError> {
+        self.job(Verb::Restart, unit, scope, within).await
+    }
+
+    /// Reloads `unit`, and returns when the job of it is done: what it reads anew may take a moment more.
+    pub(crate) async fn reload(&self, unit: &str, scope: Scope, within: Duration) -> Result<(), ServiceError> {
+        self.job(Verb::Reload, unit, scope, within).await
+    }
+
+    async fn job(&self, verb: Verb, unit: &str, scope: Scope, within: Duration) -> Result<(), ServiceError> {
         let bus = self.connect(scope).await?;
         let manager = answered(ManagerProxy::new(&bus)).await?;
         // Signals are sent to those alone who asked for them, and the job may be over before its name is known.
         let mut removed = answered(manager.receive_job_removed()).await?;
         answered(manager.subscribe()).await?;
-        let job = answered(manager.restart_unit(unit, "replace")).await?;
+        let job = match verb {
+            Verb::Restart => answered(manager.restart_unit(unit, "replace")).await?,
+            Verb::Reload => answered(manager.reload_unit(unit, "replace")).await?,
+        };
         let result = async {
             while let Some(signal) = removed.next().await {
                 let Ok(ended) = signal.args() else { continue };
@@ -138,14 +171,22 @@ impl Buses {
                     return Ok(ended.result.clone());
                 }
             }
-            Err(unreachable("the bus went away while the unit was restarted".to_owned()))
+            Err(unreachable(format!("the bus went away while the unit was {}", verb.done())))
         };
         let limit = within.as_secs_f64();
-        let late = |_| ServiceError::NotReady(format!("systemd has not restarted {unit} within {limit} s"));
+        let late = |_| ServiceError::NotReady(format!("systemd has not {} {unit} within {limit} s", verb.done()));
         match timeout(within, result).await.map_err(late)??.as_str() {
             "done" => Ok(()),
             word => Err(self.why_not(unit, scope, word).await),
         }
+    }
+
+    /// Returns whether `unit` is up and has something that reloads it.
+    pub(crate) async fn is_reloadable(&self, unit: &str, scope: Scope) -> Result<bool, ServiceError> {
+        let bus = self.connect(scope).await?;
+        let path = path_of(&bus, unit).await?;
+        let about = proxied_unit(&bus, &path).await?;
+        Ok(answered(about.active_state()).await? == "active" && answered(about.can_reload()).await?)
     }
 
     /// Has `unit` forget how often it was started where its limit of starts keeps it down, and returns whether it did.

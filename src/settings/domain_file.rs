@@ -1,8 +1,8 @@
 //! One domain file: read, checked against its shape, and judged as a whole.
 
 use kloros_actors::facts::{
-    BenchSpec, Domain, InPlace, Isolation, Knob, KnobKind, Manager, MetricSpec, PrometheusBench, ReadBack, Ready,
-    ServiceSpec, TokenRange, Value, keys_in,
+    Apply, BenchSpec, Domain, InPlace, Isolation, Knob, KnobKind, Manager, MetricSpec, PrometheusBench, ReadBack,
+    Ready, ServiceSpec, TokenRange, Value, keys_in,
 };
 
 use super::{
@@ -178,6 +178,8 @@ impl Judgement<'_> {
     }
 
     fn knobs(&mut self) {
+        let manager = self.part::<Manager>(&["service", "manager"]);
+        let is_unit = matches!(manager, None | Some(Manager::Systemd { .. }));
         for name in self.names(&["knobs"]) {
             let path = ["knobs", name.as_str()];
             let range = self.part::<KnobKind>(&[path[0], path[1], "range"]);
@@ -188,6 +190,11 @@ impl Judgement<'_> {
             let Some(knob) = self.part::<Knob>(&path) else { continue };
             if let Some(what) = knob.range.refuses(&knob.default) {
                 self.note(&[path[0], path[1], "default"], &what);
+            }
+            if knob.apply == Apply::Reload && !is_unit {
+                let what =
+                    "only a unit of systemd is reloaded: leave it out, or let the restart command do what it takes";
+                self.note(&[path[0], path[1], "apply"], what);
             }
             if knob.step_max.is_some() && !knob.range.is_number() {
                 self.note(&[path[0], path[1], "step_max"], "only a number can move by a factor");

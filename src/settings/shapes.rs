@@ -125,7 +125,7 @@ const BACK_OFF: Shape = Shape::Table(&[
 const KNOB: Shape = Shape::Table(&[
     Field::required("range", &RANGE),
     Field::required("default", &Shape::Scalar),
-    Field::optional("apply", &Shape::Words(&[("restart", None)])),
+    Field::optional("apply", &Shape::Words(&[("restart", None), ("reload", None)])),
     Field::optional("step_max", &Shape::Number { least: 1.0, most: f64::MAX }),
     Field::optional("reversible", &FLAG),
     Field::optional("relieves", &Shape::List { each: &TROUBLE, least: 1 }),

@@ -36,6 +36,7 @@ fn with_nginx() -> House {
         shipped("nginx.toml"),
         &[
             ("manager = { systemd = { unit = \"nginx.service\" } }", "manager = \"child\""),
+            ("apply = \"reload\"\n", ""),
             ("port = 80\n", "port = 0\n"),
             ("\"/etc/kloros/nginx.conf\"", &format!("\"{}\"", template.display())),
             ("\"/etc/kloros/env/nginx.env\"", "\"nginx.env\""),

@@ -1,14 +1,25 @@
 //! Units against a real bus, on which a small service answers as systemd does.
 
 use std::{
+    fs,
     io::{BufRead as _, BufReader},
+    net::TcpListener,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
 };
 
+use kloros_actors::{
+    facts::{Apply, Domain, Manager, ReadBack, Ready},
+    seams::ServiceControl as _,
+};
 use zbus::{fdo, object_server::SignalEmitter, zvariant::ObjectPath};
 
 use super::*;
+use crate::service::{
+    Services,
+    tests::{domain, key},
+};
 
 const UNIT: &str = "vllm.service";
 const PATH: &str = "/org/freedesktop/systemd1/unit/vllm_2eservice";
@@ -65,7 +76,13 @@ struct Script {
     id: &'static str,
     subscribed: bool,
     restarts: u32,
+    reloads: u32,
     forgiven: u32,
+    can_reload: bool,
+    /// What a job does beside ending.
+    does: Option<fn(&Path)>,
+    /// Where it does that.
+    folder: PathBuf,
 }
 
 type Shared = Arc<Mutex<Script>>;
@@ -84,25 +101,18 @@ impl FakeManager {
         mode: String,
         #[zbus(signal_emitter)] emitter: SignalEmitter<'_>,
     ) -> fdo::Result<OwnedObjectPath> {
-        assert_eq!(mode, "replace");
-        if name != UNIT {
-            return Err(fdo::Error::AccessDenied(format!("{name} may not be managed by you")));
-        }
-        let (number, word) = {
-            let mut script = self.0.lock().unwrap();
-            assert!(script.subscribed, "a signal that nobody asked for is not sent");
-            script.restarts += 1;
-            let word = if script.words.len() > 1 { script.words.remove(0) } else { script.words[0] };
-            (script.restarts, word)
-        };
-        let job = ObjectPath::try_from(format!("/org/freedesktop/systemd1/job/{number}")).unwrap();
-        let other = ObjectPath::try_from("/org/freedesktop/systemd1/job/9999").unwrap();
-        // Somebody else's job ends as well, and ours before its name is told.
-        Self::job_removed(&emitter, 9999, other.into(), UNIT.to_owned(), "canceled".to_owned()).await?;
-        if !word.is_empty() {
-            Self::job_removed(&emitter, number, job.clone().into(), UNIT.to_owned(), word.to_owned()).await?;
-        }
-        Ok(job.into())
+        self.0.lock().unwrap().restarts += 1;
+        self.job(&name, &mode, &emitter).await
+    }
+
+    async fn reload_unit(
+        &self,
+        name: String,
+        mode: String,
+        #[zbus(signal_emitter)] emitter: SignalEmitter<'_>,
+    ) -> fdo::Result<OwnedObjectPath> {
+        self.0.lock().unwrap().reloads += 1;
+        self.job(&name, &mode, &emitter).await
     }
 
     async fn reset_failed_unit(&self, name: String) -> fdo::Result<()> {
@@ -128,6 +138,33 @@ impl FakeManager {
     ) -> zbus::Result<()>;
 }
 
+impl FakeManager {
+    async fn job(&self, name: &str, mode: &str, emitter: &SignalEmitter<'_>) -> fdo::Result<OwnedObjectPath> {
+        assert_eq!(mode, "replace");
+        let (number, word) = {
+            let mut script = self.0.lock().unwrap();
+            if name != UNIT {
+                script.restarts -= 1;
+                return Err(fdo::Error::AccessDenied(format!("{name} may not be managed by you")));
+            }
+            assert!(script.subscribed, "a signal that nobody asked for is not sent");
+            let word = if script.words.len() > 1 { script.words.remove(0) } else { script.words[0] };
+            if let Some(does) = script.does.filter(|_| word == "done") {
+                does(&script.folder);
+            }
+            (script.restarts + script.reloads, word)
+        };
+        let job = ObjectPath::try_from(format!("/org/freedesktop/systemd1/job/{number}")).unwrap();
+        let other = ObjectPath::try_from("/org/freedesktop/systemd1/job/9999").unwrap();
+        // Somebody else's job ends as well, and ours before its name is told.
+        Self::job_removed(emitter, 9999, other.into(), UNIT.to_owned(), "canceled".to_owned()).await?;
+        if !word.is_empty() {
+            Self::job_removed(emitter, number, job.clone().into(), UNIT.to_owned(), word.to_owned()).await?;
+        }
+        Ok(job.into())
+    }
+}
+
 struct FakeUnit(Shared);
 
 #[zbus::interface(name = "org.freedesktop.systemd1.Unit")]
@@ -145,6 +182,11 @@ impl FakeUnit {
     #[zbus(property)]
     async fn active_state(&self) -> String {
         self.0.lock().unwrap().active.to_owned()
+    }
+
+    #[zbus(property)]
+    async fn can_reload(&self) -> bool {
+        self.0.lock().unwrap().can_reload
     }
 
     #[zbus(property)]
@@ -180,8 +222,20 @@ impl FakeService {
 
 async fn systemd(bus: &Bus, words: &[&'static str]) -> (Shared, Connection) {
     let (result, active, load, id) = ("success", "active", "loaded", UNIT);
-    let script =
-        Script { words: words.to_vec(), result, active, load, id, subscribed: false, restarts: 0, forgiven: 0 };
+    let script = Script {
+        words: words.to_vec(),
+        result,
+        active,
+        load,
+        id,
+        subscribed: false,
+        restarts: 0,
+        reloads: 0,
+        forgiven: 0,
+        can_reload: true,
+        does: None,
+        folder: PathBuf::new(),
+    };
     let script: Shared = Arc::new(Mutex::new(script));
     let builder = Builder::address(bus.address.as_str()).unwrap().name("org.freedesktop.systemd1").unwrap();
     let builder = builder.serve_at("/org/freedesktop/systemd1", FakeManager(script.clone())).unwrap();
@@ -296,4 +350,85 @@ fn a_guard_without_a_session_finds_the_users_bus_where_it_always_is() {
     assert_eq!((buses.system, buses.user.as_deref()), (None, Some("unix:path=/run/user/1000/bus")));
     let said = |name: &str| (name == "DBUS_SESSION_BUS_ADDRESS").then(|| "unix:path=/x".to_owned());
     assert_eq!(Buses::of(said, 1000).user.as_deref(), Some("unix:path=/x"));
+}
+
+/// A unit that says what it runs with in `running`, and has its env file beside it.
+struct Tuned {
+    folder: tempfile::TempDir,
+    services: Services,
+    domain: Domain,
+    script: Shared,
+    _port: TcpListener,
+    _served: Connection,
+    _bus: Bus,
+}
+
+impl Tuned {
+    /// `LAB_FAST` takes a reload and `LAB_MODE` a restart; `does` is what a job of the unit does.
+    async fn new(does: fn(&Path)) -> Self {
+        let (folder, bus) = (tempfile::tempdir().unwrap(), Bus::start());
+        let (script, served) = systemd(&bus, &["done"]).await;
+        {
+            let mut script = script.lock().unwrap();
+            (script.does, script.folder) = (Some(does), folder.path().to_owned());
+        }
+        let said = folder.path().join("running").display().to_string();
+        let manager = Manager::Systemd { unit: UNIT.to_owned(), scope: Scope::System };
+        let mut domain = domain(manager, Vec::new(), ReadBack::Command(vec!["cat".to_owned(), said]));
+        domain.service.ready = Ready { tcp: true, within_s: 1, passes: 1, ..Ready::default() };
+        domain.knobs.retain(|each, _| [key("LAB_FAST"), key("LAB_MODE")].contains(each));
+        domain.knobs.get_mut(&key("LAB_FAST")).unwrap().apply = Apply::Reload;
+        let port = TcpListener::bind("127.0.0.1:0").unwrap();
+        domain.service.port = port.local_addr().unwrap().port();
+        let mut services = Services::new(folder.path().to_owned(), "/kloros".into());
+        services.buses = bus.buses();
+        fs::write(folder.path().join("lab.env"), "").unwrap();
+        takes_what_is_there(folder.path());
+        Self { folder, services, domain, script, _port: port, _served: served, _bus: bus }
+    }
+
+    /// Writes the env file, has it brought into force, and returns how that ended, and how many reloads and restarts there were so far.
+    async fn change(&self, env: &str) -> (Result<(), ServiceError>, u32, u32) {
+        fs::write(self.folder.path().join("lab.env"), env).unwrap();
+        let outcome = self.services.restart(&self.domain).await;
+        let script = self.script.lock().unwrap();
+        (outcome, script.reloads, script.restarts)
+    }
+
+    fn running(&self) -> String {
+        fs::read_to_string(self.folder.path().join("running")).unwrap()
+    }
+}
+
+/// What a service does that reads its env file; what that does not set is on.
+fn takes_what_is_there(folder: &Path) {
+    let env = fs::read_to_string(folder.join("lab.env")).unwrap();
+    let is_on = |key: &str| !env.contains(&format!("{key}=false"));
+    let text = format!("{{\"LAB_FAST\": {}, \"LAB_MODE\": {}}}", is_on("LAB_FAST"), is_on("LAB_MODE"));
+    fs::write(folder.join("running"), text).unwrap();
+}
+
+#[tokio::test]
+async fn what_a_reload_brings_into_force_restarts_nothing_and_what_it_does_not_is_restarted() {
+    let tuned = Tuned::new(takes_what_is_there).await;
+    assert_eq!(tuned.change("LAB_FAST=false\n").await, (Ok(()), 1, 0));
+    assert!(tuned.running().contains("\"LAB_FAST\": false"));
+    assert_eq!(tuned.change("").await, (Ok(()), 2, 0), "and back");
+    assert_eq!(tuned.change("").await, (Ok(()), 2, 1), "whoever asks without a change has another reason");
+    assert_eq!(tuned.change("LAB_FAST=false\nLAB_MODE=false\n").await, (Ok(()), 2, 2), "one of them takes a restart");
+    tuned.script.lock().unwrap().can_reload = false;
+    assert_eq!(tuned.change("LAB_MODE=false\n").await, (Ok(()), 2, 3), "nothing reloads it");
+    tuned.script.lock().unwrap().can_reload = true;
+    fs::write(tuned.folder.path().join("running"), "no JSON").unwrap();
+    assert_eq!(tuned.change("LAB_FAST=false\n").await, (Ok(()), 2, 4), "it does not say what it runs with");
+}
+
+#[tokio::test]
+async fn a_reload_that_changes_nothing_is_followed_by_a_restart_and_one_that_fails_is_not() {
+    let tuned = Tuned::new(|_| {}).await;
+    assert_eq!(tuned.change("LAB_FAST=false\n").await, (Ok(()), 1, 1));
+    tuned.script.lock().unwrap().words = vec!["failed"];
+    let (outcome, reloads, restarts) = tuned.change("LAB_FAST=false\n").await;
+    assert!(matches!(outcome, Err(ServiceError::DidNotStart(_))), "{outcome:?}");
+    assert_eq!((reloads, restarts), (2, 1), "a restart could take it down");
 }

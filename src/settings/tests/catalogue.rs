@@ -216,6 +216,9 @@ fn a_step_is_a_factor_above_one_of_a_number() {
         let step = format!("step_max = {step}\ndefault = 2\n");
         lab_refused("default = 2\n", &step, &format!("knobs.LAB_MAX_NUM_SEQS.step_max: {complaint}"));
     }
+    let reload = "apply = \"reload\"\ndefault = 2\n";
+    let complaint = "only a unit of systemd is reloaded: leave it out, or let the restart command do what it takes";
+    lab_refused("default = 2\n", reload, &format!("knobs.LAB_MAX_NUM_SEQS.apply: {complaint}"));
     let step = "step_max = 2.0\ndefault = \"f64\"";
     lab_refused("default = \"f64\"", step, "knobs.LAB_PRECISION.step_max: only a number can move by a factor");
 }
