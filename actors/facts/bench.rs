@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,10 @@ pub enum BenchSpec {
         slo: ChatSlo,
         /// When a request is given up, in seconds.
         request_timeout_s: f64,
+        /// A file of requests that were asked once, one body as JSON a line, to be asked again in place of made-up ones; of them those
+        /// whose prompts are as long as `prompt_tokens` says.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        requests: Option<PathBuf>,
     },
     /// Requests for pages of a web server.
     Http(HttpBench),

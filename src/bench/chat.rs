@@ -1,6 +1,9 @@
 //! A load of chat requests against an OpenAI-style endpoint, and what was measured under it.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use kloros_actors::facts::{BenchSpec, ChatSlo, FailureKind, TokenRange, TrialFailure};
 use tokio::time::Instant;
@@ -9,6 +12,7 @@ use super::{
     drive::{Measured, Plan, Traffic, drive},
     fail,
     load::{Call, Calls},
+    replay::{self, Recorded, Replay},
     request::{Answer, Endpoint, RequestError},
     summary::summarise,
 };
@@ -20,19 +24,30 @@ const REQUESTS_MAX: usize = 200_000;
 const TOKENS_MAX: u32 = 1 << 20;
 
 /// A chat bench whose numbers can be worked with.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ChatSpec {
     plan: Plan,
     prompt_tokens: TokenRange,
     output_tokens: TokenRange,
     slo: ChatSlo,
+    /// What is asked in place of made-up prompts.
+    requests: Option<PathBuf>,
 }
 
 impl ChatSpec {
     /// Returns the chat bench in `spec`, `None` when it is another kind, or the first number that cannot be worked with.
     pub(crate) fn from_bench(spec: &BenchSpec) -> Option<Result<Self, TrialFailure>> {
-        let &BenchSpec::OpenaiChat { load, prompt_tokens, output_tokens, warmup_s, window_s, slo, request_timeout_s } =
-            spec
+        let BenchSpec::OpenaiChat { requests, .. } = spec else { return None };
+        let &BenchSpec::OpenaiChat {
+            load,
+            prompt_tokens,
+            output_tokens,
+            warmup_s,
+            window_s,
+            slo,
+            request_timeout_s,
+            ..
+        } = spec
         else {
             return None;
         };
@@ -43,7 +58,7 @@ impl ChatSpec {
             .or_else(|| wrong_range("output_tokens", output_tokens));
         Some(match wrong {
             Some(wrong) => Err(fail(FailureKind::BenchFailed, format!("the bench cannot run: {wrong}"))),
-            None => Ok(Self { plan, prompt_tokens, output_tokens, slo }),
+            None => Ok(Self { plan, prompt_tokens, output_tokens, slo, requests: requests.clone() }),
         })
     }
 }
@@ -63,26 +78,54 @@ pub(crate) async fn measure(url: &str, spec: &ChatSpec, seed: u64) -> Result<Mea
         .map_err(|error| fail(FailureKind::Infrastructure, format!("cannot make an http client: {error}")))?;
     // Asked before the load begins, so that it is part of no request's latency.
     endpoint.model().await;
-    let calls = Mutex::new(Calls::new(seed, spec.prompt_tokens, spec.output_tokens));
-    let observations = drive(url, Chat { endpoint, calls }, &spec.plan, seed).await?;
+    let questions = Mutex::new(questions(spec, seed).await?);
+    let observations = drive(url, Chat { endpoint, questions }, &spec.plan, seed).await?;
     let summary = summarise(&observations, spec.plan.window(), spec.slo);
     spec.plan.measured(summary.metrics, summary.samples)
 }
 
+/// Returns what is asked. A file of requests that cannot be used is nobody's settings' fault.
+async fn questions(spec: &ChatSpec, seed: u64) -> Result<Questions, TrialFailure> {
+    let (prompts, answers) = (spec.prompt_tokens, spec.output_tokens);
+    let Some(file) = spec.requests.clone() else { return Ok(Questions::MadeUp(Calls::new(seed, prompts, answers))) };
+    let read = tokio::task::spawn_blocking(move || replay::read(&file, prompts, answers)).await;
+    let read = read.unwrap_or_else(|error| Err(error.to_string()));
+    let broken = |why: String| fail(FailureKind::Infrastructure, format!("bench.requests: {why}"));
+    Replay::new(seed, read.map_err(broken)?).map(Questions::Recorded).ok_or_else(|| broken("there are none".to_owned()))
+}
+
+/// An endless sequence of what is asked.
+enum Questions {
+    MadeUp(Calls),
+    Recorded(Replay),
+}
+
+/// One of them.
+enum Question {
+    MadeUp(Call),
+    Recorded(Arc<Recorded>),
+}
+
 struct Chat {
     endpoint: Endpoint,
-    calls: Mutex<Calls>,
+    questions: Mutex<Questions>,
 }
 
 impl Traffic for Chat {
-    type Call = Call;
+    type Call = Question;
     type Answer = Answer;
 
-    fn draw(&self) -> Call {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner).draw()
+    fn draw(&self) -> Question {
+        match &mut *self.questions.lock().unwrap_or_else(PoisonError::into_inner) {
+            Questions::MadeUp(calls) => Question::MadeUp(calls.draw()),
+            Questions::Recorded(replay) => Question::Recorded(replay.draw()),
+        }
     }
 
-    async fn ask(&self, call: Call, scheduled: Instant, deadline: Instant) -> Result<Answer, RequestError> {
-        self.endpoint.ask(&call, scheduled, deadline).await
+    async fn ask(&self, call: Question, scheduled: Instant, deadline: Instant) -> Result<Answer, RequestError> {
+        match call {
+            Question::MadeUp(call) => self.endpoint.ask(&call, scheduled, deadline).await,
+            Question::Recorded(recorded) => self.endpoint.ask_again(&recorded, scheduled, deadline).await,
+        }
     }
 }

@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use rand_distr::{Distribution, Exp};
 
 /// Bytes of plain English that make about one token.
-const BYTES_PER_TOKEN: usize = 4;
+pub(super) const BYTES_PER_TOKEN: usize = 4;
 
 /// Keeps the gaps from being drawn from the same random numbers as the lengths, so that a change of the rate leaves the
 /// requests as they are.

@@ -39,6 +39,8 @@ mod request;
 
 mod load;
 
+mod replay;
+
 pub(crate) mod sse;
 
 mod summary;

@@ -3,13 +3,13 @@
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use serde::{Deserialize, de::IgnoredAny};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     sync::OnceCell,
     time::{Instant, timeout, timeout_at},
 };
 
-use super::{load::Call, sse::Parser};
+use super::{load::Call, replay::Recorded, sse::Parser};
 
 /// How long a connection to the loopback address may take.
 pub(super) const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -119,26 +119,43 @@ impl Endpoint {
     ///
     /// Times count from `scheduled`, which may lie before the call: a request that had to wait for its turn waited.
     pub(super) async fn ask(&self, call: &Call, scheduled: Instant, deadline: Instant) -> Result<Answer, RequestError> {
-        timeout_at(deadline, self.exchange(call, scheduled)).await.unwrap_or(Err(RequestError::Timeout))
+        // Understood by vLLM, SGLang and llama.cpp: equal work whatever the model would like to say.
+        let body = json!({
+            "messages": [{"role": "user", "content": call.prompt}],
+            "temperature": 0.0,
+            "ignore_eos": true,
+        });
+        timeout_at(deadline, self.exchange(body, call.output_tokens, scheduled))
+            .await
+            .unwrap_or(Err(RequestError::Timeout))
     }
 
-    async fn exchange(&self, call: &Call, scheduled: Instant) -> Result<Answer, RequestError> {
-        let body = json!({
-            "model": self.model().await,
-            "messages": [{"role": "user", "content": call.prompt}],
-            "max_tokens": call.output_tokens,
-            "temperature": 0.0,
-            // Understood by vLLM, SGLang and llama.cpp: equal work whatever the model would like to say.
-            "ignore_eos": true,
-            "stream": true,
-            "stream_options": {"include_usage": true},
-        });
+    /// Sends what was recorded, as [`ask`](Self::ask) does a call.
+    pub(super) async fn ask_again(
+        &self,
+        recorded: &Recorded,
+        scheduled: Instant,
+        deadline: Instant,
+    ) -> Result<Answer, RequestError> {
+        let mut body = Value::Object(recorded.body.clone());
+        if recorded.is_exact {
+            body["ignore_eos"] = Value::Bool(true);
+        }
+        let exchange = self.exchange(body, recorded.output_tokens, scheduled);
+        timeout_at(deadline, exchange).await.unwrap_or(Err(RequestError::Timeout))
+    }
+
+    async fn exchange(&self, mut body: Value, output_tokens: u32, scheduled: Instant) -> Result<Answer, RequestError> {
+        body["model"] = self.model().await.into();
+        body["max_tokens"] = output_tokens.into();
+        body["stream"] = Value::Bool(true);
+        body["stream_options"] = json!({"include_usage": true});
         let request = self.client.post(format!("{}/v1/chat/completions", self.url)).json(&body);
         let mut response = request.send().await.map_err(|error| classify(&error))?;
         if response.status() != reqwest::StatusCode::OK {
             return Err(RequestError::Status(response.status().as_u16()));
         }
-        let mut reading = Reading::new(scheduled, call.output_tokens);
+        let mut reading = Reading::new(scheduled, output_tokens);
         while let Some(bytes) = response.chunk().await.map_err(|error| RequestError::Broken(words(&error)))? {
             if reading.take(&bytes, Instant::now())? {
                 let _ = timeout(LAST_BYTES_MAX, response.chunk()).await;

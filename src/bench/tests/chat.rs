@@ -26,6 +26,7 @@ fn spec(load: BenchLoad) -> BenchSpec {
         window_s: 0.5,
         slo: ChatSlo { ttft_ms: 60_000.0, e2e_ms: 60_000.0 },
         request_timeout_s: 60.0,
+        requests: None,
     }
 }
 
@@ -104,6 +105,46 @@ async fn equal_seeds_send_equal_requests() {
     assert_ne!(sent[0], sent[2]);
 }
 
+/// A file of requests is asked again: the messages as they were, the model as the instance has it.
+#[tokio::test]
+async fn recorded_requests_are_asked_again_and_a_file_that_cannot_be_used_blames_no_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("asked.jsonl");
+    let line = |content: &str, tokens: u32| {
+        serde_json::json!({
+            "model": "gone", "user": "somebody", "temperature": 0.7, "completion_tokens": tokens,
+            "messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": content}],
+        })
+    };
+    std::fs::write(&file, format!("{}\n{}\n", line("what is rust, and why?", 2), line("and what is iron ore?", 3)))
+        .unwrap();
+    let with = |file: std::path::PathBuf| {
+        let mut spec = spec(CLOSED);
+        if let BenchSpec::OpenaiChat { requests, .. } = &mut spec {
+            *requests = Some(file);
+        }
+        spec
+    };
+    let fake = Fake::start().await;
+    let measured = run(&fake.url("ok"), &with(file), 7).await.unwrap();
+    assert_eq!(measured.metrics["error_rate"], 0.0, "{measured:?}");
+    let sent = fake.requests.lock().unwrap().clone();
+    assert!(!sent.is_empty());
+    for body in &sent {
+        assert_eq!(
+            (&body["temperature"], &body["ignore_eos"], &body["stream"]),
+            (&0.7.into(), &true.into(), &true.into())
+        );
+        assert_eq!(body["messages"][0]["content"], "be brief");
+        assert!(body.get("user").is_none() && body["model"] != "gone", "{body}");
+    }
+    let asked = |content: &str| sent.iter().any(|body| body["messages"][1]["content"] == content);
+    assert!(asked("what is rust, and why?") && asked("and what is iron ore?"));
+    let failure = run(&fake.url("ok"), &with("/no/such".into()), 7).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Infrastructure);
+    assert!(failure.detail.contains("bench.requests: /no/such"), "{failure}");
+}
+
 #[tokio::test]
 async fn latency_counts_from_the_moment_a_request_was_due() {
     let fake = Fake::start().await;
@@ -136,8 +177,9 @@ async fn each_way_to_fail_is_told_apart() {
 
 #[test]
 fn numbers_that_cannot_be_worked_with_are_refused_by_name() {
-    let BenchSpec::OpenaiChat { load, prompt_tokens, output_tokens, warmup_s, window_s, slo, request_timeout_s } =
-        spec(CLOSED)
+    let BenchSpec::OpenaiChat {
+        load, prompt_tokens, output_tokens, warmup_s, window_s, slo, request_timeout_s, ..
+    } = spec(CLOSED)
     else {
         unreachable!()
     };
@@ -149,6 +191,7 @@ fn numbers_that_cannot_be_worked_with_are_refused_by_name() {
         window_s,
         slo,
         request_timeout_s,
+        requests: None,
     };
     let poisson = |rate_per_s| BenchLoad::Poisson { rate_per_s, in_flight_max: 8 };
     let cases = [

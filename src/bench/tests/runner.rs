@@ -85,6 +85,7 @@ fn chat() -> BenchSpec {
         window_s: 0.3,
         slo: ChatSlo { ttft_ms: 60_000.0, e2e_ms: 60_000.0 },
         request_timeout_s: 60.0,
+        requests: None,
     }
 }
 

@@ -21,6 +21,7 @@ pub(super) const BENCH: Shape = Shape::Tagged {
                 Field::required("window_s", &SECONDS),
                 Field::required("slo", &SLO),
                 Field::required("request_timeout_s", &SECONDS),
+                Field::optional("requests", &Shape::Text(whole_path)),
             ],
         ),
         (
@@ -138,4 +139,10 @@ fn header_name(name: &str) -> Option<String> {
 
 fn header_value(value: &str) -> Option<String> {
     plain_text(value).or_else(|| (!value.is_ascii()).then(|| format!("{value:?} is not ASCII, as headers are")))
+}
+
+/// Refuses a path that would mean another file in another folder.
+fn whole_path(path: &str) -> Option<String> {
+    let is_whole = path.starts_with('/') && !path.split('/').any(|part| part == "..");
+    plain_text(path).or_else(|| (!is_whole).then(|| format!("{path:?} is no whole path: write one that begins with /")))
 }

@@ -82,6 +82,7 @@ fn whatever_a_domain_can_say_its_file_can_say() {
         window_s: 1.5,
         slo: ChatSlo { ttft_ms: 1.5, e2e_ms: 2.5 },
         request_timeout_s: 9.5,
+        requests: Some("/var/lib/kloros/asked.jsonl".into()),
     };
     let json = || ReadBack::HttpJson("/config".to_owned());
     let restart = vec!["systemctl".to_owned(), "restart".to_owned(), "complete".to_owned()];
