@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use kloros_search::{Space, trust};
 
 use super::{
-    fitness::{mean, score},
+    fitness::{mean, told_of},
+    search::Told,
     space::SearchSpace,
 };
 use crate::facts::{
@@ -153,7 +154,11 @@ impl Lens<'_> {
             // It measured well then, and the verdict knew better.
             Outcome::Measured(_) if is_refuted => None,
             Outcome::Measured(measurement) => {
-                Some(score(&measurement.metrics, incumbent?, &self.present.domain.metrics)?)
+                match told_of(&measurement.metrics, incumbent?, &self.present.domain.metrics) {
+                    Told::Fitness(fitness) => Some(fitness),
+                    Told::Tripped => None,
+                    Told::Failed(_) => return None,
+                }
             }
             Outcome::Failed(failure) if failure.kind.is_of_circumstances() => return None,
             Outcome::Failed(_) => None,
@@ -624,7 +629,7 @@ mod tests {
                 let told = match &outcome {
                     Outcome::Measured(measurement) => {
                         let incumbent = incumbent.get_or_insert_with(|| measurement.metrics.clone());
-                        Told::Fitness(score(&measurement.metrics, incumbent, &domain.metrics).unwrap())
+                        told_of(&measurement.metrics, incumbent, &domain.metrics)
                     }
                     Outcome::Failed(failure) => Told::Failed(failure.kind),
                 };

@@ -9,7 +9,7 @@ use super::{
     Config,
     borrow_actor::Standing,
     closer::Searched,
-    fitness::{metrics_in, score},
+    fitness::{metrics_in, told_of},
     search::{Candidate, Plan, Search, Told},
     start_saga::{attempt, begin, begins, learned, nothing, running},
     trial_actor,
@@ -339,24 +339,20 @@ impl State {
         let candidate = Candidate { generation: trial.generation, number: trial.number, params: trial.params.clone() };
         let told = match &trial.outcome {
             Outcome::Failed(failure) => Told::Failed(failure.kind),
-            Outcome::Measured(measurement) => match self.fitness_of(&trial, measurement) {
-                Some(fitness) => Told::Fitness(fitness),
-                // It ran, and a number that counts could not be measured: that is a failed trial.
-                None => Told::Failed(FailureKind::BenchFailed),
-            },
+            Outcome::Measured(measurement) => self.told_of(&trial, measurement),
         };
         self.search.tell(&candidate, told);
         self.trials.push(trial);
     }
 
-    fn fitness_of(&self, trial: &Trial, measurement: &Measurement) -> Option<f64> {
+    fn told_of(&self, trial: &Trial, measurement: &Measurement) -> Told {
         let incumbent = match self.trials.first() {
             Some(Trial { outcome: Outcome::Measured(live), .. }) => &live.metrics,
-            Some(_) => return None,
             None if trial.params == self.live => &measurement.metrics,
-            None => return None,
+            // Without the live settings nothing says how good a number is.
+            _ => return Told::Failed(FailureKind::BenchFailed),
         };
-        score(&measurement.metrics, incumbent, &self.domain.metrics)
+        told_of(&measurement.metrics, incumbent, &self.domain.metrics)
     }
 
     fn finished_generation(&mut self) -> Option<Entry> {

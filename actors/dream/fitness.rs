@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Config;
+use super::{Config, search::Told};
 use crate::facts::{
     Best, FailureKind, MetricSpec, Metrics, Outcome, Params, Trial, VoidCause,
     objective::{LOG_RATIO_MAX, log_ratio, objective},
@@ -71,8 +71,27 @@ pub fn tripped<'a>(
     specs.iter().find(|(name, spec)| trips(name, spec)).map(|(name, _)| name.as_str())
 }
 
-/// Returns what the search is to be told: the fitness, far below every other where a guard is tripped, so that the
-/// search still sees which way is out. `None` where there is no fitness.
+/// Returns what the search is to be told of a measurement.
+///
+/// A tripped guard says where not to go, as a failure does, and no number: one that is far off would bend the surrogate around
+/// it. Where the live settings trip one themselves, all is a number, so that the search still sees which way is out.
+pub fn told_of(measured: &Metrics, incumbent: &Metrics, specs: &BTreeMap<String, MetricSpec>) -> Told {
+    match score(measured, incumbent, specs) {
+        // It ran, and a number that counts could not be measured: that is a failed trial.
+        None => Told::Failed(FailureKind::BenchFailed),
+        Some(_) if is_out(measured, incumbent, specs) => Told::Tripped,
+        Some(fitness) => Told::Fitness(fitness),
+    }
+}
+
+/// Returns whether `measured` trips a guard that the incumbent does not.
+pub fn is_out(measured: &Metrics, incumbent: &Metrics, specs: &BTreeMap<String, MetricSpec>) -> bool {
+    let trips = |metrics| tripped(metrics, incumbent, specs).is_some();
+    trips(measured) && !trips(incumbent)
+}
+
+/// Returns how good a measurement is beside the others: the fitness, far below every other where a guard is tripped. `None`
+/// where there is no fitness.
 pub fn score(measured: &Metrics, incumbent: &Metrics, specs: &BTreeMap<String, MetricSpec>) -> Option<f64> {
     let penalty = tripped(measured, incumbent, specs).map_or(0.0, |_| GUARD_PENALTY);
     fitness(measured, incumbent, specs).map(|fitness| fitness - penalty)
@@ -529,6 +548,17 @@ mod tests {
     fn measurements_that_do_not_answer_to_the_settings_say_nothing() {
         let trials: Vec<Trial> = (1..6).map(|number| trial((1, number), ran(usual(0.85)))).collect();
         check_void(&chosen(&trials, &[], &[]), VoidCause::Flat, "exactly the same");
+    }
+
+    #[test]
+    fn a_tripped_guard_is_no_number_to_the_search_unless_the_live_settings_trip_one() {
+        let (fine, bad) = (usual(100.0), metrics(&[("rate", 300.0), ("delay", 10.0), ("errors", 0.5)]));
+        assert_eq!(told_of(&bad, &fine, &specs()), Told::Tripped);
+        assert!(matches!(told_of(&usual(120.0), &fine, &specs()), Told::Fitness(fitness) if fitness > 0.0));
+        assert_eq!(told_of(&fine, &fine, &specs()), Told::Fitness(0.0));
+        assert_eq!(told_of(&metrics(&[("errors", 0.5)]), &fine, &specs()), Told::Failed(FailureKind::BenchFailed));
+        assert!(matches!(told_of(&bad, &bad, &specs()), Told::Fitness(fitness) if fitness < 0.0));
+        assert!(matches!(told_of(&usual(100.0), &bad, &specs()), Told::Fitness(fitness) if fitness > -1.2));
     }
 
     proptest! {

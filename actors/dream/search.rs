@@ -26,6 +26,8 @@ pub struct Candidate {
 pub enum Told {
     /// It was measured: larger is better, 0 is as good as the live settings.
     Fitness(f64),
+    /// It was measured, and is worse by something than may be.
+    Tripped,
     /// It could not be measured.
     Failed(FailureKind),
 }
@@ -192,7 +194,7 @@ impl Search {
     pub fn best(&self) -> Option<(&Candidate, f64)> {
         let fitness = |(candidate, told)| match told {
             &Told::Fitness(fitness) => Some((candidate, fitness)),
-            Told::Failed(_) => None,
+            Told::Tripped | Told::Failed(_) => None,
         };
         let measured = self.told.values().map(|(candidate, told)| (candidate, told)).filter_map(fitness);
         measured.reduce(|best, next| if next.1 > best.1 { next } else { best })
@@ -288,7 +290,7 @@ fn outcome_of(told: Told) -> Outcome {
         Told::Fitness(fitness) => Outcome::Value(-fitness),
         // The settings are not to blame for it.
         Told::Failed(kind) if kind.is_of_circumstances() => Outcome::Lost,
-        Told::Failed(_) => Outcome::Failed,
+        Told::Tripped | Told::Failed(_) => Outcome::Failed,
     }
 }
 
@@ -419,7 +421,7 @@ mod tests {
                 let points = (1..=48).map(|number| Candidate { generation: 1, number, params: drawn(&mut rng) });
                 let measured = points.filter_map(|candidate| match measured(world, seed, &candidate) {
                     Told::Fitness(fitness) => Some((fitness, candidate)),
-                    Told::Failed(_) => None,
+                    Told::Tripped | Told::Failed(_) => None,
                 });
                 let best = measured.max_by(|one, other| one.0.total_cmp(&other.0)).unwrap().1;
                 by_chance.push(world(&best.params).unwrap());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kloros_actors::{
     dream::{
         self,
-        fitness::{fitness, score, tripped},
+        fitness::{fitness, told_of, tripped},
         front,
         search::{Plan, Search, Told},
     },
@@ -215,8 +215,7 @@ impl Measured<'_> {
         let search = Search::new(Plan::of(experiment, &dream::Config::default(), live, &known))?;
         let told = |trial: &Trial| match &trial.outcome {
             Outcome::Failed(failure) => Told::Failed(failure.kind),
-            Outcome::Measured(measurement) => score(&measurement.metrics, self.reference, self.objective)
-                .map_or(Told::Failed(FailureKind::BenchFailed), Told::Fitness),
+            Outcome::Measured(measurement) => told_of(&measurement.metrics, self.reference, self.objective),
         };
         let told: Vec<(Params, Told)> = self.searched.iter().map(|trial| (trial.params.clone(), told(trial))).collect();
         search.importance(&told).map(Importance::from).map_err(|unclear| unclear.to_string())
