@@ -49,6 +49,8 @@ pub struct Series {
     deviation: Sign,
     limit: Option<Limit>,
     excess: Sign,
+    /// The largest median of the latest readings since it is over its limit: it may be below again before anybody is told.
+    worst: Option<f64>,
 }
 
 /// What is usual of a series that was out, or that became better: while its detector would call the same no news, readings are
@@ -87,7 +89,7 @@ pub struct Heard {
 pub struct Seen {
     /// Why.
     pub kind: AnomalyKind,
-    /// The median of the latest readings.
+    /// The median of the latest readings; over a limit the largest one since it is out.
     pub observed: f64,
     /// What was expected, or the limit.
     pub expected: f64,
@@ -119,7 +121,8 @@ impl Series {
         if !self.is_heard(config, now_ms) {
             // What was not heard of for so long is in no incident any more: that it goes on is told as what begins is, and that all is
             // well again is not told.
-            (self.excess, self.deviation) = (Sign::default(), Sign::default());
+            self.forget_excess();
+            self.deviation = Sign::default();
             self.recent.clear();
             if let Some(usual) = &mut self.usual {
                 // Nor did it last all the while, as far as anybody knows.
@@ -140,7 +143,7 @@ impl Series {
 
     /// Forgets that it was beyond its limit: what it is held against from now on is another service.
     pub fn forget_excess(&mut self) {
-        self.excess = Sign::default();
+        (self.excess, self.worst) = (Sign::default(), None);
     }
 
     /// Returns whether it is out.
@@ -156,7 +159,7 @@ impl Series {
     /// Returns what is wrong with it, if anything is.
     pub fn seen(&self, worse: Option<Worse>) -> Option<Seen> {
         if let Some(limit) = self.limit.filter(|_| self.excess.is_open()) {
-            let observed = self.observed(limit.readings as usize)?;
+            let observed = self.worst?;
             let score = limit.ratio(observed);
             let (kind, expected) = (limit.kind, limit.max);
             return Some(Seen { kind, observed, expected, spread: 0.0, score, samples: self.heard });
@@ -178,7 +181,7 @@ impl Series {
         self.limit = limit;
         let Some(limit) = limit else {
             // The objective is gone, and with it what was wrong.
-            self.excess = Sign::default();
+            self.forget_excess();
             return;
         };
         // An alert is told when it begins and when it is over, and not in between.
@@ -186,6 +189,8 @@ impl Series {
         let patience = Patience { readings: limit.readings, for_ms: limit.for_ms, clear_ms };
         let value = reading.value;
         self.excess = self.excess.after(limit.sight(value), patience, now_ms);
+        let now = self.observed(limit.readings as usize).filter(|_| self.excess.is_open());
+        self.worst = now.map(|now| self.worst.map_or(now, |worst| worst.max(now)));
     }
 
     /// Compares the reading with its past, and says whether a surge explains what it found.

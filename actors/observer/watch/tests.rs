@@ -289,6 +289,16 @@ fn a_breached_objective_is_told_without_any_past_and_before_what_deviates() {
     assert!((1.9..2.1).contains(&told[0].score));
 }
 
+/// "It is 390, where its objective allows 400" was said of a service that had just been at 800.
+#[test]
+fn a_breach_is_told_as_what_it_was_at_worst_also_when_it_has_let_up_by_then() {
+    let mut bench = Bench::with_objective(400.0);
+    let told: Vec<Anomaly> = [bench.latency(800.0, 4), bench.latency(390.0, 40)].concat();
+    assert_eq!(told.len(), 1);
+    assert!((760.0..=840.0).contains(&told[0].observed), "{told:?}");
+    assert!((1.9..=2.1).contains(&told[0].score), "{told:?}");
+}
+
 #[test]
 fn in_a_surge_of_load_a_deviation_is_explained_and_a_breached_objective_is_not() {
     let run = |objective: f64| {
