@@ -102,7 +102,15 @@ fn a_house_with_nothing_configured_closes_the_loop_although_rooms_are_killed_und
         });
         assert_eq!(facts(&house)[..before.len()], before, "a fact is lost or changed by the end of {path}");
     }
+    let mut asked = 1;
     house.until("a deployment is being measured", |house| {
+        // Beside other work an experiment may find nothing, which is not what this is about: it is asked once more then.
+        let questions = house.json(&["questions"]);
+        let questions = questions.as_array().map_or(&[][..], Vec::as_slice);
+        if questions.len() == asked && questions.iter().all(|question| question["end"].is_object()) {
+            asked += 1;
+            house.ask(&format!("lab.again.{asked}"));
+        }
         let runs = house.json(&["deployments"]);
         runs[0]["stage"] == "measuring" || runs[0]["verdict"].is_object()
     });
