@@ -1,7 +1,7 @@
 //! Settings of the running kernel: those of sysctl(8), and files under /sys. Units and domain files name these commands.
 //!
-//! What the kernel ran with before is noted once and never overwritten, so that a setting that is not given any more, and the end of it
-//! all, bring that back. All of a call is in force, or none of it.
+//! What the kernel ran with before is noted once and never overwritten, so that a setting that is given no value, and the end of it all,
+//! bring that back. All of a call is in force, or none of it.
 
 use std::{
     collections::BTreeMap,
@@ -25,9 +25,43 @@ pub(crate) struct Kernel {
     sys: PathBuf,
 }
 
-/// What one setting is called: as sysctl(8) has it, `vm.swappiness` or `net/ipv4/conf/eth0.7/forwarding`, or a file under /sys.
+/// What one setting is called: as sysctl(8) has it, `vm.swappiness` or `net/ipv4/conf/eth0.7/forwarding`, or a file under /sys. Kept with
+/// strokes, so that one setting has one name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Name(String);
+
+/// What one setting is to be, which may be nothing, for what was before; and what it may be, where that is said.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Wanted {
+    pub(crate) name: Name,
+    value: String,
+}
+
+/// Which values are let through, whoever wrote them.
+#[derive(Clone, Debug, PartialEq)]
+enum Bounds {
+    /// Whole numbers from the first to the second.
+    Within(i64, i64),
+    /// One of these.
+    OneOf(Vec<String>),
+}
+
+impl Bounds {
+    /// Returns what `LOW..HIGH` or `one|of|these` says.
+    fn new(text: &str) -> Option<Self> {
+        match text.split_once("..") {
+            Some((low, high)) => Some(Self::Within(low.parse().ok()?, high.parse().ok()?)),
+            None => Some(Self::OneOf(text.split('|').map(str::to_owned).collect())),
+        }
+    }
+
+    fn admit(&self, value: &str) -> bool {
+        match self {
+            Self::Within(low, high) => value.parse().is_ok_and(|value: i64| (*low..=*high).contains(&value)),
+            Self::OneOf(values) => values.iter().any(|each| each == value),
+        }
+    }
+}
 
 /// Settings by their names.
 type Values = BTreeMap<String, String>;
@@ -41,7 +75,8 @@ impl Name {
         if !below.bytes().all(is_plain) || !parts(below).all(is_part) || parts(below).nth(1).is_none() {
             return Err(format!("{text:?} names no setting: write vm.swappiness or /sys/kernel/mm/..."));
         }
-        Ok(Self(text.to_owned()))
+        let is_of_sysctl = !text.starts_with('/') && !text.contains('/');
+        Ok(Self(if is_of_sysctl { text.replace('.', "/") } else { text.to_owned() }))
     }
 }
 
@@ -50,16 +85,27 @@ fn parts(below: &str) -> std::str::Split<'_, char> {
     below.split(if below.contains('/') { '/' } else { '.' })
 }
 
-/// Returns the pair in `NAME=VALUE`; the value may be empty, for what was before.
-pub(crate) fn wanted(text: &str) -> Result<(Name, String), String> {
-    let (name, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not NAME=VALUE"))?;
+/// Returns what `NAME=VALUE`, `NAME[LOW..HIGH]=VALUE` or `NAME[one|of|these]=VALUE` asks for; the value may be empty, for what was before.
+/// A value that is out of its bounds is refused.
+pub(crate) fn wanted(text: &str) -> Result<Wanted, String> {
+    let (left, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not NAME=VALUE"))?;
+    let (name, bounds) = match left.split_once('[') {
+        Some((name, rest)) => {
+            let bounds = rest.strip_suffix(']').and_then(Bounds::new);
+            (name, Some(bounds.ok_or_else(|| format!("{left:?} does not end with [LOW..HIGH] or [one|of|these]"))?))
+        }
+        None => (left, None),
+    };
     let is_plain = |each: u8| each.is_ascii_alphanumeric() || b"_-.:,+".contains(&each);
     if !value.bytes().all(is_plain) || value.len() as u64 > TEXT_BYTES_MAX {
         return Err(format!(
             "{name}: {value:?} is no value: use letters, digits and _-.:,+, with a comma between numbers"
         ));
     }
-    Ok((Name::new(name)?, value.to_owned()))
+    if !value.is_empty() && bounds.as_ref().is_some_and(|bounds| !bounds.admit(value)) {
+        return Err(format!("{left} may not be {value:?}"));
+    }
+    Ok(Wanted { name: Name::new(name)?, value: value.to_owned() })
 }
 
 /// Returns the pair in `KEY=NAME`.
@@ -84,7 +130,7 @@ impl Kernel {
     fn file(&self, name: &Name) -> anyhow::Result<PathBuf> {
         let (root, below) = match name.0.strip_prefix("/sys/") {
             Some(below) => (&self.sys, PathBuf::from(below)),
-            None => (&self.proc_sys, parts(&name.0).collect()),
+            None => (&self.proc_sys, PathBuf::from(&name.0)),
         };
         let path = root.join(below);
         // Links lead from one place under /sys to another, and nowhere else.
@@ -129,10 +175,11 @@ impl Kernel {
 
     /// Makes the settings what is wanted, all of them or none. A value that is empty stands for what was before the first call,
     /// which `note` keeps: what is in it already is left as it is.
-    pub(crate) fn set(&self, note: &Path, wanted: &[(Name, String)]) -> anyhow::Result<()> {
+    pub(crate) fn set(&self, note: &Path, wanted: &[Wanted]) -> anyhow::Result<()> {
         let mut before = noted(note)?;
+        let noted = before.clone();
         let mut now = Vec::with_capacity(wanted.len());
-        for (name, value) in wanted {
+        for Wanted { name, value } in wanted {
             let runs = self.value(name)?;
             let original = before.entry(name.0.clone()).or_insert_with(|| runs.clone());
             let value = if value.is_empty() { original.clone() } else { value.clone() };
@@ -148,6 +195,8 @@ impl Kernel {
                 .filter_map(|(name, _, runs)| self.put(name, runs).err().map(|error| format!("{error:#}")))
                 .collect();
             if stuck.is_empty() {
+                // What was noted for this alone would be old news the next time.
+                forget(note, &noted)?;
                 return Err(why.context("nothing was changed"));
             }
             bail!("{why:#}; and not all could be put back: {}", stuck.join("; "));
@@ -165,15 +214,10 @@ impl Kernel {
             let put = Name::new(name).map_err(anyhow::Error::msg).and_then(|name| self.put(&name, value));
             put.inspect_err(|error| stuck.push(format!("{error:#}"))).is_err()
         });
+        forget(note, &left)?;
         if left.is_empty() {
-            return match fs::remove_file(note) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    Err(error).with_context(|| note.display().to_string())
-                }
-                _ => Ok(()),
-            };
+            return Ok(());
         }
-        keep(note, &left)?;
         bail!("{}; {} still says what was before", stuck.join("; "), note.display())
     }
 }
@@ -194,6 +238,17 @@ fn noted(note: &Path) -> anyhow::Result<Values> {
         Ok(text) => serde_json::from_str(&text).with_context(named),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Values::new()),
         Err(error) => Err(error).with_context(named),
+    }
+}
+
+/// Leaves no more in the note than this, and no note where that is nothing.
+fn forget(note: &Path, left: &Values) -> anyhow::Result<()> {
+    if !left.is_empty() {
+        return keep(note, left);
+    }
+    match fs::remove_file(note) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).with_context(|| note.display().to_string()),
+        _ => Ok(()),
     }
 }
 
@@ -260,7 +315,7 @@ mod tests {
         let expected = [("A", "60"), ("B", "4096,131072,6291456"), ("C", "madvise")];
         assert_eq!(values, expected.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
         let missing = [("D".to_owned(), Name::new("vm.none").unwrap())];
-        assert!(format!("{:#}", here.kernel.show(&missing).unwrap_err()).contains("vm.none"));
+        assert!(format!("{:#}", here.kernel.show(&missing).unwrap_err()).contains("vm/none"));
     }
 
     #[test]
@@ -279,7 +334,7 @@ mod tests {
     fn the_end_brings_all_back_and_forgets_it() {
         let here = Files::new();
         here.set(&["vm.swappiness=10"]).unwrap();
-        here.set(&["net.ipv4.tcp_rmem=1,2,3"]).unwrap();
+        here.set(&["net.ipv4.tcp_rmem=1,2,3", "vm/swappiness=20"]).unwrap();
         here.kernel.restore(&here.note).unwrap();
         assert_eq!((here.text("proc_sys/vm/swappiness"), here.note.exists()), ("60".to_owned(), false));
         assert_eq!(here.text("proc_sys/net/ipv4/tcp_rmem"), "4096 131072 6291456");
@@ -293,10 +348,11 @@ mod tests {
     fn where_one_cannot_be_set_none_is() {
         let here = Files::new();
         let error = here.set(&["vm.swappiness=10", "vm.none=1"]).unwrap_err();
-        assert!(error.contains("vm.none"), "{error}");
+        assert!(error.contains("vm/none"), "{error}");
         assert_eq!(here.text("proc_sys/vm/swappiness"), "60\n");
         let error = here.set(&["vm.swappiness=10", "net.ipv4.tcp_rmem=1,,2"]).unwrap_err();
-        assert_eq!(error, "nothing was changed: net.ipv4.tcp_rmem cannot be 1,,2: the kernel made 1,2 of it");
+        assert_eq!(error, "nothing was changed: net/ipv4/tcp_rmem cannot be 1,,2: the kernel made 1,2 of it");
+        assert!(!here.note.exists(), "what a person sets before the next try is theirs");
         assert_eq!(here.text("proc_sys/vm/swappiness"), "60");
         assert_eq!(here.text("proc_sys/net/ipv4/tcp_rmem"), "4096 131072 6291456");
     }
@@ -348,7 +404,28 @@ mod tests {
         for text in ["vm.a", "=1", "vm.a=1 2", "vm.a=1\n2", "vm.a=|/bin/core", "vm.a=\0", "vm.a=$(id)"] {
             assert!(wanted(text).is_err(), "{text:?}");
         }
-        assert_eq!(wanted("vm.a=").map(|(_, value)| value), Ok(String::new()));
+        assert_eq!(wanted("vm.a=").map(|wanted| wanted.value), Ok(String::new()));
         assert!(wanted(&format!("vm.a={}", "1".repeat(5000))).is_err());
+    }
+    #[test]
+    fn a_value_out_of_its_bounds_is_refused_whoever_wrote_it() {
+        for text in
+            ["vm.a[1..100]=1", "vm.a[1..100]=100", "vm.a[1..100]=", "vm.a[0|1]=1", "vm.a[a,b|c]=a,b", "vm.a[0|1]="]
+        {
+            assert!(wanted(text).is_ok(), "{text}");
+        }
+        for text in [
+            "vm.a[1..100]=0",
+            "vm.a[1..100]=101",
+            "vm.a[1..100]=x",
+            "vm.a[1..100]=5,5",
+            "vm.a[0|1]=2",
+            "vm.a[0|1]=0|1",
+            "vm.a[1..=1",
+            "vm.a[x..9]=1",
+            "vm.a[1..100]x=1",
+        ] {
+            assert!(wanted(text).is_err(), "{text}");
+        }
     }
 }

@@ -37,7 +37,7 @@ pub struct Anomaly {
     pub metric: String,
     /// Why it was noticed.
     pub kind: AnomalyKind,
-    /// The value that was seen: the median of the readings that raised it.
+    /// The value that was seen: the median of the latest readings, and where a limit was crossed the largest one since.
     pub observed: f64,
     /// What was expected: the median of its past, or the objective's limit.
     pub expected: f64,

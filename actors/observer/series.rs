@@ -178,6 +178,10 @@ impl Series {
 
     /// Holds the reading against its limit.
     fn hold_against(&mut self, limit: Option<Limit>, reading: &Reading, config: &Config, now_ms: u64) {
+        if self.limit != limit {
+            // What it was at worst was said of another line.
+            self.worst = None;
+        }
         self.limit = limit;
         let Some(limit) = limit else {
             // The objective is gone, and with it what was wrong.

@@ -52,7 +52,7 @@ use caller::Caller;
 use strangers::Strangers;
 
 pub(crate) use acts::{AnswerBody, Calibrating, ForgottenBody, NameBody, ReloadBody, StopBody, TryBody, one_of};
-pub(crate) use alerts::{Alerts, router as alerts_router};
+pub(crate) use alerts::{Alerts, Firing, router as alerts_router};
 pub(crate) use door::{is_loopback, is_own_page, no_page, only};
 pub(crate) use live::{Level, Live, Room, Service};
 pub(crate) use routes::{BASE, in_time};

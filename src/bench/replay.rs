@@ -23,7 +23,7 @@ const LINE_BYTES_MAX: usize = 4 << 20;
 const REQUESTS_MAX: usize = 100_000;
 
 /// What of a body is asked again, beside its messages: what decides how an answer is made. Who asked, and which model, is left out.
-const KEPT: [&str; 12] = [
+const KEPT: [&str; 14] = [
     "chat_template_kwargs",
     "frequency_penalty",
     "min_p",
@@ -33,6 +33,8 @@ const KEPT: [&str; 12] = [
     "seed",
     "stop",
     "temperature",
+    "tool_choice",
+    "tools",
     "top_k",
     "top_p",
     "logit_bias",
@@ -62,11 +64,12 @@ pub(super) fn read(
     output_tokens: TokenRange,
 ) -> Result<Vec<Arc<Recorded>>, String> {
     let named = |why: &dyn std::fmt::Display| format!("{}: {why}", file.display());
-    let opened = File::open(file).map_err(|error| named(&error))?;
-    let meta = opened.metadata().map_err(|error| named(&error))?;
+    // Before it is opened, which waits for a writer where it is a pipe.
+    let meta = std::fs::metadata(file).map_err(|error| named(&error))?;
     if !meta.is_file() || meta.len() > FILE_BYTES_MAX {
         return Err(named(&format!("it is no file of {FILE_BYTES_MAX} bytes at most")));
     }
+    let opened = File::open(file).map_err(|error| named(&error))?;
     let mut lines = BufReader::new(opened.take(FILE_BYTES_MAX));
     let (mut found, mut line, mut number) = (Vec::new(), Vec::new(), 0_u64);
     while found.len() < REQUESTS_MAX {
@@ -102,7 +105,12 @@ fn parsed(line: &[u8], output_tokens: TokenRange) -> Result<Recorded, &'static s
         serde_json::from_slice(line).map_err(|_| "is no JSON object: write the body of a chat request")?;
     let is_message = |message: &Value| {
         message.get("role").is_some_and(Value::is_string)
-            && message.get("content").is_some_and(|content| content.is_string() || content.is_array())
+            && match message.get("content") {
+                Some(Value::String(_) | Value::Array(_)) => true,
+                // An answer that called tools says nothing itself.
+                None | Some(Value::Null) => message.get("tool_calls").is_some_and(Value::is_array),
+                Some(_) => false,
+            }
     };
     let messages = body.get("messages").and_then(Value::as_array).filter(|messages| !messages.is_empty());
     if !messages.is_some_and(|messages| messages.iter().all(is_message)) {
@@ -119,6 +127,10 @@ fn parsed(line: &[u8], output_tokens: TokenRange) -> Result<Recorded, &'static s
     let most = count("max_completion_tokens")?.or(count("max_tokens")?);
     let asked = exactly.or(most).unwrap_or(output_tokens.max);
     body.retain(|key, _| key == "messages" || KEPT.contains(&key.as_str()));
+    if exactly.is_some() {
+        // It would end an answer early that is to be as long as it was.
+        body.remove("stop");
+    }
     let output_tokens = asked.clamp(output_tokens.min, output_tokens.max);
     Ok(Recorded { body, output_tokens, is_exact: exactly.is_some() })
 }
@@ -209,6 +221,22 @@ mod tests {
         assert_eq!(with("completion_tokens", 9), (9, true));
         assert_eq!(with("completion_tokens", 1), (2, true));
         assert_eq!(with("max_completion_tokens", 500), (64, false));
+    }
+
+    #[test]
+    fn a_talk_with_tools_is_a_request_like_any_other() {
+        let call = json!([{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]);
+        let asked = json!({
+            "messages": [
+                {"role": "user", "content": "hello"},
+                {"role": "assistant", "content": null, "tool_calls": call},
+                {"role": "tool", "tool_call_id": "1", "content": "7"},
+            ],
+            "tools": [], "stop": ["\n"], "completion_tokens": 3,
+        });
+        let found = of(&asked.to_string()).unwrap();
+        assert!(found[0].body.contains_key("tools"));
+        assert!(!found[0].body.contains_key("stop"), "it would end before the third token");
     }
 
     #[test]

@@ -286,6 +286,8 @@ struct Delta<'a> {
     // What a reasoning model thinks is generated and paid for like what it says.
     #[serde(borrow)]
     reasoning_content: Option<Cow<'a, str>>,
+    // So is what it says to a tool.
+    tool_calls: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -295,10 +297,11 @@ struct Usage {
 
 impl Chunk<'_> {
     fn says_something(&self) -> bool {
-        let deltas = self.choices.iter().filter_map(|choice| choice.delta.as_ref());
-        deltas
-            .flat_map(|delta| [delta.content.as_deref(), delta.reasoning_content.as_deref()])
-            .any(|text| text.is_some_and(|text| !text.is_empty()))
+        let mut deltas = self.choices.iter().filter_map(|choice| choice.delta.as_ref());
+        deltas.any(|delta| {
+            let texts = [delta.content.as_deref(), delta.reasoning_content.as_deref()];
+            delta.tool_calls.is_some() || texts.into_iter().flatten().any(|text| !text.is_empty())
+        })
     }
 }
 
@@ -348,6 +351,12 @@ mod tests {
         let thought =
             "data: {\"choices\":[{\"delta\":{\"reasoning_content\":\"hm\",\"content\":null}}],\"usage\":null}\n\n";
         check(&[(5, thought), (6, DONE)], &Ok(Answer { ttft_ms: 5.0, gaps_ms: Vec::new(), tokens: 1 }));
+    }
+
+    #[test]
+    fn what_is_said_to_a_tool_is_a_token_too() {
+        let call = "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0}]}}]}\n\n";
+        check(&[(5, call), (6, DONE)], &Ok(Answer { ttft_ms: 5.0, gaps_ms: Vec::new(), tokens: 1 }));
     }
 
     #[test]

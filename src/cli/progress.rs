@@ -155,13 +155,14 @@ impl<'a> Progress<'a> {
 }
 
 fn noticed(anomaly: &Anomaly) -> String {
-    let than = match anomaly.kind {
-        AnomalyKind::Deviation => "its past says",
-        AnomalyKind::Objective => "its objective allows",
-        AnomalyKind::Pressure => "is comfortable",
+    let (is, than) = match anomaly.kind {
+        AnomalyKind::Deviation => ("is", "its past says"),
+        // It may have let up by the time that it is told.
+        AnomalyKind::Objective => ("was up to", "its objective allows"),
+        AnomalyKind::Pressure => ("was up to", "is comfortable"),
     };
     format!(
-        "notices   {} {} is {}, where {than} {}{}",
+        "notices   {} {} {is} {}, where {than} {}{}",
         anomaly.subject,
         anomaly.metric,
         story::number(anomaly.observed),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::{Answer, out::Out};
-use crate::sysctl::{Kernel, Name, shown_as, wanted};
+use crate::sysctl::{Kernel, Name, Wanted, shown_as, wanted};
 
 #[derive(Subcommand)]
 pub(super) enum SysctlCommand {
@@ -29,9 +29,10 @@ pub(super) struct SetArgs {
     /// Where it is noted what the kernel ran with before
     #[arg(long, value_name = "NOTE")]
     before: PathBuf,
-    /// A setting of sysctl(8) or a file under /sys, and what it is to be; a comma stands between numbers
-    #[arg(required = true, value_name = "NAME=VALUE", value_parser = wanted)]
-    settings: Vec<(Name, String)>,
+    /// A setting of sysctl(8) or a file under /sys, what it may be, as [1..100] or [off|on], and what it is to be; a comma stands between
+    /// numbers
+    #[arg(required = true, value_name = "NAME[BOUNDS]=VALUE", value_parser = wanted)]
+    settings: Vec<Wanted>,
 }
 
 pub(super) fn sysctl(command: SysctlCommand) -> anyhow::Result<Answer> {

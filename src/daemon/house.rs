@@ -1,6 +1,9 @@
 //! Everything that is plugged in, and the rooms of the shell around the loop.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
 
 use anyhow::Context;
 use futures::FutureExt as _;
@@ -80,6 +83,8 @@ pub(super) struct House {
     conversations: Option<Conversations>,
     /// What is under way in the stages of the loop.
     pub(super) stages: Arc<Stages>,
+    /// What others say that fires, whichever way they say it.
+    firing: Arc<Mutex<api::Firing>>,
     pub(super) seed: u64,
 }
 
@@ -97,7 +102,7 @@ impl House {
         let archive = talk::archive(conversations.as_ref());
         let signals = talk::signals(&settings.conversation, &seams);
         let conversations = conversations.ok();
-        let (home, stages) = (home.clone(), Arc::default());
+        let (home, stages, firing) = (home.clone(), Arc::default(), Arc::default());
         Ok(Self {
             home,
             store,
@@ -110,6 +115,7 @@ impl House {
             signals,
             conversations,
             stages,
+            firing,
             seed,
         })
     }
@@ -309,7 +315,8 @@ impl House {
 
     fn alerts(&self, control: &Control) -> api::Alerts {
         let domains = Arc::new(self.catalogue.domains.keys().cloned().collect());
-        api::Alerts { control: control.clone(), clock: Arc::clone(&self.seams.clock), domains }
+        let (clock, firing) = (Arc::clone(&self.seams.clock), Arc::clone(&self.firing));
+        api::Alerts { control: control.clone(), clock, domains, firing }
     }
 
     fn telemetry(&self, control: &Control, metrics: PrometheusHandle) -> ChildSpec {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use async_trait::async_trait;
 use kloros_actors::{
     env_file,
-    facts::{Apply, Domain, Incarnation, Key, Manager, ReadBack, Scope, Settings, agrees},
+    facts::{Apply, Domain, Incarnation, Key, Knob, Manager, ReadBack, Scope, Settings, agrees},
     seams::{ServiceControl, ServiceError},
 };
 use tokio::time::{sleep, timeout};
@@ -108,7 +108,15 @@ impl ServiceControl for Services {
             }
             Manager::Systemd { unit, scope } => {
                 let state = self.buses.state(unit, *scope).await?;
-                return state.incarnation().map(|text| Some(Incarnation::new(text)));
+                let text = state.incarnation()?;
+                return match (state.main_pid, &domain.service.metrics_path) {
+                    // A unit that only holds settings: who lives or dies is the service that they are judged by.
+                    (None, Some(path)) => {
+                        let judged = of_metrics(&format!("{}{path}", place.url())).await;
+                        Ok(judged.map(|judged| Incarnation::new(format!("{text}, {judged}"))))
+                    }
+                    _ => Ok(Some(Incarnation::new(text))),
+                };
             }
             Manager::Command { .. } => {}
         }
@@ -131,7 +139,8 @@ impl Services {
     /// Brings what the env file holds into force by a reload, where every value that is another than what the unit runs with is one that
     /// a reload brings in. Returns whether the unit then answers and says that it runs with all of them; else it is to be restarted.
     ///
-    /// A reload that fails is an error: the unit goes on with what it had, and a restart could take it down.
+    /// Where all knobs are such and nothing is due, nothing is done to a unit that answers. A reload that the unit refuses is an error:
+    /// the unit goes on with what it had, and a restart could take it down. One that cannot be asked for, or does not end, is not.
     async fn reloads(
         &self,
         domain: &Domain,
@@ -139,35 +148,48 @@ impl Services {
         (unit, scope): (&str, Scope),
         within: Duration,
     ) -> Result<bool, ServiceError> {
-        if domain.knobs.values().all(|knob| knob.apply == Apply::Restart) {
+        let is_by_reload = |knob: &Knob| knob.apply == Apply::Reload;
+        if !domain.knobs.values().any(is_by_reload) {
             return Ok(false);
         }
         let Some(wanted) = self.wanted(domain).await else { return Ok(false) };
         let Ok(in_effect) = self.in_effect(domain).await else { return Ok(false) };
-        if !domain.is_for_a_reload(&wanted, &in_effect) || !self.buses.is_reloadable(unit, scope).await? {
+        if agrees(&wanted, &in_effect).is_ok() {
+            return Ok(domain.knobs.values().all(is_by_reload) && self.goes_on(domain, place).await);
+        }
+        let is_reloadable = self.buses.is_reloadable(unit, scope).await.unwrap_or(false);
+        if !is_reloadable || !domain.is_for_a_reload(&wanted, &in_effect) {
             return Ok(false);
         }
         crash::here("service: reload");
-        self.buses.reload(unit, scope, within).await?;
-        // The job is over when the unit was told.
-        let within = Duration::from_secs(domain.service.ready.within_s);
+        match self.buses.reload(unit, scope, within).await {
+            Ok(()) => {}
+            Err(error @ ServiceError::DidNotStart(_)) if self.goes_on(domain, place).await => return Err(error),
+            Err(error) => {
+                tracing::warn!(domain = %domain.name, %error, "the unit is not reloaded, so it is restarted");
+                return Ok(false);
+            }
+        }
+        // The job is over when the unit was told, and for a moment what ran before may answer beside what runs now.
         let in_force = async {
-            loop {
-                match self.in_effect(domain).await {
-                    Ok(in_effect) if agrees(&wanted, &in_effect).is_ok() => return,
-                    _ => sleep(LOOK_EVERY).await,
-                }
+            let mut in_a_row = 0;
+            while in_a_row < domain.service.ready.passes.max(1) {
+                let is_so = self.in_effect(domain).await.is_ok_and(|said| agrees(&wanted, &said).is_ok());
+                in_a_row = if is_so { in_a_row + 1 } else { 0 };
+                sleep(LOOK_EVERY).await;
             }
         };
-        if timeout(within, in_force).await.is_err() {
-            tracing::warn!(domain = %domain.name, "a reload did not bring the settings into force, so the unit is restarted");
-            return Ok(false);
+        let is_in_force = timeout(within, in_force).await.is_ok();
+        if is_in_force && self.goes_on(domain, place).await {
+            return Ok(true);
         }
-        if let Err(error) = place.answers(domain).await {
-            tracing::warn!(domain = %domain.name, %error, "the unit does not answer after a reload, so it is restarted");
-            return Ok(false);
-        }
-        self.still_active(domain).await.map(|()| true)
+        tracing::warn!(domain = %domain.name, "a reload did not bring the settings into force, so the unit is restarted");
+        Ok(false)
+    }
+
+    /// Returns whether the unit of the domain is up and answers.
+    async fn goes_on(&self, domain: &Domain, place: &Place) -> bool {
+        place.answers(domain).await.is_ok() && self.still_active(domain).await.is_ok()
     }
 
     /// Returns what the env file has the service run with; `None` where that cannot be said.

@@ -180,6 +180,7 @@ impl Judgement<'_> {
     fn knobs(&mut self) {
         let manager = self.part::<Manager>(&["service", "manager"]);
         let is_unit = matches!(manager, None | Some(Manager::Systemd { .. }));
+        let is_read_from_environ = self.part::<ReadBack>(&["service", "read_back"]) == Some(ReadBack::ProcEnviron);
         for name in self.names(&["knobs"]) {
             let path = ["knobs", name.as_str()];
             let range = self.part::<KnobKind>(&[path[0], path[1], "range"]);
@@ -194,6 +195,10 @@ impl Judgement<'_> {
             if knob.apply == Apply::Reload && !is_unit {
                 let what =
                     "only a unit of systemd is reloaded: leave it out, or let the restart command do what it takes";
+                self.note(&[path[0], path[1], "apply"], what);
+            }
+            if knob.apply == Apply::Reload && is_read_from_environ {
+                let what = "a reload changes no environment, which is what read_back looks at: leave it out, or read back another way";
                 self.note(&[path[0], path[1], "apply"], what);
             }
             if knob.step_max.is_some() && !knob.range.is_number() {

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kloros_actors::facts::{Manager, Scope};
+use kloros_actors::facts::{Apply, Domain, Manager, Scope};
 
 use super::{Finding, services};
 use crate::{
@@ -76,15 +76,23 @@ pub(super) fn look(home: &Home, settings: &Settings) -> Vec<Finding> {
     if is_units && guard::is_booted() {
         findings.push(guards(&places, &daemon));
     }
-    let tuned: Vec<&str> = settings.catalogue.domains.values().filter_map(unit_of_machine).collect();
+    let tuned: Vec<Tuned<'_>> = settings.catalogue.domains.values().filter_map(unit_of_machine).collect();
     findings.extend(rule(&places, &daemon, &tuned));
     findings
 }
 
+/// A unit of the machine that a domain is about.
+#[derive(Clone, Copy)]
+struct Tuned<'a> {
+    unit: &'a str,
+    is_reloaded: bool,
+}
+
 /// Returns the unit of the machine that a domain is about, if it is about one.
-fn unit_of_machine(domain: &kloros_actors::facts::Domain) -> Option<&str> {
+fn unit_of_machine(domain: &Domain) -> Option<Tuned<'_>> {
+    let is_reloaded = domain.knobs.values().any(|knob| knob.apply == Apply::Reload);
     match &domain.service.manager {
-        Manager::Systemd { unit, scope: Scope::System } => Some(unit),
+        Manager::Systemd { unit, scope: Scope::System } => Some(Tuned { unit, is_reloaded }),
         _ => None,
     }
 }
@@ -140,8 +148,9 @@ fn guards(places: &Places, daemon: &Daemon<'_>) -> Finding {
     }
 }
 
-/// Says whether a rule lets the daemon's user restart each of the units that are `tuned`; nothing where root does, who needs none.
-fn rule(places: &Places, daemon: &Daemon<'_>, tuned: &[&str]) -> Vec<Finding> {
+/// Says whether a rule lets the daemon's user restart each of the units that are `tuned`, and reload those that are; nothing where root
+/// does, who needs none.
+fn rule(places: &Places, daemon: &Daemon<'_>, tuned: &[Tuned<'_>]) -> Vec<Finding> {
     let about = "polkit";
     if daemon.uid == 0 || tuned.is_empty() {
         return Vec::new();
@@ -157,7 +166,15 @@ fn rule(places: &Places, daemon: &Daemon<'_>, tuned: &[&str]) -> Vec<Finding> {
     let named =
         |text: &str, word: &str| ['"', '\''].iter().any(|quote| text.contains(&format!("{quote}{word}{quote}")));
     let allows = |unit: &str| texts.iter().any(|text| named(text, &user) && named(text, unit));
-    let finding = |unit: &&str| {
+    let reloads = |unit: &str| texts.iter().any(|text| named(text, unit) && named(text, "reload"));
+    let finding = |&Tuned { unit, is_reloaded }: &Tuned<'_>| {
+        if allows(unit) && is_reloaded && !reloads(unit) {
+            let what = format!(
+                "a rule names {user} and {unit}, and no reload: kloros may restart it, and its changes are reloads"
+            );
+            let fix = "take `verb === \"reload\"` from ops/systemd/polkit/50-kloros.rules into yours";
+            return Finding::bad(about, what, fix.to_owned());
+        }
         if allows(unit) {
             return Finding::well(about, format!("a rule names {user} and {unit}"));
         }
@@ -343,35 +360,44 @@ mod tests {
         check(&guards(&places, &daemon(HOME, 990)), How::Bad, "has no ExecStart=");
     }
 
+    fn restarted(unit: &str) -> Tuned<'_> {
+        Tuned { unit, is_reloaded: false }
+    }
+
     #[test]
     fn a_tuned_unit_that_no_rule_names_is_bad_and_one_in_a_comment_is_not_named() {
         let (_folder, places) = machine();
         let kloros = daemon(HOME, 990);
-        let found = rule(&places, &kloros, &["vllm.service"]);
+        let found = rule(&places, &kloros, &[restarted("vllm.service")]);
         check(&found[0], How::Bad, "no rule names kloros and vllm.service");
         let shipped = shipped("polkit/50-kloros.rules");
         let file = places.rules[0].join("50-kloros.rules");
         fs::write(&file, &shipped).unwrap();
-        check(&rule(&places, &kloros, &["vllm.service"])[0], How::Well, "names kloros and vllm.service");
-        let found = rule(&places, &kloros, &["vllm.service", "tts.service"]);
+        check(&rule(&places, &kloros, &[restarted("vllm.service")])[0], How::Well, "names kloros and vllm.service");
+        let found = rule(&places, &kloros, &[restarted("vllm.service"), restarted("tts.service")]);
         check(&found[1], How::Bad, "no rule names kloros and tts.service");
+        let reloaded = Tuned { unit: "vllm.service", is_reloaded: true };
+        check(&rule(&places, &kloros, &[reloaded])[0], How::Well, "names kloros and vllm.service");
+        fs::write(&file, shipped.replace("\"reload\"", "\"reset\"")).unwrap();
+        check(&rule(&places, &kloros, &[reloaded])[0], How::Bad, "and no reload");
+        check(&rule(&places, &kloros, &[restarted("vllm.service")])[0], How::Well, "names kloros and vllm.service");
         let commented = shipped.replace("[\"vllm.service\"]", "[] // \"vllm.service\"");
         fs::write(&file, commented).unwrap();
-        check(&rule(&places, &kloros, &["vllm.service"])[0], How::Bad, "no rule");
+        check(&rule(&places, &kloros, &[restarted("vllm.service")])[0], How::Bad, "no rule");
         let commented = shipped.replace("[\"vllm.service\"]", "[/* \"vllm.service\" */]");
         fs::write(&file, commented).unwrap();
-        check(&rule(&places, &kloros, &["vllm.service"])[0], How::Bad, "no rule");
+        check(&rule(&places, &kloros, &[restarted("vllm.service")])[0], How::Bad, "no rule");
         fs::write(&file, shipped.replace("kloros\"", "somebody\"")).unwrap();
-        check(&rule(&places, &kloros, &["vllm.service"])[0], How::Bad, "no rule");
+        check(&rule(&places, &kloros, &[restarted("vllm.service")])[0], How::Bad, "no rule");
         // What is no rule by its name is none to polkit either.
         fs::rename(&file, places.rules[0].join("50-kloros.rules.bak")).unwrap();
-        check(&rule(&places, &kloros, &["vllm.service"])[0], How::Bad, "no rule");
+        check(&rule(&places, &kloros, &[restarted("vllm.service")])[0], How::Bad, "no rule");
     }
 
     #[test]
     fn root_needs_no_rule_and_who_tunes_no_unit_of_the_machine_needs_none_either() {
         let (_folder, places) = machine();
-        assert_eq!(rule(&places, &daemon(HOME, 0), &["vllm.service"]), []);
+        assert_eq!(rule(&places, &daemon(HOME, 0), &[restarted("vllm.service")]), []);
         assert_eq!(rule(&places, &daemon(HOME, 990), &[]), []);
     }
 
@@ -385,7 +411,7 @@ mod tests {
         } else {
             fs::set_permissions(&places.rules[1], fs::Permissions::from_mode(0o000)).unwrap();
         }
-        let found = rule(&places, &daemon(HOME, 990), &["vllm.service"]);
+        let found = rule(&places, &daemon(HOME, 990), &[restarted("vllm.service")]);
         assert!(
             found[0].how == How::Note && found[0].fix.as_deref().is_some_and(|fix| fix.contains("ask as root")),
             "{found:?}"

@@ -50,12 +50,8 @@ const ARGUMENTS_WIN: &str = "what it runs with now: arguments win over your conf
 const COMMAND_IS_REPLACED: &str = "what it runs with now: put what its command says of these into the Environment= lines of the drop-in, \
                                    and as the defaults into the domain file";
 
-/// What a kernel runs with differs from one to the next.
-const KERNEL_RUNS_WITH: &str = "what the kernel runs with now: `kloros sysctl show` with the arguments of read_back prints it; put that into \
-                                the domain file as the defaults, and take out what it does not know, of the unit as well";
-
-/// Settings of the kernel have no bench of their own.
-const KERNEL_IS_JUDGED_BY: &str = "which service is to judge by: name its port and what it counts under bench.series";
+/// Domains that ship for the kernel: no process is recognised by them, and what listens on their port is only what judges them.
+pub(super) const OF_THE_KERNEL: [&str; 3] = ["kernel", "network", "system"];
 
 const NO_BLANKS: Blanks = Blanks { program: "", model: "", model_after: &[] };
 
@@ -222,52 +218,6 @@ pub(super) const KNOWN: &[Known] = &[
         before: &[COMMAND_IS_REPLACED],
         leaves: "what changes what is heard: voice, speed, quantisation",
     },
-    // No process is the kernel's: who installed the unit that holds its settings is asked about it.
-    Known {
-        name: "network",
-        service: "the network of the kernel",
-        domain: shipped!("config/domains/network.toml"),
-        dream: shipped!("config/domains/network.yaml"),
-        drop_ins: &[],
-        programs: &[],
-        verbs: &[],
-        units: &["kloros-network.service"],
-        port: 8000,
-        port_after: &[],
-        blanks: NO_BLANKS,
-        before: &[KERNEL_RUNS_WITH, KERNEL_IS_JUDGED_BY],
-        leaves: "what weakens TCP, what only a service that is started anew would take, and who may do what",
-    },
-    Known {
-        name: "kernel",
-        service: "how the kernel shares out processors",
-        domain: shipped!("config/domains/kernel.toml"),
-        dream: shipped!("config/domains/kernel.yaml"),
-        drop_ins: &[],
-        programs: &[],
-        verbs: &[],
-        units: &["kloros-kernel.service"],
-        port: 8000,
-        port_after: &[],
-        blanks: NO_BLANKS,
-        before: &[KERNEL_RUNS_WITH, KERNEL_IS_JUDGED_BY],
-        leaves: "what watches over the machine or protects it, and realtime limits",
-    },
-    Known {
-        name: "system",
-        service: "how the kernel uses memory",
-        domain: shipped!("config/domains/system.toml"),
-        dream: shipped!("config/domains/system.yaml"),
-        drop_ins: &[],
-        programs: &[],
-        verbs: &[],
-        units: &["kloros-system.service"],
-        port: 8000,
-        port_after: &[],
-        blanks: NO_BLANKS,
-        before: &[KERNEL_RUNS_WITH, KERNEL_IS_JUDGED_BY],
-        leaves: "when changed pages are written, overcommit",
-    },
 ];
 
 #[cfg(test)]
@@ -281,7 +231,8 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/domains");
         let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let shipped: BTreeSet<String> = files.filter_map(|file| Some(file.strip_suffix(".toml")?.to_owned())).collect();
-        let known: BTreeSet<String> = KNOWN.iter().map(|known| known.name.to_owned()).collect();
+        let known = KNOWN.iter().map(|known| known.name).chain(OF_THE_KERNEL);
+        let known: BTreeSet<String> = known.map(str::to_owned).collect();
         assert_eq!(known, shipped, "give a domain that ships a row in src/cli/init/known.rs");
     }
 

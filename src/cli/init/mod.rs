@@ -118,7 +118,8 @@ fn described(root: &Path) -> BTreeMap<String, u16> {
             let port = table.get("service")?.get("port")?.as_integer()?;
             u16::try_from(port).ok()
         });
-        Some((name, port.unwrap_or(0)))
+        let is_of_the_kernel = known::OF_THE_KERNEL.contains(&name.as_str());
+        Some((name, port.filter(|_| !is_of_the_kernel).unwrap_or(0)))
     });
     described.collect()
 }

@@ -375,6 +375,7 @@ impl Tuned {
         let said = folder.path().join("running").display().to_string();
         let manager = Manager::Systemd { unit: UNIT.to_owned(), scope: Scope::System };
         let mut domain = domain(manager, Vec::new(), ReadBack::Command(vec!["cat".to_owned(), said]));
+        domain.service.restart_within_s = 2;
         domain.service.ready = Ready { tcp: true, within_s: 1, passes: 1, ..Ready::default() };
         domain.knobs.retain(|each, _| [key("LAB_FAST"), key("LAB_MODE")].contains(each));
         domain.knobs.get_mut(&key("LAB_FAST")).unwrap().apply = Apply::Reload;
@@ -415,6 +416,13 @@ async fn what_a_reload_brings_into_force_restarts_nothing_and_what_it_does_not_i
     assert!(tuned.running().contains("\"LAB_FAST\": false"));
     assert_eq!(tuned.change("").await, (Ok(()), 2, 0), "and back");
     assert_eq!(tuned.change("").await, (Ok(()), 2, 1), "whoever asks without a change has another reason");
+    let all_by_reload = {
+        let mut all = tuned.domain.clone();
+        all.knobs.values_mut().for_each(|knob| knob.apply = Apply::Reload);
+        all
+    };
+    tuned.services.restart(&all_by_reload).await.unwrap();
+    assert_eq!(tuned.script.lock().unwrap().restarts, 1, "what runs with all of it, and answers, is left alone");
     assert_eq!(tuned.change("LAB_FAST=false\nLAB_MODE=false\n").await, (Ok(()), 2, 2), "one of them takes a restart");
     tuned.script.lock().unwrap().can_reload = false;
     assert_eq!(tuned.change("LAB_MODE=false\n").await, (Ok(()), 2, 3), "nothing reloads it");
@@ -431,4 +439,16 @@ async fn a_reload_that_changes_nothing_is_followed_by_a_restart_and_one_that_fai
     let (outcome, reloads, restarts) = tuned.change("LAB_FAST=false\n").await;
     assert!(matches!(outcome, Err(ServiceError::DidNotStart(_))), "{outcome:?}");
     assert_eq!((reloads, restarts), (2, 1), "a restart could take it down");
+    // And the undo after it, which finds the old values still in force.
+    let mut all_by_reload = tuned.domain.clone();
+    all_by_reload.knobs.values_mut().for_each(|knob| knob.apply = Apply::Reload);
+    fs::write(tuned.folder.path().join("lab.env"), "").unwrap();
+    tuned.services.restart(&all_by_reload).await.unwrap();
+    assert_eq!(tuned.script.lock().unwrap().restarts, 1, "the undo restarts nothing either");
+    // One that never ends is no refusal.
+    tuned.script.lock().unwrap().words = vec!["", "done"];
+    tuned.script.lock().unwrap().does = Some(takes_what_is_there);
+    fs::write(tuned.folder.path().join("lab.env"), "LAB_FAST=false\n").unwrap();
+    tuned.services.restart(&tuned.domain).await.unwrap();
+    assert_eq!(tuned.script.lock().unwrap().restarts, 2);
 }

@@ -219,6 +219,17 @@ fn a_step_is_a_factor_above_one_of_a_number() {
     let reload = "apply = \"reload\"\ndefault = 2\n";
     let complaint = "only a unit of systemd is reloaded: leave it out, or let the restart command do what it takes";
     lab_refused("default = 2\n", reload, &format!("knobs.LAB_MAX_NUM_SEQS.apply: {complaint}"));
+    let text = with(LAB, "default = 2\n", reload);
+    let text = with(&text, "manager = \"child\"", "manager = { systemd = { unit = \"lab.service\" } }");
+    let text = with(&text, "port = 0", "port = 8000");
+    let text = with(&text, "read_back = { http_json = \"/config\" }", "read_back = \"proc_environ\"");
+    let line = line_of(&text, "apply = ");
+    let complaint =
+        "a reload changes no environment, which is what read_back looks at: leave it out, or read back another way";
+    refused(
+        &[("domains/lab.toml", &text)],
+        &[&format!("domains/lab.toml:{line}: knobs.LAB_MAX_NUM_SEQS.apply: {complaint}")],
+    );
     let step = "step_max = 2.0\ndefault = \"f64\"";
     lab_refused("default = \"f64\"", step, "knobs.LAB_PRECISION.step_max: only a number can move by a factor");
 }

@@ -80,24 +80,27 @@ fn each_unit_of_the_kernels_settings_sets_what_its_domain_file_reads_back() {
         let ReadBack::Command(read) = &domain.service.read_back else { panic!("{name} is read back by a command") };
         let read: BTreeMap<&str, &str> = read.iter().filter_map(|word| word.split_once('=')).collect();
         assert_eq!(read.keys().copied().collect::<Vec<_>>(), domain.knobs.keys().map(Key::as_str).collect::<Vec<_>>());
-        let set = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
-        let set: BTreeMap<&str, &str> = set
+        let words = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+        assert_eq!(words("ExecStart="), words("ExecReload="), "{name}");
+        let set: BTreeMap<&str, &str> = words("ExecStart=")
             .split(' ')
             .filter_map(|word| word.split_once("=${"))
             .map(|(setting, key)| (key.strip_suffix('}').unwrap(), setting))
             .collect();
-        assert_eq!(set, read, "{name}");
+        assert_eq!(set.keys().collect::<Vec<_>>(), read.keys().collect::<Vec<_>>(), "{name}");
         assert!(unit.contains(&format!("EnvironmentFile=-{}\n", domain.service.env_file.display())), "{name}");
-        // No value of any knob is one that `kloros sysctl` refuses.
-        for knob in domain.knobs.values() {
-            let values = match &knob.range {
-                KnobKind::Choice { values } => values.clone(),
-                KnobKind::Ordinal { values } => values.iter().map(Value::to_string).collect(),
-                _ => vec![knob.default.to_string()],
+        for (key, knob) in &domain.knobs {
+            let (setting, bounds) = set[key.as_str()].split_once('[').unwrap();
+            assert_eq!(setting, read[key.as_str()], "{key}");
+            // Who may write the env file gets no further than the search.
+            let expected = match &knob.range {
+                KnobKind::Integer { min, max, .. } => format!("{min}..{max}]"),
+                KnobKind::Choice { values } => values.join("|") + "]",
+                KnobKind::Ordinal { values } => values.iter().map(Value::to_string).collect::<Vec<_>>().join("|") + "]",
+                other => panic!("{key}: {other:?}"),
             };
-            for value in values {
-                crate::sysctl::wanted(&format!("vm.swappiness={value}")).unwrap();
-            }
+            assert_eq!(bounds, expected, "{key}");
+            crate::sysctl::wanted(&format!("{}={}", set[key.as_str()], knob.default)).unwrap();
         }
     }
 }
