@@ -37,8 +37,7 @@ pub(crate) struct ChatSpec {
 impl ChatSpec {
     /// Returns the chat bench in `spec`, `None` when it is another kind, or the first number that cannot be worked with.
     pub(crate) fn from_bench(spec: &BenchSpec) -> Option<Result<Self, TrialFailure>> {
-        let BenchSpec::OpenaiChat { requests, .. } = spec else { return None };
-        let &BenchSpec::OpenaiChat {
+        let BenchSpec::OpenaiChat {
             load,
             prompt_tokens,
             output_tokens,
@@ -46,8 +45,8 @@ impl ChatSpec {
             window_s,
             slo,
             request_timeout_s,
-            ..
-        } = spec
+            requests,
+        } = spec.clone()
         else {
             return None;
         };
@@ -58,7 +57,7 @@ impl ChatSpec {
             .or_else(|| wrong_range("output_tokens", output_tokens));
         Some(match wrong {
             Some(wrong) => Err(fail(FailureKind::BenchFailed, format!("the bench cannot run: {wrong}"))),
-            None => Ok(Self { plan, prompt_tokens, output_tokens, slo, requests: requests.clone() }),
+            None => Ok(Self { plan, prompt_tokens, output_tokens, slo, requests }),
         })
     }
 }

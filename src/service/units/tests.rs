@@ -6,9 +6,13 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
+use axum::{Router, routing::get};
 use kloros_actors::{
     facts::{Apply, Domain, Manager, ReadBack, Ready},
     seams::ServiceControl as _,
@@ -79,6 +83,8 @@ struct Script {
     reloads: u32,
     forgiven: u32,
     can_reload: bool,
+    /// Its main process while it is active; 0 for none.
+    pid: u32,
     /// What a job does beside ending.
     does: Option<fn(&Path)>,
     /// Where it does that.
@@ -206,7 +212,8 @@ struct FakeService(Shared);
 impl FakeService {
     #[zbus(property, name = "MainPID")]
     async fn main_pid(&self) -> u32 {
-        if self.0.lock().unwrap().active == "active" { 42 } else { 0 }
+        let script = self.0.lock().unwrap();
+        if script.active == "active" { script.pid } else { 0 }
     }
 
     #[zbus(property, name = "NRestarts")]
@@ -233,6 +240,7 @@ async fn systemd(bus: &Bus, words: &[&'static str]) -> (Shared, Connection) {
         reloads: 0,
         forgiven: 0,
         can_reload: true,
+        pid: 42,
         does: None,
         folder: PathBuf::new(),
     };
@@ -451,4 +459,27 @@ async fn a_reload_that_changes_nothing_is_followed_by_a_restart_and_one_that_fai
     fs::write(tuned.folder.path().join("lab.env"), "LAB_FAST=false\n").unwrap();
     tuned.services.restart(&tuned.domain).await.unwrap();
     assert_eq!(tuned.script.lock().unwrap().restarts, 2);
+}
+
+#[tokio::test]
+async fn a_unit_that_only_holds_settings_is_another_one_when_the_service_is_that_judges_them() {
+    let tuned = Tuned::new(takes_what_is_there).await;
+    tuned.script.lock().unwrap().pid = 0;
+    let started = Arc::new(AtomicU64::new(7));
+    let said = Arc::clone(&started);
+    let text = move || {
+        let started = said.load(Ordering::SeqCst);
+        async move { format!("process_start_time_seconds {started}\n") }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut domain = tuned.domain.clone();
+    domain.name = "judged".to_owned();
+    domain.service.port = listener.local_addr().unwrap().port();
+    domain.service.metrics_path = Some("/metrics".to_owned());
+    let _serving = tokio::spawn(async move { axum::serve(listener, Router::new().route("/metrics", get(text))).await });
+    let now = async || tuned.services.incarnation(&domain).await.unwrap().unwrap();
+    let first = now().await;
+    assert_eq!(now().await, first);
+    started.store(8, Ordering::SeqCst);
+    assert_ne!(now().await, first);
 }
