@@ -929,6 +929,7 @@ pub(crate) fn domain(name: &str) -> Domain {
         reversible: true,
         relieves: Vec::new(),
         trades: None,
+        takes: None,
     };
     Domain {
         name: name.into(),

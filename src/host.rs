@@ -30,6 +30,8 @@ use kernel::{Devices, Places};
 pub(crate) use room::{Gpu, Machine as HostRoom};
 pub(crate) use service::UseProbe;
 
+use crate::process::oom_kills;
+
 /// Who the readings are about.
 const SUBJECT: &str = "host";
 
@@ -129,7 +131,7 @@ impl Machine {
 
     /// Returns how many processes were killed for want of memory since the last reading; `None` the first time.
     fn new_oom_kills(&mut self) -> Option<u64> {
-        let now = group::oom_kills(&fs::read_to_string("/proc/vmstat").ok()?)?;
+        let now = oom_kills()?;
         Some(now.saturating_sub(self.oom_kills.replace(now)?))
     }
 

@@ -33,6 +33,8 @@ mod check;
 
 mod incarnation;
 
+mod memory;
+
 mod usage;
 
 mod secrets;
@@ -43,6 +45,7 @@ pub(crate) use capture::Heard;
 use capture::{Capture, drain};
 pub(crate) use check::{CheckError, check};
 pub(crate) use incarnation::{holder_of, of_metrics, of_port, of_process};
+pub(crate) use memory::oom_kills;
 pub(crate) use ports::free_port;
 pub(crate) use read_back::{ask, environment, shown, told};
 pub(crate) use ready::{Readiness, ReadyError, Sign, Wanted, http_client};
@@ -107,6 +110,8 @@ pub(crate) struct Instance {
     output: Capture,
     secrets: Secrets,
     readers: Vec<JoinHandle<()>>,
+    /// What the kernel had killed for want of memory before it began.
+    oom_kills: Option<u64>,
 }
 
 impl Instance {
@@ -180,6 +185,12 @@ impl Instance {
         }
         self.readers.clear();
         status
+    }
+
+    /// Returns whether a child that ended like this did so for want of memory, of the machine or of a GPU.
+    pub(crate) fn was_short_of_memory(&self, status: ExitStatus) -> bool {
+        let output = String::from_utf8_lossy(&self.output.bytes()).into_owned();
+        memory::was_short(status, &output, (self.oom_kills, oom_kills()))
     }
 
     /// Ends the whole group, gracefully for as long as `within`, then by SIGKILL.
@@ -305,13 +316,14 @@ fn start(launch: &Launch) -> io::Result<Instance> {
     command.envs(launch.env.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     tie_to_parent(&mut command, launch.nice);
+    let oom_kills = oom_kills();
     let child = command.spawn()?;
     let id = Pid::from_child(&child);
     let group = Arc::new(Group { id, remains: launch.remains, leader: Mutex::new(Leader { child, status: None }) });
     let (sender, gone) = watch::channel(false);
     let (stdout, output) = (Capture::default(), Capture::default());
     let (secrets, readers) = (launch.secrets.clone(), Vec::new());
-    let instance = Instance { group: Arc::clone(&group), gone, stdout, output, secrets, readers };
+    let instance = Instance { group: Arc::clone(&group), gone, stdout, output, secrets, readers, oom_kills };
     let waiter = move || {
         // An error means that somebody else reaped the child first.
         let _ = group.wait(WaitIdOptions::empty());

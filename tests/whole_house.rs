@@ -33,6 +33,9 @@ mod nginx;
 #[path = "house/speech.rs"]
 mod speech;
 
+#[path = "house/llama.rs"]
+mod llama;
+
 #[path = "house/postgresql.rs"]
 mod postgresql;
 

@@ -1,7 +1,7 @@
 //! Room: whether the machine can bear another instance of a service, beside what serves and what is measured already.
 //!
 //! An experiment of a domain that is measured on a second instance weighs what such an instance takes: what its domain file
-//! states, and of what that does not say, what the serving instance is seen to use. One that is measured in place starts nothing
+//! states, its knobs at their defaults included, and of what that does not say, what the serving instance is seen to use. One that is measured in place starts nothing
 //! and weighs nothing. What the machine has left is less what its live services use, and less what the experiments that run use of
 //! what they weigh: that much comes back when they end. Memory does not give way, so too little of it
 //! is waited for. Processor time does: where it is not stated how much is needed, an experiment by itself always may, and whether
@@ -10,7 +10,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use super::Config;
-use crate::facts::{Domain, Isolation, Load, Resource, Room};
+use crate::facts::{Domain, Isolation, Knob, Load, Resource, Room};
 
 /// What experiments are weighed against.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +62,18 @@ impl Limits<'_> {
                 Resource::Cores => Some(seen.cores?.min(self.room.left.cores?)),
                 Resource::Memory | Resource::GpuMemory => seen.of(resource),
             };
-            stated.of(resource).or_else(seen).filter(|amount| *amount > 0.0 && amount.is_finite())
+            // What an instance with the defaults takes: how much the serving one's knobs say, only it knows.
+            let by_knobs = || {
+                let takes = |knob: &Knob| {
+                    Some(knob.takes?.of(resource, self.room.all.of(resource))? * knob.default.as_number()?)
+                };
+                domain.knobs.values().filter_map(takes).sum::<f64>()
+            };
+            stated
+                .of(resource)
+                .map(|stated| stated + by_knobs())
+                .or_else(seen)
+                .filter(|amount| *amount > 0.0 && amount.is_finite())
         })
     }
 
@@ -121,7 +132,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing;
+    use crate::{facts::PerUnit, testing};
 
     fn load(cores: f64, memory_mib: f64, gpu_memory_mib: f64) -> Load {
         Load { cores: Some(cores), memory_mib: Some(memory_mib), gpu_memory_mib: Some(gpu_memory_mib) }
@@ -229,6 +240,21 @@ mod tests {
             };
             assert_eq!(found, expected, "{need} {left} {running}");
         }
+    }
+
+    #[test]
+    fn what_knobs_take_at_their_defaults_comes_on_top_of_what_is_stated() {
+        let mut domains = lab(Some(memory(500.0)), Isolation::Shadow);
+        let knobs = &mut domains.get_mut("lab").unwrap().knobs;
+        for (key, memory_mib, gpu_memory_share) in [("SEQS", Some(10.0), None), ("WAIT", None, Some(0.01))] {
+            let takes = PerUnit { memory_mib, gpu_memory_mib: None, gpu_memory_share };
+            knobs.get_mut(&testing::key(key)).unwrap().takes = Some(takes);
+        }
+        let (config, room) = (Config::default(), room(load(8.0, 900.0, 90.0), load(0.1, 400.0, 30.0)));
+        let limits = Limits { config: &config, room: &room, domains: &domains };
+        // Of the GPU nothing is stated, and what is seen is with whatever its knobs say.
+        let need = limits.need("lab");
+        assert_eq!((need.memory_mib, need.gpu_memory_mib), (Some(520.0), Some(30.0)));
     }
 
     #[test]

@@ -170,6 +170,7 @@ mod tests {
             reversible: true,
             relieves: Vec::new(),
             trades: None,
+            takes: None,
         }
     }
 

@@ -556,6 +556,7 @@ mod tests {
             reversible: true,
             relieves: Vec::new(),
             trades: None,
+            takes: None,
         };
         let mut domain = domain("lab");
         domain.knobs = live()
@@ -610,7 +611,7 @@ mod tests {
         experiment.seed = seed;
         experiment.spec.budget.max_generations = generations;
         let config = Config { stop_below: 0.0, ..Config::default() };
-        let known = Experience { experiment: experiment.id.clone(), trials: known, resolves: None };
+        let known = Experience { experiment: experiment.id.clone(), trials: known, resolves: None, limits: Vec::new() };
         let mut search = Search::new(Plan::of(&experiment, &config, live(), &known)).unwrap();
         let mut rng = StdRng::seed_from_u64(seed);
         let (mut trials, mut best): (Vec<(Params, Outcome)>, Vec<f64>) = (Vec::new(), Vec::new());

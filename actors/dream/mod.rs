@@ -13,6 +13,8 @@ mod end_saga;
 
 mod start_saga;
 
+mod limits;
+
 mod trial_actor;
 
 mod pause_actor;

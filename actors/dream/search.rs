@@ -62,7 +62,7 @@ impl Plan {
         let spends_all = config.stop_below == 0.0;
         let resolves = experience.resolves.filter(|_| !spends_all);
         Plan {
-            space: SearchSpace::of(spec),
+            space: SearchSpace::of(spec).within(experience.limits.clone()),
             budget: spec.budget,
             lot_max: config.lot_max,
             seed: experiment.seed,
@@ -528,7 +528,8 @@ mod tests {
         let stop_below = |configured: f64, resolves| {
             let (experiment, config) =
                 (crate::testing::experiment(), Config { stop_below: configured, ..Config::default() });
-            let experience = Experience { experiment: experiment.id.clone(), trials: Vec::new(), resolves };
+            let experience =
+                Experience { experiment: experiment.id.clone(), trials: Vec::new(), resolves, limits: Vec::new() };
             Plan::of(&experiment, &config, Params::new(), &experience).stop_below.exp_m1()
         };
         for (configured, resolves, expected) in
@@ -577,6 +578,7 @@ mod tests {
             params: serde_json::from_value(params).unwrap(),
             constraints: ["tier <= micro", "micro <= batch"].map(str::to_owned).to_vec(),
             forbidden: serde_json::from_value(forbidden).unwrap(),
+            limits: Vec::new(),
         }
     }
 

@@ -6,10 +6,11 @@
 use std::{collections::BTreeMap, fmt};
 
 use kloros_search::{
-    Config as Point, Constraint, Kind, Param, Space, SpaceError, SpaceSpec, Value as Setting, When as Condition,
+    Config as Point, Constraint, Kind, Limit as Shared, Param, Space, SpaceError, SpaceSpec, Value as Setting,
+    When as Condition,
 };
 
-use crate::facts::{Dimension, ExperimentSpec, KnobKind, Params, Value, When, is_same};
+use crate::facts::{Dimension, ExperimentSpec, KnobKind, Limit, Params, Value, When, is_same};
 
 /// How fine a decimal number without a step is set, in steps of its range.
 const FLOAT_STEPS: f64 = 1000.0;
@@ -23,6 +24,8 @@ pub struct SearchSpace {
     pub constraints: Vec<String>,
     /// Combinations that are never tried.
     pub forbidden: Vec<Params>,
+    /// What the machine has left for them together.
+    pub limits: Vec<Limit>,
 }
 
 /// Something wrong with a search space.
@@ -69,7 +72,13 @@ impl SearchSpace {
     /// Returns the search space of an experiment.
     pub fn of(spec: &ExperimentSpec) -> SearchSpace {
         let ExperimentSpec { search_space, constraints, forbidden, .. } = spec.clone();
-        SearchSpace { params: search_space, constraints, forbidden }
+        SearchSpace { params: search_space, constraints, forbidden, limits: Vec::new() }
+    }
+
+    /// Returns the space without what the machine has too little of.
+    #[must_use]
+    pub fn within(self, limits: Vec<Limit>) -> SearchSpace {
+        SearchSpace { limits, ..self }
     }
 
     /// Returns everything that is wrong with the space; nothing when it can be searched.
@@ -119,6 +128,7 @@ impl SearchSpace {
             params: self.engine_params(|_| true),
             constraints: constraints.collect::<Result<_, _>>().map_err(|error| error.to_string())?,
             forbidden: self.forbidden.iter().map(settings).collect(),
+            limits: self.limits.iter().map(|limit| Shared { each: limit.each.clone(), max: limit.max }).collect(),
         };
         Space::new(spec).map_err(|error| error.to_string())
     }
@@ -158,7 +168,7 @@ impl SearchSpace {
     }
 
     /// Returns the parameters of a point of the engine, decimal numbers without digits that nobody would write, unless a
-    /// constraint that the point keeps hangs on them.
+    /// constraint or limit that the point keeps hangs on them.
     pub fn params_of(&self, point: &Point) -> Params {
         let short = self.shortened_params(point);
         if self.keeps_constraints(&short) {
@@ -175,7 +185,9 @@ impl SearchSpace {
         let number = |name: &String| params.get(name).and_then(Value::as_number);
         let constraints = self.constraints.iter().filter_map(|text| Constraint::try_from(text.clone()).ok());
         let mut sides = constraints.filter_map(|constraint| number(&constraint.left).zip(number(&constraint.right)));
-        sides.all(|(left, right)| left <= right)
+        let takes =
+            |limit: &Limit| limit.each.iter().filter_map(|(name, each)| Some(each * number(name)?)).sum::<f64>();
+        sides.all(|(left, right)| left <= right) && self.limits.iter().all(|limit| takes(limit) <= limit.max)
     }
 
     fn shortened_params(&self, point: &Point) -> Params {

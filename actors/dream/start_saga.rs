@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use super::{
     Config,
     earlier::{Past, Present, earlier, is_refuted},
+    limits::limits,
     space::SearchSpace,
 };
 use crate::{
     env_file,
     facts::{
-        Attempt, Domain, EarlierTrial, Entry, Experience, Experiment, ExperimentEnd, Fact, Key, Kind, Params, Settings,
-        Trial, Verdict,
+        Attempt, Domain, EarlierTrial, Entry, Experience, Experiment, ExperimentEnd, Fact, Key, Kind, Knob, Params,
+        Settings, Trial, Verdict,
     },
     seams::{JournalError, Query, Seams},
 };
@@ -29,15 +30,21 @@ pub(super) async fn begin(
     domain: &Domain,
     experiment: &Experiment,
 ) -> Result<(Params, Experience), JournalError> {
-    let live = live_params(seams, domain, experiment).await;
+    let settings = live_settings(seams, domain).await;
+    let live = params_of(&settings, experiment);
+    let limits = if domain.knobs.values().any(|knob| knob.takes.is_some()) {
+        limits(domain, experiment, &settings, &seams.capacity.room(&[domain]).await)
+    } else {
+        Vec::new()
+    };
     let trials = experience(seams, config, Present { experiment, live: &live, domain }).await?;
     let resolves = resolves(seams, domain).await?;
-    Ok((live, Experience { trials, resolves, ..nothing(experiment) }))
+    Ok((live, Experience { trials, resolves, limits, ..nothing(experiment) }))
 }
 
 /// Returns what an experiment knows that knows nothing beforehand.
 pub(super) fn nothing(experiment: &Experiment) -> Experience {
-    Experience { experiment: experiment.id.clone(), trials: Vec::new(), resolves: None }
+    Experience { experiment: experiment.id.clone(), trials: Vec::new(), resolves: None, limits: Vec::new() }
 }
 
 /// Returns what is to become durable with the first trial of an experiment that knows this much.
@@ -67,19 +74,29 @@ pub(super) fn attempt(experiment: &Experiment, trials: usize, at_ms: u64) -> Ent
     Entry::new(&experiment.cycle, at_ms, fact)
 }
 
-/// Returns the parameters that the serving instance says it runs with; a value that it does not say is the env file's,
-/// and what that does not name the knob's default. Those that mean nothing beside the others are left out.
+/// Returns the live parameters of an experiment.
 pub(super) async fn live_params(seams: &Seams, domain: &Domain, experiment: &Experiment) -> Params {
+    params_of(&live_settings(seams, domain).await, experiment)
+}
+
+/// Returns the settings that the serving instance says it runs with; a value that it does not say is the env file's, and what that
+/// does not name the knob's default.
+async fn live_settings(seams: &Seams, domain: &Domain) -> Settings {
     let in_effect = seams.services.in_effect(domain).await.unwrap_or_default();
     let file = seams.env.read(&domain.service.env_file).await.map(|file| file.bytes).unwrap_or_default();
-    let spec = &experiment.spec;
-    let value_of = |name: &String| {
-        let key = spec.param_mapping.get(name)?;
-        let knob = domain.knobs.get(key)?;
+    let value_of = |(key, knob): (&Key, &Knob)| {
         let said = in_effect.get(key.as_str()).and_then(|text| knob.range.parse(text));
         let written = || env_file::value_of(&file, key).ok().flatten().and_then(|text| knob.range.parse(&text));
-        Some(said.or_else(written).unwrap_or_else(|| knob.default.clone()))
+        (key.clone(), said.or_else(written).unwrap_or_else(|| knob.default.clone()))
     };
+    domain.knobs.iter().map(value_of).collect()
+}
+
+/// Returns the parameters of an experiment that stand for these settings. Those that mean nothing beside the others are left
+/// out.
+fn params_of(settings: &Settings, experiment: &Experiment) -> Params {
+    let spec = &experiment.spec;
+    let value_of = |name: &String| settings.get(spec.param_mapping.get(name)?).cloned();
     let all = spec.search_space.keys().filter_map(|name| Some((name.clone(), value_of(name)?))).collect();
     SearchSpace::of(spec).active(&all)
 }

@@ -17,9 +17,10 @@ use crate::{
     config::Catalogue,
     facts::{
         Budget, Calibration, Estimate, Experience, Experiment, ExperimentEnd, ExperimentId, Fact, FailureKind, Key,
-        Kind, Metrics, Noise, Outcome, QuestionEnd, QuestionId, Trial, Value, VoidCause, When,
+        Kind, Limit, Load, Metrics, Noise, Outcome, PerUnit, QuestionEnd, QuestionId, Resource, Trial, Value,
+        VoidCause, When,
     },
-    testing::{SOON, World, catalogue, eventually, experiment, failure, number, rate},
+    testing::{SOON, World, catalogue, eventually, experiment, failure, key, number, rate},
 };
 
 struct Room {
@@ -248,6 +249,40 @@ async fn a_second_experiment_begins_where_the_first_one_ended() {
     let (first, again) = (tried(&world, &experiment()), tried(&world, &second()));
     assert_eq!((first[0], again[0]), (2, 2), "the live settings are first");
     assert!(again[1..4].iter().max() >= first[..8].iter().max(), "{first:?} {again:?}");
+}
+
+#[tokio::test]
+async fn no_candidate_takes_more_than_the_machine_has_left_also_where_it_has_more_by_then() {
+    let world = World::with_env("SEQS=2\n");
+    let gpu = |amount| Load { gpu_memory_mib: Some(amount), ..Load::default() };
+    let has =
+        |left| crate::facts::Room { all: gpu(80.0), left: gpu(left), live: [("lab".to_owned(), gpu(12.0))].into() };
+    *world.capacity.0.lock().unwrap() = has(20.0);
+    let mut with_limits = (*catalogue()).clone();
+    let seqs = with_limits.domains.get_mut("lab").unwrap().knobs.get_mut(&key("SEQS")).unwrap();
+    seqs.takes = Some(PerUnit { gpu_memory_mib: Some(1.0), ..PerUnit::default() });
+    // More is better, up to what there is: 12 of which 2 are the knob's are used, so 10 of the 20 are another instance's anyway.
+    let bench = Arc::downgrade(&world.bench);
+    world.bench.script(move |assignment| {
+        if let Some(bench) = bench.upgrade().filter(|_| assignment.label.contains("g1.t03")) {
+            bench.hang(true);
+        }
+        Ok(rate(10.0 * number(&assignment.settings, "SEQS"), assignment))
+    });
+    let room = Room { catalogue: Arc::new(with_limits), ..open(&world).await };
+    let socket = room.run_of(of(8, 3)).await;
+    eventually(|| world.bench.begun().len() == 4).await;
+    *world.capacity.0.lock().unwrap() = has(70.0);
+    socket.actor().unwrap().kill();
+    room.left.next(SOON).await.unwrap();
+    world.bench.hang(false);
+    world.bench.script(|assignment| Ok(rate(10.0 * number(&assignment.settings, "SEQS"), assignment)));
+    room.run_of(of(8, 3)).await;
+    room.ended.next(SOON).await.unwrap();
+    let limit = Limit { of: Resource::GpuMemory, each: [("seqs".to_owned(), 1.0)].into(), max: 10.0 };
+    assert_eq!(experiences(&world)[0].limits, [limit]);
+    let tried = tried(&world, &experiment());
+    assert!(tried.iter().all(|seqs| *seqs <= 10) && tried.contains(&10), "{tried:?}");
 }
 
 /// Writes an experiment in which every setting crashed.

@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Budget, CycleId, Direction, Estimate, ExperimentId, Key, KnobKind, MetricSpec, Metrics, Others, Params, QuestionId,
-    Settings, Value, VoidCause,
+    Budget, CycleId, Direction, Estimate, ExperimentId, Key, KnobKind, Limit, MetricSpec, Metrics, Others, Params,
+    QuestionId, Settings, Value, VoidCause,
 };
 
 /// What an experiment does: the part that travels with the question.
@@ -106,6 +106,9 @@ pub struct Experience {
     /// The smallest effect that a validation of its domain tells from none, as a ratio; absent where that was not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolves: Option<f64>,
+    /// What the machine had left for what it varies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<Limit>,
 }
 
 /// A trial of an earlier experiment, as a later one sees it.
@@ -205,11 +208,13 @@ pub enum FailureKind {
     Disturbed,
     /// Measured in place, it breached an objective of the serving instance that its own settings hold.
     Breached,
+    /// The instance ended, before or under load, because it could not have the memory that it wants, of the machine or of a GPU.
+    OutOfMemory,
 }
 
 impl FailureKind {
     /// Every kind there is.
-    pub const ALL: [FailureKind; 9] = [
+    pub const ALL: [FailureKind; 10] = [
         FailureKind::DidNotStart,
         FailureKind::NotReady,
         FailureKind::NotInEffect,
@@ -219,6 +224,7 @@ impl FailureKind {
         FailureKind::Infrastructure,
         FailureKind::Disturbed,
         FailureKind::Breached,
+        FailureKind::OutOfMemory,
     ];
 
     /// Returns the kind as one word, also used as a metric label.
@@ -233,6 +239,7 @@ impl FailureKind {
             FailureKind::Infrastructure => "infrastructure",
             FailureKind::Disturbed => "disturbed",
             FailureKind::Breached => "breached",
+            FailureKind::OutOfMemory => "out_of_memory",
         }
     }
 

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::{Trades, Trouble, Value, is_same};
+use super::{PerUnit, Trades, Trouble, Value, is_same};
 
 /// How far a decimal number may be off its step, as a share of it, and still be on it: 0.3 is no binary number.
 const STEP_SLACK: f64 = 1e-6;
@@ -28,6 +28,9 @@ pub struct Knob {
     /// What it gives away for what it brings. A search leaves such a knob alone, and a person has to say yes at every level.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trades: Option<Trades>,
+    /// What an instance takes for each unit of it, of what does not give way. What the machine has too little of is not tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takes: Option<PerUnit>,
 }
 
 fn yes() -> bool {
@@ -214,6 +217,18 @@ impl KnobKind {
                 let repeated = values.iter().enumerate().find(is_repeated);
                 repeated.map(|(_, value)| ("values", format!("{value} is listed twice")))
             }
+        }
+    }
+
+    /// Returns the smallest number that it takes; `None` where not all its values are numbers.
+    pub fn number_min(&self) -> Option<f64> {
+        match self {
+            KnobKind::Integer { min, .. } => Some(*min as f64),
+            KnobKind::Float { min, .. } => Some(*min),
+            KnobKind::Ordinal { values } if self.is_number() => {
+                values.iter().filter_map(Value::as_number).reduce(f64::min)
+            }
+            KnobKind::Ordinal { .. } | KnobKind::Boolean {} | KnobKind::Choice { .. } => None,
         }
     }
 

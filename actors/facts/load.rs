@@ -20,7 +20,8 @@ pub struct Load {
 }
 
 /// A resource of the machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Resource {
     /// CPU cores. They give way: who has fewer is slower.
     Cores,
@@ -62,6 +63,48 @@ impl Load {
             gpu_memory_mib: amount(Resource::GpuMemory),
         }
     }
+}
+
+/// What an instance takes of the machine for each unit of a knob, beside what its domain needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PerUnit {
+    /// Memory, in mebibytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<f64>,
+    /// Memory of one GPU, in mebibytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_memory_mib: Option<f64>,
+    /// Memory of one GPU, as a share of all that it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_memory_share: Option<f64>,
+}
+
+impl PerUnit {
+    /// Returns how much of a resource each unit takes, where the machine has `all` of it; `None` where it takes none, and where a
+    /// share is one of nobody knows how much.
+    pub fn of(&self, resource: Resource, all: Option<f64>) -> Option<f64> {
+        let amount = match resource {
+            Resource::Cores => None,
+            Resource::Memory => self.memory_mib,
+            Resource::GpuMemory => match (self.gpu_memory_mib, self.gpu_memory_share) {
+                (amount, None) => amount,
+                (amount, Some(share)) => Some(amount.unwrap_or_default() + share * all?),
+            },
+        };
+        amount.filter(|amount| *amount > 0.0 && amount.is_finite())
+    }
+}
+
+/// What the machine has left of a resource for what an experiment varies: no candidate takes more.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Limit {
+    /// The resource.
+    pub of: Resource,
+    /// How much of it each unit of a parameter takes, in mebibytes.
+    pub each: BTreeMap<String, f64>,
+    /// How much of it they may take together, in mebibytes.
+    pub max: f64,
 }
 
 /// What the machine has room for, as it is now.

@@ -92,7 +92,7 @@ pub use in_place::InPlace;
 pub use intent::{Evidence, Intent, Proposal, Question, QuestionEnd};
 pub use knob::{Apply, Knob, KnobKind};
 pub use lesson::Lesson;
-pub use load::{Load, Resource, Room};
+pub use load::{Limit, Load, PerUnit, Resource, Room};
 pub use loan::{Loan, LoanStep, loans};
 pub use open::{TELLING, is_open};
 pub use policy::{Adoption, Anchored, Changed, Held, Refused, Reload, Reloaded, Stop, Switch, Thaw};

@@ -372,6 +372,7 @@ mod tests {
             reversible: true,
             relieves: Vec::new(),
             trades: None,
+            takes: None,
         }
     }
 

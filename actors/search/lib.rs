@@ -29,8 +29,8 @@
 //!
 //! # What a caller can rely on
 //!
-//! - Candidates are inside the ranges, on the steps, with consistent conditions and kept constraints, and nothing
-//!   forbidden. The first is the default, or the valid setting nearest to it.
+//! - Candidates are inside the ranges, on the steps, with consistent conditions and kept constraints and limits, and
+//!   nothing forbidden. The first is the default, or the valid setting nearest to it.
 //! - No setting is asked twice, unless measurements are `noisy`; then a repeat has an id of its own.
 //! - The search ends: when the budget is spent, when no new setting is left, or when it asks too little to go on.
 //! - A failure is never a number. It teaches where not to go.
@@ -67,5 +67,5 @@ mod checkpoint;
 
 pub use importance::{Importance, Share, Unclear, importance};
 pub use search::{Candidate, Earlier, Ended, Gain, Options, Outcome, Recommendation, Search, TellError};
-pub use space::{Config, Constraint, Kind, Param, Space, SpaceError, SpaceSpec, Value, When};
+pub use space::{Config, Constraint, Kind, Limit, Param, Space, SpaceError, SpaceSpec, Value, When};
 pub use warm::trust;

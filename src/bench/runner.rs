@@ -305,13 +305,16 @@ impl Trial {
         }
     }
 
-    fn why_not_ready(&self, error: &ReadyError) -> TrialFailure {
+    fn why_not_ready(&mut self, error: &ReadyError) -> TrialFailure {
+        let ended = self.instance.try_exit();
+        let is_short = ended.is_some_and(|status| self.instance.was_short_of_memory(status));
         let kind = match error {
             // Between choosing a port and listening on it somebody else may take it, which says nothing about the settings.
             ReadyError::Exited { .. } if is_taken(self.port) => {
                 let detail = format!("somebody else took port {}; {error}", self.port);
                 return fail(FailureKind::Infrastructure, detail);
             }
+            ReadyError::Exited { .. } | ReadyError::Fell { .. } if is_short => FailureKind::OutOfMemory,
             ReadyError::Exited { .. } => FailureKind::DidNotStart,
             ReadyError::TimedOut { .. } | ReadyError::Fell { .. } => FailureKind::NotReady,
             ReadyError::Unaskable { .. } => FailureKind::Infrastructure,
@@ -366,7 +369,8 @@ impl Trial {
     fn still_runs(&mut self) -> Result<(), TrialFailure> {
         let Some(status) = self.instance.try_exit() else { return Ok(()) };
         let detail = format!("the instance ended with {status}; it last said: {}", self.instance.tail());
-        Err(fail(FailureKind::Died, detail))
+        let is_short = self.instance.was_short_of_memory(status);
+        Err(fail(if is_short { FailureKind::OutOfMemory } else { FailureKind::Died }, detail))
     }
 
     async fn end(&mut self) {

@@ -6,8 +6,8 @@ use std::{
 };
 
 use kloros_actors::facts::{
-    Adoption, Anomaly, AnomalyKind, Change, Experiment, ExperimentEnd, ExperimentId, Fact, Generation, Key, Recorded,
-    Refused, Reload, Reloaded, Ruling, Step, Verdict,
+    Adoption, Anomaly, AnomalyKind, Change, Experience, Experiment, ExperimentEnd, ExperimentId, Fact, Generation, Key,
+    Limit, Recorded, Refused, Reload, Reloaded, Ruling, Step, Verdict,
 };
 
 use super::{ask::approve_words, calibrate, lent, out::Out, story, text::shorten};
@@ -92,9 +92,7 @@ impl<'a> Progress<'a> {
                     experiment.spec.domain, budget.max_generations, budget.max_candidates
                 ))
             }
-            Fact::Experience(experience) => {
-                Some(format!("knows     {}", known(experience.trials.iter().map(|trial| &trial.from))))
-            }
+            Fact::Experience(experience) => Some(format!("knows     {}", known(experience))),
             Fact::Generation(generation) => {
                 self.best = generation.best.as_ref().map(|best| percent_of_log(best.fitness));
                 Some(measured(generation))
@@ -247,7 +245,7 @@ fn judged(verdict: &Verdict) -> String {
 }
 
 /// Returns how many earlier trials were learned from, and of which experiments they are.
-pub(crate) fn known<'a>(from: impl Iterator<Item = &'a ExperimentId>) -> String {
+pub(crate) fn learned_from<'a>(from: impl Iterator<Item = &'a ExperimentId>) -> String {
     let from: Vec<&ExperimentId> = from.collect();
     let experiments: BTreeSet<&str> = from.iter().map(|id| id.as_str()).collect();
     let noun = if from.len() == 1 { "trial" } else { "trials" };
@@ -256,6 +254,18 @@ pub(crate) fn known<'a>(from: impl Iterator<Item = &'a ExperimentId>) -> String 
 
 pub(crate) fn changes(changes: &BTreeMap<Key, Change>) -> String {
     changes.iter().map(|(key, change)| format!("{key} {change}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Returns what an experiment knows when it begins: what earlier ones measured, and what the machine has left for it.
+pub(crate) fn known(experience: &Experience) -> String {
+    let Experience { trials, resolves, limits, .. } = experience;
+    let of_trials = (!trials.is_empty()).then(|| learned_from(trials.iter().map(|trial| &trial.from)));
+    let resolved = resolves.map(|resolves| format!("that {:.1} % can be told from nothing", resolves * 100.0));
+    let left = |limit: &Limit| {
+        let names = limit.each.keys().map(String::as_str).collect::<Vec<_>>().join(" and ");
+        format!("{} at most for {names}", limit.of.amount(limit.max))
+    };
+    of_trials.into_iter().chain(resolved).chain(limits.iter().map(left)).collect::<Vec<_>>().join("; ")
 }
 
 /// Fitness is a log ratio; people read percents.

@@ -219,9 +219,7 @@ pub(super) fn sentence(fact: &Fact, tried: u32, failed: usize, runs: u32) -> Opt
         Fact::Attempt(attempt) if attempt.trials > 0 => {
             Some(format!("           measures on, after {} trials", attempt.trials))
         }
-        Fact::Experience(experience) => {
-            Some(format!("knew       {}", progress::known(experience.trials.iter().map(|trial| &trial.from))))
-        }
+        Fact::Experience(experience) => Some(format!("knew       {}", progress::known(experience))),
         Fact::Generation(generation) => Some(measured(generation)),
         Fact::ExperimentEnd(end) => Some(ended(end, tried, failed)),
         Fact::Promotion(promotion) => Some(format!("proposed   {}: {}", promotion.id, lent::wanted(promotion))),

@@ -79,11 +79,6 @@ fn level(folder: &Path, machine_bytes: u64) -> Option<Memory> {
     })
 }
 
-/// Returns how many processes the kernel has killed for want of memory since boot, from the text of `/proc/vmstat`.
-pub(super) fn oom_kills(vmstat: &str) -> Option<u64> {
-    line(vmstat, "oom_kill")
-}
-
 /// Returns the number in the line that begins with `name`, of a text with one name and number a line.
 pub(super) fn line(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?.trim().parse().ok()
@@ -148,9 +143,9 @@ mod tests {
 
     #[test]
     fn kills_are_read_from_their_own_line() {
-        assert_eq!(oom_kills("pgfault 12\noom_kill 3\noom_kill_disable 9\n"), Some(3));
+        assert_eq!(line("pgfault 12\noom_kill 3\noom_kill_disable 9\n", "oom_kill"), Some(3));
         for odd in ["", "oom_kill", "oom_kill x", "xoom_kill 3"] {
-            assert_eq!(oom_kills(odd), None, "{odd:?}");
+            assert_eq!(line(odd, "oom_kill"), None, "{odd:?}");
         }
     }
 }

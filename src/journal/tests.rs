@@ -241,7 +241,12 @@ fn experience() -> Fact {
         EarlierTrial { from, params, fitness, age_days: 1.5, distance: 0.1 }
     };
     let trials = vec![known(Some(-0.25)), known(None)];
-    Fact::Experience(Experience { experiment: ExperimentId::new("x-1"), trials, resolves: Some(0.012) })
+    Fact::Experience(Experience {
+        experiment: ExperimentId::new("x-1"),
+        trials,
+        resolves: Some(0.012),
+        limits: Vec::new(),
+    })
 }
 
 fn answer() -> Answer {

@@ -55,6 +55,7 @@ pub(super) fn domain(manager: Manager, argv: Vec<String>, read_back: ReadBack) -
         reversible: true,
         relieves: Vec::new(),
         trades: None,
+        takes: None,
     };
     Domain {
         name: "lab".to_owned(),

@@ -204,6 +204,12 @@ impl Judgement<'_> {
             if knob.step_max.is_some() && !knob.range.is_number() {
                 self.note(&[path[0], path[1], "step_max"], "only a number can move by a factor");
             }
+            if knob.takes.is_some() && knob.range.number_min().is_none_or(|least| least < 0.0) {
+                self.note(
+                    &[path[0], path[1], "takes"],
+                    "only what is a number from 0 on can take something for each unit",
+                );
+            }
             if knob.step_max == Some(1.0) {
                 self.note(&[path[0], path[1], "step_max"], "a factor of 1 would let nothing move");
             }

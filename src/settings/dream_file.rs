@@ -130,6 +130,7 @@ impl Judgement<'_, '_> {
             params,
             constraints: constraints.unwrap_or_default(),
             forbidden: forbidden.unwrap_or_default(),
+            limits: Vec::new(),
         };
         for problem in space.problems() {
             let (list, index) = match &problem.part {

@@ -130,6 +130,7 @@ const KNOB: Shape = Shape::Table(&[
     Field::optional("reversible", &FLAG),
     Field::optional("relieves", &Shape::List { each: &TROUBLE, least: 1 }),
     Field::optional("trades", &Shape::Words(&[("durability", None), ("answers", None), ("context", None)])),
+    Field::optional("takes", &service::TAKES),
 ]);
 
 const TROUBLE: Shape = Shape::Words(&[
@@ -226,6 +227,13 @@ pub(super) const SPACE: Shape = Shape::Table(&[
     Field::required("params", &Shape::Map { names: param_name, each: &PARAM }),
     Field::optional("constraints", &Shape::List { each: &TEXT, least: 0 }),
     Field::optional("forbidden", &Shape::List { each: &COMBINATION, least: 0 }),
+    Field::optional("limits", &Shape::List { each: &LIMIT, least: 0 }),
+]);
+
+/// What parameters may come to together, each unit of them taking so much.
+const LIMIT: Shape = Shape::Table(&[
+    Field::required("each", &Shape::Map { names: param_name, each: &ANY_NUMBER }),
+    Field::required("max", &ANY_NUMBER),
 ]);
 
 const METRIC_NAME: Shape = Shape::Text(metric_name);

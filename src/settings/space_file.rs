@@ -109,6 +109,7 @@ impl Judgement<'_> {
             }
         }
         spec.forbidden = self.root.at(&["forbidden"]).and_then(Node::read).unwrap_or_default();
+        spec.limits = self.root.at(&["limits"]).and_then(Node::read).unwrap_or_default();
         match Space::new(spec) {
             Ok(space) => Some(space),
             Err(error) => {
@@ -145,10 +146,13 @@ impl Judgement<'_> {
                     self.note(&["params", param, "when"], &what);
                 } else if where_used.starts_with("the constraint ") {
                     self.note(&["constraints"], &what);
+                } else if where_used == "a limit" {
+                    self.note(&["limits"], &what);
                 } else {
                     self.note(&["forbidden"], &what);
                 }
             }
+            SpaceError::Limit { .. } | SpaceError::OverLimit { .. } => self.note(&["limits"], &what),
             SpaceError::NoName { .. } => self.note(&["params"], &what),
         }
     }

@@ -84,7 +84,8 @@ async fn measure(plan: &Plan, candidate: &Candidate) -> Result<(f64, Metrics), T
     if !status.success() {
         let tail = instance.tail();
         let said = if tail.is_empty() { "it said nothing".to_owned() } else { format!("it last said: {tail}") };
-        return Err(fail(FailureKind::Died, format!("it ended with {status}; {said}")));
+        let kind = if instance.was_short_of_memory(status) { FailureKind::OutOfMemory } else { FailureKind::Died };
+        return Err(fail(kind, format!("it ended with {status}; {said}")));
     }
     read(&instance.stdout(), &plan.metric).map_err(|problem| fail(FailureKind::BenchFailed, problem))
 }

@@ -1,7 +1,7 @@
 //! The lines of `kloros tune --ask-tell`, as they come from a stranger: what is wrong with one is said in words.
 
 use kloros_actors::facts::Direction;
-use kloros_search::{Config, Constraint, Kind, Options, Param, Space, SpaceSpec, Value};
+use kloros_search::{Config, Constraint, Kind, Limit, Options, Param, Space, SpaceSpec, Value};
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
@@ -53,7 +53,8 @@ pub(super) fn first(line: &str) -> Result<First, String> {
     let params = params.iter().enumerate().map(|(index, param)| self::param(index, param)).collect::<Result<_, _>>()?;
     let constraints: Vec<Constraint> = optional(&object, "constraints")?.unwrap_or_default();
     let forbidden: Vec<Config> = optional(&object, "forbidden")?.unwrap_or_default();
-    let space = Space::new(SpaceSpec { params, constraints, forbidden }).map_err(|error| error.to_string())?;
+    let limits: Vec<Limit> = optional(&object, "limits")?.unwrap_or_default();
+    let space = Space::new(SpaceSpec { params, constraints, forbidden, limits }).map_err(|error| error.to_string())?;
     let default = match present(&object, "default") {
         Some(Json::Object(values)) => self::default(&space, values)?,
         Some(other) => return Err(format!("default is {}: write an object of names and values", shown(other))),
@@ -326,6 +327,11 @@ mod tests {
                 "default.b is missing",
             ),
             (&format!(r#"{{"space": [{X}], "constraints": ["x < x"]}}"#), "constraints is [\"x < x\"]"),
+            (&format!(r#"{{"space": [{X}], "limits": [{{"each": {{"x": 1}}}}]}}"#), "missing field `max`"),
+            (
+                &format!(r#"{{"space": [{X}], "limits": [{{"each": {{"y": 1}}, "max": 2}}]}}"#),
+                "a limit names y, which is not declared",
+            ),
             (&"[".repeat(100_000), "is no JSON"),
         ] {
             refused(line, part);

@@ -1,6 +1,6 @@
 //! Whether a space can be searched, and if not, what to do about it.
 
-use super::{Kind, Param, Parent, Point, Space, SpaceSpec, Value, axis::Axis};
+use super::{Kind, Limit, Param, Parent, Point, Shared, Space, SpaceSpec, Value, axis::Axis};
 
 /// Why a space cannot be searched.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -65,6 +65,22 @@ pub enum SpaceError {
         /// The constraint.
         constraint: String,
     },
+    /// A limit on what is no number, or by what is none.
+    #[error("a limit on {param}: {problem}")]
+    Limit {
+        /// The parameter.
+        param: String,
+        /// What to do about it.
+        problem: &'static str,
+    },
+    /// A limit that no values keep.
+    #[error("no values keep a limit of {max}: the smallest ones come to {least}")]
+    OverLimit {
+        /// The limit.
+        max: f64,
+        /// What the smallest values come to.
+        least: f64,
+    },
     /// A constraint that is not of the form `a <= b`.
     #[error("the constraint {text:?} is not of the form `a <= b`")]
     ConstraintText {
@@ -94,7 +110,8 @@ impl Space {
         let order = order(&spec.params, &parents)?;
         let constraints = constraints(&spec, &axes)?;
         let forbidden = forbidden(&spec, &axes)?;
-        Ok(Space { spec, axes, order, parents, constraints, forbidden })
+        let limits = spec.limits.iter().map(|limit| shared(limit, &spec, &axes)).collect::<Result<_, _>>()?;
+        Ok(Space { spec, axes, order, parents, constraints, forbidden, limits })
     }
 }
 
@@ -197,6 +214,26 @@ fn constraints(spec: &SpaceSpec, axes: &[Axis]) -> Result<Vec<(usize, usize)>, S
         Ok((left, right))
     };
     spec.constraints.iter().map(pair).collect()
+}
+
+fn shared(limit: &Limit, spec: &SpaceSpec, axes: &[Axis]) -> Result<Shared, SpaceError> {
+    let of = |(name, weight): (&String, &f64)| {
+        let index = find(spec, name, &|| "a limit".to_owned())?;
+        let wrong = |problem| Err(SpaceError::Limit { param: name.clone(), problem });
+        match axes[index].is_number() {
+            false => wrong("it has no numbers to add up: take it out"),
+            true if !(weight.is_finite() && *weight > 0.0) => wrong("each unit takes an amount above 0: give one"),
+            true if axes[index].number_min() < 0.0 => wrong("a number below 0 takes nothing: raise low"),
+            true => Ok((index, *weight)),
+        }
+    };
+    let each = limit.each.iter().map(of).collect::<Result<Vec<_>, SpaceError>>()?;
+    let always = each.iter().filter(|(index, _)| spec.params[*index].when.is_none());
+    let least: f64 = always.map(|(index, weight)| weight * axes[*index].number_min()).sum();
+    if limit.max.is_nan() || least > limit.max {
+        return Err(SpaceError::OverLimit { max: limit.max, least });
+    }
+    Ok((each, limit.max))
 }
 
 fn forbidden(spec: &SpaceSpec, axes: &[Axis]) -> Result<Vec<Vec<(usize, f64)>>, SpaceError> {

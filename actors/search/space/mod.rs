@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use axis::Axis;
 pub use check::SpaceError;
-pub use spec::{Config, Constraint, Kind, Param, SpaceSpec, Value, When};
+pub use spec::{Config, Constraint, Kind, Limit, Param, SpaceSpec, Value, When};
 
 /// A setting as the engine sees it: one coordinate a parameter, in the order of the spec, each from 0 to 1.
 pub(crate) type Point = Vec<f64>;
@@ -25,10 +25,16 @@ pub(crate) type Point = Vec<f64>;
 /// The parameter on which another depends, and its coordinates with which that one is active.
 type Parent = (usize, Vec<f64>);
 
+/// Parameters with what each unit of them takes, and how much there is of that.
+type Shared = (Vec<(usize, f64)>, f64);
+
 /// How far coordinates of one setting may be apart: on the way to a value and back a number can lose its last digits.
 const SAME: f64 = 1e-9;
 
-/// How often values that break a constraint are mended before the point is given up.
+/// By which share of a limit a sum may be above it: what is lowered to a limit is a number with digits.
+const LIMIT_SLACK: f64 = 1e-9;
+
+/// How often values that break a constraint or a limit are mended before the point is given up.
 const MENDS_MAX: usize = 8;
 
 /// A checked space of settings.
@@ -43,6 +49,7 @@ pub struct Space {
     /// The parameters of each constraint: the value of the first is at most that of the second.
     constraints: Vec<(usize, usize)>,
     forbidden: Vec<Vec<(usize, f64)>>,
+    limits: Vec<Shared>,
 }
 
 impl From<Space> for SpaceSpec {
@@ -66,7 +73,7 @@ impl Space {
     }
 
     /// Returns whether `config` sets exactly the active parameters, each to a value in its range and on its step, and
-    /// breaks no constraint and nothing forbidden.
+    /// breaks no constraint and no limit and nothing forbidden.
     pub fn contains(&self, config: &Config) -> bool {
         let known = config.keys().all(|name| self.spec.params.iter().any(|param| param.name == *name));
         let mut point = self.center();
@@ -154,34 +161,60 @@ impl Space {
         active
     }
 
-    /// Returns whether a settled point keeps the constraints and is not forbidden.
+    /// Returns whether a settled point keeps the constraints and limits and is not forbidden.
     pub(crate) fn allows(&self, point: &[f64]) -> bool {
-        if self.constraints.is_empty() && self.forbidden.is_empty() {
+        if self.constraints.is_empty() && self.forbidden.is_empty() && self.limits.is_empty() {
             return true;
         }
         let active = self.active(point);
         let kept = self.constraints.iter().all(|pair| !self.is_broken(*pair, point, &active));
         let matches =
             |all: &Vec<(usize, f64)>| all.iter().all(|(index, unit)| active[*index] && point[*index] == *unit);
-        kept && !self.forbidden.iter().any(matches)
+        let within = self.limits.iter().all(|limit| !self.is_over(limit, point, &active));
+        kept && within && !self.forbidden.iter().any(matches)
     }
 
     /// Snaps the coordinates to what can be set, puts inactive ones at `home`, and mends broken constraints by moving
-    /// both values to where they meet. Returns whether the point is valid then.
+    /// both values to where they meet, and broken limits by lowering what takes most. Returns whether the point is valid then.
     pub(crate) fn settle(&self, point: &mut Point, home: &[f64]) -> bool {
         self.snap(point, home);
         for _ in 0..MENDS_MAX {
             let active = self.active(point);
             let broken = self.constraints.iter().find(|pair| self.is_broken(**pair, point, &active));
-            let Some(&(left, right)) = broken else { break };
-            let (low, high) = (self.axes[right].number_at(point[right]), self.axes[left].number_at(point[left]));
-            point[left] = self.axes[left].unit_below(low);
-            if self.axes[left].number_at(point[left]) > low {
-                point[right] = self.axes[right].unit_above(high.min(self.axes[left].number_at(point[left])));
+            if let Some(&(left, right)) = broken {
+                let (low, high) = (self.axes[right].number_at(point[right]), self.axes[left].number_at(point[left]));
+                point[left] = self.axes[left].unit_below(low);
+                if self.axes[left].number_at(point[left]) > low {
+                    point[right] = self.axes[right].unit_above(high.min(self.axes[left].number_at(point[left])));
+                }
+            } else if let Some(limit) = self.limits.iter().find(|limit| self.is_over(limit, point, &active)) {
+                self.lower(limit, point, &active);
+            } else {
+                break;
             }
             self.snap(point, home);
         }
         self.allows(point)
+    }
+
+    /// Lowers the values that take most of a limit, one after the other, until they come to no more than it.
+    fn lower(&self, (each, max): &Shared, point: &mut Point, active: &[bool]) {
+        let takes = |point: &Point, (index, weight): (usize, f64)| weight * self.axes[index].number_at(point[index]);
+        let mut each: Vec<(usize, f64)> = each.iter().copied().filter(|(index, _)| active[*index]).collect();
+        each.sort_by(|one, other| takes(point, *other).total_cmp(&takes(point, *one)));
+        for &(index, weight) in &each {
+            let all: f64 = each.iter().map(|each| takes(point, *each)).sum();
+            let left = max - (all - takes(point, (index, weight)));
+            if all > *max {
+                point[index] = self.axes[index].unit_below(left / weight);
+            }
+        }
+    }
+
+    fn is_over(&self, (each, max): &Shared, point: &[f64], active: &[bool]) -> bool {
+        let active = each.iter().filter(|(index, _)| active[*index]);
+        let all: f64 = active.map(|(index, weight)| weight * self.axes[*index].number_at(point[*index])).sum();
+        all > max + max.abs() * LIMIT_SLACK
     }
 
     fn snap(&self, point: &mut Point, home: &[f64]) {

@@ -61,6 +61,9 @@ pub struct SpaceSpec {
     /// Combinations that are never tried: a setting that has all the values of one of these.
     #[serde(default)]
     pub forbidden: Vec<Config>,
+    /// What parameters may come to together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<Limit>,
 }
 
 /// One parameter.
@@ -128,6 +131,15 @@ pub struct When {
     pub param: String,
     /// The values of that one.
     pub r#in: Vec<Value>,
+}
+
+/// The sum of active parameters, each times its weight, is at most `max`: a resource that they share.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Limit {
+    /// How much each unit of a parameter takes; above 0.
+    pub each: BTreeMap<String, f64>,
+    /// How much there is.
+    pub max: f64,
 }
 
 /// `left <= right`, wherever both are active; written as that text.

@@ -41,6 +41,54 @@ fn a_space_that_cannot_be_searched_names_the_parameter_and_what_to_do() {
 }
 
 #[test]
+fn what_a_limit_cannot_add_up_is_refused() {
+    let with = |params: Vec<Param>, name: &str, weight: f64, max: f64| SpaceSpec {
+        limits: vec![Limit { each: [(name.to_owned(), weight)].into(), max }],
+        params,
+        ..SpaceSpec::default()
+    };
+    let a = || vec![param("a", integer(2, 9))];
+    refused(with(a(), "b", 1.0, 9.0), "a limit names b, which is not declared");
+    refused(with(vec![param("a", Kind::Bool)], "a", 1.0, 9.0), "a limit on a: it has no numbers to add up");
+    refused(with(vec![param("a", integer(-1, 9))], "a", 1.0, 9.0), "a limit on a: a number below 0 takes nothing");
+    for weight in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        refused(with(a(), "a", weight, 9.0), "a limit on a: each unit takes an amount above 0");
+    }
+    refused(with(a(), "a", 2.0, 3.0), "no values keep a limit of 3: the smallest ones come to 4");
+    refused(with(a(), "a", 2.0, f64::NAN), "no values keep a limit of NaN");
+}
+
+#[test]
+fn what_takes_most_of_a_limit_is_lowered_until_all_is_within_it() {
+    let check = |values: [i64; 3], expected: [i64; 3]| {
+        let names = ["a", "b", "c"];
+        let when = When { param: "b".to_owned(), r#in: (1..=50).map(Value::Integer).collect() };
+        let c = Param { when: Some(when), ..param("c", integer(1, 100)) };
+        let space = Space::new(SpaceSpec {
+            params: vec![param("a", integer(1, 100)), param("b", integer(1, 100)), c],
+            limits: vec![Limit {
+                each: [("a".to_owned(), 1.0), ("b".to_owned(), 0.5), ("c".to_owned(), 4.0)].into(),
+                max: 60.0,
+            }],
+            ..SpaceSpec::default()
+        });
+        let config =
+            names.iter().zip(values).map(|(name, value)| ((*name).to_owned(), Value::Integer(value))).collect();
+        let found = space.expect("a valid space").nearest(&config).expect("a valid setting");
+        let expected = names.iter().zip(expected).filter(|(_, value)| *value > 0);
+        let expected: Config = expected.map(|(name, value)| ((*name).to_owned(), Value::Integer(value))).collect();
+        assert_eq!(found, expected, "{values:?}");
+    };
+    check([10, 20, 10], [10, 20, 10]);
+    check([10, 20, 11], [10, 20, 10]);
+    check([90, 20, 5], [30, 20, 5]);
+    // c means nothing beside a b above 50, and takes nothing.
+    check([30, 60, 100], [30, 60, 0]);
+    check([80, 100, 100], [10, 100, 0]);
+    check([100, 50, 100], [31, 50, 1]);
+}
+
+#[test]
 fn a_constraint_is_written_as_the_text_that_a_person_writes() {
     let constraint: Constraint = serde_json::from_str("\"low <= high\"").expect("a constraint");
     assert_eq!(constraint, Constraint { left: "low".to_owned(), right: "high".to_owned() });

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use kloros_search::{
-    Candidate, Config, Constraint, Earlier, Kind, Options, Outcome, Param, Search, Space, SpaceSpec, Value, When,
+    Candidate, Config, Constraint, Earlier, Kind, Limit, Options, Outcome, Param, Search, Space, SpaceSpec, Value, When,
 };
 use proptest::prelude::*;
 
@@ -46,9 +46,9 @@ fn kind() -> impl Strategy<Value = Kind> {
 /// A space of up to seven parameters: the first a switch on which some depend, two with a constraint, one combination
 /// forbidden.
 fn space() -> impl Strategy<Value = Space> {
-    let low_high = (0..20_i64, 0..20_i64, 0..30_i64);
+    let low_high = (0..20_i64, 0..20_i64, 0..30_i64, prop::option::of(0..40_i64));
     (prop::collection::vec((kind(), any::<bool>()), 0..5), low_high, any::<bool>()).prop_map(
-        |(kinds, (low, width, more), constrained)| {
+        |(kinds, (low, width, more, spare), constrained)| {
             let named = |name: &str, kind| Param { name: name.to_owned(), kind, when: None };
             let mut params = vec![named("switch", Kind::Bool)];
             for (index, (kind, depends)) in kinds.into_iter().enumerate() {
@@ -56,7 +56,7 @@ fn space() -> impl Strategy<Value = Space> {
                 params.push(Param { when: depends.then_some(when), ..named(&format!("p{index}"), kind) });
             }
             let mut constraints = Vec::new();
-            let mut forbidden = Vec::new();
+            let (mut forbidden, mut limits) = (Vec::new(), Vec::new());
             if constrained {
                 let whole = |low, high| Kind::Integer { low, high, log: false, step: None };
                 params.push(named("least", whole(low, low + width)));
@@ -65,7 +65,12 @@ fn space() -> impl Strategy<Value = Space> {
                 let least = ("least".to_owned(), Value::Integer(low));
                 forbidden.push(Config::from([("switch".to_owned(), Value::Bool(false)), least]));
             }
-            Space::new(SpaceSpec { params, constraints, forbidden }).expect("a valid space")
+            // One more than the smallest values come to, so that what is forbidden does not leave nothing.
+            if let Some(spare) = spare.filter(|_| constrained) {
+                let each = [("least".to_owned(), 1.0), ("most".to_owned(), 2.0)].into();
+                limits.push(Limit { each, max: (3 * low + spare + 1) as f64 });
+            }
+            Space::new(SpaceSpec { params, constraints, forbidden, limits }).expect("a valid space")
         },
     )
 }

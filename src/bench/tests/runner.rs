@@ -52,11 +52,15 @@ async fn plays_the_instance_when_the_runner_starts_it() {
         text.lines().filter_map(|line| line.split_once('=')).map(|(key, value)| (key.into(), value.into())).collect();
     let mood = settings.get("MOOD").cloned().unwrap_or_default();
     assert_ne!(mood, "sick", "this instance does not start");
+    assert_ne!(mood, "huge", "cudaMalloc failed: out of memory");
     if mood == "stubborn" {
         settings.insert("SLOTS".to_owned(), "1".to_owned());
     }
     let answer = move |Json(request): Json<serde_json::Value>| async move {
-        if mood == "frail" {
+        if mood == "greedy" {
+            println!("std::bad_alloc");
+        }
+        if ["frail", "greedy"].contains(&&*mood) {
             rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
         }
         streamed(request["max_tokens"].as_u64().unwrap())
@@ -102,6 +106,7 @@ fn domain(argv: Vec<String>, bench: BenchSpec) -> Domain {
         reversible: true,
         relieves: Vec::new(),
         trades: None,
+        takes: None,
     };
     Domain {
         name: "practice".to_owned(),
@@ -240,6 +245,16 @@ async fn an_instance_without_a_read_back_is_not_measured() {
 #[tokio::test]
 async fn an_instance_that_dies_under_load_has_died() {
     House::new("MOOD=frail\n").check(&domain(instance(), chat()), FailureKind::Died, "signal: 9").await;
+}
+
+#[tokio::test]
+async fn an_instance_that_cannot_have_its_memory_is_told_from_one_that_fails_otherwise() {
+    let check = async |mood: &str, said: &str| {
+        let house = House::new(&format!("MOOD={mood}\n"));
+        house.check(&domain(instance(), chat()), FailureKind::OutOfMemory, said).await;
+    };
+    check("huge", "cudaMalloc failed: out of memory").await;
+    check("greedy", "std::bad_alloc").await;
 }
 
 #[tokio::test]

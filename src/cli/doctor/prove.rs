@@ -273,8 +273,8 @@ impl Proof<'_> {
             FailureKind::Died | FailureKind::BenchFailed | FailureKind::Disturbed | FailureKind::Breached => {
                 (&[START, READY, READ_BACK], BENCH)
             }
-            // Which of them took so long is not known.
-            FailureKind::TimedOut => (&[], BENCH),
+            // At which of them is not known.
+            FailureKind::TimedOut | FailureKind::OutOfMemory => (&[], BENCH),
         };
         for step in passed {
             self.note(Finding::well(step, "a second instance gets so far"))?;
@@ -371,6 +371,10 @@ fn fix(domain: &Domain, kind: FailureKind, within: Duration) -> String {
             "look again when the machine is quieter, or say under [quiet] what is usual".to_owned()
         }
         FailureKind::Breached => "mend [[objectives]]".to_owned(),
+        FailureKind::OutOfMemory => {
+            "make room for a second instance, say in [needs] how much it takes, or set isolation = \"in_place\""
+                .to_owned()
+        }
     }
 }
 

@@ -211,7 +211,8 @@ impl Measured<'_> {
 
     fn importance(&self, experiment: &Experiment) -> Result<Importance, String> {
         let live = self.searched.first().map(|trial| trial.params.clone()).unwrap_or_default();
-        let known = Experience { experiment: experiment.id.clone(), trials: Vec::new(), resolves: None };
+        let known =
+            Experience { experiment: experiment.id.clone(), trials: Vec::new(), resolves: None, limits: Vec::new() };
         let search = Search::new(Plan::of(experiment, &dream::Config::default(), live, &known))?;
         let told = |trial: &Trial| match &trial.outcome {
             Outcome::Failed(failure) => Told::Failed(failure.kind),

@@ -75,7 +75,7 @@ fn sentences(shown: &Shown) -> Vec<String> {
         format!("found      {}", found(shown)),
     ];
     if !shown.earlier.is_empty() {
-        let known = progress::known(shown.earlier.iter().map(|trial| &trial.from));
+        let known = progress::learned_from(shown.earlier.iter().map(|trial| &trial.from));
         sentences.push(format!("learned    from {known}"));
     }
     let confirmed = match spent.confirmations {

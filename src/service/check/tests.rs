@@ -19,6 +19,7 @@ fn domain(command: &[&str], within_s: u64) -> Domain {
         reversible: true,
         relieves: Vec::new(),
         trades: None,
+        takes: None,
     };
     let service = ServiceSpec::of(
         Manager::Child,

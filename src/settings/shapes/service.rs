@@ -38,6 +38,12 @@ pub(super) const NEEDS: Shape = Shape::Table(&[
     Field::optional("gpu_memory_mib", &Shape::Number { least: 0.0, most: MEBIBYTES_MAX }),
 ]);
 
+pub(super) const TAKES: Shape = Shape::Table(&[
+    Field::optional("memory_mib", &Shape::Number { least: 0.0, most: MEBIBYTES_MAX }),
+    Field::optional("gpu_memory_mib", &Shape::Number { least: 0.0, most: MEBIBYTES_MAX }),
+    Field::optional("gpu_memory_share", &Shape::Number { least: 0.0, most: 1.0 }),
+]);
+
 pub(super) const READY: Shape = Shape::Table(&[
     Field::optional("http_path", &HTTP_PATH),
     Field::optional("tcp", &FLAG),

@@ -235,6 +235,15 @@ fn a_step_is_a_factor_above_one_of_a_number() {
 }
 
 #[test]
+fn what_each_unit_takes_is_said_of_numbers_from_zero_on() {
+    let takes = "takes = { memory_mib = 1 }\ndefault = \"f64\"";
+    let complaint = "only what is a number from 0 on can take something for each unit";
+    lab_refused("default = \"f64\"", takes, &format!("knobs.LAB_PRECISION.takes: {complaint}"));
+    let takes = "takes = { gpu_memory_share = 1.5 }\ndefault = 2\n";
+    lab_refused("default = 2\n", takes, "knobs.LAB_MAX_NUM_SEQS.takes.gpu_memory_share: 1.5 is outside 0 to 1");
+}
+
+#[test]
 fn a_protected_variable_is_no_knob() {
     for (key, why) in [
         ("KLR_AUTONOMY_LEVEL", "kloros must not loosen its own limits"),

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use kloros_actors::facts::{
     Apply, BenchLoad, BenchSpec, Budget, ChatSlo, Check, Dimension, Direction, Domain, ExperimentSpec, Guard,
-    HttpBench, HttpPath, InPlace, Isolation, Key, Knob, KnobKind, Load, Manager, MetricSpec, Objective,
+    HttpBench, HttpPath, InPlace, Isolation, Key, Knob, KnobKind, Load, Manager, MetricSpec, Objective, PerUnit,
     PrometheusBench, PrometheusSeries, PrometheusTake, Quiet, ReadBack, Ready, Risk, Scope, ServiceSpec, SoundFormat,
     SpeechBench, SpeechSlo, TokenRange, Trades, Trouble, Value, When,
 };
@@ -11,7 +11,7 @@ use super::*;
 
 fn knob(range: KnobKind, default: Value, step_max: Option<f64>) -> Knob {
     let relieves = vec![Trouble::Latency];
-    Knob { range, default, apply: Apply::Restart, step_max, reversible: false, relieves, trades: None }
+    Knob { range, default, apply: Apply::Restart, step_max, reversible: false, relieves, trades: None, takes: None }
 }
 
 /// A domain in which every key is given.
@@ -24,13 +24,14 @@ fn complete(manager: Manager, read_back: ReadBack, bench: BenchSpec) -> Domain {
     let ordinal =
         KnobKind::Ordinal { values: vec![Value::Integer(1), Value::Float(2.5), Value::Choice("x".to_owned())] };
     let sizes = KnobKind::Ordinal { values: vec![Value::Integer(1), Value::Integer(4)] };
+    let takes = PerUnit { memory_mib: Some(0.5), gpu_memory_mib: Some(1.5), gpu_memory_share: Some(1.0) };
     let knobs = [
         ("A", knob(integer, Value::Integer(2), Some(4.0))),
         ("B", knob(float, Value::Float(2.5), Some(1.5))),
         ("C", knob(KnobKind::Boolean {}, Value::Boolean(true), None)),
         ("D", knob(choice, Value::Choice("a".to_owned()), None)),
         ("E", knob(stepped, Value::Integer(16), None)),
-        ("F", knob(tenths, Value::Float(0.7), None)),
+        ("F", Knob { takes: Some(takes), ..knob(tenths, Value::Float(0.7), None) }),
         ("G", knob(ordinal, Value::Float(2.5), None)),
         ("H", knob(sizes, Value::Integer(4), Some(4.0))),
         ("I", Knob { trades: Some(Trades::Context), ..knob(KnobKind::Boolean {}, Value::Boolean(false), None) }),

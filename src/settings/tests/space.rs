@@ -22,6 +22,7 @@ const CACHE: &str = "[params.CACHE]\ntype = \"categorical\"\nchoices = [\"none\"
 fn whatever_the_engine_can_search_a_space_file_can_say() {
     let text = format!(
         "maximize = \"speed\"\nnoisy = false\nconstraints = [\"A <= B\"]\nforbidden = [{{ CACHE = \"lru\", D = true }}]\n\
+         limits = [{{ each = {{ A = 1, B = 0.5 }}, max = 12 }}]\n\
          [params.A]\ntype = \"int\"\nlow = 1\nhigh = 9\nlog = true\nstep = 2\ndefault = 1\n\
          [params.B]\ntype = \"float\"\nlow = 0\nhigh = 9.5\nstep = 0.5\ndefault = 8\n{CACHE}\
          [params.D]\ntype = \"bool\"\ndefault = true\n\
@@ -35,7 +36,8 @@ fn whatever_the_engine_can_search_a_space_file_can_say() {
     let names: Vec<&str> = spec.params.iter().map(|param| param.name.as_str()).collect();
     assert_eq!(names, ["A", "B", "CACHE", "D", "E", "F"], "in the order of the file");
     assert_eq!(spec.params[1].kind, Kind::Float { low: 0.0, high: 9.5, log: false, step: Some(0.5) });
-    assert_eq!((spec.constraints.len(), spec.forbidden.len()), (1, 1));
+    assert_eq!((spec.constraints.len(), spec.forbidden.len(), spec.limits.len()), (1, 1, 1));
+    assert_eq!((spec.limits[0].each["B"], spec.limits[0].max), (0.5, 12.0));
     let default = read.default.unwrap();
     assert!(!default.contains_key("F"), "it is inactive, so it needs no default");
     assert!(read.space.contains(&default));
@@ -110,6 +112,16 @@ fn what_is_wrong_between_parameters_is_said_where_it_stands() {
             "space.toml:1: forbidden: a forbidden combination names CACHE = arc, a value that CACHE never has: correct it or take it out",
         ],
     );
+    for (limit, complaint) in [
+        ("each = { CACHE = 1 }, max = 1", "a limit on CACHE: it has no numbers to add up: take it out"),
+        ("each = { CASH = 1 }, max = 1", "a limit names CASH, which is not declared: declare it or correct the name"),
+        ("each = { CACHE = 1 }", ".max: is missing"),
+        ("each = { CACHE = 1 }, max = nan", ".max: NaN is no finite number"),
+    ] {
+        let refused = read(&format!("limits = [{{ {limit} }}]\n{CACHE}")).unwrap_err();
+        assert!(refused.len() == 1 && refused[0].starts_with("space.toml:1: limits"), "{refused:?}");
+        assert!(refused[0].ends_with(complaint), "{refused:?}");
+    }
     space_refused(
         &format!("minimize = \"a\"\nmaximize = \"b\"\n{CACHE}"),
         &["space.toml:2: maximize: stands beside minimize: one metric is made better, so take one out"],
