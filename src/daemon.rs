@@ -67,7 +67,7 @@ pub(crate) async fn run<W: FnMut(&Recorded) + Send>(options: Options, mut watch:
     let Options { home, config, cycles, seed, looked_on } = options;
     // From the first moment on, so that none of them ends anything half done; they are heard when every room is up.
     let _hangup = (!looked_on).then(|| signal(SignalKind::hangup())).transpose()?;
-    let asked = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
+    let mut asked = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
     home.create()?;
     let seen = reload::seen(&home, config.as_deref());
     let settings = Settings::load_to_run(home.root(), config.as_deref())?;
@@ -105,9 +105,17 @@ pub(crate) async fn run<W: FnMut(&Recorded) + Send>(options: Options, mut watch:
         Ok(control) => {
             systemd::ready();
             let ended =
-                attend(&house, &control, &lock, asked, &Until { cycles, hangs_up: looked_on, since }, &mut watch).await;
+                attend(&house, &control, &lock, &mut asked, &Until { cycles, hangs_up: looked_on, since }, &mut watch)
+                    .await;
             systemd::stopping();
-            if let Err(late) = control.stop(STOP_WITHIN).await {
+            let [interrupt, terminate] = &mut asked;
+            let again = async {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+            };
+            if let Err(late) = hurried(|within| control.stop(within), again).await {
                 tracing::error!(%late, "rooms did not stop in time");
             }
             (ended, control.catalogue())
@@ -120,6 +128,16 @@ pub(crate) async fn run<W: FnMut(&Recorded) + Send>(options: Options, mut watch:
     }
     house.close(&catalogue).await?;
     ended
+}
+
+/// Stops what `stop` stops in [`STOP_WITHIN`], or at once when somebody asks `again` meanwhile. What is unproven is undone after that
+/// either way.
+async fn hurried<S: Future>(stop: impl Fn(Duration) -> S, again: impl Future<Output = ()>) -> S::Output {
+    tokio::select! {
+        stopped = stop(STOP_WITHIN) => return stopped,
+        () = again => tracing::warn!("asked once more to end: rooms that are not done are killed"),
+    }
+    stop(Duration::ZERO).await
 }
 
 /// Fails when the API cannot be reached where the settings say, while that can still be told to whoever started the daemon.
@@ -162,7 +180,7 @@ async fn attend<W: FnMut(&Recorded) + Send>(
     house: &House,
     control: &Control,
     lock: &HomeLock,
-    [mut interrupt, mut terminate]: [Signal; 2],
+    [interrupt, terminate]: &mut [Signal; 2],
     until: &Until,
     watch: &mut W,
 ) -> anyhow::Result<End> {
@@ -195,5 +213,27 @@ async fn attend<W: FnMut(&Recorded) + Send>(
             },
             _ = tokio::time::timeout(PROJECT_EVERY, appended.changed()) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_once_more_does_not_wait_for_rooms_that_are_slow() {
+        let begun = RefCell::new(Vec::new());
+        let stop = async |within: Duration| {
+            begun.borrow_mut().push(within);
+            tokio::time::sleep(within).await;
+            within
+        };
+        let second = |after: u64| tokio::time::sleep(Duration::from_secs(after));
+        assert_eq!(hurried(stop, second(3)).await, Duration::ZERO);
+        assert_eq!(begun.take(), [STOP_WITHIN, Duration::ZERO]);
+        assert_eq!(hurried(stop, second(30)).await, STOP_WITHIN);
+        assert_eq!(begun.take(), [STOP_WITHIN]);
     }
 }

@@ -49,6 +49,9 @@ mod traces;
 mod tune;
 
 #[cfg(test)]
+mod brusque;
+
+#[cfg(test)]
 #[path = "../tests/fuzz/mod.rs"]
 mod fuzz;
 

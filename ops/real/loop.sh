@@ -1,6 +1,7 @@
 # What the scripts of ops/real share; sourced by them.
 #
-# Needs $kloros, $scratch, and domains/NAME.toml and dream.yaml in $scratch/home.
+# Needs $kloros, $scratch, and domains/NAME.toml and dream.yaml in $scratch/home. KLOROS_REAL_VALIDATOR is more lines under [validator],
+# as in "calibrate_blocks = 0", which is less sure and sooner done.
 
 daemon=
 
@@ -16,6 +17,7 @@ idle_after_s = 1
 idle = { max_candidates = ${KLOROS_REAL_CANDIDATES:-8}, max_generations = ${KLOROS_REAL_GENERATIONS:-3} }
 [validator]
 blocks_max = ${KLOROS_REAL_BLOCKS:-15}
+${KLOROS_REAL_VALIDATOR:-}
 SETTINGS
 }
 

@@ -23,9 +23,6 @@ const MODELS_BYTES_MAX: usize = 1 << 20;
 /// The model that is asked for when the endpoint names none; servers of a single model ignore it.
 const MODEL_DEFAULT: &str = "default";
 
-/// How long the end of the body is awaited after `[DONE]`, so that the connection can be used again.
-const LAST_BYTES_MAX: Duration = Duration::from_millis(100);
-
 /// How many more chunks than tokens asked for an answer may have before it counts as garbage.
 const CHUNKS_SPARE: u64 = 64;
 
@@ -72,7 +69,7 @@ pub(super) enum RequestError {
     Refused,
 }
 
-/// An OpenAI-style chat endpoint; clones share their connections.
+/// An OpenAI-style chat endpoint.
 #[derive(Clone, Debug)]
 pub(super) struct Endpoint {
     client: reqwest::Client,
@@ -83,9 +80,7 @@ pub(super) struct Endpoint {
 impl Endpoint {
     /// Returns the endpoint below `url`, e.g. `http://127.0.0.1:8000`, without asking it anything.
     pub(super) fn new(url: &str) -> Result<Self, reqwest::Error> {
-        // A proxy of the environment must not come between: what is measured is the instance.
-        let client = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_MAX).build()?;
-        Ok(Self { client, url: url.trim_end_matches('/').to_owned(), model: Arc::default() })
+        Ok(Self { client: one_request_each()?, url: url.trim_end_matches('/').to_owned(), model: Arc::default() })
     }
 
     /// Returns the address it was made with.
@@ -158,12 +153,19 @@ impl Endpoint {
         let mut reading = Reading::new(scheduled, output_tokens);
         while let Some(bytes) = response.chunk().await.map_err(|error| RequestError::Broken(words(&error)))? {
             if reading.take(&bytes, Instant::now())? {
-                let _ = timeout(LAST_BYTES_MAX, response.chunk()).await;
                 return reading.finish();
             }
         }
         Err(reading.cut_off())
     }
+}
+
+/// Returns a client that opens a connection for each request.
+///
+/// llama.cpp's server ends a connection after each streamed answer and says so nowhere: a request that is just then sent on it would
+/// count as an error of the settings. A proxy of the environment does not come between: what is measured is the instance.
+pub(super) fn one_request_each() -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_MAX).pool_max_idle_per_host(0).build()
 }
 
 pub(super) fn classify(error: &reqwest::Error) -> RequestError {

@@ -10,7 +10,7 @@ use super::{
     drive::{Measured, Plan, Traffic, drive},
     fail,
     load::Calls,
-    request::{CONNECT_MAX, RequestError, classify, words},
+    request::{RequestError, classify, one_request_each, words},
     sound::Sound,
     summary::{Observation, Window, add_quantiles, quantiles, sort, waits_ms},
 };
@@ -43,9 +43,8 @@ struct Speech {
 /// whole, or none fell into the window: what is mute has no numbers.
 pub(crate) async fn measure(url: &str, bench: &SpeechBench, seed: u64) -> Result<Measured, TrialFailure> {
     let plan = plan(bench).map_err(|wrong| fail(FailureKind::BenchFailed, format!("the bench cannot run: {wrong}")))?;
-    let client = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_MAX).build();
-    let client =
-        client.map_err(|error| fail(FailureKind::Infrastructure, format!("cannot make an http client: {error}")))?;
+    let client = one_request_each()
+        .map_err(|error| fail(FailureKind::Infrastructure, format!("cannot make an http client: {error}")))?;
     let texts = Mutex::new(Calls::new(seed, bench.input_tokens, TokenRange { min: 1, max: 1 }));
     let url = url.trim_end_matches('/');
     let speaker = Speaker { client, url: format!("{url}/v1/audio/speech"), bench: bench.clone(), texts };

@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use super::{Endpoint, LOCAL, Signals, exchange::PATH, http::accepting};
-use crate::{archive::Conversations, clock::SystemClock, settings::Conversation};
+use crate::{archive::Conversations, brusque, clock::SystemClock, settings::Conversation};
 
 /// How long anything may take.
 const WITHIN: Duration = Duration::from_secs(300);
@@ -122,6 +122,17 @@ async fn an_error_in_a_stream_is_a_failure_of_the_model_server_and_its_time_is_n
             |metric: &str| readings.iter().find(|reading| reading.metric == metric).map(|reading| reading.value);
         assert_eq!(value("chat_error_ratio"), Some(errors));
         assert_eq!((value("chat_ttft_p50_ms").is_some(), value("chat_e2e_p50_ms").is_some()), (is_timed, is_timed));
+    }
+}
+
+#[tokio::test]
+async fn a_model_server_that_ends_its_connections_without_a_word_loses_no_turn() {
+    let upstream = format!("http://{}", brusque::start().await);
+    let world = World::start(ANSWER, |settings| settings.upstream = upstream).await;
+    for turn in 0..20 {
+        let answer = world.say().send().await.unwrap();
+        assert_eq!(answer.status(), 200, "turn {turn}");
+        assert!(answer.text().await.unwrap().ends_with("data: [DONE]\n\n"), "turn {turn}");
     }
 }
 

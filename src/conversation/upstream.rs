@@ -14,12 +14,6 @@ const ANSWER_BYTES_MAX: usize = 32 << 20;
 /// How long a connection may take.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
-/// How long an idle connection is kept, below what servers usually keep theirs: one that just closes is no failure of the model.
-const IDLE_MAX: Duration = Duration::from_secs(4);
-
-/// How many idle connections are kept.
-const IDLE_COUNT_MAX: usize = 128;
-
 /// Headers that are between two neighbours, that kloros sets itself, or that are about the page that asks: a model server that lets
 /// pages in must not do so through kloros.
 const OWN_HEADERS: [&str; 15] = [
@@ -43,7 +37,7 @@ const OWN_HEADERS: [&str; 15] = [
 /// How the names of headers begin with which a server tells a browser what pages may do.
 const PAGES_PREFIX: &str = "access-control-";
 
-/// The model server; clones share their connections.
+/// The model server.
 #[derive(Clone, Debug)]
 pub(super) struct Upstream {
     client: reqwest::Client,
@@ -60,8 +54,9 @@ impl Upstream {
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_MAX.min(within))
-            .pool_idle_timeout(IDLE_MAX)
-            .pool_max_idle_per_host(IDLE_COUNT_MAX)
+            // Each request has a connection of its own. llama.cpp's server ends one after each streamed answer and says so nowhere:
+            // a turn that is just then sent on it would be lost, and asked again it might be answered twice.
+            .pool_max_idle_per_host(0)
             .tcp_nodelay(true)
             .build()?;
         Ok(Self { client, url: url.to_owned(), within })

@@ -29,7 +29,7 @@ fn with_llama(server: &(PathBuf, PathBuf), env_file: &str) -> House {
     fs::create_dir_all(house.path("conf.d")).unwrap();
     let idle = "[curiosity]\nidle_after_s = 1\nidle = { max_candidates = 6, max_generations = 2 }\n";
     fs::write(house.path("conf.d/idle.toml"), idle).unwrap();
-    let cores = std::thread::available_parallelism().map_or(2, |cores| cores.get());
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let changed = [
         ("{ systemd = { unit = \"llama-server.service\" } }", "\"child\"".to_owned()),
         ("port = 8080", "port = 0".to_owned()),

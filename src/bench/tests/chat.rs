@@ -11,6 +11,7 @@ use crate::{
         load::Call,
         request::{Endpoint, RequestError},
     },
+    brusque,
     process::free_port,
 };
 
@@ -69,6 +70,13 @@ async fn an_endpoint_that_answers_nothing_whole_has_errors_and_no_latency() {
             assert!(measured.samples > 0);
         }
     }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_ends_its_connections_without_a_word_makes_no_errors() {
+    let url = format!("http://{}", brusque::start().await);
+    let measured = run(&url, &spec(CLOSED), 7).await.unwrap();
+    assert_eq!((measured.metrics["error_rate"], measured.samples > 10), (0.0, true), "{measured:?}");
 }
 
 #[tokio::test]
