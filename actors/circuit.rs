@@ -219,6 +219,7 @@ impl Circuit {
                 catalogue: live.catalogue(),
                 experiment,
                 rest_s: live.of(|config| config.curiosity.rest_s),
+                spare: live.of(|config| config.coordinator.spare()),
             };
             let make = move || (dream::ExperimentActor, arguments.clone());
             let spec = {

@@ -38,6 +38,8 @@ pub const EXPERIMENTS_TOTAL: &str = "kloros_experiments_total";
 pub const EXPERIMENTS_RUNNING: &str = "kloros_experiments_running";
 /// Trials by result.
 pub const TRIALS_TOTAL: &str = "kloros_trials_total";
+/// Trials that were ended for the serving instance.
+pub const TRIALS_YIELDED_TOTAL: &str = "kloros_trials_yielded_total";
 /// How long a trial took.
 pub const TRIAL_DURATION: &str = "kloros_trial_duration_seconds";
 /// Rulings of the gate.
@@ -151,6 +153,10 @@ pub fn describe() {
     describe_counter!(EXPERIMENTS_TOTAL, "Experiments ended, by end.");
     describe_gauge!(EXPERIMENTS_RUNNING, "Experiments under way.");
     describe_counter!(TRIALS_TOTAL, "Candidates tried, by result.");
+    describe_counter!(
+        TRIALS_YIELDED_TOTAL,
+        "Trials ended because the serving instance began to breach an objective beside them."
+    );
     describe_histogram!(TRIAL_DURATION, Unit::Seconds, "How long a trial took, from start to stop of its instance.");
     describe_counter!(RULINGS_TOTAL, "Rulings of the gate, by ruling.");
     describe_gauge!(APPROVALS_PENDING, "Promotions that wait for a person.");
@@ -235,6 +241,7 @@ fn zeros() {
     for result in FailureKind::ALL.map(FailureKind::label).into_iter().chain(["measured"]) {
         metrics::counter!(TRIALS_TOTAL, "result" => result).absolute(0);
     }
+    metrics::counter!(TRIALS_YIELDED_TOTAL).absolute(0);
     for reason in Reason::AGAINST {
         metrics::counter!(ROLLBACKS_TOTAL, "reason" => reason).absolute(0);
     }

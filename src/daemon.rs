@@ -115,8 +115,10 @@ pub(crate) async fn run<W: FnMut(&Recorded) + Send>(options: Options, mut watch:
                     _ = terminate.recv() => {}
                 }
             };
-            if let Err(late) = hurried(|within| control.stop(within), again).await {
-                tracing::error!(%late, "rooms did not stop in time");
+            match hurried(|within| control.stop(within), again).await {
+                (Err(late), false) => tracing::error!(%late, "rooms did not stop in time"),
+                (Err(late), true) => tracing::info!(%late, "rooms were killed, as asked"),
+                (Ok(()), _) => {}
             }
             (ended, control.catalogue())
         }
@@ -130,14 +132,14 @@ pub(crate) async fn run<W: FnMut(&Recorded) + Send>(options: Options, mut watch:
     ended
 }
 
-/// Stops what `stop` stops in [`STOP_WITHIN`], or at once when somebody asks `again` meanwhile. What is unproven is undone after that
-/// either way.
-async fn hurried<S: Future>(stop: impl Fn(Duration) -> S, again: impl Future<Output = ()>) -> S::Output {
+/// Stops what `stop` stops in [`STOP_WITHIN`], or at once when somebody asks `again` meanwhile, and returns whether somebody did. What is
+/// unproven is undone after that either way.
+async fn hurried<S: Future>(stop: impl Fn(Duration) -> S, again: impl Future<Output = ()>) -> (S::Output, bool) {
     tokio::select! {
-        stopped = stop(STOP_WITHIN) => return stopped,
-        () = again => tracing::warn!("asked once more to end: rooms that are not done are killed"),
+        stopped = stop(STOP_WITHIN) => return (stopped, false),
+        () = again => tracing::warn!("asked to end while rooms are stopped: those that are not done are killed"),
     }
-    stop(Duration::ZERO).await
+    (stop(Duration::ZERO).await, true)
 }
 
 /// Fails when the API cannot be reached where the settings say, while that can still be told to whoever started the daemon.
@@ -231,9 +233,9 @@ mod tests {
             within
         };
         let second = |after: u64| tokio::time::sleep(Duration::from_secs(after));
-        assert_eq!(hurried(stop, second(3)).await, Duration::ZERO);
+        assert_eq!(hurried(stop, second(3)).await, (Duration::ZERO, true));
         assert_eq!(begun.take(), [STOP_WITHIN, Duration::ZERO]);
-        assert_eq!(hurried(stop, second(30)).await, STOP_WITHIN);
+        assert_eq!(hurried(stop, second(30)).await, (STOP_WITHIN, false));
         assert_eq!(begun.take(), [STOP_WITHIN]);
     }
 }

@@ -189,8 +189,7 @@ impl Instance {
 
     /// Returns whether a child that ended like this did so for want of memory, of the machine or of a GPU.
     pub(crate) fn was_short_of_memory(&self, status: ExitStatus) -> bool {
-        let output = String::from_utf8_lossy(&self.output.bytes()).into_owned();
-        memory::was_short(status, &output, (self.oom_kills, oom_kills()))
+        memory::was_short(status, &self.output.bytes(), (self.oom_kills, oom_kills()))
     }
 
     /// Ends the whole group, gracefully for as long as `within`, then by SIGKILL.

@@ -23,7 +23,10 @@ mod unfinished;
 pub use actor::{Arguments, Coordinator, Exits, Msg};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Check, Problem};
+use crate::{
+    config::{Check, Problem},
+    facts::{Load, Resource},
+};
 
 /// The room's settings; the section `[coordinator]` of `kloros.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,6 +63,15 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Returns the share of each resource that experiments leave free beside what is used.
+    pub fn spare(&self) -> Load {
+        Load::each(|resource| match resource {
+            Resource::Cores => None,
+            Resource::Memory => Some(self.memory_spare_ratio),
+            Resource::GpuMemory => Some(self.gpu_memory_spare_ratio),
+        })
+    }
+
     /// Returns what is wrong with the settings: the key, and what to do, in the operator's words.
     pub fn problems(&self) -> Vec<Problem> {
         let mut check = Check::of("coordinator");

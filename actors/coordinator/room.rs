@@ -1,7 +1,8 @@
 //! Room: whether the machine can bear another instance of a service, beside what serves and what is measured already.
 //!
 //! An experiment of a domain that is measured on a second instance weighs what such an instance takes: what its domain file
-//! states, its knobs at their defaults included, and of what that does not say, what the serving instance is seen to use. One that is measured in place starts nothing
+//! states, its knobs at their defaults included, and of what that does not say, what the serving instance is seen to
+//! use. One that is measured in place starts nothing
 //! and weighs nothing. What the machine has left is less what its live services use, and less what the experiments that run use of
 //! what they weigh: that much comes back when they end. Memory does not give way, so too little of it
 //! is waited for. Processor time does: where it is not stated how much is needed, an experiment by itself always may, and whether
@@ -114,11 +115,7 @@ impl Limits<'_> {
     }
 
     fn spare_ratio(&self, resource: Resource) -> f64 {
-        match resource {
-            Resource::Cores => 0.0,
-            Resource::Memory => self.config.memory_spare_ratio,
-            Resource::GpuMemory => self.config.gpu_memory_spare_ratio,
-        }
+        self.config.spare().of(resource).unwrap_or_default()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::mapping::{Base, changes};
-use crate::facts::{Anomaly, AnomalyKind, Domain, Fact, InPlace, Key, LoanStep, MappingProblem, Settings, Stop, says};
+use crate::facts::{Domain, Fact, InPlace, Key, LoanStep, MappingProblem, Settings, Stop, says};
 
 /// How things stand when it is asked whether a service may be lent, or stay lent.
 #[derive(Clone, Copy, Debug)]
@@ -81,16 +81,6 @@ pub fn restarts_since(facts: &[(u64, Fact)], domain: &str, since_ms: u64) -> u32
     restarts
 }
 
-/// Returns the objectives of `domain` that `anomaly` says are breached: what it is about, and what is out together with it.
-pub fn breached_by(anomaly: &Anomaly, domain: &Domain) -> Vec<String> {
-    let is_beyond = |metric: &str, observed: f64| {
-        domain.objectives.iter().any(|objective| objective.reading == metric && observed > objective.max)
-    };
-    let own = (anomaly.kind == AnomalyKind::Objective).then(|| anomaly.metric.clone());
-    let others = anomaly.evidence.iter().filter(|sign| is_beyond(&sign.metric, sign.observed));
-    own.into_iter().chain(others.map(|sign| sign.metric.clone())).collect()
-}
-
 /// Returns the objectives of `domain` that were breached while it ran with its own settings, as `facts` of anomalies and loans tell,
 /// oldest first: what a candidate breached says nothing of what it found.
 pub fn breached_alone(facts: &[Fact], domain: &Domain) -> Vec<String> {
@@ -106,7 +96,7 @@ pub fn breached_alone(facts: &[Fact], domain: &Domain) -> Vec<String> {
                 };
             }
             Fact::Anomaly(anomaly) if anomaly.subject == domain.name && !on_trial => {
-                found.extend(breached_by(anomaly, domain));
+                found.extend(anomaly.breaches(domain));
             }
             _ => {}
         }
@@ -119,8 +109,8 @@ mod tests {
     use super::*;
     use crate::{
         facts::{
-            Authority, Autonomy, CycleId, DeploymentId, Evidence, ExperimentId, FailureKind, Loan, Objective,
-            PromotionId, TrialFailure, Value,
+            Anomaly, AnomalyKind, Authority, Autonomy, CycleId, DeploymentId, Evidence, ExperimentId, FailureKind,
+            Loan, Objective, PromotionId, TrialFailure, Value,
         },
         testing::{deployment_of, domain, key, promotion},
     };
@@ -276,7 +266,7 @@ mod tests {
             (AnomalyKind::Deviation, f64::NAN, &[]),
         ] {
             let anomaly = anomaly("e2e_p95_ms", kind, &[("ttft_p95_ms", beside), ("waiting", 1e9)]);
-            assert_eq!(breached_by(&anomaly, &domain), breached, "{kind:?} {beside}");
+            assert_eq!(anomaly.breaches(&domain), breached, "{kind:?} {beside}");
         }
     }
 

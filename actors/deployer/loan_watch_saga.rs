@@ -84,7 +84,7 @@ impl Lending {
         let query = Query { after: since, limit: ANOMALIES_MAX, ..Query::kinds(&[Kind::Anomaly]) };
         let recorded = self.seams.journal.read(query.about(&self.domain.name)).await.unwrap_or_default();
         let breached = |fact| match fact {
-            Fact::Anomaly(anomaly) => loan::breached_by(&anomaly, &self.domain),
+            Fact::Anomaly(anomaly) => anomaly.breaches(&self.domain),
             _ => Vec::new(),
         };
         recorded.into_iter().flat_map(|each| breached(each.fact)).collect()

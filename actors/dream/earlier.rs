@@ -15,8 +15,8 @@ use super::{
     space::SearchSpace,
 };
 use crate::facts::{
-    Domain, EarlierTrial, Experiment, ExperimentEnd, Key, Measurement, Metrics, Outcome, Params, Reason, Ruled, Trial,
-    Value, Verdict, is_same,
+    Domain, EarlierTrial, Experiment, ExperimentEnd, FailureKind, Key, Measurement, Metrics, Outcome, Params, Reason,
+    Ruled, Trial, Value, Verdict, is_same,
 };
 
 const DAY_MS: f64 = 86_400_000.0;
@@ -161,6 +161,8 @@ impl Lens<'_> {
                 }
             }
             Outcome::Failed(failure) if failure.kind.is_of_circumstances() => return None,
+            // What was too much then is known by what is left now.
+            Outcome::Failed(failure) if failure.kind == FailureKind::OutOfMemory && self.is_limited() => return None,
             Outcome::Failed(_) => None,
         };
         let age_ms = self.present.experiment.at_ms.saturating_sub(seen.trial.at_ms);
@@ -168,6 +170,12 @@ impl Lens<'_> {
         let trial = EarlierTrial { from, params, fitness, age_days, distance };
         let is_of_use = self.contains(&seen.params) && (fitness.is_some() || trusted(&trial) >= FAILED_TRUST_MIN);
         is_of_use.then_some((seen.trial.at_ms, trial))
+    }
+
+    /// Returns whether something that is varied is said to take memory.
+    fn is_limited(&self) -> bool {
+        let mut varied = self.present.experiment.spec.param_mapping.values();
+        varied.any(|key| self.present.domain.knobs.get(key).is_some_and(|knob| knob.takes.is_some()))
     }
 
     /// Returns how different the conditions were, from 0, the same, to 1, nothing in common.
@@ -256,8 +264,8 @@ mod tests {
             search::{Plan, Search, Told},
         },
         facts::{
-            Apply, Best, Budget, Experience, ExperimentId, FailureKind, Knob, KnobKind, QuestionId, TrialFailure,
-            VoidCause, Winner,
+            Apply, Best, Budget, Experience, ExperimentId, FailureKind, Knob, KnobKind, PerUnit, QuestionId,
+            TrialFailure, VoidCause, Winner,
         },
         testing::{domain, experiment, key, spec},
     };
@@ -371,6 +379,19 @@ mod tests {
         foreign.experiment.spec.domain = "other".to_owned();
         let ours = Past { experiment: named("x-now", NOW), ..past(1, &usual()) };
         assert_eq!(found(&params(2, 20), &[void, foreign, ours, past(1, &[])]), []);
+    }
+
+    #[test]
+    fn memory_that_was_too_little_once_is_forgotten_where_it_is_said_what_is_taken() {
+        let short = past(1, &[(params(2, 20), ran(20.0)), (params(64, 20), failed(FailureKind::OutOfMemory))]);
+        let mut domain = domain("lab");
+        let mut with_domain = |takes| {
+            domain.knobs.values_mut().for_each(|knob| knob.takes = takes);
+            let (now, live) = (named("x-now", NOW), params(2, 20));
+            told(&earlier(Present { experiment: &now, live: &live, domain: &domain }, std::slice::from_ref(&short), 64))
+        };
+        assert_eq!(with_domain(None), [(2, Some(0), 0), (64, None, 0)]);
+        assert_eq!(with_domain(Some(PerUnit::default())), [(2, Some(0), 0)]);
     }
 
     #[test]

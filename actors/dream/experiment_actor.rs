@@ -11,15 +11,15 @@ use super::{
     closer::Searched,
     fitness::{metrics_in, told_of},
     search::{Candidate, Plan, Search, Told},
-    start_saga::{attempt, begin, begins, learned, nothing, running},
+    start_saga::{attempt, begin, begins, live_params, nothing, running},
     trial_actor,
+    yield_actor::Yielding,
 };
 use crate::{
     config::Catalogue,
     facts::{
-        Best, Domain, Entry, Experience, Experiment, ExperimentEnd, Fact, FailureKind, Generation, Kind,
-        MappingProblem, Measurement, Outcome, Params, Promotion, PromotionId, QuestionEnd, Settings, Trial,
-        TrialFailure, map_params,
+        Best, Domain, Entry, Experiment, ExperimentEnd, Fact, FailureKind, Generation, Kind, Load, MappingProblem,
+        Measurement, Outcome, Params, Promotion, PromotionId, QuestionEnd, Settings, Trial, TrialFailure, map_params,
     },
     meters,
     record::record,
@@ -69,6 +69,8 @@ pub struct Arguments {
     pub experiment: Experiment,
     /// How long a question rests that ended without a deployment, in seconds.
     pub rest_s: u64,
+    /// Which share of each resource a second instance leaves free.
+    pub spare: Load,
 }
 
 /// Runs one experiment to its end.
@@ -84,8 +86,6 @@ pub struct State {
     pub(super) rest_s: u64,
     pub(super) search: Search,
     pub(super) live: Params,
-    /// What was known when it began.
-    known: Experience,
     pub(super) trials: Vec<Trial>,
     confirmations: Vec<Trial>,
     pub(super) under_way: Option<Candidate>,
@@ -99,6 +99,7 @@ pub struct State {
     pub(super) given_up: Option<String>,
     /// Whether this life of it has gone to measure.
     is_marked: bool,
+    pub(super) yielding: Yielding,
 }
 
 impl Actor for ExperimentActor {
@@ -152,7 +153,7 @@ impl Actor for ExperimentActor {
 impl State {
     /// Returns the state that the journal's trials lead to: none of them is repeated.
     async fn resume(arguments: Arguments) -> Result<State, ActorProcessingErr> {
-        let Arguments { seams, exits, config, catalogue, experiment, rest_s } = arguments;
+        let Arguments { seams, exits, config, catalogue, experiment, rest_s, spare } = arguments;
         let domain = catalogue
             .domains
             .get(&experiment.spec.domain)
@@ -171,10 +172,11 @@ impl State {
                 _ => {}
             }
         }
-        // What is known beforehand became durable with the first trial: until then nothing was measured by it.
-        let (live, known) = match trials.first() {
-            Some(first) => (first.params.clone(), known.unwrap_or_else(|| nothing(&experiment))),
-            None => begin(&seams, &config, &domain, &experiment).await?,
+        let (live, known) = match (trials.first(), known) {
+            (Some(first), known) => (first.params.clone(), known.unwrap_or_else(|| nothing(&experiment))),
+            // What is seen while an instance of an earlier life still ends is not what it began with.
+            (None, Some(known)) => (live_params(&seams, &domain, &experiment).await, known),
+            (None, None) => begin(&seams, &config, &domain, &experiment, &spare).await?,
         };
         let plan = Plan::of(&experiment, &config, live.clone(), &known);
         let search = Search::new(Plan { begins: begins(&domain, &experiment), ..plan })?;
@@ -187,7 +189,6 @@ impl State {
             rest_s,
             search,
             live,
-            known,
             trials: Vec::new(),
             confirmations: Vec::new(),
             under_way: None,
@@ -197,6 +198,7 @@ impl State {
             requested: None,
             given_up: None,
             is_marked: false,
+            yielding: Yielding::default(),
         };
         for trial in trials {
             state.tell(trial);
@@ -280,6 +282,7 @@ impl State {
             let ended = self.trials.len() + self.confirmations.len();
             record(&self.seams, vec![attempt(&self.experiment, ended, self.seams.clock.now_ms())]).await?;
         }
+        self.looks_up().await?;
         let before = self.trials.iter().chain(&self.confirmations);
         let assignment = trial_actor::assignment(&self.experiment, &self.config, &candidate, settings, before);
         tracing::debug!(trial = %assignment.label, "trial begins");
@@ -320,10 +323,7 @@ impl State {
             at_ms: self.seams.clock.now_ms(),
         };
         let name = format!("trial:{}:{}:{}", trial.experiment, trial.generation, trial.number);
-        let is_first = self.trials.is_empty();
-        let learned = is_first.then(|| learned(&self.experiment, &self.known, trial.at_ms)).flatten();
-        let mut entries: Vec<Entry> = learned.into_iter().collect();
-        entries.push(Entry::once(&self.experiment.cycle, trial.at_ms, name, Fact::Trial(trial.clone())));
+        let mut entries = vec![Entry::once(&self.experiment.cycle, trial.at_ms, name, Fact::Trial(trial.clone()))];
         self.tell(trial);
         entries.extend(self.finished_generation());
         record(&self.seams, entries).await?;

@@ -6,15 +6,25 @@
 
 use std::collections::BTreeMap;
 
-use crate::facts::{Domain, Experiment, Key, Limit, Resource, Room, Settings, Value};
+use crate::facts::{Domain, Experiment, Key, Limit, Load, Resource, Room, Settings, Value};
 
 /// Returns what keeps the candidates of `experiment` within the machine, whose service runs with the `live` settings.
 ///
-/// What cannot be told limits nothing, and what runs already is never too much, nor are the smallest values.
-pub(super) fn limits(domain: &Domain, experiment: &Experiment, live: &Settings, room: &Room) -> Vec<Limit> {
+/// `spare` is left free by an instance beside the one that serves. What cannot be told limits nothing, and what runs already is never
+/// too much, nor are the smallest values.
+pub(super) fn limits(
+    domain: &Domain,
+    experiment: &Experiment,
+    live: &Settings,
+    room: &Room,
+    spare: &Load,
+) -> Vec<Limit> {
     let limit = |of: Resource| {
         let (all, left) = (room.all.of(of)?, room.left.of(of)?);
-        let takes = |key: &Key| domain.knobs.get(key)?.takes?.of(of, Some(all));
+        let takes = |key: &Key| {
+            let knob = domain.knobs.get(key)?;
+            knob.takes?.of(of, Some(all)).filter(|_| knob.range.number_min().is_some())
+        };
         let each: BTreeMap<String, f64> =
             varied(experiment).filter_map(|(name, key)| Some((name.clone(), takes(key)?))).collect();
         if each.is_empty() {
@@ -26,9 +36,18 @@ pub(super) fn limits(domain: &Domain, experiment: &Experiment, live: &Settings, 
         let seen = room.live.get(&domain.name).and_then(|load| load.of(of));
         let stated = domain.needs.as_ref().and_then(|needs| needs.of(of));
         let whatever = stated.or_else(|| seen.map(|seen| (seen - by_all).max(0.0))).unwrap_or_default();
-        let has = left + seen.filter(|_| domain.in_place.is_some()).unwrap_or_default();
-        let least = |key: &Key| Some(takes(key)? * domain.knobs.get(key)?.range.number_min()?);
-        let by_least: f64 = varied(experiment).filter_map(|(_, key)| least(key)).sum();
+        let has = match (&domain.in_place, seen) {
+            (None, _) => left - spare.of(of).unwrap_or_default() * all,
+            (Some(_), Some(seen)) => left + seen,
+            // It runs, and how much of what is taken is its own cannot be told.
+            (Some(_), None) if room.live.get(&domain.name).is_some_and(|load| load.memory_mib.is_some()) => {
+                return None;
+            }
+            (Some(_), None) => left,
+        };
+        let least =
+            |name: &String, key: &Key| Some(takes(key)? * experiment.spec.search_space[name].range.number_min()?);
+        let by_least: f64 = varied(experiment).filter_map(|(name, key)| least(name, key)).sum();
         let max = (has - whatever - (by_all - by_varied)).max(by_varied).max(by_least);
         max.is_finite().then_some(Limit { of, each, max })
     };
@@ -45,7 +64,7 @@ fn varied(experiment: &Experiment) -> impl Iterator<Item = (&String, &Key)> {
 mod tests {
     use super::*;
     use crate::{
-        facts::{InPlace, Isolation, KnobKind, Load, PerUnit},
+        facts::{InPlace, Isolation, KnobKind, PerUnit},
         testing,
     };
 
@@ -82,7 +101,7 @@ mod tests {
 
     #[track_caller]
     fn check(domain: &Domain, room: &Room, expected: Option<f64>) {
-        let found = limits(domain, &testing::experiment(), &live(2, 20), room);
+        let found = limits(domain, &testing::experiment(), &live(2, 20), room, &Load::default());
         let each = [("seqs".to_owned(), 100.0), ("wait".to_owned(), 10.0)].into();
         let expected = expected.map(|max| Limit { of: Resource::GpuMemory, each, max });
         assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
@@ -105,8 +124,32 @@ mod tests {
     #[test]
     fn what_runs_and_what_is_smallest_is_never_too_much() {
         check(&domain(Some(7_000.0)), &room(0.0, Some(5_000.0)), Some(400.0));
-        let found = limits(&domain(Some(7_000.0)), &testing::experiment(), &live(1, 0), &room(0.0, None));
+        let full = room(0.0, None);
+        let found = limits(&domain(Some(7_000.0)), &testing::experiment(), &live(1, 0), &full, &Load::default());
         assert_eq!(found[0].max, 100.0);
+    }
+
+    #[test]
+    fn a_share_is_left_free_by_a_second_instance_and_a_narrower_range_begins_where_it_says() {
+        let spare = Load { gpu_memory_mib: Some(0.02), ..Load::default() };
+        let mut experiment = testing::experiment();
+        let of = |domain: &Domain, experiment: &Experiment, left| {
+            limits(domain, experiment, &live(2, 20), &room(left, Some(5_000.0)), &spare)[0].max
+        };
+        assert_eq!(of(&domain(None), &experiment, 10_000.0), 5_400.0 - 1_600.0);
+        assert_eq!(of(&in_place(domain(None)), &experiment, 10_000.0), 10_400.0);
+        let narrow = KnobKind::Integer { min: 8, max: 64, log: false, step: None };
+        experiment.spec.search_space.insert("seqs".to_owned(), narrow.into());
+        assert_eq!(of(&domain(None), &experiment, 0.0), 800.0);
+    }
+
+    #[test]
+    fn in_place_nothing_is_limited_where_the_service_runs_and_what_it_takes_cannot_be_told() {
+        let mut runs = room(10_000.0, None);
+        runs.live.insert("lab".to_owned(), Load { memory_mib: Some(900.0), ..Load::default() });
+        check(&in_place(domain(None)), &runs, None);
+        check(&in_place(domain(None)), &room(10_000.0, None), Some(10_000.0));
+        check(&domain(None), &runs, Some(10_000.0));
     }
 
     #[test]
@@ -114,7 +157,8 @@ mod tests {
         let mut domain = in_place(domain(None));
         let takes = PerUnit { gpu_memory_share: Some(0.5), ..PerUnit::default() };
         domain.knobs.get_mut(&testing::key("SEQS")).unwrap().takes = Some(takes);
-        let found = limits(&domain, &testing::experiment(), &live(1, 0), &room(10_000.0, Some(45_000.0)));
+        let room = room(10_000.0, Some(45_000.0));
+        let found = limits(&domain, &testing::experiment(), &live(1, 0), &room, &Load::default());
         assert_eq!((found[0].each["seqs"], found[0].max), (40_000.0, 50_000.0));
     }
 
@@ -122,14 +166,15 @@ mod tests {
     fn what_is_not_varied_is_taken_off() {
         let mut experiment = testing::experiment();
         experiment.spec.search_space.remove("wait");
-        let found = limits(&domain(Some(1_000.0)), &experiment, &live(2, 20), &room(10_000.0, None));
+        let found = limits(&domain(Some(1_000.0)), &experiment, &live(2, 20), &room(10_000.0, None), &Load::default());
         assert_eq!((found[0].each.len(), found[0].max), (1, 8_800.0));
     }
 
     #[test]
     fn nothing_is_limited_where_nothing_is_taken_or_nothing_is_known() {
         let experiment = testing::experiment();
-        let none = |domain: &Domain, room: &Room| limits(domain, &experiment, &live(2, 20), room).is_empty();
+        let none =
+            |domain: &Domain, room: &Room| limits(domain, &experiment, &live(2, 20), room, &Load::default()).is_empty();
         assert!(none(&testing::domain("lab"), &room(10_000.0, Some(5_000.0))));
         assert!(none(&domain(None), &Room::default()));
         let mut odd = domain(None);
@@ -139,7 +184,8 @@ mod tests {
             });
             assert!(none(&odd, &room(10_000.0, Some(5_000.0))), "{takes}");
         }
-        odd.knobs.values_mut().for_each(|knob| knob.range = KnobKind::Boolean {});
+        let takes = Some(PerUnit { gpu_memory_mib: Some(1.0), ..PerUnit::default() });
+        odd.knobs.values_mut().for_each(|knob| (knob.takes, knob.range) = (takes, KnobKind::Boolean {}));
         assert!(none(&odd, &room(10_000.0, Some(5_000.0))));
     }
 }

@@ -19,6 +19,8 @@ mod trial_actor;
 
 mod pause_actor;
 
+mod yield_actor;
+
 #[cfg(test)]
 mod tests;
 
@@ -70,6 +72,11 @@ pub struct Config {
     /// After how many trials in a row that others disturbed, each measured again in vain, the experiment ends: a load that
     /// came to stay would cost all the rest of the budget.
     pub disturbed_max: u32,
+    /// How long it rests when an objective of the serving instance is breached while a candidate is measured beside it, in seconds; each
+    /// further rest is twice as long, up to sixteen times.
+    pub yield_s: u64,
+    /// How often it rests so before it ends.
+    pub yields_max: u32,
     /// How many candidates far apart it takes to find that the service may not apply its parameters.
     pub flat_candidates_min: u32,
     /// Candidates that spread less than so many times the noise count as alike, and the experiment as void.
@@ -94,6 +101,8 @@ impl Default for Config {
             confirm_runs: 2,
             failed_max_ratio: 0.7,
             disturbed_max: 3,
+            yield_s: 30,
+            yields_max: 5,
             flat_candidates_min: 6,
             flat_max_ratio: 1.5,
             flat_alpha: 0.05,
@@ -116,6 +125,8 @@ impl Config {
         check.between("confirm_runs", f64::from(self.confirm_runs), 0.0, 20.0);
         check.between("failed_max_ratio", self.failed_max_ratio, 0.0, 1.0);
         check.between("disturbed_max", f64::from(self.disturbed_max), 1.0, 1000.0);
+        check.between("yield_s", self.yield_s as f64, 1.0, 3600.0);
+        check.between("yields_max", f64::from(self.yields_max), 0.0, 1000.0);
         check.between("flat_candidates_min", f64::from(self.flat_candidates_min), 2.0, 1000.0);
         check.between("flat_max_ratio", self.flat_max_ratio, 0.0, 100.0);
         check.between("flat_alpha", self.flat_alpha, 0.0, 0.5);

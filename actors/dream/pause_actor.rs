@@ -1,4 +1,5 @@
-//! How an experiment stands still while a person has stopped everything, and goes on after that.
+//! How an experiment stands still while a person has stopped everything or the serving instance needs the machine, and goes on after
+//! that.
 
 use std::time::Duration;
 
@@ -20,7 +21,11 @@ impl State {
             }
             return Ok(());
         }
+        if let Some(metric) = self.disturbs().await? {
+            return self.yields(myself, &metric).await;
+        }
         match self.under_way.clone() {
+            Some(_) if self.rests() => Ok(()),
             Some(candidate) if self.trial.is_none() => {
                 let settings = self.meant(&candidate.params)?;
                 self.measure(myself, candidate, settings).await

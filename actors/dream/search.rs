@@ -95,7 +95,16 @@ impl Search {
     ///
     /// The same plan and results give the same candidates.
     pub fn new(plan: Plan) -> Result<Search, String> {
-        let space = plan.space.checked()?;
+        let (plan, space) = match plan.space.checked() {
+            Ok(space) => (plan, space),
+            // The smallest of what constraints leave is never too much.
+            Err(_) if !plan.space.limits.is_empty() => {
+                let unlimited = plan.space.clone().within(Vec::new());
+                let space = unlimited.checked()?;
+                (Plan { space: unlimited, ..plan }, space)
+            }
+            Err(why) => return Err(why),
+        };
         let engine = engine(&plan, &space, Some(plan.stop_below));
         Ok(Search { plan, space, engine, told: BTreeMap::new(), places: Vec::new(), fills: false })
     }

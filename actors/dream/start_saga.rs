@@ -11,9 +11,10 @@ use super::{
 use crate::{
     env_file,
     facts::{
-        Attempt, Domain, EarlierTrial, Entry, Experience, Experiment, ExperimentEnd, Fact, Key, Kind, Knob, Params,
-        Settings, Trial, Verdict,
+        Attempt, Domain, EarlierTrial, Entry, Experience, Experiment, ExperimentEnd, Fact, Key, Kind, Knob, Load,
+        Params, Settings, Trial, Verdict,
     },
+    record::record,
     seams::{JournalError, Query, Seams},
 };
 
@@ -23,23 +24,28 @@ const EXPERIMENTS_MAX: usize = 1_000;
 /// How many of a domain's newest calibrations are looked at for one that came to an end.
 const CALIBRATIONS_MAX: usize = 20;
 
-/// Returns the live parameters of an experiment that begins now, and what it knows beforehand.
+/// Returns the live parameters of an experiment that begins now, and what it knows beforehand, which is durable then.
 pub(super) async fn begin(
     seams: &Seams,
     config: &Config,
     domain: &Domain,
     experiment: &Experiment,
+    spare: &Load,
 ) -> Result<(Params, Experience), JournalError> {
     let settings = live_settings(seams, domain).await;
     let live = params_of(&settings, experiment);
     let limits = if domain.knobs.values().any(|knob| knob.takes.is_some()) {
-        limits(domain, experiment, &settings, &seams.capacity.room(&[domain]).await)
+        limits(domain, experiment, &settings, &seams.capacity.room(&[domain]).await, spare)
     } else {
         Vec::new()
     };
     let trials = experience(seams, config, Present { experiment, live: &live, domain }).await?;
     let resolves = resolves(seams, domain).await?;
-    Ok((live, Experience { trials, resolves, limits, ..nothing(experiment) }))
+    let known = Experience { trials, resolves, limits, ..nothing(experiment) };
+    if let Some(entry) = learned(experiment, &known, seams.clock.now_ms()) {
+        record(seams, vec![entry]).await?;
+    }
+    Ok((live, known))
 }
 
 /// Returns what an experiment knows that knows nothing beforehand.
@@ -47,8 +53,8 @@ pub(super) fn nothing(experiment: &Experiment) -> Experience {
     Experience { experiment: experiment.id.clone(), trials: Vec::new(), resolves: None, limits: Vec::new() }
 }
 
-/// Returns what is to become durable with the first trial of an experiment that knows this much.
-pub(super) fn learned(experiment: &Experiment, known: &Experience, at_ms: u64) -> Option<Entry> {
+/// Returns what is to become durable of an experiment that knows this much.
+fn learned(experiment: &Experiment, known: &Experience, at_ms: u64) -> Option<Entry> {
     let name = format!("experience:{}", experiment.id);
     (*known != nothing(experiment))
         .then(|| Entry::once(&experiment.cycle, at_ms, name, Fact::Experience(known.clone())))

@@ -2,6 +2,8 @@
 
 mod in_place;
 
+mod yielding;
+
 use std::{
     sync::{
         Arc,
@@ -57,13 +59,18 @@ impl Room {
     }
 
     async fn run_with(&self, experiment: Experiment, config: Config) -> Socket<Msg> {
+        self.run_patiently(experiment, Config { trial_timeout_s: 1, ..config }).await
+    }
+
+    async fn run_patiently(&self, experiment: Experiment, config: Config) -> Socket<Msg> {
         let arguments = super::Arguments {
             seams: self.world.seams(),
             exits: self.exits.clone(),
-            config: Config { trial_timeout_s: 1, ..config },
+            config,
             catalogue: Arc::clone(&self.catalogue),
             experiment,
             rest_s: 900,
+            spare: crate::facts::Load::default(),
         };
         let socket = Socket::new("x");
         let spec = ChildSpec::actor("x", &socket, move || (ExperimentActor, arguments.clone()));

@@ -34,7 +34,7 @@ pub struct Domain {
     /// From when on a measurement of it is disturbed by others, where that differs from what holds for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quiet: Option<Quiet>,
-    /// What a second instance of it needs of the machine; what is not said is what the serving one is seen to use.
+    /// What a second instance of it needs of the machine whatever its knobs say; what is not said is what the serving one is seen to use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub needs: Option<Load>,
 }

@@ -96,7 +96,7 @@ pub struct Attempt {
     pub trials: u32,
 }
 
-/// What an experiment knew of earlier ones when it began. It stands beside the first trial, and stays what it was then.
+/// What an experiment knew when it began. It stands before the first trial, and stays what it was then.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Experience {
     /// The experiment.

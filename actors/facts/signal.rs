@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::{CycleId, Evidence};
+use super::{CycleId, Domain, Evidence};
 
 /// One number that a probe read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,6 +66,16 @@ pub struct Anomaly {
 }
 
 impl Anomaly {
+    /// Returns the objectives of `domain` that it says are breached: what it is about, and what is out together with it.
+    pub fn breaches(&self, domain: &Domain) -> Vec<String> {
+        let is_beyond = |metric: &str, observed: f64| {
+            domain.objectives.iter().any(|objective| objective.reading == metric && observed > objective.max)
+        };
+        let own = (self.kind == AnomalyKind::Objective).then(|| self.metric.clone());
+        let others = self.evidence.iter().filter(|sign| is_beyond(&sign.metric, sign.observed));
+        own.into_iter().chain(others.map(|sign| sign.metric.clone())).collect()
+    }
+
     /// Returns whether it is about a GPU.
     pub fn is_about_gpu(&self) -> bool {
         names_gpu(&self.subject)

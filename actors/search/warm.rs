@@ -58,7 +58,9 @@ fn believed((space, home): (&Space, &[f64]), earlier: &Earlier) -> Option<Known>
         Outcome::Lost => return None,
         outcome => outcome,
     };
-    let point = space.encode(&earlier.config, home)?;
+    // Where nothing may be that much any more, it says nothing of the setting at the limit that is nearest to it.
+    let is_within = space.is_within_limits(&earlier.config, home);
+    let point = is_within.then(|| space.encode(&earlier.config, home))??;
     (trust > TRUST_MIN).then(|| Known { point, outcome, extra: EARLIER_VARIANCE / trust })
 }
 

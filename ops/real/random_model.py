@@ -2,6 +2,7 @@
 """Writes a language model of random weights as a GGUF file, for a server that is to be loaded and not to be understood.
 
     random_model.py FILE [--layers 4] [--width 256] [--heads 8] [--kv-heads 4] [--hidden 704] [--vocabulary 4096] [--context 16384]
+                         [--seed 1]
 
 An architecture of Llama's kind with weights in 16 bits; 10 MB as it stands, in a second. It answers syllables, as fast as a model of
 its size answers sense. The same arguments write the same file. Needs the packages `gguf` and `numpy`.
@@ -26,7 +27,7 @@ def vocabulary(size):
     kinds = gguf.TokenType
     tokens = [(SPECIAL[0], kinds.UNKNOWN), (SPECIAL[1], kinds.CONTROL), (SPECIAL[2], kinds.CONTROL)]
     tokens += [(f"<0x{byte:02X}>", kinds.BYTE) for byte in range(256)]
-    tokens += [(word, kinds.NORMAL) for word in itertools.islice(words, size - len(tokens))]
+    tokens += [(word, kinds.NORMAL) for word in itertools.islice(words, max(0, size - len(tokens)))]
     if len(tokens) != size:
         raise SystemExit(f"--vocabulary must be 259 to {len(tokens)}")
     return tokens

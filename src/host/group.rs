@@ -140,12 +140,4 @@ mod tests {
             assert_eq!(tightest(mount.path(), mount.path(), 16 * GIB), None, "{used} {limit}");
         }
     }
-
-    #[test]
-    fn kills_are_read_from_their_own_line() {
-        assert_eq!(line("pgfault 12\noom_kill 3\noom_kill_disable 9\n", "oom_kill"), Some(3));
-        for odd in ["", "oom_kill", "oom_kill x", "xoom_kill 3"] {
-            assert_eq!(line(odd, "oom_kill"), None, "{odd:?}");
-        }
-    }
 }

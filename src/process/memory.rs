@@ -23,6 +23,15 @@ const WORDS: [&str; 14] = [
     "less than desired gpu memory utilization",
 ];
 
+/// What stands in lines that say one of these and mean no harm: advice, options, and pages that cannot be locked.
+const HARMLESS: [&str; 3] = ["mlock", "consider decreasing", "onoutofmemoryerror"];
+
+/// How much of the end of what was printed is looked at, in bytes: a traceback stands after the words that count.
+const END_BYTES_MAX: usize = 16 * 1024;
+
+/// The code of a shell whose last program was killed outright.
+const KILLED_IN_A_SHELL: i32 = 128 + 9;
+
 /// Returns how many processes the kernel has killed for want of memory since boot; `None` where it does not say.
 pub(crate) fn oom_kills() -> Option<u64> {
     killed(&fs::read_to_string("/proc/vmstat").ok()?)
@@ -37,11 +46,15 @@ fn killed(vmstat: &str) -> Option<u64> {
 /// began and after it ended.
 ///
 /// By its own words, or because it was killed outright while the kernel killed something for that reason.
-pub(super) fn was_short(status: ExitStatus, output: &str, kills: (Option<u64>, Option<u64>)) -> bool {
-    let is_killed = status.signal() == Some(Signal::KILL.as_raw());
+pub(super) fn was_short(status: ExitStatus, output: &[u8], kills: (Option<u64>, Option<u64>)) -> bool {
+    let is_killed = status.signal() == Some(Signal::KILL.as_raw()) || status.code() == Some(KILLED_IN_A_SHELL);
     let rose = matches!(kills, (Some(before), Some(after)) if after > before);
-    let output = output.to_lowercase();
-    !status.success() && ((is_killed && rose) || WORDS.iter().any(|words| output.contains(words)))
+    let end = String::from_utf8_lossy(&output[output.len().saturating_sub(END_BYTES_MAX)..]).to_lowercase();
+    let says = |line: &str| {
+        let has = |words: &[&str]| words.iter().any(|words| line.contains(words));
+        has(&WORDS) && !has(&HARMLESS)
+    };
+    !status.success() && ((is_killed && rose) || end.lines().any(says))
 }
 
 #[cfg(test)]
@@ -52,7 +65,7 @@ mod tests {
     #[track_caller]
     fn check(code: i32, output: &str, kills: (Option<u64>, Option<u64>), expected: bool) {
         let status = ExitStatus::from_raw(if code < 0 { -code } else { code << 8 });
-        assert_eq!(was_short(status, output, kills), expected, "{code} {output:?} {kills:?}");
+        assert_eq!(was_short(status, output.as_bytes(), kills), expected, "{code} {output:?} {kills:?}");
     }
 
     #[test]
@@ -74,15 +87,27 @@ mod tests {
             check(-6, said, none, true);
             check(0, said, none, false);
         }
-        for said in ["", "address already in use", "memory: 12 GiB", "failed to allocate port 80", "segmentation fault"]
-        {
+        for said in [
+            "",
+            "address already in use",
+            "memory: 12 GiB",
+            "failed to allocate port 80",
+            "segmentation fault",
+            "warning: failed to mlock 1073741824-byte buffer: Cannot allocate memory",
+            "If you are running out of memory, consider decreasing `gpu_memory_utilization`",
+            "java -XX:+HeapDumpOnOutOfMemoryError",
+        ] {
             check(1, said, none, false);
         }
+        let long_ago = format!("out of memory\n{}", "\u{e9}".repeat(END_BYTES_MAX));
+        check(1, &long_ago, none, false);
+        check(1, &format!("out of memory\n{}", "  File \"x.py\"\n".repeat(900)), none, true);
     }
 
     #[test]
     fn what_is_killed_is_short_of_memory_where_the_kernel_says_that_it_killed_for_that() {
         check(-9, "", (Some(3), Some(4)), true);
+        check(137, "", (Some(3), Some(4)), true);
         check(-9, "", (Some(3), Some(3)), false);
         check(-15, "", (Some(3), Some(4)), false);
         check(1, "", (Some(3), Some(4)), false);

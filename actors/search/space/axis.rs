@@ -201,12 +201,12 @@ impl Axis {
         (0..count).map(move |index| self.number_at(unit_of_index(index, count)))
     }
 
-    /// Returns the largest coordinate whose number is at most `number`, or 0.
+    /// Returns the largest coordinate whose number is at most `number`, or that of the smallest number.
     pub(super) fn unit_below(&self, number: f64) -> f64 {
         self.unit_beside(number, |found| found <= number, -1.0)
     }
 
-    /// Returns the smallest coordinate whose number is at least `number`, or 1.
+    /// Returns the smallest coordinate whose number is at least `number`, or that of the largest number.
     pub(super) fn unit_above(&self, number: f64) -> f64 {
         self.unit_beside(number, |found| found >= number, 1.0)
     }
@@ -216,8 +216,10 @@ impl Axis {
             let fits = (0..choices.len()).filter(|index| choices[*index].number().is_some_and(&is_beyond));
             let gap = |index: &usize| choices[*index].number().map_or(f64::INFINITY, |found| (found - number).abs());
             let nearest = fits.min_by(|a, b| gap(a).total_cmp(&gap(b)));
-            let end = if direction < 0.0 { 0 } else { choices.len() - 1 };
-            return unit_of_index(nearest.unwrap_or(end), choices.len());
+            // Those of a list need not be sorted.
+            let beyond = |index: &usize| -direction * choices[*index].number().unwrap_or(f64::INFINITY);
+            let end = || (0..choices.len()).min_by(|a, b| beyond(a).total_cmp(&beyond(b)));
+            return unit_of_index(nearest.or_else(end).unwrap_or_default(), choices.len());
         }
         let unit = self.snap(self.unit_of_number(number));
         if is_beyond(self.number_at(unit)) {

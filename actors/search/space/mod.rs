@@ -34,6 +34,9 @@ const SAME: f64 = 1e-9;
 /// By which share of a limit a sum may be above it: what is lowered to a limit is a number with digits.
 const LIMIT_SLACK: f64 = 1e-9;
 
+/// How often the share is halved by which values are lowered to a limit: to a millionth.
+const HALVINGS: usize = 20;
+
 /// How often values that break a constraint or a limit are mended before the point is given up.
 const MENDS_MAX: usize = 8;
 
@@ -125,6 +128,14 @@ impl Space {
         self.settle(&mut point, home).then_some(point)
     }
 
+    /// Returns whether `config`, taken to the nearest values there are, comes to no more than any limit.
+    pub(crate) fn is_within_limits(&self, config: &Config, home: &[f64]) -> bool {
+        let mut point = self.placed(config, home);
+        self.snap(&mut point, home);
+        let active = self.active(&point);
+        self.limits.iter().all(|limit| !self.is_over(limit, &point, &active))
+    }
+
     /// Returns the valid point nearest to `config`, which is home to others: inactive parameters stand at the value that
     /// `config` gives them all the same, and in the middle without one.
     pub(crate) fn home(&self, config: &Config) -> Option<Point> {
@@ -175,7 +186,7 @@ impl Space {
     }
 
     /// Snaps the coordinates to what can be set, puts inactive ones at `home`, and mends broken constraints by moving
-    /// both values to where they meet, and broken limits by lowering what takes most. Returns whether the point is valid then.
+    /// both values to where they meet, and broken limits by lowering all that takes of them. Returns whether the point is valid then.
     pub(crate) fn settle(&self, point: &mut Point, home: &[f64]) -> bool {
         self.snap(point, home);
         for _ in 0..MENDS_MAX {
@@ -197,17 +208,22 @@ impl Space {
         self.allows(point)
     }
 
-    /// Lowers the values that take most of a limit, one after the other, until they come to no more than it.
+    /// Lowers the values that take of a limit, all by the same share of their way to the smallest, until they come to no more than it.
     fn lower(&self, (each, max): &Shared, point: &mut Point, active: &[bool]) {
-        let takes = |point: &Point, (index, weight): (usize, f64)| weight * self.axes[index].number_at(point[index]);
-        let mut each: Vec<(usize, f64)> = each.iter().copied().filter(|(index, _)| active[*index]).collect();
-        each.sort_by(|one, other| takes(point, *other).total_cmp(&takes(point, *one)));
-        for &(index, weight) in &each {
-            let all: f64 = each.iter().map(|each| takes(point, *each)).sum();
-            let left = max - (all - takes(point, (index, weight)));
-            if all > *max {
-                point[index] = self.axes[index].unit_below(left / weight);
-            }
+        let each: Vec<(usize, f64)> = each.iter().copied().filter(|(index, _)| active[*index]).collect();
+        let scaled = |share: f64| -> Vec<(usize, f64, f64)> {
+            let number = |index: usize| self.axes[index].number_at(self.axes[index].snap(share * point[index]));
+            each.iter().map(|(index, weight)| (*index, *weight, number(*index))).collect()
+        };
+        let all =
+            |numbers: &[(usize, f64, f64)]| numbers.iter().map(|(_, weight, number)| weight * number).sum::<f64>();
+        let (mut fits, mut over) = (0.0, 1.0);
+        for _ in 0..HALVINGS {
+            let share = f64::midpoint(fits, over);
+            if all(&scaled(share)) > *max { over = share } else { fits = share }
+        }
+        for (index, _, number) in scaled(fits) {
+            point[index] = self.axes[index].unit_below(number);
         }
     }
 

@@ -59,33 +59,45 @@ fn what_a_limit_cannot_add_up_is_refused() {
 }
 
 #[test]
-fn what_takes_most_of_a_limit_is_lowered_until_all_is_within_it() {
-    let check = |values: [i64; 3], expected: [i64; 3]| {
+fn what_takes_of_a_limit_is_lowered_together_until_all_is_within_it_and_no_further() {
+    let check = |values: [i64; 3], is_changed: bool| {
         let names = ["a", "b", "c"];
         let when = When { param: "b".to_owned(), r#in: (1..=50).map(Value::Integer).collect() };
         let c = Param { when: Some(when), ..param("c", integer(1, 100)) };
+        let limit = Limit {
+            each: [("a", 1.0), ("b", 0.5), ("c", 4.0)].map(|(name, each)| (name.to_owned(), each)).into(),
+            max: 60.0,
+        };
         let space = Space::new(SpaceSpec {
             params: vec![param("a", integer(1, 100)), param("b", integer(1, 100)), c],
-            limits: vec![Limit {
-                each: [("a".to_owned(), 1.0), ("b".to_owned(), 0.5), ("c".to_owned(), 4.0)].into(),
-                max: 60.0,
-            }],
+            limits: vec![limit.clone()],
             ..SpaceSpec::default()
         });
         let config =
             names.iter().zip(values).map(|(name, value)| ((*name).to_owned(), Value::Integer(value))).collect();
         let found = space.expect("a valid space").nearest(&config).expect("a valid setting");
-        let expected = names.iter().zip(expected).filter(|(_, value)| *value > 0);
-        let expected: Config = expected.map(|(name, value)| ((*name).to_owned(), Value::Integer(value))).collect();
-        assert_eq!(found, expected, "{values:?}");
+        let number = |name: &str| found.get(name).and_then(Value::number);
+        let all: f64 = names.iter().filter_map(|name| Some(number(name)? * limit.each[*name])).sum();
+        let lower =
+            names.iter().zip(values).filter(|(name, value)| number(name).is_some_and(|found| found < *value as f64));
+        assert_eq!(lower.count() > 0, is_changed, "{values:?}: {found:?}");
+        assert!(all <= 60.0 && (!is_changed || all > 50.0), "{values:?}: {found:?}");
+        assert!(!is_changed || names.iter().all(|name| number(name) != Some(1.0)), "{values:?}: {found:?}");
     };
-    check([10, 20, 10], [10, 20, 10]);
-    check([10, 20, 11], [10, 20, 10]);
-    check([90, 20, 5], [30, 20, 5]);
+    check([10, 20, 10], false);
+    check([10, 20, 11], true);
+    check([90, 20, 20], true);
     // c means nothing beside a b above 50, and takes nothing.
-    check([30, 60, 100], [30, 60, 0]);
-    check([80, 100, 100], [10, 100, 0]);
-    check([100, 50, 100], [31, 50, 1]);
+    check([30, 60, 100], false);
+    check([80, 100, 100], true);
+    check([100, 50, 100], true);
+}
+
+#[test]
+fn of_a_list_in_no_order_the_smallest_is_below_all_and_the_largest_above_all() {
+    let axis = Axis::new(Kind::Ordinal { choices: [8, 2, 32, 16].map(Value::Integer).to_vec() });
+    assert_eq!((axis.number_at(axis.unit_below(1.0)), axis.number_at(axis.unit_below(9.0))), (2.0, 8.0));
+    assert_eq!((axis.number_at(axis.unit_above(99.0)), axis.number_at(axis.unit_above(9.0))), (32.0, 16.0));
 }
 
 #[test]

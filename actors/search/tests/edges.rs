@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use kloros_search::{
-    Candidate, Config, Earlier, Ended, Kind, Options, Outcome, Param, Search, Space, SpaceSpec, TellError, Value, When,
+    Candidate, Config, Earlier, Ended, Kind, Limit, Options, Outcome, Param, Search, Space, SpaceSpec, TellError,
+    Value, When,
 };
 
 fn floats(dims: usize) -> Space {
@@ -394,4 +395,19 @@ fn where_the_default_is_forbidden_and_nothing_is_near_it_nothing_is_measured_aga
     let space = Space::new(SpaceSpec { forbidden, ..drafting().spec().clone() }).unwrap();
     let (search, asked) = run(Search::new(space, options(4, 1, on)), |_| Outcome::Value(1.0));
     assert_eq!((asked.len(), search.recommendation().unwrap().gain), (1, None));
+}
+
+#[test]
+fn what_failed_above_a_limit_says_nothing_of_what_lies_at_it() {
+    let param =
+        Param { name: "x".to_owned(), kind: Kind::Integer { low: 1, high: 64, log: false, step: None }, when: None };
+    let limits = vec![Limit { each: [("x".to_owned(), 1.0)].into(), max: 10.0 }];
+    let space = Space::new(SpaceSpec { params: vec![param], limits, ..SpaceSpec::default() }).unwrap();
+    let x = |value: i64| Config::from([("x".to_owned(), Value::Integer(value))]);
+    let failed = |value: i64| Earlier { config: x(value), outcome: Outcome::Failed, age: 0.0, distance: 0.0 };
+    let options = Options { warm: vec![failed(64), failed(5)], ..options(20, 7, x(2)) };
+    let (_, asked) = run(Search::new(space, options), |config| Outcome::Value(-numbers(config)[0]));
+    let mut asked: Vec<f64> = asked.iter().map(|candidate| numbers(&candidate.config)[0]).collect();
+    asked.sort_by(f64::total_cmp);
+    assert_eq!(asked, [1.0, 2.0, 3.0, 4.0, 6.0, 7.0, 8.0, 9.0, 10.0]);
 }

@@ -267,14 +267,15 @@ impl Proof<'_> {
     /// Notes the step that failed, and those before it that did not.
     fn failed(&mut self, failure: &TrialFailure) -> anyhow::Result<()> {
         let (passed, failed): (&[&str], &str) = match failure.kind {
-            FailureKind::DidNotStart | FailureKind::Infrastructure => (&[], START),
+            // Whether before or under load is not known; before is the usual case.
+            FailureKind::DidNotStart | FailureKind::Infrastructure | FailureKind::OutOfMemory => (&[], START),
             FailureKind::NotReady => (&[START], READY),
             FailureKind::NotInEffect => (&[START, READY], READ_BACK),
             FailureKind::Died | FailureKind::BenchFailed | FailureKind::Disturbed | FailureKind::Breached => {
                 (&[START, READY, READ_BACK], BENCH)
             }
-            // At which of them is not known.
-            FailureKind::TimedOut | FailureKind::OutOfMemory => (&[], BENCH),
+            // Which of them took so long is not known.
+            FailureKind::TimedOut => (&[], BENCH),
         };
         for step in passed {
             self.note(Finding::well(step, "a second instance gets so far"))?;
