@@ -153,10 +153,7 @@ pub fn describe() {
     describe_counter!(EXPERIMENTS_TOTAL, "Experiments ended, by end.");
     describe_gauge!(EXPERIMENTS_RUNNING, "Experiments under way.");
     describe_counter!(TRIALS_TOTAL, "Candidates tried, by result.");
-    describe_counter!(
-        TRIALS_YIELDED_TOTAL,
-        "Trials ended because the serving instance began to breach an objective beside them."
-    );
+    describe_counter!(TRIALS_YIELDED_TOTAL, "Trials ended for the serving instance.");
     describe_histogram!(TRIAL_DURATION, Unit::Seconds, "How long a trial took, from start to stop of its instance.");
     describe_counter!(RULINGS_TOTAL, "Rulings of the gate, by ruling.");
     describe_gauge!(APPROVALS_PENDING, "Promotions that wait for a person.");

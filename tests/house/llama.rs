@@ -27,7 +27,7 @@ fn with_llama(server: &(PathBuf, PathBuf), env_file: &str) -> House {
     let house = House::new(QUIET, "[gate]\nautonomy = 3\n");
     // Nothing is wrong while nobody asks it anything, so what is asked is whether there is something better.
     fs::create_dir_all(house.path("conf.d")).unwrap();
-    let idle = "[curiosity]\nidle_after_s = 1\nidle = { max_candidates = 6, max_generations = 2 }\n";
+    let idle = "[curiosity]\nidle_after_s = 1\nidle_per_day_max = 9\nidle = { max_candidates = 6, max_generations = 2 }\n";
     fs::write(house.path("conf.d/idle.toml"), idle).unwrap();
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let changed = [
@@ -63,25 +63,40 @@ fn a_llama_server_that_was_left_with_one_slot_is_made_faster_and_stays_so() {
     let mut house = with_llama(&server, before);
     house.spawn(&[]);
     house.until("the daemon answers", |house| house.kloros(&["status"]).status.success());
-    house.until("what was asked has ended", |house| {
-        house.json(&["questions"]).as_array().is_some_and(|all| !all.is_empty() && !all[0]["end"].is_null())
+    // On a busy machine the first experiment may find nothing; it is asked again.
+    house.until("something better was found and kept", |house| success(house).is_some());
+    fs::write(house.path("conf.d/idle.toml"), "[curiosity]\nidle_per_day_max = 0\n").unwrap();
+    assert!(house.kloros(&["reload", "--wait"]).status.success());
+    house.until("nothing goes on", |house| {
+        stages(house).iter().all(|stage| stage == "closed")
+            && house.json(&["questions"]).as_array().unwrap().iter().all(|each| !each["end"].is_null())
     });
-    let verdict = house.json(&["deployments"])[0]["verdict"].clone();
-    println!("from one slot and one thread: {} {}", verdict["outcome"], verdict["improvement"]);
-    assert_eq!(verdict["outcome"], "success", "{verdict}");
+    let verdict = success(&house).unwrap();
+    println!("from one slot and one thread: {}", verdict["improvement"]);
     let tuned = house.read("llama.env");
     assert!(tuned.starts_with("# by hand\nLLAMA_ARG_N_PARALLEL=") && tuned != before, "{tuned}");
     every_value_is_in_force(&house, &verdict);
 
+    let deployments = stages(&house).len();
     let tried = house.kloros(&["try", "llama_cpp", "LLAMA_ARG_N_PARALLEL=1", "LLAMA_ARG_THREADS=1", "--no-wait"]);
     assert!(tried.status.success(), "{}", said(&tried));
-    house.until("it is closed", |house| stages(house) == ["closed", "closed"]);
+    house.until("it is closed", |house| {
+        let stages = stages(house);
+        stages.len() > deployments && stages.iter().all(|stage| stage == "closed")
+    });
     let verdict = house.json(&["deployments"])[0]["verdict"].clone();
     println!("back to them: {} {}", verdict["outcome"], verdict["improvement"]);
     assert_eq!((&verdict["outcome"], verdict["blocks"].as_u64() > Some(1)), (&"rollback".into(), true), "{verdict}");
     assert_eq!(house.read("llama.env"), tuned, "the file is as it was, byte for byte");
     assert_eq!(house.interrupt(), Some(0));
     assert_eq!(house.processes(), 0, "a server is left");
+}
+
+/// Returns the verdict by which something was kept; of a deployment that is closed.
+fn success(house: &House) -> Option<Value> {
+    let deployments = house.json(&["deployments"]);
+    let is_success = |each: &&Value| each["stage"] == "closed" && each["verdict"]["outcome"] == "success";
+    Some(deployments.as_array()?.iter().find(is_success)?["verdict"].clone())
 }
 
 /// What the verdict says was changed is what the serving process has in its environment.
