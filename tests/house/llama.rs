@@ -27,7 +27,8 @@ fn with_llama(server: &(PathBuf, PathBuf), env_file: &str) -> House {
     let house = House::new(QUIET, "[gate]\nautonomy = 3\n");
     // Nothing is wrong while nobody asks it anything, so what is asked is whether there is something better.
     fs::create_dir_all(house.path("conf.d")).unwrap();
-    let idle = "[curiosity]\nidle_after_s = 1\nidle_per_day_max = 9\nidle = { max_candidates = 6, max_generations = 2 }\n";
+    let idle =
+        "[curiosity]\nidle_after_s = 1\nidle_per_day_max = 9\nidle = { max_candidates = 6, max_generations = 2 }\n";
     fs::write(house.path("conf.d/idle.toml"), idle).unwrap();
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let changed = [
