@@ -85,7 +85,8 @@ fn a_llama_server_that_was_left_with_one_slot_is_made_faster_and_stays_so() {
         let stages = stages(house);
         stages.len() > deployments && stages.iter().all(|stage| stage == "closed")
     });
-    let verdict = house.json(&["deployments"])[0]["verdict"].clone();
+    // The oldest stands first.
+    let verdict = house.json(&["deployments"])[deployments]["verdict"].clone();
     println!("back to them: {} {}", verdict["outcome"], verdict["improvement"]);
     assert_eq!((&verdict["outcome"], verdict["blocks"].as_u64() > Some(1)), (&"rollback".into(), true), "{verdict}");
     assert_eq!(house.read("llama.env"), tuned, "the file is as it was, byte for byte");
@@ -93,11 +94,11 @@ fn a_llama_server_that_was_left_with_one_slot_is_made_faster_and_stays_so() {
     assert_eq!(house.processes(), 0, "a server is left");
 }
 
-/// Returns the verdict by which something was kept; of a deployment that is closed.
+/// Returns the verdict by which something was kept last; of a deployment that is closed.
 fn success(house: &House) -> Option<Value> {
     let deployments = house.json(&["deployments"]);
     let is_success = |each: &&Value| each["stage"] == "closed" && each["verdict"]["outcome"] == "success";
-    Some(deployments.as_array()?.iter().find(is_success)?["verdict"].clone())
+    Some(deployments.as_array()?.iter().rfind(is_success)?["verdict"].clone())
 }
 
 /// What the verdict says was changed is what the serving process has in its environment.
