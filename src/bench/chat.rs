@@ -80,7 +80,7 @@ pub(crate) async fn measure(url: &str, spec: &ChatSpec, seed: u64) -> Result<Mea
     let questions = Mutex::new(questions(spec, seed).await?);
     let observations = drive(url, Chat { endpoint, questions }, &spec.plan, seed).await?;
     let summary = summarise(&observations, spec.plan.window(), spec.slo);
-    spec.plan.measured(summary.metrics, summary.samples)
+    spec.plan.measured(&observations, summary.metrics, summary.samples)
 }
 
 /// Returns what is asked. A file of requests that cannot be used is nobody's settings' fault.

@@ -74,7 +74,7 @@ pub(crate) async fn measure(
     // A name is kept as it is, so one that tells a secret is not kept.
     metrics.retain(|name, _| secrets.hide(name) == *name);
     let window_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Ok(Measured { metrics, samples: 1, window_ms })
+    Ok(Measured { metrics, samples: 1, window_ms, errors: None })
 }
 
 async fn printed(instance: &mut Instance) -> Result<String, String> {

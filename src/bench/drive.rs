@@ -7,6 +7,7 @@
 //! from sending, which tells how fast a service can be, not how long its users wait.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -52,6 +53,8 @@ pub(crate) struct Measured {
     pub(crate) samples: u64,
     /// How long the window was, in milliseconds.
     pub(crate) window_ms: u64,
+    /// What became of the requests that failed, in words; `None` where none did.
+    pub(crate) errors: Option<String>,
 }
 
 /// What is asked of an instance.
@@ -138,12 +141,18 @@ impl Plan {
     }
 
     /// Returns what was measured, or why that is nothing: no request fell into the window.
-    pub(super) fn measured(&self, metrics: Metrics, samples: u64) -> Result<Measured, TrialFailure> {
+    pub(super) fn measured<A>(
+        &self,
+        observations: &[Observation<A>],
+        metrics: Metrics,
+        samples: u64,
+    ) -> Result<Measured, TrialFailure> {
         if samples == 0 {
             let detail = format!("no request fell into the window of {} s; lengthen window_s", self.window_s);
             return Err(fail(FailureKind::BenchFailed, detail));
         }
-        Ok(Measured { metrics, samples, window_ms: (self.window_s * 1000.0).round() as u64 })
+        let window_ms = (self.window_s * 1000.0).round() as u64;
+        Ok(Measured { metrics, samples, window_ms, errors: errors(observations) })
     }
 }
 
@@ -181,6 +190,23 @@ pub(super) async fn drive<T: Traffic>(
     Ok(observations)
 }
 
+/// How many kinds of errors are named.
+const ERRORS_NAMED: usize = 3;
+
+/// Returns how many requests failed, and of what most of them; `None` where none did.
+fn errors<A>(observations: &[Observation<A>]) -> Option<String> {
+    let mut counts = BTreeMap::<String, usize>::new();
+    for error in observations.iter().filter_map(|observation| observation.outcome.as_ref().err()) {
+        *counts.entry(error.to_string()).or_default() += 1;
+    }
+    let failed: usize = counts.values().sum();
+    let mut kinds: Vec<(String, usize)> = counts.into_iter().collect();
+    kinds.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let named = kinds.iter().take(ERRORS_NAMED).map(|(what, count)| format!("{what} ({count})"));
+    let named = named.collect::<Vec<_>>().join(", ");
+    (failed > 0).then(|| format!("{failed} of {} requests failed: {named}", observations.len()))
+}
+
 /// Fails where nobody was reached at all.
 fn reached<A>(url: &str, observations: &[Observation<A>]) -> Result<(), TrialFailure> {
     let errors: Vec<&RequestError> =
@@ -191,8 +217,8 @@ fn reached<A>(url: &str, observations: &[Observation<A>]) -> Result<(), TrialFai
         let detail = format!("none of {} requests reached {url}: {error}", errors.len());
         return Err(fail(FailureKind::Died, detail));
     }
-    if let Some(error) = errors.first() {
-        tracing::debug!(url, failed = errors.len(), sent = observations.len(), %error, "requests of a bench failed");
+    if let Some(errors) = self::errors(observations) {
+        tracing::debug!(url, errors, "requests of a bench failed");
     }
     Ok(())
 }

@@ -31,7 +31,7 @@ pub(crate) async fn measure(url: &str, bench: &HttpBench, seed: u64) -> Result<M
     let observations = drive(url, site, &plan, seed).await?;
     answered(url, &observations)?;
     let (metrics, samples) = summarise(&observations, plan.window(), plan.request_timeout_s, bench.slo_ms);
-    plan.measured(metrics, samples)
+    plan.measured(&observations, metrics, samples)
 }
 
 fn plan(bench: &HttpBench) -> Result<Plan, String> {

@@ -138,7 +138,7 @@ fn made_of(
         return Err(fail(FailureKind::BenchFailed, format!("nothing could be made of {asked}")));
     }
     let length_ms = (window_s * 1000.0).round() as u64;
-    Ok(Measured { metrics, samples: samples.round() as u64, window_ms: length_ms })
+    Ok(Measured { metrics, samples: samples.round() as u64, window_ms: length_ms, errors: None })
 }
 
 /// What one scrape said of what is asked for.

@@ -71,7 +71,7 @@ pub(crate) struct Runner {
     reserved: Mutex<Option<(DeploymentId, Lease)>>,
     pub(super) repeats: Repeats,
     pub(super) gpus: Arc<dyn GpuUsers>,
-    /// Is told in words why a measurement waits or is repeated.
+    /// Is told in words why a measurement waits or is repeated, and which requests of it failed.
     hear: Box<dyn Fn(&str) + Send + Sync>,
 }
 
@@ -95,7 +95,7 @@ impl Runner {
         Self { gpus, ..self }
     }
 
-    /// Tells `hear` why a measurement waits or is repeated, in words.
+    /// Tells `hear` why a measurement waits or is repeated and which requests of it failed, in words.
     pub(crate) fn heard_by(self, hear: impl Fn(&str) + Send + Sync + 'static) -> Self {
         Self { hear: Box::new(hear), ..self }
     }
@@ -148,6 +148,9 @@ impl Runner {
         let watch = Watch::begin(trial.instance.id(), own(&domain.bench), Arc::clone(&self.gpus)).await;
         let (measured, others) = watch.during(trial.measure(domain, assignment.seed)).await;
         let measured = measured?;
+        if let Some(errors) = &measured.errors {
+            (self.hear)(errors);
+        }
         trial.end().await;
         Ok(Measurement {
             metrics: measured.metrics,

@@ -55,7 +55,7 @@ pub(crate) async fn measure(url: &str, bench: &SpeechBench, seed: u64) -> Result
         return Err(fail(FailureKind::BenchFailed, detail));
     }
     let (metrics, samples) = summarise(&observations, plan.window(), plan.request_timeout_s, bench.slo);
-    plan.measured(metrics, samples)
+    plan.measured(&observations, metrics, samples)
 }
 
 fn plan(bench: &SpeechBench) -> Result<Plan, String> {

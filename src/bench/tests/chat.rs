@@ -52,7 +52,7 @@ async fn a_healthy_endpoint_yields_every_metric_it_has_enough_requests_for() {
         for name in names {
             assert!(measured.metrics[name] > 0.0, "{name} of {measured:?}");
         }
-        assert_eq!(measured.metrics["error_rate"], 0.0, "{measured:?}");
+        assert_eq!((measured.metrics["error_rate"], &measured.errors), (0.0, &None), "{measured:?}");
         assert_eq!(measured.metrics["goodput_per_s"], measured.samples as f64 / 0.5);
         assert_eq!(measured.window_ms, 500);
     }
@@ -68,6 +68,10 @@ async fn an_endpoint_that_answers_nothing_whole_has_errors_and_no_latency() {
                 [("error_rate", 1.0), ("goodput_per_s", 0.0), ("requests_per_s", 0.0), ("tokens_per_s", 0.0)];
             assert_eq!(measured.metrics, expected.map(|(name, value)| (name.to_owned(), value)).into(), "{behaviour}");
             assert!(measured.samples > 0);
+            let errors = measured.errors.unwrap();
+            let (failed, what) = errors.split_once(" requests failed: ").unwrap();
+            assert_eq!(failed.split_once(" of ").map(|(failed, all)| failed == all), Some(true), "{errors}");
+            assert!(behaviour != "busy" || what.starts_with("status 500 ("), "{errors}");
         }
     }
 }
