@@ -62,7 +62,7 @@ async fn what_was_breached_before_and_what_is_no_objective_ends_no_trial() {
     let Fact::Anomaly(other) = breach("speed", 2000) else { unreachable!() };
     let other = Fact::Anomaly(Anomaly { kind: AnomalyKind::Deviation, ..other });
     world.write(vec![breach("latency", 2000), other]);
-    // Two looks later it still goes on.
+    // Two looks later it still goes on; on a paused clock that is no time, and no race.
     tokio::time::sleep(Duration::from_millis(2500)).await;
     assert_eq!((world.bench.begun().len(), world.bench.dropped()), (1, 0));
     world.bench.hang(false);
