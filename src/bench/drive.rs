@@ -217,9 +217,6 @@ fn reached<A>(url: &str, observations: &[Observation<A>]) -> Result<(), TrialFai
         let detail = format!("none of {} requests reached {url}: {error}", errors.len());
         return Err(fail(FailureKind::Died, detail));
     }
-    if let Some(errors) = self::errors(observations) {
-        tracing::debug!(url, errors, "requests of a bench failed");
-    }
     Ok(())
 }
 

@@ -149,6 +149,7 @@ impl Runner {
         let (measured, others) = watch.during(trial.measure(domain, assignment.seed)).await;
         let measured = measured?;
         if let Some(errors) = &measured.errors {
+            tracing::debug!(label = assignment.label, errors, "requests of a bench failed");
             (self.hear)(errors);
         }
         trial.end().await;

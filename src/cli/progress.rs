@@ -272,3 +272,27 @@ pub(crate) fn known(experience: &Experience) -> String {
 pub(crate) fn percent_of_log(fitness: f64) -> f64 {
     fitness.exp_m1() * 100.0
 }
+
+#[cfg(test)]
+mod tests {
+    use kloros_actors::facts::{EarlierTrial, Resource};
+
+    use super::*;
+
+    #[test]
+    fn what_an_experiment_knows_is_said_whatever_of_it_there_is() {
+        let from = ExperimentId::new("x-1");
+        let trial = EarlierTrial { from, params: BTreeMap::new(), fitness: None, age_days: 1.0, distance: 0.0 };
+        let limit = Limit { of: Resource::GpuMemory, each: [("ubatch".to_owned(), 0.5)].into(), max: 73_318.4 };
+        let mut experience = Experience {
+            experiment: ExperimentId::new("x-2"),
+            trials: vec![trial],
+            resolves: Some(0.025),
+            limits: vec![limit],
+        };
+        let all = "1 earlier trial of x-1; that 2.5 % can be told from nothing; 73318 MiB of memory of one GPU at most for ubatch";
+        assert_eq!(known(&experience), all);
+        (experience.trials, experience.resolves) = (Vec::new(), None);
+        assert_eq!(known(&experience), "73318 MiB of memory of one GPU at most for ubatch");
+    }
+}
